@@ -1,0 +1,36 @@
+"""qtool trains, converts, exports and compares low-bit vision networks.
+
+For people who have their own training loop:
+
+    model = qtool.prepare(model, quantization, example)
+    qtool.calibrate(model, batches)
+    ...                                 # train as usual
+    integer = qtool.convert(model)
+    qtool.export_onnx(integer, example, "model.onnx")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qtool.conversion.to_integer import convert
+    from qtool.export.onnx_qdq import export_onnx
+    from qtool.quantizers.calibrate import calibrate
+    from qtool.quantizers.prepare import prepare
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "calibrate", "convert", "export_onnx", "prepare"]
+
+_HOME = {
+    "prepare": "qtool.quantizers.prepare",
+    "calibrate": "qtool.quantizers.calibrate",
+    "convert": "qtool.conversion.to_integer",
+    "export_onnx": "qtool.export.onnx_qdq",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load torch only when one of the functions is used, so that `--help` stays quick."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'qtool' has no attribute {name!r}")

@@ -1,0 +1,190 @@
+"""What a recipe names, built: device, data, network, trainer.
+
+Only here and in the pipeline do a recipe and a component meet, so that every stage can be tested
+with plain arguments.
+"""
+
+import os
+import platform
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import qtool
+from qtool.console import say
+from qtool.data.datasets import DATASETS, default_root
+from qtool.data.loaders import Loaders, make_loaders
+from qtool.data.sources import known_channels, known_classes, known_image_size
+from qtool.errors import InputError
+from qtool.models.vision import Built, build_model, input_channels
+from qtool.numerics.schedules import SCHEDULES, Schedule, with_warmup
+from qtool.quantizers.calibrate import calibrate
+from qtool.quantizers.prepare import prepare
+from qtool.recipe import Recipe
+from qtool.training.loop import Trainer
+from qtool.training.losses import LOSSES, Loss
+from qtool.training.optimizers import OPTIMIZERS, parameter_groups
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device that `--device` names: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        InputError: If there is no such device.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = wanted.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or wanted.startswith("cpu:"):
+        raise InputError(f"--device {wanted}: choose auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count <= int(index or 0):
+            have = f"only {count}" if count else "no CUDA device"
+            raise InputError(f"--device {wanted}: this machine has {have}; use cpu or auto")
+    return torch.device(wanted)
+
+
+def device_name(device: torch.device) -> str:
+    """Return what people call the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return what the numbers of a run depend on beside its recipe."""
+    return {
+        "qtool": qtool.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": device_name(device),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def make_data(recipe: Recipe, device: torch.device) -> Loaders:
+    """Return the recipe's batches on a device.
+
+    Raises:
+        DataError: If the data set is missing or malformed.
+    """
+    data = recipe.data
+    root = Path(data.root).expanduser() if data.root else default_root()
+    source = DATASETS.build(data.name, **data.params)(root)
+    loaders = make_loaders(
+        source,
+        batch_size=data.batch_size,
+        image_size=data.image_size,
+        channels=input_channels(recipe.model.name),
+        train_samples=data.train_samples,
+        seed=recipe.seed,
+        device=device,
+        augment=data.augment,
+        workers=data.workers,
+        channels_last=recipe.training.channels_last,
+    )
+    if loaders.note:
+        say(loaders.note)
+    return loaders
+
+
+def make_network(recipe: Recipe, loaders: Loaders) -> Built:
+    """Return the recipe's float network, on the CPU; the seed decides its initial weights.
+
+    Raises:
+        RecipeError: If the network does not take such images.
+        DataError: If its weights cannot be had.
+    """
+    torch.manual_seed(recipe.seed)
+    model = recipe.model
+    built = build_model(
+        model.name,
+        loaders.classes,
+        loaders.channels,
+        loaders.image_size,
+        weights=model.weights,
+        **model.params,
+    )
+    if built.note:
+        say(built.note)
+    return built
+
+
+def make_network_without_data(recipe: Recipe) -> Built:
+    """Return the recipe's network as far as the recipe tells: no data, no weights, no download.
+
+    Where only the data would tell, there are 1000 classes.
+    """
+    data, model = recipe.data, recipe.model
+    return build_model(
+        model.name,
+        known_classes(data.name, **data.params) or 1000,
+        input_channels(model.name) or known_channels(data.name) or 3,
+        data.image_size or known_image_size(data.name) or 224,
+        **model.params,
+    )
+
+
+def prepare_network(recipe: Recipe, network: nn.Module, example: Tensor) -> nn.Module:
+    """Return the fake-quantized network on the example's device, in the recipe's memory format."""
+    network = network.to(example.device)
+    if recipe.training.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    try:
+        return prepare(network, recipe.quantization, example)
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"not enough memory on {example.device}; lower data.batch_size") from error
+
+
+def calibrate_on(model: nn.Module, recipe: Recipe, loaders: Loaders) -> None:
+    """Set the activation ranges from the recipe's first training batches."""
+    batches = islice(loaders.train.batches(0), recipe.training.calibration_batches)
+    calibrate(model, (images for images, _ in batches))
+
+
+def first_images(loaders: Loaders) -> Tensor:
+    """Return the first training batch's images [B, C, H, W]."""
+    return next(iter(loaders.train.batches(0)))[0]
+
+
+def make_loss(recipe: Recipe) -> Loss:
+    """Return the recipe's loss."""
+    return LOSSES.build(recipe.training.loss.name, **recipe.training.loss.params)
+
+
+def make_learning_rate(recipe: Recipe) -> Schedule:
+    """Return the recipe's learning rate as a function of progress."""
+    choice = recipe.training.learning_rate
+    params = choice.params
+    warmup = params.pop("warmup", 0.0)
+    return with_warmup(SCHEDULES.build(choice.name, **params), warmup)
+
+
+def make_trainer(
+    recipe: Recipe, model: nn.Module, loaders: Loaders, device: torch.device
+) -> Trainer:
+    """Return what trains the model, at its very beginning."""
+    training = recipe.training
+    rate = make_learning_rate(recipe)
+    optimizer = OPTIMIZERS.build(training.optimizer.name, **training.optimizer.params)
+    return Trainer(
+        model=model,
+        train=loaders.train,
+        validation=loaders.validation,
+        loss=make_loss(recipe),
+        optimizer=optimizer(parameter_groups(model), rate(0.0)),
+        learning_rate=rate,
+        device=device,
+        precision=getattr(torch, training.precision),
+        epochs=training.epochs,
+        history=[],
+    )

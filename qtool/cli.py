@@ -1,0 +1,238 @@
+"""The command line: parse arguments, call the pipeline, show results and errors. No other logic.
+
+Nothing heavy is imported before a command runs, so that `--help` and usage errors are quick.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from qtool import __version__
+from qtool.errors import QtoolError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+compare_app = typer.Typer(no_args_is_help=True, help="Compare estimators, or finished runs.")
+app.add_typer(compare_app, name="compare")
+
+INTERRUPTED = 130
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override one recipe key, as key=value; may be repeated."),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qtool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show version.")
+    ] = False,
+) -> None:
+    """Train, convert, compare and export low-bit vision networks."""
+
+
+def _present(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """Print a result: as JSON for scripts, or as a table for people."""
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        show(result)
+
+
+C = TypeVar("C", bound=Callable[..., None])
+
+
+def _interruptible(command: C) -> C:
+    """End a command with exit code 130 on Ctrl-C, where Typer itself would say 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            typer.secho("interrupted", fg=typer.colors.RED, err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+    return wrapped  # pyright: ignore[reportReturnType]
+
+
+@app.command()
+@_interruptible
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file, such as recipes/digits.yaml.")],
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run-dir", help="Folder for the run; default: runs/RECIPE'S NAME."),
+    ] = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on exactly from the last checkpoint.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the network that RECIPE describes.
+
+    Example: qtool train recipes/digits.yaml --set training.epochs=3
+    """
+    from qtool import pipeline, tables
+
+    result = pipeline.train(recipe, run_dir, assignments, device, resume)
+    _present(result, as_json, tables.show_summary)
+
+
+@app.command()
+@_interruptible
+def convert(
+    source: Annotated[Path, typer.Argument(help="Run folder, or a recipe to quantize untrained.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="File of the integer model.")
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Turn a trained run, or a recipe's given weights, into an integer model.
+
+    Example: qtool convert runs/digits
+    """
+    from qtool import pipeline, tables
+
+    _present(pipeline.convert(source, output, device), as_json, tables.show_conversion)
+
+
+def _batch_size(value: str) -> int | None:
+    """Return a fixed batch size, or None for a dynamic one."""
+    if value == "dynamic":
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise typer.BadParameter(f"{value!r} is not a number of images; give one, or dynamic")
+    return int(value)
+
+
+@app.command()
+@_interruptible
+def export(
+    source: Annotated[Path, typer.Argument(help="Run folder or integer model.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="ONNX file; default: model.onnx in the run.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option("--target", help="Runtime that the file is for.")
+    ] = "onnxruntime",
+    batch: Annotated[
+        str, typer.Option("--batch", help="Fixed number of images, or dynamic.")
+    ] = "dynamic",
+    annotation: Annotated[
+        bool, typer.Option("--annotation/--no-annotation", help="Write quantization_annotation.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Export to ONNX and prove the file in ONNX Runtime.
+
+    Example: qtool export runs/digits --output digits.onnx
+    """
+    size = _batch_size(batch)
+    from qtool import pipeline, tables
+
+    result = pipeline.export(source, output, target, size, annotation)
+    _present(result, as_json, tables.show_export)
+
+
+def _seeds(text: str) -> int | list[int]:
+    """Return how many seeds, or the seeds themselves where there is a comma."""
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts if part or len(parts) == 1):
+        raise typer.BadParameter(f"{text!r} is neither a number of seeds nor a list such as 1,2,3")
+    numbers = [int(part) for part in parts if part]
+    if len(parts) > 1:
+        return numbers
+    if numbers[0] < 1:
+        raise typer.BadParameter("at least one seed is needed")
+    return numbers[0]
+
+
+@compare_app.command("estimators")
+@_interruptible
+def compare_estimators(
+    recipe: Annotated[Path, typer.Argument(help="Recipe that all arms share.")],
+    estimators: Annotated[
+        str | None, typer.Option("--estimators", help="Arms, as a,b,c; default: all of them.")
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", help="weights or activations: whose estimator differs.")
+    ] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="How many, or a list such as 1,2,3.")] = "3",
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder; default: runs/NAME-estimators.")
+    ] = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train arms that differ in their gradient estimator only, seed by seed.
+
+    Example: qtool compare estimators recipes/digits.yaml --estimators straight_through,identity
+    """
+    chosen = _seeds(seeds)
+    if on not in (None, "weights", "activations"):
+        raise typer.BadParameter(f"{on!r} is neither weights nor activations", param_hint="--on")
+    from qtool import pipeline, tables
+
+    names = None if estimators is None else [name.strip() for name in estimators.split(",")]
+    result = pipeline.compare_estimators(recipe, names, on, chosen, output, assignments, device)
+    _present(result, as_json, tables.show_comparison)
+
+
+@compare_app.command("runs")
+@_interruptible
+def compare_runs(
+    sources: Annotated[list[Path], typer.Argument(help="Run folders and ONNX files.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder for comparison.json.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put finished runs and exported files side by side.
+
+    Example: qtool compare runs runs/digits runs/digits/model.onnx
+    """
+    from qtool import pipeline, tables
+
+    _present(pipeline.compare_runs(sources, output), as_json, tables.show_runs)
+
+
+@app.command()
+@_interruptible
+def inspect(
+    source: Annotated[Path, typer.Argument(help="Recipe, run folder, integer model or ONNX file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print what a file or run holds: layers, bits, scales, bytes; lint ONNX files.
+
+    Example: qtool inspect recipes/digits.yaml
+    """
+    from qtool import pipeline, tables
+
+    _present(pipeline.inspect(source), as_json, tables.show_inspection)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run qtool; show a QtoolError as a message and an exit code, never as a traceback."""
+    try:
+        app(argv)
+    except QtoolError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,30 @@
+"""What people see while qtool works: messages, tables and progress, all on standard error."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+SCREEN = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Show one line."""
+    SCREEN.print(message, markup=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """Return a table; a column whose name starts with `#` is right-aligned."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        justify = "right" if column.startswith("#") else "left"
+        made.add_column(column.removeprefix("#"), justify=justify, overflow="fold")
+    for row in rows:
+        made.add_row(*[str(cell) for cell in row])
+    return made
+
+
+def show(made: Table, *, on_stdout: bool = False) -> None:
+    """Print a table: a result on standard output, anything else on standard error."""
+    (Console(highlight=False) if on_stdout else SCREEN).print(made, markup=False)

@@ -1,0 +1,1 @@
+"""Fake-quantized model in, integer model out."""

@@ -1,0 +1,82 @@
+"""The integer model as a file: codes, scales and biases in safetensors, the rest as metadata."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from qtool.conversion.integer_layers import LayerSpec, make_integer_layer, replace_module
+from qtool.conversion.to_integer import Converted, converted_state
+from qtool.errors import InputError
+from qtool.run_folder import write_atomically
+
+FORMAT = "1"
+
+
+def save_integer(integer: nn.Module, path: Path, about: dict[str, Any]) -> None:
+    """Write an integer model in one move.
+
+    Args:
+        integer: from `convert`.
+        path: of the file.
+        about: what is needed to build the same network again: the recipe and the sizes.
+    """
+    state = converted_state(integer)
+    metadata = {
+        "format": FORMAT,
+        "about": json.dumps(about),
+        "layers": json.dumps([spec.as_dict() for spec in state.layers]),
+        "left_float": json.dumps(state.left_float),
+        "notes": json.dumps(state.notes),
+    }
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in integer.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def read_about(path: Path) -> tuple[dict[str, Any], Converted]:
+    """Return what an integer model's file says of itself, without its tensors.
+
+    Raises:
+        InputError: If the file is missing, or not an integer model.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: not an integer model: {error}") from error
+    if said.get("format") != FORMAT:
+        raise InputError(f"{path}: not an integer model of format {FORMAT}, which this qtool reads")
+    try:
+        layers = [LayerSpec(**layer) for layer in json.loads(said["layers"])]
+        state = Converted(layers, json.loads(said["left_float"]), json.loads(said["notes"]))
+        return json.loads(said["about"]), state
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its metadata is damaged: {error!r}") from error
+
+
+def load_integer(path: Path, float_model: nn.Module) -> nn.Module:
+    """Return the integer model of a file, on the CPU.
+
+    Args:
+        path: of the file.
+        float_model: a float network of the same architecture; it is taken over and changed.
+
+    Raises:
+        InputError: If the file is not an integer model, or of another network.
+    """
+    _, state = read_about(path)
+    try:
+        for spec in state.layers:
+            source = float_model.get_submodule(spec.name)
+            replace_module(float_model, spec.name, make_integer_layer(spec, source))
+            if spec.batch_norm is not None:
+                replace_module(float_model, spec.batch_norm, nn.Identity())
+        float_model.load_state_dict(load_file(path))
+    except (AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: its tensors do not fit its network: {reason}") from error
+    float_model.qtool = state  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    return float_model.eval()

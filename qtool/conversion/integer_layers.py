@@ -1,0 +1,220 @@
+"""Layers that hold integer weights and their scales, and compute in exact integers.
+
+    y = (conv(q_x - z_x, codes) + bias) * s_x * s_w
+
+The integers travel as floats: as float32 while every partial sum stays below 2^24, where float32
+still holds each integer, else as float64. A side that was left float takes part as it is.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qtool.numerics.grid import IntegerGrid, quantize
+
+EXACT_FLOAT32 = 2**24
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """What an integer layer is, apart from its tensors; kept in the integer model's metadata.
+
+    Attributes:
+        name: of the module.
+        kind: Conv2d or Linear.
+        shape: of the weight.
+        weight_bits, weight_grid: None where the weight is float.
+        input_bits, input_grid: None where the input is float.
+        bias: `int32` has the scale s_x * s_w; `float32` is added after dequantization.
+        batch_norm: name of the batch norm that was folded in.
+        unfused: why a runtime cannot run this layer in integers alone, else "".
+        rewritten: channels whose codes were written as 0, because only their bias matters.
+    """
+
+    name: str
+    kind: Literal["Conv2d", "Linear"]
+    shape: list[int]
+    weight_bits: int | None
+    weight_grid: str | None
+    input_bits: int | None
+    input_grid: str | None
+    bias: Literal["int32", "float32", "none"]
+    batch_norm: str | None = None
+    unfused: str = ""
+    rewritten: int = 0
+
+    @property
+    def weight(self) -> IntegerGrid | None:
+        """Return the weight's grid."""
+        return _grid(self.weight_bits, self.weight_grid)
+
+    @property
+    def input(self) -> IntegerGrid | None:
+        """Return the input's grid."""
+        return _grid(self.input_bits, self.input_grid)
+
+    @property
+    def weights(self) -> int:
+        """Return the number of weights."""
+        return torch.Size(self.shape).numel()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def _grid(bits: int | None, kind: str | None) -> IntegerGrid | None:
+    return None if bits is None or kind is None else IntegerGrid(bits, kind)  # pyright: ignore
+
+
+class IntegerLayer(nn.Module):
+    """What IntegerConv2d and IntegerLinear share.
+
+    Attributes:
+        codes: int8, the weight's shape; float32 weights where they were left float.
+        weight_scale: float32 [C] or []; absent for float weights.
+        bias: int32 or float32 [C]; absent where there is none.
+        input_scale: float32 []; absent for a float input.
+        input_zero_point: int32 [].
+    """
+
+    codes: Tensor
+    weight_scale: Tensor | None
+    bias: Tensor | None
+    input_scale: Tensor | None
+    input_zero_point: Tensor | None
+
+    def __init__(self, spec: LayerSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        channels = spec.shape[0]
+        quantized = spec.weight_bits is not None
+        codes = torch.zeros(spec.shape, dtype=torch.int8 if quantized else torch.float32)
+        self.register_buffer("codes", codes)
+        self.register_buffer("weight_scale", torch.ones(channels) if quantized else None)
+        bias = None
+        if spec.bias != "none":
+            dtype = torch.int32 if spec.bias == "int32" else torch.float32
+            bias = torch.zeros(channels, dtype=dtype)
+        self.register_buffer("bias", bias)
+        has_input = spec.input_bits is not None
+        self.register_buffer("input_scale", torch.ones(()) if has_input else None)
+        zero = torch.zeros((), dtype=torch.int32) if has_input else None
+        self.register_buffer("input_zero_point", zero)
+        self._work_type: torch.dtype | None = None
+
+    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the bare convolution or matrix product."""
+        raise NotImplementedError
+
+    def channelwise(self, values: Tensor) -> Tensor:
+        """Return values [C] shaped to broadcast over the output."""
+        raise NotImplementedError
+
+    def real_weight(self) -> Tensor:
+        """Return w_hat = code * scale, float32, the weight's shape."""
+        if self.weight_scale is None:
+            return self.codes
+        columns = self.weight_scale.reshape(-1, *[1] * (self.codes.ndim - 1))
+        return self.codes.float() * columns
+
+    def real_bias(self) -> Tensor | None:
+        """Return the bias as real numbers, float32 [C]."""
+        if self.bias is None or self.spec.bias != "int32":
+            return self.bias
+        assert self.input_scale is not None
+        assert self.weight_scale is not None
+        return self.bias.float() * (self.input_scale * self.weight_scale)
+
+    def largest_sum(self) -> int:
+        """Return the largest absolute value an integer partial sum can take."""
+        assert self.spec.input is not None
+        assert self.input_zero_point is not None
+        zero = int(self.input_zero_point)
+        reach = max(abs(self.spec.input.qmin - zero), abs(self.spec.input.qmax - zero))
+        sums = self.codes.to(torch.int64).abs().flatten(1).sum(1) * reach
+        if self.spec.bias == "int32" and self.bias is not None:
+            sums = sums + self.bias.to(torch.int64).abs()
+        return int(sums.max())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output, float32."""
+        grid = self.spec.input
+        if grid is None or self.input_scale is None or self.input_zero_point is None:
+            return self.operate(x, self.real_weight(), self.real_bias())
+        q = quantize(x.float(), self.input_scale, self.input_zero_point, grid)
+        steps = q - self.input_zero_point
+        if self.weight_scale is None:
+            return self.operate(steps * self.input_scale, self.codes, self.bias)
+        if self._work_type is None:
+            small = self.largest_sum() < EXACT_FLOAT32
+            self._work_type = torch.float32 if small else torch.float64
+        work, bias = self._work_type, self.bias
+        integer_bias = bias.to(work) if bias is not None and self.spec.bias == "int32" else None
+        total = self.operate(steps.to(work), self.codes.to(work), integer_bias)
+        # a fast convolution algorithm may be off by less than half an integer
+        y = total.round_().float() * self.channelwise(self.input_scale * self.weight_scale)
+        if bias is not None and self.spec.bias == "float32":
+            y = y + self.channelwise(bias)
+        return y
+
+    def extra_repr(self) -> str:
+        """Show the widths in `print(model)`."""
+        return f"weights {self.spec.weight}, input {self.spec.input}, bias {self.spec.bias}"
+
+
+class IntegerConv2d(IntegerLayer):
+    """A convolution in integers, [B, C, H, W] to [B, C', H', W']."""
+
+    def __init__(self, spec: LayerSpec, source: nn.Conv2d) -> None:
+        super().__init__(spec)
+        self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
+        self.groups, self.padding_mode = source.groups, source.padding_mode
+        self.around = source._reversed_padding_repeated_twice
+
+    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return conv(x, weight) + bias."""
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self.around, mode=self.padding_mode), 0
+        return F.conv2d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def channelwise(self, values: Tensor) -> Tensor:
+        """Return values [C] as [C, 1, 1]."""
+        return values.reshape(-1, 1, 1)
+
+
+class IntegerLinear(IntegerLayer):
+    """A linear layer in integers, [..., in] to [..., out]."""
+
+    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return x @ weight.T + bias."""
+        return F.linear(x, weight, bias)
+
+    def channelwise(self, values: Tensor) -> Tensor:
+        """Return values [C] as they are: channels are innermost."""
+        return values
+
+
+def make_integer_layer(spec: LayerSpec, source: nn.Module) -> IntegerLayer:
+    """Return an integer layer with empty tensors; stride and the like come from `source`."""
+    if isinstance(source, nn.Conv2d):
+        return IntegerConv2d(spec, source)
+    return IntegerLinear(spec)
+
+
+def integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:
+    """Return every integer layer by its name, each once."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, IntegerLayer)}
+
+
+def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Put `new` at every place where the module called `name` stands in the model."""
+    old = model.get_submodule(name)
+    for parent in list(model.modules()):
+        for child, module in list(parent.named_children()):
+            if module is old:
+                setattr(parent, child, new)

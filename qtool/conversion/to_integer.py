@@ -1,0 +1,262 @@
+"""Fake-quantized model -> integer model, and the proof that both say the same."""
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qtool.conversion.fold_batch_norm import fold_batch_norm
+from qtool.conversion.integer_layers import (
+    IntegerLayer,
+    LayerSpec,
+    integer_layers,
+    make_integer_layer,
+    replace_module,
+)
+from qtool.errors import ConversionError
+from qtool.numerics.grid import quantize, to_codes
+from qtool.quantizers.layers import QuantLayer, blend_alphas, quant_layers
+from qtool.quantizers.prepare import Prepared, prepared_state
+
+INT32_MAX = 2**31 - 1
+TOLERANCE = 1e-4  # of a layer's largest output: float32 sums of some thousand products
+
+
+@dataclass
+class Converted:
+    """What `convert` knows about the model it returns, kept on it as `model.qtool`.
+
+    Attributes:
+        layers: one for each integer layer, in the model's order.
+        left_float: name of every layer with weights that stays float -> why.
+        notes: what a user should know, one line each.
+    """
+
+    layers: list[LayerSpec] = field(default_factory=list)
+    left_float: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@torch.no_grad()
+def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Module:
+    """Return the integer model of a prepared and trained (or calibrated) model.
+
+    Batch norms are folded, weights become int8 codes with scales, latent weights are dropped.
+    Before it returns, the function proves on real batches that every layer gives what the
+    fake-quantized layer gives, and that every code lies on its grid.
+
+    Args:
+        model: from `prepare`; it is not changed.
+        batches: inputs [B, ...] for the proof; default: the images that the first forward pass
+            of the model saw.
+
+    Raises:
+        ConversionError: If a blend has not reached 1, a range was never set, or the proof fails.
+    """
+    state = prepared_state(model)
+    _check_ready(model)
+    reference = deepcopy(model).eval()
+    integer = deepcopy(reference)
+    done = Converted(left_float=dict(state.left_float))
+    for name in quant_layers(reference):
+        layer = _convert_layer(name, reference, state, done)
+        replace_module(integer, name, layer)
+        if layer.spec.batch_norm is not None:
+            replace_module(integer, layer.spec.batch_norm, nn.Identity())
+        done.layers.append(layer.spec)
+    integer.qtool = done  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    example = state.recording.example
+    proof = batches if batches is not None else ([example] if example is not None else [])
+    _prove(reference, integer, proof)
+    return integer
+
+
+def converted_state(model: nn.Module) -> Converted:
+    """Return what `convert` left on the model.
+
+    Raises:
+        ValueError: If the model did not come from `convert`.
+    """
+    state = getattr(model, "qtool", None)
+    if not isinstance(state, Converted):
+        raise ValueError("this model did not come from qtool.convert")
+    return state
+
+
+def _check_ready(model: nn.Module) -> None:
+    if unfinished := {name: a for name, a in blend_alphas(model).items() if a < 1.0}:
+        names = ", ".join(f"{name} (alpha {alpha:.3f})" for name, alpha in unfinished.items())
+        raise ConversionError(f"the blend has not reached 1 in {names}; train to the end of it")
+    unset = [
+        f"{name}.{kind}"
+        for name, layer in quant_layers(model).items()
+        for kind, quantizer in layer.named_children()
+        if not getattr(quantizer, "ready", True)
+    ]
+    if unset:
+        raise ConversionError(
+            f"no data has set the range of {', '.join(unset)}; calibrate or train the model first"
+        )
+
+
+def _convert_layer(
+    name: str, model: nn.Module, state: Prepared, done: Converted
+) -> IntegerLayer:
+    """Return the integer form of one layer, with its batch norm folded in where that is exact."""
+    source = model.get_submodule(name)
+    assert isinstance(source, QuantLayer)
+    weights, inputs = source.weight_quantizer, source.input_quantizer
+    spec = LayerSpec(
+        name=name,
+        kind="Conv2d" if isinstance(source, nn.Conv2d) else "Linear",
+        shape=list(source.weight.shape),
+        weight_bits=weights.known_grid.bits if weights else None,
+        weight_grid=weights.known_grid.kind if weights else None,
+        input_bits=inputs.known_grid.bits if inputs else None,
+        input_grid=inputs.known_grid.kind if inputs else None,
+        bias="none" if source.bias is None else "float32",
+    )
+    bias = None if source.bias is None else source.bias.detach().double()
+    if weights is None:
+        return _fill(spec, source, source.weight.detach(), None, bias)
+    grid = weights.known_grid
+    q = quantize(source.weight.detach(), weights.scale.detach(), 0, grid)
+    codes, scale = to_codes(q, weights.scale.detach(), grid)
+    scale = scale.reshape(-1).expand(codes.shape[0]).double()
+    norm_name = state.recording.batch_norms.get(name)
+    if norm_name is not None:
+        norm: Any = model.get_submodule(norm_name)
+        folded = fold_batch_norm(scale, bias, norm)
+        negative = folded.sign.reshape(-1, *[1] * (codes.ndim - 1))
+        lowest = (codes == grid.code_min) & (negative < 0)
+        if grid.kind == "full" and bool(lowest.any()):
+            reason = (
+                f"holds {grid.code_min} in a channel whose batch norm has a negative gamma, "
+                "which a full grid cannot negate"
+            )
+            done.notes.append(f"{name} {reason}; its batch norm stays float. Use grid: narrow")
+            spec = replace(spec, unfused=reason)
+        else:
+            codes, scale, bias = codes * negative, folded.scale, folded.bias
+            spec = replace(spec, batch_norm=norm_name, bias="float32")
+    if inputs is not None:
+        spec, codes, scale, bias = _integer_bias(spec, source, codes, scale, bias, done)
+    elif not spec.unfused:
+        spec = replace(spec, unfused="its input is float")
+    return _fill(spec, source, codes, scale, bias)
+
+
+def _integer_bias(
+    spec: LayerSpec,
+    source: QuantLayer,
+    codes: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    done: Converted,
+) -> tuple[LayerSpec, Tensor, Tensor, Tensor | None]:
+    """Turn the bias into int32 with scale s_x s_w, where the accumulator has room for it.
+
+    A channel without room, or with s_w = 0, whose weights cannot matter beside the bias has its
+    codes written as 0; a layer with any other such channel keeps a float bias.
+    """
+    inputs = source.input_quantizer
+    assert inputs is not None
+    grid, zero = inputs.known_grid, float(inputs.zero_point)
+    reach = max(abs(grid.qmin - zero), abs(grid.qmax - zero))
+    if bias is None:
+        return replace(spec, bias="none"), codes, scale, None
+    input_scale = inputs.scale.detach().double()
+    sums = codes.to(torch.int64).abs().flatten(1).sum(1).double() * reach
+    steps = input_scale * scale.float().double()
+    crowded = (steps == 0) | (bias.abs() / steps + sums > INT32_MAX)
+    if bool(crowded.any()):
+        negligible = steps * sums < 1e-6 * bias.abs().max()
+        if bool((crowded & ~negligible).any()):
+            reason = "its bias does not fit into int32 at the scale of its products"
+            done.notes.append(f"{spec.name}: {reason}; it stays float")
+            return replace(spec, unfused=reason, bias="float32"), codes, scale, bias
+        rows = crowded.reshape(-1, *[1] * (codes.ndim - 1))
+        codes = torch.where(rows, torch.zeros_like(codes), codes)
+        scale = torch.where(crowded, bias.abs().clamp_min(1e-12) / (input_scale * 2**30), scale)
+        count = int(crowded.sum())
+        done.notes.append(f"{spec.name}: {count} channels are their bias alone; codes written as 0")
+        spec = replace(spec, rewritten=count)
+    steps = (inputs.scale.detach() * scale.float()).double()
+    return replace(spec, bias="int32"), codes, scale, torch.round(bias / steps)
+
+
+def _fill(
+    spec: LayerSpec, source: QuantLayer, codes: Tensor, scale: Tensor | None, bias: Tensor | None
+) -> IntegerLayer:
+    layer = make_integer_layer(spec, source).to(codes.device)
+    layer.codes.copy_(codes)
+    if scale is not None and layer.weight_scale is not None:
+        layer.weight_scale.copy_(scale)
+    if bias is not None and layer.bias is not None:
+        layer.bias.copy_(bias)
+    if source.input_quantizer is not None:
+        assert layer.input_scale is not None
+        assert layer.input_zero_point is not None
+        layer.input_scale.copy_(source.input_quantizer.scale.detach())
+        layer.input_zero_point.copy_(source.input_quantizer.zero_point)
+    return layer.eval()
+
+
+def _prove(reference: nn.Module, integer: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Check codes, and each layer's output on the inputs it really gets.
+
+    Layers are compared one by one on the same input: through a whole network a difference in the
+    last bit can move a value across a rounding threshold, which says nothing about the layer.
+    """
+    layers = integer_layers(integer)
+    for name, layer in layers.items():
+        grid = layer.spec.weight
+        zeroed = layer.spec.rewritten and grid is not None and grid.kind == "mid_rise"
+        if grid is not None and not zeroed and not grid.contains(layer.codes):
+            raise ConversionError(f"{name}: a code lies outside its grid {grid}")
+    given: dict[str, Tensor] = {}
+
+    def run_integer(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            given[name] = layers[name](args[0])
+
+        return hook
+
+    def compare(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            _check_agreement(layers[name], expected=output, given=given.pop(name))
+
+        return hook
+
+    handles = []
+    for name, layer in layers.items():
+        last = reference.get_submodule(layer.spec.batch_norm or name)
+        handles.append(reference.get_submodule(name).register_forward_hook(run_integer(name)))
+        handles.append(last.register_forward_hook(compare(name)))
+    try:
+        for batch in batches:
+            reference(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_agreement(layer: IntegerLayer, *, expected: Tensor, given: Tensor) -> None:
+    """Raise ConversionError where two outputs differ by more than arithmetic explains."""
+    largest = float(expected.abs().max())
+    difference = (given - expected).abs()
+    room = torch.full_like(difference[0], TOLERANCE * largest + 1e-12)
+    if layer.spec.bias == "int32":
+        assert layer.input_scale is not None
+        assert layer.weight_scale is not None
+        # an int32 bias is off by at most half of its own step
+        room = room + layer.channelwise(layer.input_scale * layer.weight_scale) / 2
+    if not bool((difference <= room).all()):
+        raise ConversionError(
+            f"{layer.spec.name}: the integer layer's output differs by "
+            f"{float(difference.max()):.3g} from the fake-quantized one, whose largest value "
+            f"is {largest:.3g}"
+        )

@@ -1,0 +1,1 @@
+"""Loaders: named data sets, batches and augmentation."""

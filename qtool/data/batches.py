@@ -1,0 +1,71 @@
+"""What every loader gives: batches of normalised images, whose order only seed and epoch set."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Batches(Protocol):
+    """One half of a data set, cut into batches."""
+
+    @property
+    def samples(self) -> int:
+        """Number of images in the set, those of a dropped last batch included."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        ...
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of one epoch, the same ones whenever the epoch is the same.
+
+        Yields:
+            Normalised images, float32 [B, C, H, W], and their classes, int64 [B].
+        """
+        ...
+
+
+def batch_sizes(samples: int, batch_size: int, *, drop_last: bool) -> list[int]:
+    """Cut `samples` images into batches.
+
+    `drop_last` leaves out the last batch where it is smaller than the others, because batch norm
+    has nothing to learn from one image; the only batch always stays.
+    """
+    full, rest = divmod(samples, batch_size)
+    sizes = [batch_size] * full
+    return sizes if rest == 0 or (drop_last and full) else [*sizes, rest]
+
+
+def seeded_generator(*numbers: int) -> torch.Generator:
+    """Return a CPU generator that depends on `numbers` >= 0 only; near numbers share nothing."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+class Normalizer:
+    """Turn uint8 images into what a network takes: (x / 255 - mean) / std, per channel."""
+
+    def __init__(
+        self,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        *,
+        channels: int,
+        device: torch.device,
+        channels_last: bool,
+    ) -> None:
+        """Prepare for images with `len(mean)` channels, grey repeated to `channels`."""
+        self.channels = channels
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self._mean = 255 * torch.tensor(mean, device=device).reshape(-1, 1, 1)
+        self._std = 255 * torch.tensor(std, device=device).reshape(-1, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalise `images`, uint8 [B, C, H, W], to float32 [B, channels, H, W]."""
+        normalised = (images.to(torch.float32) - self._mean) / self._std
+        repeated = normalised.expand(-1, self.channels, -1, -1)
+        return repeated.contiguous(memory_format=self._memory_format)

@@ -1,0 +1,147 @@
+"""Loaders: a data set in, batches for training and validation out."""
+
+from dataclasses import dataclass
+
+import torch
+
+from qtool.data.batches import Batches, Normalizer, seeded_generator
+from qtool.data.file_batches import RGB, FileBatches
+from qtool.data.sources import DataSource, FileSplit, Split
+from qtool.data.tensor_batches import TensorBatches
+from qtool.errors import DataError
+
+# Which samples `train_samples` picks must not change from seed to seed of a comparison.
+SUBSET_SEED = 0
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """Batches of both halves, and the shape of what is in them."""
+
+    train: Batches
+    validation: Batches
+    classes: int
+    channels: int
+    image_size: int  # height and width of every image, pixels
+    note: str  # one line said to the user
+
+
+def make_loaders(
+    source: DataSource,
+    *,
+    batch_size: int,
+    image_size: int | None,
+    channels: int | None = None,
+    train_samples: int | None,
+    seed: int,
+    device: torch.device,
+    augment: bool = True,
+    workers: int = 2,
+    channels_last: bool = True,
+) -> Loaders:
+    """Make the batches of both halves of `source`.
+
+    Args:
+        source: A data set, from `qtool.data.datasets`.
+        batch_size: Images in a batch; all training images where there are fewer.
+        image_size: Height and width to resize to, pixels; None keeps the natural size.
+        channels: Repeat grey to so many channels; None keeps what the data has.
+        train_samples: Take only the first so many of a shuffle of the training images, which is
+            the same one for every `seed`.
+        seed: Sets order and augmentation, together with the epoch; the global random generator
+            is neither read nor moved.
+        device: Where batches are put, and where images in memory are kept.
+        augment: Vary training images as the data set says.
+        workers: Processes that read image files.
+        channels_last: Memory format of the batches.
+
+    Raises:
+        DataError: If the data set cannot give what is asked for.
+    """
+    for name, value in (
+        ("batch_size", batch_size),
+        ("image_size", image_size),
+        ("train_samples", train_samples),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    for split in (source.train, source.validation):
+        _check(split, source)
+    train = source.train if train_samples is None else _subset(source, train_samples)
+    size = image_size or source.image_size
+    shown_channels = _channels(source, channels)
+    normalizer = Normalizer(
+        source.mean, source.std, channels=shown_channels, device=device, channels_last=channels_last
+    )
+
+    def make(split: Split | FileSplit, *, training: bool) -> Batches:
+        vary = training and augment
+        if isinstance(split, FileSplit):
+            return FileBatches(
+                split,
+                normalizer,
+                batch_size=batch_size,
+                image_size=size,
+                augment=vary,
+                flip=vary and source.flip,
+                training=training,
+                seed=seed,
+                device=device,
+                workers=workers,
+            )
+        return TensorBatches(
+            split,
+            normalizer,
+            batch_size=batch_size,
+            image_size=size,
+            crop_padding=round(source.crop_padding * size / source.image_size) if vary else 0,
+            flip=vary and source.flip,
+            training=training,
+            seed=seed,
+            device=device,
+        )
+
+    return Loaders(
+        train=make(train, training=True),
+        validation=make(source.validation, training=False),
+        classes=source.classes,
+        channels=shown_channels,
+        image_size=size,
+        note=source.note,
+    )
+
+
+def _check(split: Split | FileSplit, source: DataSource) -> None:
+    if not len(split):
+        raise DataError(f"{source.name}: has no images to train on, or none to judge by")
+    labels = torch.as_tensor(split.labels)
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= source.classes:
+        raise DataError(
+            f"{source.name}: labels run from {lowest} to {highest}; "
+            f"needed are 0..{source.classes - 1}, the {source.classes} classes"
+        )
+
+
+def _subset(source: DataSource, samples: int) -> Split | FileSplit:
+    available = len(source.train)
+    if samples > available:
+        raise DataError(
+            f"{source.name}: train_samples is {samples:,}, "
+            f"more than the {available:,} training images there are"
+        )
+    shuffled = torch.randperm(available, generator=seeded_generator(SUBSET_SEED))
+    return source.train.subset(shuffled[:samples])
+
+
+def _channels(source: DataSource, wanted: int | None) -> int:
+    split = source.train
+    present = RGB if isinstance(split, FileSplit) else split.images.shape[1]
+    if wanted is None or wanted == present:
+        return present
+    if present != 1:
+        raise DataError(
+            f"{source.name}: has {present} channels but the model takes {wanted}; only grey images "
+            "can be repeated"
+        )
+    return wanted

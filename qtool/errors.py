@@ -1,0 +1,42 @@
+"""Everything qtool raises on purpose.
+
+QtoolError              exit code 1
+├── InputError          2: a file, folder, device or option is not what is needed
+│   ├── RecipeError     2: the recipe is wrong; lists every problem and its place
+│   └── DataError       2: a data set or a file of weights is missing or malformed
+├── TrainingError       1: training cannot go on, such as after a loss that is not finite
+├── ConversionError     1: the model has no integer form
+└── ExportError         1: the ONNX file is invalid or the runtime disagrees with the model
+"""
+
+
+class QtoolError(Exception):
+    """An error the user can act on: the command line shows its message, not a traceback."""
+
+    exit_code = 1
+
+
+class InputError(QtoolError):
+    """A file, folder, device or option is not what is needed."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """The recipe is wrong. The message lists every problem and where it is."""
+
+
+class DataError(InputError):
+    """A data set or a file of weights is missing or malformed."""
+
+
+class TrainingError(QtoolError):
+    """Training cannot go on."""
+
+
+class ConversionError(QtoolError):
+    """The model has no integer form."""
+
+
+class ExportError(QtoolError):
+    """The ONNX file is invalid, or the runtime disagrees with the integer model."""

@@ -1,0 +1,47 @@
+"""Accuracy and loss of any callable on batches of images."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model does on a data set.
+
+    Attributes:
+        accuracy: share of images whose largest logit is at the label, 0..1.
+        loss: mean over images.
+        images: how many there were.
+    """
+
+    accuracy: float
+    loss: float
+    images: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> Score:
+    """Return accuracy and mean loss of `model` (a module should be in evaluation mode)."""
+    images, total_loss, hits = 0, 0.0, 0
+    for inputs, labels in batches:
+        logits = model(inputs).float()
+        total_loss += float(loss(logits, labels)) * len(labels)
+        hits += int((logits.argmax(1) == labels).sum())
+        images += len(labels)
+    return Score(hits / images, total_loss / images, images)
+
+
+@torch.no_grad()
+def logits_of(
+    model: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Return the logits [N, classes], float32, and labels [N] of all batches, on the CPU."""
+    pairs = [(model(inputs).float().cpu(), labels.cpu()) for inputs, labels in batches]
+    return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])

@@ -1,0 +1,1 @@
+"""Integer model in, ONNX file out, proven in the runtime."""

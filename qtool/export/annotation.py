@@ -1,0 +1,108 @@
+"""`quantization_annotation` and metadata: write, read, lint.
+
+The field says which tensors hold the scale and zero point of a quantized tensor; `finn_datatype`
+adds the width for QONNX and FINN. Many tools drop the field in silence, so widths, estimators and
+the recipe stand in `metadata_props` too.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+SCALE = "SCALE_TENSOR"
+ZERO_POINT = "ZERO_POINT_TENSOR"
+DATATYPE = "finn_datatype"
+METADATA = "qtool"
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is said of one quantized tensor: names of tensors in the graph, and its datatype."""
+
+    tensor: str
+    scale: str
+    zero_point: str
+    datatype: str
+
+
+def write_annotations(graph: onnx.GraphProto, annotations: list[Annotation]) -> None:
+    """Replace the graph's annotations."""
+    del graph.quantization_annotation[:]
+    for item in annotations:
+        entry = graph.quantization_annotation.add(tensor_name=item.tensor)
+        pairs = ((SCALE, item.scale), (ZERO_POINT, item.zero_point), (DATATYPE, item.datatype))
+        for key, value in pairs:
+            entry.quant_parameter_tensor_names.add(key=key, value=value)
+
+
+def read_annotations(graph: onnx.GraphProto) -> list[Annotation]:
+    """Return the graph's annotations; "" for a part that is missing."""
+    found = []
+    for entry in graph.quantization_annotation:
+        said = {pair.key: pair.value for pair in entry.quant_parameter_tensor_names}
+        parts = (said.get(key, "") for key in (SCALE, ZERO_POINT, DATATYPE))
+        found.append(Annotation(entry.tensor_name, *parts))
+    return found
+
+
+def write_metadata(model: onnx.ModelProto, data: dict[str, Any]) -> None:
+    """Put qtool's description of the model, as JSON, into metadata_props."""
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA, json.dumps(data)
+
+
+def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
+    """Return qtool's description of the model, or {} for a file that others wrote."""
+    for entry in model.metadata_props:
+        if entry.key == METADATA:
+            try:
+                data = json.loads(entry.value)
+            except ValueError:
+                return {}
+            return data if isinstance(data, dict) else {}
+    return {}
+
+
+def tensor_names(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of all tensors of a graph."""
+    names = {item.name for item in (*graph.initializer, *graph.input)}
+    return names | {name for node in graph.node for name in node.output}
+
+
+def lint(model: onnx.ModelProto) -> list[str]:
+    """Return what is wrong with a model's annotations, one line each."""
+    graph, problems = model.graph, []
+    names = tensor_names(graph)
+    seen: set[str] = set()
+    for item in read_annotations(graph):
+        if item.tensor in seen:
+            problems.append(f"{item.tensor} is annotated twice")
+        seen.add(item.tensor)
+        if item.tensor not in names:
+            problems.append(f"annotation of {item.tensor}: there is no such tensor")
+        for key, name in ((SCALE, item.scale), (ZERO_POINT, item.zero_point)):
+            if not name:
+                problems.append(f"annotation of {item.tensor}: no {key}")
+            elif name not in names:
+                problems.append(f"annotation of {item.tensor}: {key} {name} is no tensor")
+        if not item.datatype:
+            problems.append(f"annotation of {item.tensor}: no {DATATYPE}")
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and not seen & _reached(graph, node.output[0]):
+            problems.append(f"{node.output[0]} is quantized, but not annotated")
+    for layer in read_metadata(model).get("layers", []):
+        tensor = layer.get("codes")
+        if layer.get("weight_bits") and tensor and tensor not in seen:
+            problems.append(f"{tensor} holds quantized weights, but is not annotated")
+    return problems
+
+
+def _reached(graph: onnx.GraphProto, name: str) -> set[str]:
+    """Return a quantized tensor and what an integer Clip makes of it."""
+    clipped = {
+        out for node in graph.node if node.op_type == "Clip" and name in node.input
+        for out in node.output
+    }
+    return {name} | clipped

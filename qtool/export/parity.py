@@ -1,0 +1,209 @@
+"""The runtime's output against the integer model's: codes, logits, kernels and time."""
+
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qtool.conversion.integer_layers import integer_layers
+from qtool.errors import ExportError, InputError
+from qtool.evaluation import logits_of
+from qtool.export.onnx_qdq import traced
+
+INTEGER_KERNELS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
+Session = onnxruntime.InferenceSession
+RUNTIME_VERSION: str = onnxruntime.__version__
+
+
+def open_session(path: Path, *, threads: int = 0, optimized: Path | None = None) -> Session:
+    """Open a file in ONNX Runtime on the CPU, at its default optimization level.
+
+    Args:
+        path: of the ONNX file.
+        threads: for one operator; 0 is the runtime's own choice.
+        optimized: where the runtime writes the graph that it really runs.
+
+    Raises:
+        InputError: If the runtime cannot load the file.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    try:
+        return Session(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: ONNX Runtime cannot load it: {reason}") from error
+
+
+def run(session: Session, images: Tensor) -> Tensor:
+    """Return the first output for a batch of images, as a tensor."""
+    name, size = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
+    array = np.ascontiguousarray(images.detach().cpu().numpy())
+    if not isinstance(size, int):
+        return torch.from_numpy(session.run(None, {name: array})[0])
+    rows = []
+    for start in range(0, len(array), size):  # a fixed batch: fill the last one up
+        part = array[start : start + size]
+        full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+        rows.append(torch.from_numpy(session.run(None, {name: full})[0][: len(part)]))
+    return torch.cat(rows)
+
+
+def stored_codes(path: Path, names: list[str]) -> dict[str, NDArray[np.int8]]:
+    """Return the weight codes that a file holds, as the runtime itself unpacks them."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    makers = {out: node for node in graph.node for out in node.output}
+    needed: list[onnx.NodeProto] = []
+    waiting, seen = list(names), set()
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and id(node) not in seen:
+            seen.add(id(node))
+            needed.append(node)
+            waiting += node.input
+    constants = {item.name: item for item in graph.initializer}
+    used = {name for node in needed for name in node.input} | set(names)
+    outputs = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.INT8, None) for n in names]
+    small = onnx.helper.make_graph(
+        [node for node in graph.node if id(node) in seen],
+        "codes",
+        [],
+        outputs,
+        [constants[name] for name in sorted(used) if name in constants],
+    )
+    wrapped = onnx.helper.make_model(small, opset_imports=model.opset_import)
+    wrapped.ir_version = model.ir_version
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = Session(wrapped.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return dict(zip(names, session.run(names, {}), strict=True))
+
+
+def kernels(path: Path) -> list[str]:
+    """Return the operators that ONNX Runtime really runs, after its own optimization."""
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        open_session(path, optimized=optimized)
+        return [node.op_type for node in onnx.load(str(optimized)).graph.node]
+
+
+def check_codes(path: Path, integer: nn.Module, layers: list[dict[str, Any]]) -> int:
+    """Compare every code in the file with the integer model's; return how many were compared.
+
+    Raises:
+        ExportError: If one differs.
+    """
+    modules = integer_layers(integer)
+    names = [layer["codes"] for layer in layers if layer["codes"]]
+    found = stored_codes(path, names) if names else {}
+    compared = 0
+    for layer in layers:
+        if layer["codes"]:
+            codes = modules[layer["name"]].codes.cpu().numpy()
+            if not np.array_equal(found[layer["codes"]], codes):
+                raise ExportError(f"{path}: the codes of {layer['name']} differ from the model's")
+            compared += codes.size
+    return compared
+
+
+def agreement(expected: Tensor, given: Tensor) -> dict[str, float]:
+    """Return how far two sets of logits [N, classes] agree.
+
+    `clear` images are those whose two best expected logits lie at least a tenth of the logits'
+    standard deviation apart: on the others, the last bit may decide.
+    """
+    sigma = float(expected.std())
+    equal = expected.argmax(1) == given.argmax(1)
+    best = expected.topk(min(2, expected.shape[1])).values
+    clear = (best[:, 0] - best[:, -1]) >= 0.1 * sigma
+    difference = (expected - given).abs().amax(1)
+    return {
+        "images": len(expected),
+        "sigma": sigma,
+        "top1_agreement": float(equal.float().mean()),
+        "clear_share": float(clear.float().mean()),
+        "clear_agreement": float(equal[clear].float().mean()) if bool(clear.any()) else 1.0,
+        "max_abs_difference": float(difference.max()),
+        "median_abs_difference": float(difference.median()),
+    }
+
+
+def judge(figures: dict[str, float], given: Tensor) -> str:
+    """Return why an export disagrees with its model, or "" where it agrees."""
+    if not bool(torch.isfinite(given).all()):
+        return "an output is not finite"
+    if figures["clear_agreement"] < 0.98:
+        return (
+            f"the top class agrees on {figures['clear_agreement']:.4f} of the images whose two best "
+            f"logits lie apart; at least 0.98 is needed"
+        )
+    tenth = 0.1 * figures["sigma"]
+    if figures["clear_share"] < 0.5 and figures["median_abs_difference"] > tenth:
+        return (
+            f"logits differ by {figures['median_abs_difference']:.3g} in the median, more than a "
+            f"tenth of their standard deviation ({tenth:.3g})"
+        )
+    return ""
+
+
+def compare_outputs(
+    path: Path, integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, Any]:
+    """Run a file and its integer model on the same images.
+
+    Returns:
+        Their agreement and accuracies; `disagreement` says why they disagree, "" where they agree.
+    """
+    session, images = open_session(path), list(batches)
+    expected, labels = logits_of(integer, images)
+    given, _ = logits_of(lambda batch: run(session, batch), images)
+    figures = agreement(expected, given)
+    return {
+        **figures,
+        "accuracy_integer": float((expected.argmax(1) == labels).float().mean()),
+        "accuracy_runtime": float((given.argmax(1) == labels).float().mean()),
+        "disagreement": judge(figures, given),
+    }
+
+
+def accuracy(path: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the share of images whose top class a file gets right in the runtime."""
+    session = open_session(path)
+    given, labels = logits_of(lambda batch: run(session, batch), batches)
+    return float((given.argmax(1) == labels).float().mean())
+
+
+def export_float(model: nn.Module, example: Tensor, path: Path) -> None:
+    """Write a float model as plain ONNX, to measure against.
+
+    Raises:
+        ExportError: If torch.onnx cannot express the model.
+    """
+    onnx.save(ir.to_proto(traced(model.cpu().eval(), example.cpu(), 18, None)), str(path))
+
+
+def latencies(paths: list[Path], image: Tensor, *, rounds: int = 30) -> list[float]:
+    """Return each file's median milliseconds for one image on one thread, measured in turn."""
+    sessions = [open_session(path, threads=1) for path in paths]
+    times: list[list[float]] = [[] for _ in paths]
+    for turn in range(rounds + 3):
+        for session, taken in zip(sessions, times, strict=True):
+            started = time.perf_counter()
+            run(session, image)
+            if turn >= 3:  # the first runs allocate
+                taken.append(1000 * (time.perf_counter() - started))
+    return [median(taken) for taken in times]

@@ -1,0 +1,229 @@
+"""How a layer's weight stands in the graph: packed at its true width, and in the fastest form.
+
+A layer that a runtime can run in integers keeps DequantizeLinear on its weight and bias; any other
+gets its weight unpacked to float by Mul, which the runtime folds once, when it loads the file.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from qtool.conversion.integer_layers import LayerSpec
+from qtool.export.annotation import Annotation
+from qtool.export.packing import Packed, Part, pack
+from qtool.export.targets import Target
+
+LAYER, ROLE = "qtool.layer", "qtool.role"  # how traced nodes are marked
+
+
+class WeightWriter:
+    """Rewrites the weights of a traced graph, layer by layer.
+
+    Attributes:
+        table_bytes: what the tables take on disk, which all layers share.
+    """
+
+    def __init__(self, model: ir.Model, target: Target) -> None:
+        self._model, self._graph, self._target = model, model.graph, target
+        self._tables: dict[bytes, ir.Value] = {}
+        self.table_bytes = 0
+        marks = [(n.metadata_props.get(LAYER), n.metadata_props.get(ROLE), n) for n in model.graph]
+        self._nodes = {(layer, role): node for layer, role, node in marks if layer}
+        self._annotations: dict[str, list[Annotation]] = {}
+
+    def write(self, spec: LayerSpec) -> dict[str, Any]:
+        """Rewrite one layer's weight; return `codes`, the name of its tensor, and its bytes."""
+        self._annotations[spec.name] = self._input_annotation(spec)
+        grid = spec.weight
+        if grid is None:
+            return {"codes": "", "packed_bytes": 4 * spec.weights, "integer_kernel": False}
+        dequantize = self._nodes.get((spec.name, "weight"))
+        if dequantize is None:  # a layer with the very same weights holds this one's too
+            return {"codes": "", "packed_bytes": 0, "integer_kernel": False}
+        codes_value, scale, zero_point = (value for value in dequantize.inputs if value is not None)
+        codes = _array(codes_value).astype(np.int8)
+        name = f"{spec.name}.codes"
+        codes_value.name = name
+        nbytes = codes.nbytes
+        bits, step = _width_and_step(spec)
+        if bits < 8 and self._target.packed:
+            codes_value.name = f"{name}.plain"
+            packed = pack(codes, bits, grid.code_min, step)
+            nbytes = packed.nbytes
+            codes_value = self._unpack(packed, name, dequantize)
+            dequantize.replace_input_with(0, codes_value)
+        integer_kernel = not spec.unfused and self._runs_in_integers(dequantize)
+        if not integer_kernel and self._target.float_weights_by_mul:
+            self._multiply(spec, dequantize, codes_value, scale, zero_point)
+        self._annotations[spec.name].append(
+            Annotation(name, str(scale.name), str(zero_point.name), grid.finn_datatype)
+        )
+        return {"codes": name, "packed_bytes": nbytes, "integer_kernel": integer_kernel}
+
+    def annotations(self, spec: LayerSpec) -> list[Annotation]:
+        """Return what there is to say of the layer's input and weight."""
+        return self._annotations[spec.name]
+
+    def finish(self) -> None:
+        """Drop what is no longer used, and torch's notes on where each node came from."""
+        RemoveUnusedNodesPass()(self._model)
+        self._model.metadata_props.clear()
+        self._graph.metadata_props.clear()
+        self._graph.doc_string = None
+        for node in self._graph:
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+
+    def _unpack(self, packed: Packed, name: str, before: ir.Node) -> ir.Value:
+        """Return the int8 codes, as the graph unpacks them, under `name`."""
+        count = int(np.prod(packed.shape))
+        total: ir.Value | None = None
+        for index, part in enumerate(packed.parts):
+            looked_up = self._look_up(f"{name}.{index}", part, count, before)
+            if total is not None:
+                looked_up = self._node("Add", [total, looked_up], f"{name}.sum{index}", before)
+            total = looked_up
+        assert total is not None
+        if len(packed.parts) > 1:
+            total = self._node("Cast", [total], f"{name}.int8", before, to=ir.DataType.INT8)
+        shape = self._initializer(f"{name}.shape", np.array(packed.shape, np.int64))
+        return self._node("Reshape", [total, shape], name, before)
+
+    def _look_up(self, name: str, part: Part, count: int, before: ir.Node) -> ir.Value:
+        """Return what a part adds to the codes, [count], from its packed bytes."""
+        packed = self._initializer(f"{name}.packed", part.packed)
+        index = self._node("Cast", [packed], f"{name}.index", before, to=ir.DataType.INT32)
+        rows = self._node("Gather", [self._table(part), index], f"{name}.rows", before, axis=0)
+        line = self._initializer(f"{name}.line", np.array([-1], np.int64))
+        values = self._node("Reshape", [rows, line], f"{name}.values", before)
+        if len(part.packed) * (8 // part.width) == count:
+            return values
+        ends = [np.array([end], np.int64) for end in (0, count)]  # the last byte is not full
+        limits = [self._initializer(f"{name}.end{i}", end) for i, end in enumerate(ends)]
+        return self._node("Slice", [values, *limits], f"{name}.cut", before)
+
+    def _table(self, part: Part) -> ir.Value:
+        key = part.table.tobytes() + bytes(part.table.dtype.name, "ascii")
+        if key not in self._tables:
+            name = f"table{len(self._tables)}.{part.width}bit"
+            self._tables[key] = self._initializer(name, part.table)
+            self.table_bytes += part.table.nbytes
+        return self._tables[key]
+
+    def _multiply(
+        self,
+        spec: LayerSpec,
+        dequantize: ir.Node,
+        codes: ir.Value,
+        scale: ir.Value,
+        zero_point: ir.Value,
+    ) -> None:
+        """Replace DequantizeLinear of weight and bias by what a runtime folds at load."""
+        name, ndim = spec.name, len(spec.shape)
+        column = self._initializer(f"{name}.column", np.array([-1] + [1] * (ndim - 1), np.int64))
+        parts = {}
+        for label, value in (("codes_float", codes), ("zero_float", zero_point)):
+            parts[label] = self._node(
+                "Cast", [value], f"{name}.{label}", dequantize, to=ir.DataType.FLOAT
+            )
+        zero = self._node(
+            "Reshape", [parts["zero_float"], column], f"{name}.zero_column", dequantize
+        )
+        factor = self._node("Reshape", [scale, column], f"{name}.scale_column", dequantize)
+        steps = self._node("Sub", [parts["codes_float"], zero], f"{name}.steps", dequantize)
+        weight = self._node("Mul", [steps, factor], f"{name}.weight", dequantize)
+        ir.convenience.replace_all_uses_with(dequantize.outputs[0], weight)
+        self._graph.remove(dequantize, safe=True)
+        bias = self._nodes.get((name, "bias"))
+        if bias is not None and bias.graph is not None and not self._shared(bias, weight):
+            codes32, bias_scale = (_array(v) for v in bias.inputs if v is not None)
+            real = codes32.astype(np.float32) * bias_scale
+            new = self._initializer(f"{name}.float_bias", real.astype(np.float32))
+            ir.convenience.replace_all_uses_with(bias.outputs[0], new)
+            self._graph.remove(bias, safe=True)
+
+    def _shared(self, bias: ir.Node, weight: ir.Value) -> bool:
+        """Tell whether a bias serves operators that do not use this weight."""
+        users = {id(user) for user in weight.consumers()}
+        return any(id(user) not in users for user in bias.outputs[0].consumers())
+
+    def _runs_in_integers(self, dequantize: ir.Node) -> bool:
+        """Tell whether every operator that uses this weight can run as an int8 kernel.
+
+        A convolution can where its input is dequantized and its output goes, through ReLU at
+        most, only to quantizers; a matrix product of the form Gemm also with a float output.
+        """
+        users = list(dequantize.outputs[0].consumers())
+        for user in users:
+            source = user.inputs[0].producer() if user.inputs[0] is not None else None
+            if source is None or source.op_type != "DequantizeLinear":
+                return False
+            if user.op_type == "Gemm":
+                continue
+            if user.op_type != "Conv" or not _goes_to_quantizers(user.outputs[0]):
+                return False
+        return bool(users)
+
+    def _input_annotation(self, spec: LayerSpec) -> list[Annotation]:
+        grid = spec.input
+        node = self._nodes.get((spec.name, "input"))
+        if grid is None or node is None:
+            return []
+        clip = self._nodes.get((spec.name, "clip"))
+        quantized = (clip or node).outputs[0]
+        quantized.name = f"{spec.name}.input_codes"
+        scale, zero_point = node.inputs[1], node.inputs[2]
+        assert scale is not None
+        assert zero_point is not None
+        names = (str(quantized.name), str(scale.name), str(zero_point.name))
+        # a signed grid is stored as uint8 around 128, so its codes need all eight bits
+        kind = "UINT8" if grid.signed else grid.finn_datatype
+        return [Annotation(*names, kind)]
+
+    def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value.shape = ir.Shape(array.shape)
+        self._graph.register_initializer(value)
+        return value
+
+    def _node(
+        self, operator: str, inputs: list[ir.Value], name: str, before: ir.Node, **attributes: Any
+    ) -> ir.Value:
+        node = ir.node(operator, inputs, attributes=attributes, name=f"{name}.{operator}")
+        node.outputs[0].name = name
+        self._graph.insert_before(before, node)
+        return node.outputs[0]
+
+
+def _width_and_step(spec: LayerSpec) -> tuple[int, int]:
+    """Return the bits a code takes on disk, and the distance of neighbouring codes."""
+    grid = spec.weight
+    assert grid is not None
+    if spec.rewritten and grid.code_step == 2:
+        return grid.bits + 1, 1  # the zeros of rewritten channels lie between odd codes
+    return grid.bits, grid.code_step
+
+
+def _array(value: ir.Value) -> NDArray[Any]:
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def _goes_to_quantizers(value: ir.Value) -> bool:
+    """Tell whether every way from `value`, through ReLU at most, ends in a QuantizeLinear."""
+    users = list(value.consumers())
+    if not users or value.is_graph_output():
+        return False
+    for user in users:
+        if user.op_type == "Relu":
+            if not _goes_to_quantizers(user.outputs[0]):
+                return False
+        elif user.op_type != "QuantizeLinear":
+            return False
+    return True

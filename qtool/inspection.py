@@ -1,0 +1,247 @@
+"""What a recipe, run folder, integer model or ONNX file holds."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from qtool import assembly, checkpoint, run_folder, runs
+from qtool.conversion.integer_file import read_about
+from qtool.conversion.integer_layers import LayerSpec, integer_layers
+from qtool.errors import InputError
+from qtool.export import annotation, parity
+from qtool.models.vision import rebuild_model
+from qtool.quantizers.layers import quant_layers
+from qtool.quantizers.prepare import plan, prepare
+from qtool.recipe import Recipe, load_recipe
+from qtool.sections import check
+
+Inspection = dict[str, Any]
+
+
+def inspect(source: Path) -> Inspection:
+    """Return what there is to say of a file or folder, by what it is.
+
+    Raises:
+        InputError: If it is missing, or none of the kinds that qtool knows.
+    """
+    if source.is_dir():
+        return _inspect_run(source)
+    if source.suffix == ".onnx":
+        return _inspect_onnx(source)
+    if source.suffix == ".safetensors":
+        return _inspect_integer(source)
+    return _inspect_recipe(source)
+
+
+def _inspect_recipe(path: Path) -> Inspection:
+    """Plan a recipe without data, weights or downloads; random images decide the grids."""
+    recipe = load_recipe(path)
+    built = assembly.make_network_without_data(recipe)
+    model = _prepared(recipe, built.model, built.architecture)
+    return {
+        "source": str(path),
+        "kind": "recipe",
+        "model": recipe.model.name,
+        "data": recipe.data.name,
+        **_sizes(built.architecture),
+        "parameters": sum(p.numel() for p in built.model.parameters()),
+        **_planned(model),
+    }
+
+
+def _prepared(recipe: Recipe, network: nn.Module, architecture: dict[str, Any]) -> nn.Module:
+    size = architecture["image_size"]
+    channels = architecture.get("channels", 3)
+    images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    return prepare(network, recipe.quantization, images)
+
+
+def _sizes(architecture: dict[str, Any]) -> Inspection:
+    return {"image_size": architecture["image_size"], "classes": architecture["classes"]}
+
+
+def _planned(model: nn.Module) -> Inspection:
+    """Return every layer of a prepared model, and what stays float."""
+    layers = []
+    for row in plan(model):
+        if row.why:
+            continue
+        shape = "x".join(map(str, row.shape))
+        layers.append(
+            {"layer": row.name, "weight": shape, "weights": row.weights, "input": row.activations}
+        )
+    return {"layers": layers, "left_float": {r.name: r.why for r in plan(model) if r.why}}
+
+
+def _inspect_run(folder: Path) -> Inspection:
+    if not run_folder.is_run_folder(folder):
+        raise InputError(f"{folder}: not a run folder, it has no {run_folder.RECIPE}")
+    recipe = load_recipe(folder / run_folder.RECIPE)
+    found: Inspection = {"source": str(folder), "kind": "run", "model": recipe.model.name}
+    if (folder / run_folder.SUMMARY).is_file():
+        found |= run_folder.read_json(folder / run_folder.SUMMARY)
+    if not (folder / run_folder.CHECKPOINT).is_file():
+        return found
+    state = checkpoint.load(folder / run_folder.CHECKPOINT, torch.device("cpu"))
+    network = rebuild_model(recipe.model.name, state.architecture)
+    model = _prepared(recipe, network, state.architecture)
+    model.load_state_dict(state.model)
+    found |= _planned(model)
+    modules = quant_layers(model)
+    for row in found["layers"]:
+        layer = modules[row["layer"]]
+        for key, quantizer in (
+            ("weight scale", layer.weight_quantizer),
+            ("input scale", layer.input_quantizer),
+        ):
+            row[key] = "" if quantizer is None else _scale_range(quantizer.scale.detach())
+    return found
+
+
+def _scale_range(scale: torch.Tensor) -> str:
+    low, high = float(scale.min()), float(scale.max())
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def _inspect_integer(path: Path) -> Inspection:
+    about, state = read_about(path)
+    recipe, integer, architecture = runs.open_integer(path)
+    layers = []
+    for spec in state.layers:
+        layer = integer_layers(integer)[spec.name]
+        scale = "" if layer.weight_scale is None else _scale_range(layer.weight_scale)
+        layers.append(_layer_row(spec) | {"weight scale": scale, "why unfused": spec.unfused})
+    del about
+    return {
+        "source": str(path),
+        "kind": "integer model",
+        "model": recipe.model.name,
+        **_sizes(architecture),
+        "file_bytes": path.stat().st_size,
+        "layers": layers,
+        "left_float": state.left_float,
+        "notes": state.notes,
+    }
+
+
+def _layer_row(spec: LayerSpec) -> Inspection:
+    return {
+        "layer": spec.name,
+        "weight": "x".join(map(str, spec.shape)),
+        "weight bits": spec.weight_bits or 32,
+        "grid": spec.weight_grid or "float",
+        "input bits": spec.input_bits or 32,
+        "bytes": -(-spec.weights * (spec.weight_bits or 32) // 8),
+    }
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Return a model that ONNX accepts.
+
+    Raises:
+        InputError: If the file is missing or no valid ONNX model.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give an ONNX file")
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: not an ONNX model: {reason}") from error
+    return model
+
+
+def _inspect_onnx(path: Path) -> Inspection:
+    model = read_onnx(path)
+    said = annotation.read_metadata(model)
+    datatypes = {a.tensor: a.datatype for a in annotation.read_annotations(model.graph)}
+    layers = [
+        {
+            "layer": layer["name"],
+            "weight": "x".join(map(str, layer["shape"])),
+            "weight bits": layer["weight_bits"] or 32,
+            "input bits": layer["input_bits"] or 32,
+            "bytes": layer["packed_bytes"],
+            "datatype": datatypes.get(layer["codes"], ""),
+            "integer kernel": layer["integer_kernel"],
+        }
+        for layer in said.get("layers", [])
+    ]
+    return {
+        "source": str(path),
+        "kind": "ONNX model",
+        "producer": model.producer_name,
+        "opset": max(item.version for item in model.opset_import),
+        "nodes": len(model.graph.node),
+        "file_bytes": path.stat().st_size,
+        "annotations": len(datatypes),
+        "layers": layers,
+        "left_float": said.get("left_float", {}),
+        "problems": annotation.lint(model),
+    }
+
+
+def arm_of(source: Path) -> Inspection:
+    """Return a finished run or an ONNX file as one row of a comparison.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if source.is_dir():
+        return _run_arm(source)
+    if source.suffix == ".onnx":
+        return _onnx_arm(source)
+    raise InputError(f"{source}: neither a run folder nor an .onnx file")
+
+
+def _run_arm(folder: Path) -> Inspection:
+    if not run_folder.is_run_folder(folder):
+        raise InputError(f"{folder}: not a run folder, it has no {run_folder.RECIPE}")
+    summary = runs.finished_summary(folder)
+    if summary is None:
+        raise InputError(f"{folder}: not finished; go on with qtool train --resume")
+    size = None
+    if (folder / run_folder.CONVERT).is_file():
+        size = run_folder.read_json(folder / run_folder.CONVERT)["integer_bytes"]
+    return _arm(folder, summary["validation_accuracy"], summary["weight_bits_mean"], size, None)
+
+
+def _onnx_arm(path: Path) -> Inspection:
+    """Measure a file: its accuracy on the validation set of the recipe that it names."""
+    said = annotation.read_metadata(read_onnx(path))
+    bits = [
+        (layer["weight_bits"] or 32, torch.Size(layer["shape"]).numel())
+        for layer in said.get("layers", [])
+    ]
+    weights = sum(count for _, count in bits)
+    mean_bits = sum(width * count for width, count in bits) / weights if weights else None
+    accuracy = latency = None
+    if "recipe" in said:
+        recipe = check(Recipe, said["recipe"], str(path))
+        loaders = assembly.make_data(recipe, torch.device("cpu"))
+        accuracy = parity.accuracy(path, loaders.validation.batches(0))
+        latency = parity.latencies([path], assembly.first_images(loaders)[:1])[0]
+    return _arm(path, accuracy, mean_bits, path.stat().st_size, latency)
+
+
+def _arm(
+    source: Path,
+    accuracy: float | None,
+    bits: float | None,
+    size: int | None,
+    latency: float | None,
+) -> Inspection:
+    return {
+        "name": str(source),
+        "values": [accuracy],
+        "mean": accuracy,
+        "std": None,
+        "failed": 0,
+        "weight_bits_mean": bits,
+        "bytes": size,
+        "latency_ms": latency,
+    }

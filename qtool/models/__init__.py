@@ -1,0 +1,1 @@
+"""Float networks; they know nothing of quantization."""

@@ -1,0 +1,165 @@
+"""Weights from files: a state_dict, read safely and put into a model, every difference reported."""
+
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from qtool.errors import DataError
+
+SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin")
+SHOWN = 3  # keys listed in a message
+
+StateDict = OrderedDict[str, Tensor]
+
+
+def is_weights_file(weights: str) -> bool:
+    """Return whether `weights` of a recipe names a file, not a set of published weights."""
+    return "/" in weights or weights.endswith(SUFFIXES)
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """Read a state_dict from `path`: bare or under `state_dict`, with or without `module.`.
+
+    Raises:
+        DataError: If the file is missing, damaged, unsafe to load or not a state_dict.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file; model.weights names a file of weights")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; model.weights names a file of weights")
+    if not path.stat().st_size:
+        raise DataError(f"{path}: is empty; model.weights names a file of weights")
+    return plain_state_dict(_load(path), str(path))
+
+
+def _load(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            # torch warns about archives of TorchScript before it refuses them.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged or hostile file can make the readers fail with any error there is.
+    except Exception as error:
+        raise DataError(
+            f"{path}: is damaged, or holds more than tensors and so is not safe to load; "
+            "write it with torch.save(model.state_dict(), path)"
+        ) from error
+
+
+def plain_state_dict(loaded: Any, where: str) -> StateDict:
+    """Find the tensors in what a file held, without the wrappers training scripts add.
+
+    Args:
+        loaded: What the file held.
+        where: The file's name, for messages.
+    """
+    inner = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(inner, dict) or not inner:
+        raise DataError(f"{where}: holds no state_dict, a mapping from names to tensors")
+    if wrong := [key for key, value in inner.items() if not _is_dense(value)]:
+        raise DataError(
+            f"{where}: is not a state_dict: no plain tensor under {_few(wrong)}; "
+            "put the model's state_dict in the file, bare or under 'state_dict'"
+        )
+    if bad := [key for key, value in inner.items() if not bool(torch.isfinite(value).all())]:
+        raise DataError(f"{where}: has values that are not finite, in {_few(bad)}")
+    prefix = "module." if all(str(key).startswith("module.") for key in inner) else ""
+    state = OrderedDict((str(key).removeprefix(prefix), value) for key, value in inner.items())
+    _copy_versions(inner, state, prefix)
+    return state
+
+
+def _is_dense(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
+
+
+def _copy_versions(source: Any, state: StateDict, prefix: str) -> None:
+    """Keep the module versions torch hides beside a state_dict: layers read old formats by them."""
+    versions = getattr(source, "_metadata", None) or {}
+    kept = {(key + ".").removeprefix(prefix).removesuffix("."): v for key, v in versions.items()}
+    vars(state)["_metadata"] = kept
+
+
+def load_weights(model: nn.Module, state: StateDict, where: str) -> str:
+    """Put `state` into `model`; a head for other classes stays as it is.
+
+    Args:
+        model: Is changed in place, unless the weights do not fit.
+        state: Its state_dict, from `where`.
+        where: A file's name or an address, for messages.
+
+    Returns:
+        A line for the user about the head, or "".
+
+    Raises:
+        DataError: If anything but the head differs.
+    """
+    own = model.state_dict()
+    head = head_name(model)
+    note = ""
+    if _is_for_other_classes(own, state, head):
+        given, wanted = len(state[f"{head}.weight"]), len(own[f"{head}.weight"])
+        note = (
+            f"{where}: its head {head} has {given} classes and the data {wanted}, "
+            "so the head starts fresh"
+        )
+        state.update({k: own[k] for k in (f"{head}.weight", f"{head}.bias") if k in own})
+    _refuse_differences(own, state, where)
+    # mnasnet demands a version of itself, which safetensors and bare dicts do not carry.
+    versions = vars(state).setdefault("_metadata", {})
+    versions.setdefault("", vars(own)["_metadata"][""])
+    # What may be missing are counters only: everything else was compared above.
+    model.load_state_dict(state, strict=False)
+    return note
+
+
+def head_name(model: nn.Module) -> str:
+    """Return the name of the layer that gives the logits: the last one with weights."""
+    layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    return layers[-1]
+
+
+def _is_for_other_classes(own: dict[str, Tensor], state: StateDict, head: str) -> bool:
+    key = f"{head}.weight"
+    if key not in state or state[key].ndim != own[key].ndim:
+        return False
+    return state[key].shape != own[key].shape and state[key].shape[1:] == own[key].shape[1:]
+
+
+def _refuse_differences(own: dict[str, Tensor], state: StateDict, where: str) -> None:
+    # Files from before batch norm counted its batches have no such counters.
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    reshaped = [
+        f"{key} {list(state[key].shape)} (the model's: {list(own[key].shape)})"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    parts = [
+        f"{len(keys)} {kind}: {', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''}"
+        for kind, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", reshaped),
+        )
+        if keys
+    ]
+    if parts:
+        raise DataError("\n  ".join([f"{where}: does not fit the model", *parts]))
+
+
+def _few(keys: list[Any]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(str(key) for key in keys[:SHOWN]) + more

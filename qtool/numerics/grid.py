@@ -1,0 +1,133 @@
+"""The integer grid that a quantized tensor lives on.
+
+Everything is counted in steps u = x / s + o. The offset o is 1/2 on the mid_rise grid and 0 on
+the others, so that levels always lie at integers and rounding thresholds at half-integers.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["narrow", "full", "mid_rise", "unsigned", "asymmetric"]
+
+
+@dataclass(frozen=True)
+class IntegerGrid:
+    """The integers a tensor may take, `qmin..qmax`, before the zero point is subtracted.
+
+    narrow      -(2^(b-1) - 1) .. 2^(b-1) - 1   symmetric about zero
+    full        -2^(b-1)       .. 2^(b-1) - 1
+    mid_rise    1 - 2^(b-1)    .. 2^(b-1)       levels at (q - 1/2) s: no zero, 2^b of them
+    unsigned    0              .. 2^b - 1       zero point 0
+    asymmetric  0              .. 2^b - 1       with a zero point
+
+    Raises:
+        ValueError: If `bits` is outside 1..8, or the grid has no such width.
+    """
+
+    bits: int
+    kind: Kind
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 8:
+            raise ValueError(f"bits must be 1..8, got {self.bits}")
+        if self.bits == 1 and self.kind != "mid_rise":
+            raise ValueError("a grid of 1 bit is mid_rise")
+        if self.bits == 8 and self.kind == "mid_rise":
+            raise ValueError("mid_rise takes 1..7 bits: its codes 2q - 1 must fit into int8")
+
+    @property
+    def qmin(self) -> int:
+        """Return the smallest integer of the grid."""
+        half = 2 ** (self.bits - 1)
+        return {"narrow": 1 - half, "full": -half, "mid_rise": 1 - half}.get(self.kind, 0)
+
+    @property
+    def qmax(self) -> int:
+        """Return the largest integer of the grid."""
+        half = 2 ** (self.bits - 1)
+        signed = {"narrow": half - 1, "full": half - 1, "mid_rise": half}
+        return signed.get(self.kind, 2 * half - 1)
+
+    @property
+    def offset(self) -> float:
+        """Return o of u = x / s + o."""
+        return 0.5 if self.kind == "mid_rise" else 0.0
+
+    @property
+    def signed(self) -> bool:
+        """Tell whether the grid reaches below zero without the help of a zero point."""
+        return self.kind not in ("unsigned", "asymmetric")
+
+    @property
+    def code_min(self) -> int:
+        """Return the smallest stored code: qmin, on mid_rise the odd integer 2 qmin - 1."""
+        return 2 * self.qmin - 1 if self.kind == "mid_rise" else self.qmin
+
+    @property
+    def code_max(self) -> int:
+        """Return the largest stored code: qmax, on mid_rise the odd integer 2 qmax - 1."""
+        return 2 * self.qmax - 1 if self.kind == "mid_rise" else self.qmax
+
+    @property
+    def code_step(self) -> int:
+        """Return the distance of neighbouring codes: 2 on mid_rise, else 1."""
+        return 2 if self.kind == "mid_rise" else 1
+
+    @property
+    def finn_datatype(self) -> str:
+        """Return the name that QONNX and FINN use for the stored codes."""
+        if self.bits == 1:
+            return "BIPOLAR"
+        if self.kind == "mid_rise":
+            return f"INT{self.bits + 1}"
+        return f"{'INT' if self.signed else 'UINT'}{self.bits}"
+
+    def bound_to_scale(self, bound: Tensor) -> Tensor:
+        """Return the scale that puts the outermost level at `bound` > 0.
+
+        s = m / (high - 1/2) on mid_rise (2m / (2^b - 1), arXiv:2405.05171), m / high elsewhere.
+        """
+        return bound / (self.qmax - self.offset)
+
+    def contains(self, codes: Tensor) -> bool:
+        """Tell whether every stored code is one of the grid's."""
+        codes = codes.to(torch.int16)
+        inside = (codes >= self.code_min) & (codes <= self.code_max)
+        return bool((inside & ((codes - self.code_min) % self.code_step == 0)).all())
+
+
+def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | int, grid: IntegerGrid) -> Tensor:
+    """Return q = clamp(round(x / s + o) + z, qmin, qmax), as ONNX QuantizeLinear does.
+
+    Rounds ties to even, and before z is added: the other order differs when z is odd.
+
+    Args:
+        x: real values, any shape.
+        scale: float step size; [] per tensor, or shaped to broadcast over x per channel.
+        zero_point: the integer that represents 0.0; 0 on every grid but asymmetric.
+        grid: the integers allowed.
+    """
+    u = x / scale
+    if grid.offset:
+        u = u + grid.offset
+    return torch.clamp(torch.round(u) + zero_point, grid.qmin, grid.qmax)
+
+
+def dequantize(
+    q: Tensor, scale: Tensor, zero_point: Tensor | int, grid: IntegerGrid
+) -> Tensor:
+    """Return x_hat = (q - z - o) * s, as ONNX DequantizeLinear does where o is 0."""
+    return (q - zero_point - grid.offset) * scale
+
+
+def to_codes(q: Tensor, scale: Tensor, grid: IntegerGrid) -> tuple[Tensor, Tensor]:
+    """Return the stored codes (int8) and their scale: q and s, or 2q - 1 and s / 2 on mid_rise.
+
+    Either way x_hat = code * code_scale, exactly: halving a float loses nothing.
+    """
+    if grid.kind == "mid_rise":
+        return (2 * q - 1).to(torch.int8), scale / 2
+    return q.to(torch.int8), scale

@@ -1,0 +1,237 @@
+"""The stories qtool can tell: train, convert, export, compare, inspect. Start reading here.
+
+    recipe -> loaders, float model -> prepare -> train -> checkpoint
+           -> convert -> integer model -> export -> ONNX, proven in the runtime
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qtool import assembly, checkpoint, inspection, run_folder, runs
+from qtool.comparison.trials import Arm, run_trials, summarize_trials
+from qtool.console import say
+from qtool.conversion.integer_file import save_integer
+from qtool.conversion.to_integer import convert as convert_model
+from qtool.errors import ExportError, InputError, TrainingError
+from qtool.export.onnx_qdq import export_onnx
+from qtool.export.targets import TARGETS
+from qtool.numerics.estimators import ESTIMATORS
+from qtool.quantizers.prepare import plan
+from qtool.recipe import Recipe, load_recipe, override, read_recipe_file, write_recipe
+from qtool.registry import did_you_mean
+from qtool.sections import check
+from qtool.tables import show_plan
+from qtool.training.progress import say_epoch
+
+PROOF_BATCHES = 2  # a proof needs real images, not all of them
+
+
+def train(
+    recipe_path: Path,
+    run_dir: Path | None = None,
+    assignments: list[str] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Recipe -> data, model -> fake quantizers -> training -> checkpoint; return the summary."""
+    recipe = load_recipe(recipe_path, assignments)
+    folder = run_dir or Path("runs") / recipe_path.stem
+    return train_recipe(recipe, folder, device, resume=resume)
+
+
+def train_recipe(recipe: Recipe, folder: Path, device: str, *, resume: bool) -> dict[str, Any]:
+    """Train a checked recipe in a run folder, from the start or from its last checkpoint."""
+    chosen = assembly.pick_device(device)
+    runs.open_run(recipe, folder, resume=resume)
+    if (finished := runs.finished_summary(folder)) is not None:
+        say(f"{folder} is finished already")
+        return finished
+    say(f"training {folder} on {chosen} ({assembly.device_name(chosen)})")
+    loaders = assembly.make_data(recipe, chosen)
+    trainer, architecture = runs.start_or_resume(recipe, loaders, folder, chosen)
+    show_plan(plan(trainer.model))
+    write_recipe(recipe, folder / run_folder.RECIPE, "the resolved recipe of this run")
+    run_folder.write_json(folder / run_folder.ENVIRONMENT, assembly.environment(chosen))
+    runs.summarize(folder, "running", trainer.model, trainer.history)
+    every = recipe.training.checkpoint_every
+
+    def after_epoch(line: dict[str, Any]) -> None:
+        run_folder.write_metrics(folder, trainer.history)
+        if line["epoch"] % every == 0 or line["epoch"] == trainer.epochs:
+            state = checkpoint.take(trainer.model, trainer.optimizer, trainer.history, architecture)
+            checkpoint.save(state, folder / run_folder.CHECKPOINT)
+        say_epoch(line, trainer.epochs)
+
+    try:
+        trainer.fit(after_epoch)
+    except TrainingError as error:
+        runs.summarize(folder, "failed", trainer.model, trainer.history, error=str(error))
+        raise
+    except KeyboardInterrupt:
+        say(f"stopped; the last checkpoint is in {folder}. Give the same command with --resume")
+        raise
+    return runs.summarize(folder, "finished", trainer.model, trainer.history)
+
+
+def convert(source: Path, output: Path | None = None, device: str = "auto") -> dict[str, Any]:
+    """Run or recipe -> integer model; return what convert.json says.
+
+    A run gives its trained weights; a recipe its given weights, calibrated and not trained.
+    """
+    chosen = assembly.pick_device(device)
+    if source.is_dir():
+        path = output or source / run_folder.INTEGER
+        recipe, model, loaders, architecture = runs.load_run(source, chosen)
+    else:
+        recipe = load_recipe(source)
+        path = output or runs.folder_for_untrained(recipe, source) / run_folder.INTEGER
+        model, loaders, architecture = runs.calibrated(recipe, chosen)
+        show_plan(plan(model))
+    proof = (images for images, _ in islice(loaders.validation.batches(0), PROOF_BATCHES))
+    integer = convert_model(model, proof)
+    report = runs.conversion_report(recipe, model, integer, loaders)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if output is None and not source.is_dir():
+        write_recipe(recipe, path.parent / run_folder.RECIPE, "the recipe of this conversion")
+    save_integer(integer, path, {"recipe": recipe.as_dict(), "architecture": architecture})
+    report |= {"integer_model": str(path)}
+    run_folder.write_json(run_folder.report_beside(path, run_folder.CONVERT), report)
+    return report
+
+
+def export(
+    source: Path,
+    output: Path | None = None,
+    target: str = "onnxruntime",
+    batch: int | None = None,
+    annotate: bool = True,
+) -> dict[str, Any]:
+    """Run or integer model -> ONNX, run in ONNX Runtime; return what export.json says."""
+    _ = TARGETS[target]
+    path = output or (source / run_folder.ONNX if source.is_dir() else source.with_suffix(".onnx"))
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; --output names an .onnx file")
+    integer_path = _up_to_date_integer(source) if source.is_dir() else source
+    recipe, integer, architecture = runs.open_integer(integer_path)
+    loaders = assembly.make_data(recipe, torch.device("cpu"))
+    images = assembly.first_images(loaders)
+    metadata = {"recipe": recipe.as_dict(), "architecture": architecture}
+    with _unproven(path) as trial:
+        described = export_onnx(
+            integer, images, trial, target, batch=batch, annotate=annotate, metadata=metadata
+        )
+        report = runs.export_report(recipe, integer, architecture, loaders, trial, described)
+        report |= {"file": str(path), "target": target}
+        beside = run_folder.report_beside(path, run_folder.EXPORT)
+        run_folder.write_json(source / run_folder.EXPORT if source.is_dir() else beside, report)
+        if report["disagreement"]:
+            raise ExportError(
+                f"{path}: ONNX Runtime disagrees with the integer model: "
+                f"{report['disagreement']}; the file was not written"
+            )
+        trial.replace(path)
+    return report
+
+
+def _up_to_date_integer(folder: Path) -> Path:
+    """Return a run's integer model, converted first where it is missing or older than the run."""
+    if not run_folder.integer_is_fresh(folder):
+        say(f"converting {folder} first")
+        convert(folder)
+    return folder / run_folder.INTEGER
+
+
+@contextmanager
+def _unproven(path: Path) -> Iterator[Path]:
+    """Lend a name beside `path` for a file that must prove itself before it takes that place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trial = path.with_name(f".{path.name}.unproven.onnx")
+    try:
+        yield trial
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def compare_estimators(
+    recipe_path: Path,
+    names: list[str] | None = None,
+    on: str | None = None,
+    seeds: int | list[int] = 3,
+    output: Path | None = None,
+    assignments: list[str] | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Recipe x estimators x seeds -> trials -> comparison.json; return what it says."""
+    names = names or ESTIMATORS.names()
+    for name in names:
+        if name not in ESTIMATORS:
+            hint = did_you_mean(name, ESTIMATORS.names())
+            raise InputError(f"--estimators: unknown estimator {name!r}{hint}")
+    if len(set(names)) < len(names):
+        raise InputError(f"--estimators {','.join(names)}: an estimator is named twice")
+    data = override(read_recipe_file(recipe_path), assignments or [])
+    base = check(Recipe, data, str(recipe_path))
+    side = on or _side_of(base, names)
+    if getattr(base.quantization, side) is None:
+        raise InputError(f"{recipe_path}: quantization.{side} is float, so it has no estimator")
+    chosen = seeds if isinstance(seeds, list) else [base.seed + k for k in range(seeds)]
+    arms = [
+        Arm(name, [_arm_recipe(data, side, name, seed, str(recipe_path)) for seed in chosen])
+        for name in names
+    ]
+    folder = output or Path("runs") / f"{recipe_path.stem}-estimators"
+
+    def run_trial(recipe: Recipe, place: Path) -> dict[str, Any]:
+        try:
+            return train_recipe(recipe, place, device, resume=True)
+        except TrainingError as error:
+            say(f"trial failed: {error}")
+            return run_folder.read_json(place / run_folder.SUMMARY)
+
+    summaries = run_trials(arms, chosen, folder, run_trial)
+    result = summarize_trials("estimators", str(recipe_path), chosen, summaries) | {"on": side}
+    run_folder.write_json(folder / run_folder.COMPARISON, result)
+    return result
+
+
+def _side_of(recipe: Recipe, names: list[str]) -> str:
+    """Return whose estimators the arms are: activations for the ReLU family, else weights."""
+    family = {"identity", "straight_through", "relu", "clipped_relu"}
+    quantized = recipe.quantization.activations is not None
+    return "activations" if quantized and set(names) <= family else "weights"
+
+
+def _arm_recipe(data: dict[str, Any], side: str, name: str, seed: int, source: str) -> Recipe:
+    """Return the recipe of one trial; an estimator takes the place of a blend."""
+    key = f"quantization.{side}"
+    changes = [f"seed={seed}", f"{key}.estimator={name}", f"{key}.blend=null"]
+    return check(Recipe, override(data, changes), f"{source} with {name}")
+
+
+def compare_runs(sources: list[Path], output: Path | None = None) -> dict[str, Any]:
+    """Finished runs and ONNX files -> one table; written to comparison.json where asked."""
+    arms = [inspection.arm_of(source) for source in sources]
+    best = max((arm for arm in arms if arm["mean"] is not None), key=lambda a: a["mean"], default=None)
+    result = {
+        "kind": "runs",
+        "recipe": None,
+        "seeds": [],
+        "arms": arms,
+        "differences": [],
+        "verdict": "No accuracy is known."
+        if best is None
+        else f"{best['name']} has the highest accuracy; one run each says nothing about chance.",
+    }
+    if output is not None:
+        run_folder.write_json(output / run_folder.COMPARISON, result)
+    return result
+
+
+def inspect(source: Path) -> dict[str, Any]:
+    """Recipe, run, integer model or ONNX file -> what it holds."""
+    return inspection.inspect(source)

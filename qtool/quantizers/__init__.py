@@ -1,0 +1,1 @@
+"""Modules that hold scales: fake quantizers and the layers that use them."""

@@ -1,0 +1,44 @@
+"""Set the scales of activations from data, before training or instead of it."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from qtool.quantizers.layers import quant_layers
+from qtool.quantizers.recording import without_traces
+
+
+def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set observed and learned activation scales from `batches`, and weight scales anew.
+
+    The batches run through the float model, in the mode (training or evaluation) that it is in;
+    batch norm statistics and random number generators are left as they were.
+
+    Args:
+        model: a model from `prepare`.
+        batches: input batches [B, ...] on the model's device; some hundred images are enough.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
+    layers = quant_layers(model).values()
+    watchers = [layer.input_quantizer for layer in layers if layer.input_quantizer is not None]
+    seen = 0
+    for watcher in watchers:
+        watcher.watching = True
+    try:
+        with without_traces(model):
+            for batch in batches:
+                model(batch)
+                seen += 1
+    finally:
+        for watcher in watchers:
+            watcher.watching = False
+    if not seen:
+        raise ValueError("calibrate needs at least one batch")
+    for watcher in watchers:
+        if watcher.watched:
+            watcher.settle()
+    for layer in layers:
+        if layer.weight_quantizer is not None:
+            layer.weight_quantizer.fit(layer.weight)

@@ -1,0 +1,106 @@
+"""Layers whose weight and input are fake-quantized."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qtool.quantizers.fake_quantize import ActivationQuantizer, FakeQuantize, WeightQuantizer
+from qtool.quantizers.settings import ActivationQuantization, WeightQuantization
+
+
+class QuantLayer(nn.Module):
+    """What QuantConv2d and QuantLinear share.
+
+    Attributes:
+        weight_quantizer: None where the weight is left float.
+        input_quantizer: None where the input is left float.
+        learning_rate_scale: factor on the learning rate of the latent weight.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_quantizer: WeightQuantizer | None
+    input_quantizer: ActivationQuantizer | None
+    learning_rate_scale: float
+
+    def quantized_operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input and the weight as the layer computes with them."""
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        if self.weight_quantizer is None:
+            return x, self.weight
+        return x, self.weight_quantizer(self.weight)
+
+    def quantizers(self) -> Iterator[FakeQuantize]:
+        """Yield the quantizers there are."""
+        if self.weight_quantizer is not None:
+            yield self.weight_quantizer
+        if self.input_quantizer is not None:
+            yield self.input_quantizer
+
+    def set_progress(self, progress: float) -> None:
+        """Move every schedule; a weight whose blend is done no longer trains."""
+        for quantizer in self.quantizers():
+            quantizer.set_progress(progress)
+        if self.weight_quantizer is not None and self.weight_quantizer.frozen:
+            self.weight.requires_grad_(False)
+            self.weight.grad = None
+
+
+class QuantConv2d(QuantLayer, nn.Conv2d):
+    """A convolution whose weight and input are fake-quantized."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return conv(x_hat, w_hat) + bias, [B, C, H, W]."""
+        x, weight = self.quantized_operands(x)
+        return self._conv_forward(x, weight, self.bias)
+
+
+class QuantLinear(QuantLayer, nn.Linear):
+    """A linear layer whose weight and input are fake-quantized."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x_hat @ w_hat.T + bias, [..., out_features]."""
+        x, weight = self.quantized_operands(x)
+        return F.linear(x, weight, self.bias)
+
+
+QUANT_TYPES: dict[type[nn.Module], type[QuantLayer]] = {
+    nn.Conv2d: QuantConv2d,
+    nn.Linear: QuantLinear,
+}
+
+
+def make_quant_layer(
+    layer: nn.Module, weights: WeightQuantization | None, activations: ActivationQuantization | None
+) -> QuantLayer:
+    """Turn a Conv2d or Linear into its quantized form, in place: parameters and hooks stay."""
+    layer.__class__ = QUANT_TYPES[type(layer)]
+    assert isinstance(layer, QuantLayer)
+    layer.weight_quantizer = WeightQuantizer(weights, layer.weight) if weights else None
+    layer.input_quantizer = ActivationQuantizer(activations) if activations else None
+    if layer.input_quantizer is not None:
+        layer.input_quantizer.to(layer.weight.device)
+    layer.learning_rate_scale = weights.learning_rate_scale if weights else 1.0
+    return layer
+
+
+def quant_layers(model: nn.Module) -> dict[str, QuantLayer]:
+    """Return every quantized layer by its name, each once."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, QuantLayer)}
+
+
+def set_progress(model: nn.Module, progress: float) -> None:
+    """Move every quantizer's schedules to `progress`, the share of training done (0..1)."""
+    for layer in quant_layers(model).values():
+        layer.set_progress(progress)
+
+
+def blend_alphas(model: nn.Module) -> dict[str, float]:
+    """Return alpha of every blended tensor by its quantizer's name."""
+    return {
+        name: float(module.alpha)
+        for name, module in model.named_modules()
+        if isinstance(module, FakeQuantize) and module.blend is not None
+    }

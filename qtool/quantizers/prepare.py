@@ -1,0 +1,150 @@
+"""Float model -> fake-quantized model, by layer type; no tracing."""
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from qtool.quantizers.layers import QUANT_TYPES, QuantLayer, make_quant_layer, quant_layers
+from qtool.quantizers.recording import Recording, record_first_forward, without_traces
+from qtool.quantizers.settings import Quantization
+from qtool.registry import did_you_mean
+from qtool.sections import Problem, check, report
+
+
+@dataclass
+class Prepared:
+    """What `prepare` knows about the model it returns, kept on it as `model.qtool`.
+
+    Attributes:
+        left_float: name of every layer with weights that stays float -> why.
+        recording: what the first forward pass told.
+    """
+
+    left_float: dict[str, str] = field(default_factory=dict)
+    recording: Recording = field(default_factory=Recording)
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One layer of the printed plan: what happens to its weights and to its input."""
+
+    name: str
+    layer: str
+    shape: list[int]
+    weights: str
+    activations: str
+    why: str
+
+
+def prepare(
+    model: nn.Module, quantization: Quantization | dict[str, Any], example: Tensor | None = None
+) -> nn.Module:
+    """Return a copy of `model` whose Conv2d and Linear layers are fake-quantized.
+
+    Layers are swapped by their exact type: a subclass may compute something else and is left
+    float. Weight scales are set from the weights; activation scales from `example` where it is
+    given, else in place on the first forward pass.
+
+    Args:
+        model: any float model.
+        quantization: the recipe's section of that name.
+        example: one batch of inputs [B, ...] on the model's device.
+
+    Raises:
+        RecipeError: If the section is wrong, or an override matches no layer.
+    """
+    settings = (
+        quantization
+        if isinstance(quantization, Quantization)
+        else check(Quantization, quantization, "quantization")
+    )
+    model = deepcopy(model)
+    state = Prepared()
+    _check_patterns(model, settings)
+    for name, module in list(model.named_modules()):
+        if type(module) in QUANT_TYPES:
+            weights, activations, where = settings.for_layer(name)
+            if weights is None and activations is None:
+                state.left_float[name] = f"{where} leaves weights and input float"
+            else:
+                make_quant_layer(module, weights, activations)
+        elif isinstance(module, tuple(QUANT_TYPES)):
+            state.left_float[name] = f"{type(module).__name__} is a subclass that may differ"
+        elif any(p.ndim > 1 for p in module.parameters(recurse=False)):
+            state.left_float[name] = f"{type(module).__name__} is neither Conv2d nor Linear"
+    model.qtool = state  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    record_first_forward(model, state.recording)
+    if example is not None:
+        with without_traces(model):
+            model(example)
+    return model
+
+
+def prepared_state(model: nn.Module) -> Prepared:
+    """Return what `prepare` left on the model.
+
+    Raises:
+        ValueError: If the model did not come from `prepare`.
+    """
+    state = getattr(model, "qtool", None)
+    if not isinstance(state, Prepared):
+        raise ValueError("this model did not come from qtool.prepare")
+    return state
+
+
+def _check_patterns(model: nn.Module, settings: Quantization) -> None:
+    names = [name for name, module in model.named_modules() if isinstance(module, tuple(QUANT_TYPES))]
+    found: list[Problem] = [
+        (f"overrides.{index}.match", f"{pattern!r} matches no layer{did_you_mean(pattern, names)}")
+        for index, override in enumerate(settings.overrides)
+        for pattern in override.patterns
+        if not any(fnmatchcase(name, pattern) for name in names)
+    ]
+    if found:
+        raise report("quantization", found)
+
+
+def plan(model: nn.Module) -> list[PlanRow]:
+    """Return every layer with its bits, and every layer left float with the reason, in order."""
+    state, layers = prepared_state(model), quant_layers(model)
+    rows = []
+    for name, module in model.named_modules():
+        if name in layers:
+            rows.append(_quantized_row(name, layers[name]))
+        elif name in state.left_float:
+            shape = max((list(p.shape) for p in module.parameters(recurse=False)), key=len)
+            kind = type(module).__name__
+            rows.append(PlanRow(name, kind, shape, "float", "float", state.left_float[name]))
+    return rows
+
+
+def _quantized_row(name: str, layer: QuantLayer) -> PlanRow:
+    weights = activations = "float"
+    if (quantizer := layer.weight_quantizer) is not None:
+        how = quantizer.settings.estimator or f"blend {quantizer.settings.blend}"
+        grid = quantizer.known_grid
+        each = "per channel" if quantizer.scale.ndim else "per tensor"
+        weights = f"{grid.bits} bits {grid.kind} {each}, {quantizer.settings.range}, {how}"
+    if (watcher := layer.input_quantizer) is not None:
+        how = watcher.settings.estimator or f"blend {watcher.settings.blend}"
+        kind = watcher.grid.kind if watcher.grid else "auto"
+        activations = f"{watcher.settings_bits} bits {kind}, {watcher.settings.range}, {how}"
+    kind = "Conv2d" if isinstance(layer, nn.Conv2d) else "Linear"
+    return PlanRow(name, kind, list(layer.weight.shape), weights, activations, "")
+
+
+def mean_weight_bits(model: nn.Module) -> float:
+    """Return the bits of an average weight of the model's layers; float weights count 32."""
+    total = bits = 0
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, nn.Parameter) or weight.ndim < 2:
+            continue
+        quantizer = module.weight_quantizer if isinstance(module, QuantLayer) else None
+        total += weight.numel()
+        bits += weight.numel() * (quantizer.known_grid.bits if quantizer else 32)
+        del name
+    return bits / total if total else 32.0

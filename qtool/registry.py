@@ -1,0 +1,124 @@
+"""Tables of interchangeable functions that a recipe chooses by name."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from qtool.errors import RecipeError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return '; did you mean x?' for a near miss, else the list of what is known."""
+    known = list(known)
+    if close := get_close_matches(str(word), known, n=1):
+        return f"; did you mean {close[0]}?"
+    return f"; choose one of: {', '.join(known)}"
+
+
+def plain_message(error: Any) -> str:
+    """Turn one pydantic error into what is wrong, in words that need no pydantic."""
+    limit = error.get("ctx", {})
+    value = error["input"]
+    match error["type"]:
+        case "less_than_equal":
+            return f"{value} is more than {limit['le']}"
+        case "greater_than_equal":
+            return f"{value} is less than {limit['ge']}"
+        case "greater_than":
+            return f"{value} is not more than {limit['gt']}"
+        case "less_than":
+            return f"{value} is not less than {limit['lt']}"
+        case "missing":
+            return "missing"
+        case "literal_error":
+            choices = limit["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            return f"unknown choice {value!r}{did_you_mean(str(value), choices)}"
+        case "value_error":
+            return str(limit["error"])
+        case "finite_number":
+            return f"{value} is not a finite number"
+        case kind if kind.endswith("_type"):
+            wanted = {
+                "int_type": "a whole number",
+                "float_type": "a number",
+                "string_type": "text",
+                "bool_type": "true or false",
+                "list_type": "a list",
+                "dict_type": "a mapping",
+                "model_type": "a mapping of keys",
+                "model_attributes_type": "a mapping of keys",
+            }.get(kind, kind.removesuffix("_type"))
+            return f"{value!r} is not {wanted}"
+    return f"{error['msg']}, got {value!r}"
+
+
+class Registry(Generic[F]):
+    """One family of interchangeable functions, such as the gradient estimators.
+
+    A recipe names a function and sets its keyword-only parameters.
+    The caller passes the positional ones.
+    """
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self._members: dict[str, F] = {}
+
+    def add(self, function: F) -> F:
+        """List `function` under its own name. Used as a decorator."""
+        self._members[function.__name__] = function
+        return function
+
+    def names(self) -> list[str]:
+        """Return the names a recipe may use, in file order."""
+        return list(self._members)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def __getitem__(self, name: str) -> F:
+        if name not in self._members:
+            raise RecipeError(f"unknown {self.family} {name!r}{did_you_mean(name, self.names())}")
+        return self._members[name]
+
+    def parameters(self, name: str) -> dict[str, inspect.Parameter]:
+        """Return the keyword-only parameters of `name`: those a recipe may set."""
+        signature = inspect.signature(self[name])
+        return {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+    def problems(self, name: str, params: dict[str, Any]) -> list[tuple[str, str]]:
+        """Return every (parameter, what is wrong with it); `""` stands for the name itself."""
+        if name not in self._members:
+            return [("", f"unknown {self.family} {name!r}{did_you_mean(name, self.names())}")]
+        accepted = self.parameters(name)
+        found = []
+        for key, value in params.items():
+            if key not in accepted:
+                hint = did_you_mean(key, accepted) if accepted else "; it takes none"
+                found.append((key, f"{name} has no parameter {key}{hint}"))
+                continue
+            try:
+                TypeAdapter(accepted[key].annotation).validate_python(value, strict=True)
+            except ValidationError as error:
+                found.append((key, plain_message(error.errors()[0])))
+            else:
+                if isinstance(value, float) and not math.isfinite(value):
+                    found.append((key, f"{value} is not a finite number"))
+        missing = [k for k, p in accepted.items() if p.default is p.empty and k not in params]
+        return found + [(key, f"missing; {name} needs it") for key in missing]
+
+    def build(self, name: str, **params: Any) -> Callable[..., Any]:
+        """Return the function called `name` with `params` filled in.
+
+        Raises:
+            RecipeError: If the name or a parameter is unknown, missing or of the wrong type.
+        """
+        if found := self.problems(name, params):
+            raise RecipeError("; ".join(f"{k}: {why}" if k else why for k, why in found))
+        return partial(self._members[name], **params)

@@ -1,0 +1,234 @@
+"""Runs: opened, started or resumed, loaded again, and summed up."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qtool import assembly, checkpoint, run_folder
+from qtool.console import say
+from qtool.conversion.integer_file import load_integer, read_about
+from qtool.data.loaders import Loaders
+from qtool.conversion.to_integer import converted_state
+from qtool.errors import InputError
+from qtool.evaluation import evaluate, logits_of
+from qtool.export import parity
+from qtool.models.vision import rebuild_model
+from qtool.quantizers.layers import set_progress
+from qtool.quantizers.prepare import mean_weight_bits
+from qtool.recipe import Recipe, load_recipe
+from qtool.sections import check
+from qtool.training.loop import Trainer
+
+SUMMARIZED = ("validation_accuracy", "validation_loss", "train_accuracy", "train_loss")
+Architecture = dict[str, Any]  # what rebuild_model needs
+
+
+def open_run(recipe: Recipe, folder: Path, *, resume: bool) -> None:
+    """Make the run folder, or check that it holds this very run.
+
+    Raises:
+        InputError: If it holds anything else, or `resume` is missing.
+    """
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder}: a file; --run-dir names a folder")
+    if not any(folder.iterdir()):
+        return
+    if not run_folder.is_run_folder(folder):
+        raise InputError(f"{folder}: not empty, and not a run; choose another --run-dir")
+    kept = load_recipe(folder / run_folder.RECIPE)
+    if kept.identity() != recipe.identity():
+        different = ", ".join(_differences(kept.identity(), recipe.identity()))
+        raise InputError(
+            f"{folder}: holds a different run ({different}); choose another --run-dir"
+        )
+    if not resume:
+        raise InputError(
+            f"{folder}: holds this run already; add --resume to go on with it or to see its "
+            f"summary, or choose another --run-dir"
+        )
+
+
+def _differences(old: Any, new: Any, place: str = "") -> list[str]:
+    """Return the dotted keys whose values differ, each with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        inner = (_differences(old.get(k), new.get(k), f"{place}.{k}".strip(".")) for k in keys)
+        return [line for lines in inner for line in lines]
+    return [] if old == new else [f"{place}: {old} there, {new} here"]
+
+
+def start_or_resume(
+    recipe: Recipe, loaders: Loaders, folder: Path, device: torch.device
+) -> tuple[Trainer, Architecture]:
+    """Return the trainer, at the beginning or where the checkpoint left it, and its architecture."""
+    path, example = folder / run_folder.CHECKPOINT, assembly.first_images(loaders)
+    if path.is_file():
+        state = checkpoint.load(path, device)
+        network, architecture = rebuild_model(recipe.model.name, state.architecture), state.architecture
+        model = assembly.prepare_network(recipe, network, example)
+        trainer = assembly.make_trainer(recipe, model, loaders, device)
+        state.restore(trainer.model, trainer.optimizer)
+        trainer.history = state.history
+        say(f"going on after epoch {len(state.history)}")
+        return trainer, architecture
+    built = assembly.make_network(recipe, loaders)
+    model = assembly.prepare_network(recipe, built.model, example).train()
+    assembly.calibrate_on(model, recipe, loaders)
+    return assembly.make_trainer(recipe, model, loaders, device), built.architecture
+
+
+def finished_summary(folder: Path) -> dict[str, Any] | None:
+    """Return the summary of a run that is finished, else None."""
+    path = folder / run_folder.SUMMARY
+    if not path.is_file():
+        return None
+    summary = run_folder.read_json(path)
+    return summary if summary.get("status") == "finished" else None
+
+
+def summarize(
+    folder: Path, status: str, model: nn.Module, history: list[dict[str, Any]], **more: Any
+) -> dict[str, Any]:
+    """Write summary.json and return it."""
+    last = history[-1] if history else {}
+    summary = {
+        "status": status,
+        "run": str(folder),
+        "epochs": len(history),
+        "seconds": round(sum(line["seconds"] for line in history), 3),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "weight_bits_mean": round(mean_weight_bits(model), 4),
+        **{key: last.get(key) for key in SUMMARIZED},
+        **more,
+    }
+    run_folder.write_json(folder / run_folder.SUMMARY, summary)
+    return summary
+
+
+def load_run(
+    folder: Path, device: torch.device
+) -> tuple[Recipe, nn.Module, Loaders, Architecture]:
+    """Return a run's recipe, its trained model, its data and its architecture.
+
+    Raises:
+        InputError: If the folder holds no run, or its checkpoint cannot be read.
+    """
+    if not run_folder.is_run_folder(folder):
+        raise InputError(f"{folder}: not a run folder, it has no {run_folder.RECIPE}")
+    recipe = load_recipe(folder / run_folder.RECIPE)
+    state = checkpoint.load(folder / run_folder.CHECKPOINT, device)
+    loaders = assembly.make_data(recipe, device)
+    network = rebuild_model(recipe.model.name, state.architecture)
+    model = assembly.prepare_network(recipe, network, assembly.first_images(loaders))
+    model.load_state_dict(state.model)
+    done = len(state.history)
+    if done < recipe.training.epochs:
+        say(f"{folder}: trained for {done} of {recipe.training.epochs} epochs so far")
+    set_progress(model, done / recipe.training.epochs)
+    return recipe, model.eval(), loaders, state.architecture
+
+
+def calibrated(
+    recipe: Recipe, device: torch.device
+) -> tuple[nn.Module, Loaders, Architecture]:
+    """Return a recipe's network with its given weights, quantized without training."""
+    loaders = assembly.make_data(recipe, device)
+    if recipe.model.weights == "none":
+        say("note: model.weights is none, so random weights are quantized")
+    built = assembly.make_network(recipe, loaders)
+    example = assembly.first_images(loaders)
+    model = assembly.prepare_network(recipe, built.model.eval(), example)
+    assembly.calibrate_on(model, recipe, loaders)
+    set_progress(model, 1.0)
+    return model, loaders, built.architecture
+
+
+def open_integer(path: Path) -> tuple[Recipe, nn.Module, Architecture]:
+    """Return the recipe, the integer model, on the CPU, and the architecture of a file."""
+    about, _ = read_about(path)
+    recipe = check(Recipe, about.get("recipe"), str(path))
+    network = rebuild_model(recipe.model.name, about["architecture"])
+    return recipe, load_integer(path, network), about["architecture"]
+
+
+
+
+def folder_for_untrained(recipe: Recipe, source: Path) -> Path:
+    """Return the folder where a recipe that is converted without training goes.
+
+    Raises:
+        InputError: If it holds anything but the same conversion.
+    """
+    folder = Path("runs") / source.stem
+    if (folder / run_folder.CHECKPOINT).exists():
+        raise InputError(f"{folder}: holds a trained run; convert that folder, or give --output")
+    open_run(recipe, folder, resume=True)
+    return folder
+
+
+def conversion_report(
+    recipe: Recipe, model: nn.Module, integer: nn.Module, loaders: Loaders
+) -> dict[str, Any]:
+    """Evaluate the fake-quantized and the integer model on the validation set; count bytes."""
+    loss, batches = assembly.make_loss(recipe), list(loaders.validation.batches(0))
+    expected, labels = logits_of(model.eval(), batches)
+    given, _ = logits_of(integer, batches)
+    before, after = (evaluate(lambda x: x, [(logits, labels)], loss) for logits in (expected, given))
+    state = converted_state(integer)
+    bits = sum(spec.weights * (spec.weight_bits or 32) for spec in state.layers)
+    others = [t for name, t in integer.state_dict().items() if not name.endswith(".codes")]
+    own = [p for name, p in model.named_parameters() if "_quantizer." not in name]
+    return {
+        "float_bytes": 4 * sum(p.numel() for p in own),
+        "integer_bytes": -(-bits // 8) + sum(t.numel() * t.element_size() for t in others),
+        "validation_accuracy_before": before.accuracy,
+        "validation_accuracy_after": after.accuracy,
+        "validation_images": after.images,
+        "max_abs_difference": float((expected - given).abs().max()),
+        "layers": [spec.as_dict() for spec in state.layers],
+        "left_float": state.left_float,
+        "notes": state.notes,
+    }
+
+
+def export_report(
+    recipe: Recipe,
+    integer: nn.Module,
+    architecture: Architecture,
+    loaders: Loaders,
+    path: Path,
+    described: dict[str, Any],
+) -> dict[str, Any]:
+    """Compare an ONNX file with its integer model in the runtime, and in time with a float one."""
+    codes = parity.check_codes(path, integer, described["layers"])
+    figures = parity.compare_outputs(path, integer, loaders.validation.batches(0))
+    found = parity.kernels(path)
+    fused = sum(found.count(kernel) for kernel in parity.INTEGER_KERNELS)
+    image = assembly.first_images(loaders)[:1]
+    float_path = path.with_name(f"{path.name}.float.onnx")
+    try:
+        parity.export_float(rebuild_model(recipe.model.name, architecture), image, float_path)
+        float_ms, exported_ms = parity.latencies([float_path, path], image)
+    finally:
+        float_path.unlink(missing_ok=True)
+    layers = described["layers"]
+    weights = sum(spec.weights for spec in converted_state(integer).layers if spec.weight_bits)
+    packed = sum(layer["packed_bytes"] for layer in layers if layer["weight_bits"])
+    return {
+        "bits_per_weight_on_disk": 8 * (packed + described["table_bytes"]) / max(1, weights),
+        "quantized_weights": weights,
+        "file_bytes": path.stat().st_size,
+        "runtime": {"name": "onnxruntime", "version": parity.RUNTIME_VERSION},
+        "codes_compared": codes,
+        **figures,
+        "fused_share": fused / max(1, len(layers)),
+        "fused_layers": fused,
+        "quantized_layers": len(layers),
+        "latency_ms": {"float": float_ms, "exported": exported_ms},
+        "left_float": described["left_float"],
+    }

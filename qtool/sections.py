@@ -1,0 +1,140 @@
+"""Strict sections of a recipe, and how their errors read.
+
+A section is a frozen pydantic model that refuses unknown keys and silent conversions. `check`
+turns plain data into one, or into a RecipeError that lists every problem with its dotted place.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from qtool.errors import RecipeError
+from qtool.registry import Registry, did_you_mean, plain_message
+
+Problem = tuple[str, str]  # (dotted place, what is wrong there)
+
+
+class Problems(ValueError):
+    """Several problems found by one validator, each with its place inside the section."""
+
+    def __init__(self, found: list[Problem]) -> None:
+        super().__init__("; ".join(f"{place}: {why}" for place, why in found))
+        self.found = found
+
+
+class Section(BaseModel):
+    """A part of the recipe: no unknown keys, no silent conversions, no changes."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class Choice(BaseModel):
+    """A registered function and its parameters: `name`, or `{name: ..., parameter: ...}`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Return the parameters without the name."""
+        return dict(self.model_extra or {})
+
+    def __str__(self) -> str:
+        if not self.params:
+            return self.name
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.params.items())})"
+
+
+def in_registry(
+    registry: Registry[Any], also: Callable[[str, dict[str, Any]], list[Problem]] | None = None
+) -> BeforeValidator:
+    """Return the check that a choice names a member of `registry` and fits its parameters.
+
+    Args:
+        registry: where the names come from.
+        also: takes the name and parameters, removes from them what is not the registry's,
+            and returns the problems it finds there.
+    """
+
+    def check_choice(value: object) -> object:
+        choice = {"name": value} if isinstance(value, str) else value
+        if isinstance(choice, Choice):
+            choice = choice.model_dump()
+        if not isinstance(choice, dict):
+            raise Problems([("", f"{value!r} is not a name or {{name: ..., parameter: ...}}")])
+        if not isinstance(choice.get("name"), str):
+            raise Problems([("name", f"missing; choose one of: {', '.join(registry.names())}")])
+        params = {key: item for key, item in choice.items() if key != "name"}
+        found = also(choice["name"], params) if also else []
+        if found := found + registry.problems(choice["name"], params):
+            raise Problems(found)
+        return choice
+
+    return BeforeValidator(check_choice)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def check(section: type[S], data: object, source: str) -> S:
+    """Return `data` as a section.
+
+    Raises:
+        RecipeError: Lists every problem with its dotted place, under the name `source`.
+    """
+    try:
+        return section.model_validate(data)
+    except ValidationError as error:
+        found = problems_of(error, section)
+    raise report(source, found)
+
+
+def report(source: str, found: list[Problem]) -> RecipeError:
+    """Return the error that lists every problem found in `source`."""
+    count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
+    lines = [f"  {place}: {why}" if place else f"  {why}" for place, why in found]
+    return RecipeError("\n".join([f"{source}: {count}", *lines]))
+
+
+def problems_of(error: ValidationError, section: type[BaseModel]) -> list[Problem]:
+    """Return every problem of a failed validation, with places as in the recipe."""
+    found: list[Problem] = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, Problems):
+            found += [(".".join(filter(None, [place, inner])), why) for inner, why in cause.found]
+        elif item["type"] == "extra_forbidden":
+            known = _keys_at(section, item["loc"][:-1])
+            found.append((place, f"unknown key{did_you_mean(str(item['loc'][-1]), known)}"))
+        else:
+            found.append((place, plain_message(item)))
+    return found
+
+
+def _keys_at(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that the section at `loc` knows."""
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        models = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not models:
+            return []
+        section = models[0]
+    return list(section.model_fields)
+
+
+def finite(value: object) -> bool:
+    """Tell whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

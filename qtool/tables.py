@@ -1,0 +1,146 @@
+"""Results as tables for people; the same figures stand in the JSON files."""
+
+from typing import Any
+
+from qtool.console import say, show, table
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage, or a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def show_plan(rows: list[Any]) -> None:
+    """Show what happens to each layer, and why some stay float."""
+    cells = [
+        (row.name, "x".join(map(str, row.shape)), row.weights, row.activations, row.why)
+        for row in rows
+    ]
+    columns = ["layer", "weight", "weights", "input"]
+    if any(row.why for row in rows):
+        columns.append("why float")
+    else:
+        cells = [cell[:4] for cell in cells]
+    show(table("plan", columns, cells))
+
+
+def show_summary(result: dict[str, Any]) -> None:
+    """Show how a training ended."""
+    rows = [
+        ("validation accuracy", percent(result["validation_accuracy"])),
+        ("validation loss", _number(result["validation_loss"])),
+        ("training loss", _number(result["train_loss"])),
+        ("epochs", result["epochs"]),
+        ("seconds", f"{result['seconds']:.1f}"),
+        ("parameters", f"{result['parameters']:,}"),
+        ("bits per weight", f"{result['weight_bits_mean']:.2f}"),
+        ("run folder", result["run"]),
+    ]
+    show(table(f"training {result['status']}", ["", "#"], rows), on_stdout=True)
+
+
+def show_conversion(result: dict[str, Any]) -> None:
+    """Show what became of a model on its way into integers."""
+    rows = [
+        ("accuracy before", percent(result["validation_accuracy_before"])),
+        ("accuracy after", percent(result["validation_accuracy_after"])),
+        ("largest logit difference", _number(result["max_abs_difference"])),
+        ("float model", _bytes(result["float_bytes"])),
+        ("integer model", _bytes(result["integer_bytes"])),
+        ("integer layers", len(result["layers"])),
+        ("batch norms folded", sum(1 for la in result["layers"] if la["batch_norm"])),
+        ("written to", result["integer_model"]),
+    ]
+    show(table("converted", ["", "#"], rows), on_stdout=True)
+    for note in result["notes"]:
+        say(f"note: {note}")
+
+
+def show_export(result: dict[str, Any]) -> None:
+    """Show what the runtime made of an exported file."""
+    latency, runtime = result["latency_ms"], result["runtime"]
+    rows = [
+        ("checked in", f"{runtime['name']} {runtime['version']}"),
+        ("images", result["images"]),
+        ("top-1 agreement", percent(result["top1_agreement"])),
+        ("accuracy in the runtime", percent(result["accuracy_runtime"])),
+        ("largest logit difference", _number(result["max_abs_difference"])),
+        ("weight codes equal", f"{result['codes_compared']:,}"),
+        ("bits per weight on disk", _number(result["bits_per_weight_on_disk"])),
+        ("file", _bytes(result["file_bytes"])),
+        ("layers in integer kernels", f"{result['fused_layers']} of {result['quantized_layers']}"),
+        ("one image, one thread", f"{latency['exported']:.2f} ms"),
+        ("the float model", f"{latency['float']:.2f} ms"),
+        ("written to", result["file"]),
+    ]
+    show(table("exported and verified", ["", "#"], rows), on_stdout=True)
+
+
+def show_comparison(result: dict[str, Any]) -> None:
+    """Show arms, their paired differences and the verdict."""
+    against = {item["arm"]: item for item in result["differences"]}
+    rows = []
+    for arm in result["arms"]:
+        gap = against.get(arm["name"])
+        spread = "-" if arm["std"] is None else f"{100 * arm['std']:.2f}"
+        values = ", ".join(percent(value).removesuffix(" %") for value in arm["values"])
+        rows.append((arm["name"], percent(arm["mean"]), spread, values, _gap(gap), arm["failed"]))
+    first = result["arms"][0]["name"]
+    columns = ["arm", "#mean", "#std", "each seed", f"#against {first}, 95 %", "#failed"]
+    show(table("validation accuracy", columns, rows), on_stdout=True)
+    show_line(result["verdict"])
+
+
+def show_runs(result: dict[str, Any]) -> None:
+    """Show runs and files side by side."""
+    rows = [
+        (
+            arm["name"],
+            percent(arm["mean"]),
+            _number(arm.get("weight_bits_mean")),
+            "-" if arm.get("bytes") is None else _bytes(arm["bytes"]),
+            _number(arm.get("latency_ms")),
+        )
+        for arm in result["arms"]
+    ]
+    columns = ["run or file", "#validation accuracy", "#bits per weight", "#size", "#ms per image"]
+    show(table("side by side", columns, rows), on_stdout=True)
+    show_line(result["verdict"])
+
+
+def show_inspection(result: dict[str, Any]) -> None:
+    """Show what a recipe, run, integer model or ONNX file holds."""
+    facts = [(key, value) for key, value in result.items() if not isinstance(value, list | dict)]
+    show(table(str(result["source"]), ["", ""], facts), on_stdout=True)
+    if layers := result.get("layers"):
+        columns = list(dict.fromkeys(key for layer in layers for key in layer))
+        rows = [[layer.get(column, "") for column in columns] for layer in layers]
+        show(table("layers", columns, rows), on_stdout=True)
+    if left := result.get("left_float"):
+        show(table("left float", ["layer", "why"], list(left.items())), on_stdout=True)
+    for problem in result.get("problems", []):
+        show_line(f"problem: {problem}")
+
+
+def show_line(text: str) -> None:
+    """Print one line on standard output."""
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def _gap(item: dict[str, Any] | None) -> str:
+    if item is None or item["mean"] is None:
+        return ""
+    text = f"{100 * item['mean']:+.2f}"
+    if item["low"] is None:
+        return text
+    return f"{text} ({100 * item['low']:+.2f} to {100 * item['high']:+.2f})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,1 @@
+"""Fake-quantized model and loaders in, trained model out."""

@@ -1,0 +1,161 @@
+"""One run of training, epoch by epoch: forward, backward, step, schedules."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from qtool.errors import TrainingError
+from qtool.evaluation import evaluate
+from qtool.numerics.schedules import Schedule
+from qtool.quantizers.layers import blend_alphas, set_progress
+from qtool.training.losses import Loss
+from qtool.training.optimizers import set_rate
+from qtool.training.progress import EpochBar, progress_bar
+
+
+class Batches(Protocol):
+    """Images and labels whose order is a function of the epoch."""
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        ...
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images [B, C, H, W] and labels [B] of one epoch."""
+        ...
+
+
+@dataclass
+class Trainer:
+    """Everything one run of training moves.
+
+    Attributes:
+        model: fake-quantized or float, on `device`.
+        optimizer: over the groups of `parameter_groups`.
+        learning_rate: schedule on progress 0..1.
+        precision: torch.float32, or torch.bfloat16 for autocast.
+        epochs: of the whole run, also when it goes on from a checkpoint.
+        history: one line of metrics for each epoch that is done.
+    """
+
+    model: nn.Module
+    train: Batches
+    validation: Batches
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    learning_rate: Schedule
+    device: torch.device
+    precision: torch.dtype
+    epochs: int
+    history: list[dict[str, Any]]
+
+    def fit(self, after_epoch: Callable[[dict[str, Any]], None]) -> None:
+        """Train from the epoch after the last one of `history` to the end.
+
+        Args:
+            after_epoch: called with each epoch's line of metrics, once it is in `history`.
+
+        Raises:
+            TrainingError: If the loss is no longer finite; names the first layer that went bad.
+        """
+        steps = len(self.train)
+        done = len(self.history)
+        with progress_bar(steps * self.epochs, steps * done) as bar:
+            for epoch in range(done, self.epochs):
+                started = time.perf_counter()
+                line = self._train_epoch(epoch, bar) | self._validate(epoch)
+                line["seconds"] = round(time.perf_counter() - started, 3)
+                self.history.append(line)
+                after_epoch(line)
+
+    def _autocast(self) -> Any:
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.precision)
+
+    def _train_epoch(self, epoch: int, bar: EpochBar) -> dict[str, Any]:
+        self.model.train()
+        steps = len(self.train)
+        total = steps * self.epochs
+        # sums stay on the device: reading one waits for everything queued there
+        loss_sum = torch.zeros((), device=self.device)
+        hits = torch.zeros((), device=self.device, dtype=torch.int64)
+        images, rate, started = 0, 0.0, time.perf_counter()
+        for index, (inputs, labels) in enumerate(self.train.batches(epoch)):
+            progress = (epoch * steps + index) / total
+            rate = self.learning_rate(progress)
+            set_rate(self.optimizer, rate)
+            set_progress(self.model, progress)
+            with self._autocast():
+                logits = self.model(inputs)
+            loss = self.loss(logits.float(), labels)
+            if self.device.type == "cpu" and not torch.isfinite(loss):
+                raise self._diverged(epoch, index, inputs, float(loss))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            loss_sum += loss.detach() * len(labels)
+            hits += (logits.detach().argmax(1) == labels).sum()
+            images += len(labels)
+            if self.device.type == "cpu" or index % 20 == 19:
+                seconds = time.perf_counter() - started
+                bar.step(
+                    epoch + 1, float(loss_sum) / images, int(hits) / images, images / seconds
+                )
+        if not torch.isfinite(loss_sum):
+            raise self._diverged(epoch, steps - 1, inputs, float(loss_sum))
+        set_progress(self.model, (epoch + 1) / self.epochs)
+        line = {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * steps,
+            "train_loss": float(loss_sum) / images,
+            "train_accuracy": int(hits) / images,
+            "learning_rate": rate,
+        }
+        if alphas := blend_alphas(self.model):
+            line["alpha"] = min(alphas.values())
+        return line
+
+    def _validate(self, epoch: int) -> dict[str, Any]:
+        self.model.eval()
+        score = evaluate(self.model, self.validation.batches(epoch), self.loss)
+        return {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
+
+    def _diverged(self, epoch: int, step: int, inputs: Tensor, loss: float) -> TrainingError:
+        place = first_bad_layer(self.model, inputs)
+        return TrainingError(
+            f"the loss became {loss} in epoch {epoch + 1}, step {step + 1}; {place}. "
+            f"Lower training.learning_rate.start, or start from trained weights"
+        )
+
+
+@torch.no_grad()
+def first_bad_layer(model: nn.Module, inputs: Tensor) -> str:
+    """Say where numbers first stop being finite on the way through the model."""
+    if not torch.isfinite(inputs).all():
+        return "the images themselves hold values that are not finite"
+    found: list[str] = []
+
+    def hook(name: str) -> Callable[..., None]:
+        def look(module: nn.Module, args: Any, output: Any) -> None:
+            if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
+                bad = [n for n, p in module.named_parameters() if not torch.isfinite(p).all()]
+                why = f"its {bad[0]} is not finite" if bad else "its output is not finite"
+                found.append(f"the first layer that went bad is {name} ({why})")
+
+        return look
+
+    leaves = [(n, m) for n, m in model.named_modules() if n and not list(m.children())]
+    owners = [(n, m) for n, m in model.named_modules() if hasattr(m, "quantizers")]
+    handles = [m.register_forward_hook(hook(n)) for n, m in [*leaves, *owners]]
+    try:
+        model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else "every layer's output is finite, the loss itself is not"

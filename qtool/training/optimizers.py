@@ -1,0 +1,106 @@
+"""Optimizers, and which parameters they treat alike.
+
+Each takes parameter groups and a starting learning rate and returns a torch optimizer. To add
+one, write a function here and decorate it: its name is its name in recipes.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import nn
+
+from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.layers import QuantLayer
+from qtool.registry import Registry
+
+Group = dict[str, Any]
+OPTIMIZERS: Registry[Callable[..., torch.optim.Optimizer]] = Registry("optimizer")
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Decay = Annotated[float, Field(ge=0)]
+
+
+def _are_betas(value: list[float]) -> list[float]:
+    if len(value) != 2 or not all(0 <= beta < 1 for beta in value):
+        raise ValueError(f"{value} is not a pair of numbers, 0 <= beta < 1")
+    return value
+
+
+Betas = Annotated[list[float], AfterValidator(_are_betas)]
+
+
+@OPTIMIZERS.add
+def sgd(
+    groups: list[Group],
+    rate: float,
+    *,
+    momentum: Momentum = 0.9,
+    weight_decay: Decay = 0.0,
+    nesterov: bool = False,
+) -> torch.optim.Optimizer:
+    """Step by v <- momentum v + g, w <- w - rate v."""
+    groups = with_decay(groups, weight_decay)
+    nesterov = nesterov and momentum > 0
+    return torch.optim.SGD(groups, rate, momentum=momentum, nesterov=nesterov, fused=True)
+
+
+@OPTIMIZERS.add
+def adamw(
+    groups: list[Group],
+    rate: float,
+    *,
+    betas: Betas = [0.9, 0.999],  # noqa: B006 - never changed
+    eps: Annotated[float, Field(gt=0)] = 1e-8,
+    weight_decay: Decay = 0.01,
+) -> torch.optim.Optimizer:
+    """Step by Adam with decoupled weight decay.
+
+    Reference: Loshchilov and Hutter, 2017, arXiv:1711.05101.
+    """
+    groups = with_decay(groups, weight_decay)
+    return torch.optim.AdamW(groups, rate, betas=(betas[0], betas[1]), eps=eps, fused=True)
+
+
+def with_decay(groups: list[Group], weight_decay: float) -> list[Group]:
+    """Return the groups with weight decay on weights only."""
+    return [{**g, "weight_decay": weight_decay if g["role"] == "weights" else 0.0} for g in groups]
+
+
+def parameter_groups(model: nn.Module) -> list[Group]:
+    """Split the model's parameters by role; each group keeps its own `rate_scale`.
+
+    weights: latent and float weights, the only ones that decay; scales: learned scales;
+    others: biases and batch norm.
+    """
+    weights: dict[float, list[nn.Parameter]] = {}
+    scales, others, seen = [], [], set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if isinstance(module, FakeQuantize):
+                scales.append(parameter)
+            elif name == "weight" and isinstance(module, QuantLayer):
+                weights.setdefault(module.learning_rate_scale, []).append(parameter)
+            elif parameter.ndim > 1:
+                weights.setdefault(1.0, []).append(parameter)
+            else:
+                others.append(parameter)
+    groups: list[Group] = [
+        {"params": members, "role": "weights", "rate_scale": factor}
+        for factor, members in weights.items()
+    ]
+    groups += [
+        {"params": members, "role": role, "rate_scale": 1.0}
+        for role, members in (("scales", scales), ("others", others))
+        if members
+    ]
+    return groups
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group, times the group's own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_scale"]

@@ -1,0 +1,42 @@
+"""What a run shows while it trains, and the lines it leaves in metrics.jsonl."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from qtool.console import SCREEN, say
+
+
+class EpochBar:
+    """The progress bar of a run: loss, accuracy, rate and time left; silent off a terminal."""
+
+    def __init__(self, bar: Progress, task: Any) -> None:
+        self._bar, self._task = bar, task
+
+    def step(self, epoch: int, loss: float, accuracy: float, rate: float) -> None:
+        """Move on by one training step; `rate` is in images per second."""
+        note = f"epoch {epoch}  loss {loss:.3f}  accuracy {accuracy:.3f}  {rate:.0f} images/s"
+        self._bar.update(self._task, advance=1, description=note)
+
+
+@contextmanager
+def progress_bar(steps: int, done: int) -> Iterator[EpochBar]:
+    """Show a bar over `steps` training steps of which `done` lie behind."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=SCREEN, transient=True, disable=not SCREEN.is_terminal
+    ) as bar:
+        yield EpochBar(bar, bar.add_task("starting", total=steps, completed=done))
+
+
+def say_epoch(line: dict[str, Any], epochs: int) -> None:
+    """Show one epoch's line of metrics."""
+    alpha = f"  alpha {line['alpha']:.3f}" if "alpha" in line else ""
+    say(
+        f"epoch {line['epoch']:>3}/{epochs}  "
+        f"train loss {line['train_loss']:.4f}  accuracy {line['train_accuracy']:.4f}  "
+        f"validation loss {line['validation_loss']:.4f}  "
+        f"accuracy {line['validation_accuracy']:.4f}{alpha}  {line['seconds']:.1f} s"
+    )
