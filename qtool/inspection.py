@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from qtool import assembly, checkpoint, run_folder, runs
-from qtool.conversion.integer_file import read_about
-from qtool.conversion.integer_layers import LayerSpec, integer_layers
 from qtool.errors import InputError
 from qtool.export import annotation, parity
+from qtool.integer.file import read_about
+from qtool.integer.layers import LayerSpec, integer_layers
 from qtool.models.vision import rebuild_model
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.prepare import plan, prepare
@@ -71,7 +71,14 @@ def _planned(model: nn.Module) -> Inspection:
             continue
         shape = "x".join(map(str, row.shape))
         layers.append(
-            {"layer": row.name, "weight": shape, "weights": row.weights, "input": row.activations}
+            {
+                "layer": row.name,
+                "weight": shape,
+                "weights": row.weights,
+                "input": row.activations,
+                "how weights": row.weights_how,
+                "how input": row.activations_how,
+            }
         )
     return {"layers": layers, "left_float": {r.name: r.why for r in plan(model) if r.why}}
 

@@ -1,7 +1,7 @@
 """The stories qtool can tell: train, convert, export, compare, inspect. Start reading here.
 
-    recipe -> loaders, float model -> prepare -> train -> checkpoint
-           -> convert -> integer model -> export -> ONNX, proven in the runtime
+recipe -> loaders, float model -> prepare -> train -> checkpoint
+-> convert -> integer model -> export -> ONNX, proven in the runtime
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ import torch
 from qtool import assembly, checkpoint, inspection, run_folder, runs
 from qtool.comparison.trials import Arm, run_trials, summarize_trials
 from qtool.console import say
-from qtool.conversion.integer_file import save_integer
 from qtool.conversion.to_integer import convert as convert_model
 from qtool.errors import ExportError, InputError, TrainingError
 from qtool.export.onnx_qdq import export_onnx
 from qtool.export.targets import TARGETS
+from qtool.integer.file import save_integer
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.quantizers.prepare import plan
 from qtool.recipe import Recipe, load_recipe, override, read_recipe_file, write_recipe
@@ -216,7 +216,9 @@ def _arm_recipe(data: dict[str, Any], side: str, name: str, seed: int, source: s
 def compare_runs(sources: list[Path], output: Path | None = None) -> dict[str, Any]:
     """Finished runs and ONNX files -> one table; written to comparison.json where asked."""
     arms = [inspection.arm_of(source) for source in sources]
-    best = max((arm for arm in arms if arm["mean"] is not None), key=lambda a: a["mean"], default=None)
+    best = max(
+        (arm for arm in arms if arm["mean"] is not None), key=lambda a: a["mean"], default=None
+    )
     result = {
         "kind": "runs",
         "recipe": None,

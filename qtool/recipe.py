@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from qtool.data.datasets import DATASETS
 from qtool.errors import RecipeError
 from qtool.models.vision import model_problems
 from qtool.numerics.schedules import SCHEDULES
 from qtool.quantizers.settings import Quantization
-from qtool.sections import Choice, Problem, Problems, Section, check, finite, in_registry
+from qtool.sections import Choice, Problem, ProblemsError, Section, check, finite, in_registry
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS
 
@@ -39,7 +39,7 @@ LearningRateChoice = Annotated[Choice, _rate_check]
 class _NamedSection(Section):
     """A section that names one of a family; keys that are not fields are its parameters."""
 
-    model_config = {**Section.model_config, "extra": "allow"}
+    model_config = ConfigDict(extra="allow")
 
     name: str
 
@@ -63,7 +63,7 @@ class Model(_NamedSection):
         found = model_problems(self.name, self.params | {"weights": self.weights})
         found = [(place or "name", why) for place, why in found]
         if found:
-            raise Problems(found)
+            raise ProblemsError(found)
         return self
 
 
@@ -95,7 +95,7 @@ class Data(_NamedSection):
     def _known(self) -> Self:
         found = DATASETS.problems(self.name, self.params)
         if found:
-            raise Problems([(place or "name", why) for place, why in found])
+            raise ProblemsError([(place or "name", why) for place, why in found])
         return self
 
 
@@ -203,7 +203,7 @@ def parse_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: If it is not YAML, or a key is written twice.
     """
-    return yaml.load(text, _RecipeLoader)  # noqa: S506 - a SafeLoader
+    return yaml.load(text, _RecipeLoader)
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:

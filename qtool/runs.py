@@ -8,12 +8,12 @@ from torch import nn
 
 from qtool import assembly, checkpoint, run_folder
 from qtool.console import say
-from qtool.conversion.integer_file import load_integer, read_about
 from qtool.data.loaders import Loaders
-from qtool.conversion.to_integer import converted_state
 from qtool.errors import InputError
 from qtool.evaluation import evaluate, logits_of
 from qtool.export import parity
+from qtool.integer.file import load_integer, read_about
+from qtool.integer.layers import converted_state
 from qtool.models.vision import rebuild_model
 from qtool.quantizers.layers import set_progress
 from qtool.quantizers.prepare import mean_weight_bits
@@ -43,9 +43,7 @@ def open_run(recipe: Recipe, folder: Path, *, resume: bool) -> None:
     kept = load_recipe(folder / run_folder.RECIPE)
     if kept.identity() != recipe.identity():
         different = ", ".join(_differences(kept.identity(), recipe.identity()))
-        raise InputError(
-            f"{folder}: holds a different run ({different}); choose another --run-dir"
-        )
+        raise InputError(f"{folder}: holds a different run ({different}); choose another --run-dir")
     if not resume:
         raise InputError(
             f"{folder}: holds this run already; add --resume to go on with it or to see its "
@@ -65,11 +63,14 @@ def _differences(old: Any, new: Any, place: str = "") -> list[str]:
 def start_or_resume(
     recipe: Recipe, loaders: Loaders, folder: Path, device: torch.device
 ) -> tuple[Trainer, Architecture]:
-    """Return the trainer, at the beginning or where the checkpoint left it, and its architecture."""
+    """Return the trainer, at the beginning or at the checkpoint, and the network's architecture."""
     path, example = folder / run_folder.CHECKPOINT, assembly.first_images(loaders)
     if path.is_file():
         state = checkpoint.load(path, device)
-        network, architecture = rebuild_model(recipe.model.name, state.architecture), state.architecture
+        network, architecture = (
+            rebuild_model(recipe.model.name, state.architecture),
+            state.architecture,
+        )
         model = assembly.prepare_network(recipe, network, example)
         trainer = assembly.make_trainer(recipe, model, loaders, device)
         state.restore(trainer.model, trainer.optimizer)
@@ -110,9 +111,7 @@ def summarize(
     return summary
 
 
-def load_run(
-    folder: Path, device: torch.device
-) -> tuple[Recipe, nn.Module, Loaders, Architecture]:
+def load_run(folder: Path, device: torch.device) -> tuple[Recipe, nn.Module, Loaders, Architecture]:
     """Return a run's recipe, its trained model, its data and its architecture.
 
     Raises:
@@ -133,9 +132,7 @@ def load_run(
     return recipe, model.eval(), loaders, state.architecture
 
 
-def calibrated(
-    recipe: Recipe, device: torch.device
-) -> tuple[nn.Module, Loaders, Architecture]:
+def calibrated(recipe: Recipe, device: torch.device) -> tuple[nn.Module, Loaders, Architecture]:
     """Return a recipe's network with its given weights, quantized without training."""
     loaders = assembly.make_data(recipe, device)
     if recipe.model.weights == "none":
@@ -154,8 +151,6 @@ def open_integer(path: Path) -> tuple[Recipe, nn.Module, Architecture]:
     recipe = check(Recipe, about.get("recipe"), str(path))
     network = rebuild_model(recipe.model.name, about["architecture"])
     return recipe, load_integer(path, network), about["architecture"]
-
-
 
 
 def folder_for_untrained(recipe: Recipe, source: Path) -> Path:
@@ -178,7 +173,9 @@ def conversion_report(
     loss, batches = assembly.make_loss(recipe), list(loaders.validation.batches(0))
     expected, labels = logits_of(model.eval(), batches)
     given, _ = logits_of(integer, batches)
-    before, after = (evaluate(lambda x: x, [(logits, labels)], loss) for logits in (expected, given))
+    before, after = (
+        evaluate(lambda x: x, [(logits, labels)], loss) for logits in (expected, given)
+    )
     state = converted_state(integer)
     bits = sum(spec.weights * (spec.weight_bits or 32) for spec in state.layers)
     others = [t for name, t in integer.state_dict().items() if not name.endswith(".codes")]

@@ -16,7 +16,7 @@ from qtool.registry import Registry, did_you_mean, plain_message
 Problem = tuple[str, str]  # (dotted place, what is wrong there)
 
 
-class Problems(ValueError):
+class ProblemsError(ValueError):
     """Several problems found by one validator, each with its place inside the section."""
 
     def __init__(self, found: list[Problem]) -> None:
@@ -70,13 +70,15 @@ def in_registry(
         if isinstance(choice, Choice):
             choice = choice.model_dump()
         if not isinstance(choice, dict):
-            raise Problems([("", f"{value!r} is not a name or {{name: ..., parameter: ...}}")])
+            raise ProblemsError([("", f"{value!r} is not a name or {{name: ..., parameter: ...}}")])
         if not isinstance(choice.get("name"), str):
-            raise Problems([("name", f"missing; choose one of: {', '.join(registry.names())}")])
+            raise ProblemsError(
+                [("name", f"missing; choose one of: {', '.join(registry.names())}")]
+            )
         params = {key: item for key, item in choice.items() if key != "name"}
         found = also(choice["name"], params) if also else []
         if found := found + registry.problems(choice["name"], params):
-            raise Problems(found)
+            raise ProblemsError(found)
         return choice
 
     return BeforeValidator(check_choice)
@@ -111,7 +113,7 @@ def problems_of(error: ValidationError, section: type[BaseModel]) -> list[Proble
     for item in error.errors():
         place = ".".join(str(part) for part in item["loc"])
         cause = item.get("ctx", {}).get("error")
-        if isinstance(cause, Problems):
+        if isinstance(cause, ProblemsError):
             found += [(".".join(filter(None, [place, inner])), why) for inner, why in cause.found]
         elif item["type"] == "extra_forbidden":
             known = _keys_at(section, item["loc"][:-1])

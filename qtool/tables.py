@@ -1,5 +1,6 @@
 """Results as tables for people; the same figures stand in the JSON files."""
 
+from collections import Counter
 from typing import Any
 
 from qtool.console import say, show, table
@@ -11,17 +12,31 @@ def percent(value: float | None) -> str:
 
 
 def show_plan(rows: list[Any]) -> None:
-    """Show what happens to each layer, and why some stay float."""
-    cells = [
-        (row.name, "x".join(map(str, row.shape)), row.weights, row.activations, row.why)
-        for row in rows
-    ]
-    columns = ["layer", "weight", "weights", "input"]
-    if any(row.why for row in rows):
-        columns.append("why float")
-    else:
-        cells = [cell[:4] for cell in cells]
+    """Show what happens to each layer; what most layers share is said once."""
+    weights_how = _most_common([row.weights_how for row in rows])
+    activations_how = _most_common([row.activations_how for row in rows])
+    cells = []
+    for row in rows:
+        notes = [row.why]
+        if row.weights_how not in ("", weights_how):
+            notes.append(f"weights: {row.weights_how}")
+        if row.activations_how not in ("", activations_how):
+            notes.append(f"input: {row.activations_how}")
+        note = "; ".join(filter(None, notes))
+        cells.append((row.name, "x".join(map(str, row.shape)), row.weights, row.activations, note))
+    columns = ["layer", "weight", "weights", "input", "note"]
+    if not any(cell[-1] for cell in cells):
+        columns, cells = columns[:-1], [cell[:-1] for cell in cells]
     show(table("plan", columns, cells))
+    for side, how in (("weights", weights_how), ("inputs", activations_how)):
+        if how:
+            say(f"{side}: {how}" + (", unless noted" if len(columns) == 5 else ""))
+
+
+def _most_common(texts: list[str]) -> str:
+    """Return the text that stands most often, empty ones left out."""
+    counts = Counter(filter(None, texts))
+    return counts.most_common(1)[0][0] if counts else ""
 
 
 def show_summary(result: dict[str, Any]) -> None:

@@ -62,7 +62,9 @@ def summarize_trials(
         finished = [value for value in reached if value is not None]
         mean, spread = mean_and_std(finished)
         failed = len(reached) - len(finished)
-        arms.append({"name": name, "values": reached, "mean": mean, "std": spread, "failed": failed})
+        arms.append(
+            {"name": name, "values": reached, "mean": mean, "std": spread, "failed": failed}
+        )
     first, *others = values
     differences = [paired_difference(name, first, values[name], values[first]) for name in others]
     return {

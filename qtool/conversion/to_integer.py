@@ -2,42 +2,28 @@
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qtool.conversion.fold_batch_norm import fold_batch_norm
-from qtool.conversion.integer_layers import (
+from qtool.errors import ConversionError
+from qtool.integer.layers import (
+    Converted,
     IntegerLayer,
     LayerSpec,
     integer_layers,
     make_integer_layer,
     replace_module,
 )
-from qtool.errors import ConversionError
 from qtool.numerics.grid import quantize, to_codes
 from qtool.quantizers.layers import QuantLayer, blend_alphas, quant_layers
 from qtool.quantizers.prepare import Prepared, prepared_state
 
 INT32_MAX = 2**31 - 1
 TOLERANCE = 1e-4  # of a layer's largest output: float32 sums of some thousand products
-
-
-@dataclass
-class Converted:
-    """What `convert` knows about the model it returns, kept on it as `model.qtool`.
-
-    Attributes:
-        layers: one for each integer layer, in the model's order.
-        left_float: name of every layer with weights that stays float -> why.
-        notes: what a user should know, one line each.
-    """
-
-    layers: list[LayerSpec] = field(default_factory=list)
-    left_float: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -74,18 +60,6 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
     return integer
 
 
-def converted_state(model: nn.Module) -> Converted:
-    """Return what `convert` left on the model.
-
-    Raises:
-        ValueError: If the model did not come from `convert`.
-    """
-    state = getattr(model, "qtool", None)
-    if not isinstance(state, Converted):
-        raise ValueError("this model did not come from qtool.convert")
-    return state
-
-
 def _check_ready(model: nn.Module) -> None:
     if unfinished := {name: a for name, a in blend_alphas(model).items() if a < 1.0}:
         names = ", ".join(f"{name} (alpha {alpha:.3f})" for name, alpha in unfinished.items())
@@ -102,9 +76,7 @@ def _check_ready(model: nn.Module) -> None:
         )
 
 
-def _convert_layer(
-    name: str, model: nn.Module, state: Prepared, done: Converted
-) -> IntegerLayer:
+def _convert_layer(name: str, model: nn.Module, state: Prepared, done: Converted) -> IntegerLayer:
     """Return the integer form of one layer, with its batch norm folded in where that is exact."""
     source = model.get_submodule(name)
     assert isinstance(source, QuantLayer)
@@ -250,10 +222,8 @@ def _check_agreement(layer: IntegerLayer, *, expected: Tensor, given: Tensor) ->
     difference = (given - expected).abs()
     room = torch.full_like(difference[0], TOLERANCE * largest + 1e-12)
     if layer.spec.bias == "int32":
-        assert layer.input_scale is not None
-        assert layer.weight_scale is not None
         # an int32 bias is off by at most half of its own step
-        room = room + layer.channelwise(layer.input_scale * layer.weight_scale) / 2
+        room = room + layer.channelwise(layer.bias_scale) / 2
     if not bool((difference <= room).all()):
         raise ConversionError(
             f"{layer.spec.name}: the integer layer's output differs by "

@@ -89,9 +89,12 @@ def lint(model: onnx.ModelProto) -> list[str]:
                 problems.append(f"annotation of {item.tensor}: {key} {name} is no tensor")
         if not item.datatype:
             problems.append(f"annotation of {item.tensor}: no {DATATYPE}")
-    for node in graph.node:
-        if node.op_type == "QuantizeLinear" and not seen & _reached(graph, node.output[0]):
-            problems.append(f"{node.output[0]} is quantized, but not annotated")
+    quantized = [node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"]
+    problems += [
+        f"{name} is quantized, but not annotated"
+        for name in quantized
+        if not seen & _reached(graph, name)
+    ]
     for layer in read_metadata(model).get("layers", []):
         tensor = layer.get("codes")
         if layer.get("weight_bits") and tensor and tensor not in seen:
@@ -102,7 +105,9 @@ def lint(model: onnx.ModelProto) -> list[str]:
 def _reached(graph: onnx.GraphProto, name: str) -> set[str]:
     """Return a quantized tensor and what an integer Clip makes of it."""
     clipped = {
-        out for node in graph.node if node.op_type == "Clip" and name in node.input
+        out
+        for node in graph.node
+        if node.op_type == "Clip" and name in node.input
         for out in node.output
     }
     return {name} | clipped

@@ -13,19 +13,21 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from qtool.conversion.integer_layers import IntegerLayer, integer_layers, replace_module
-from qtool.conversion.to_integer import converted_state
 from qtool.errors import ExportError
 from qtool.export.annotation import Annotation, write_annotations, write_metadata
 from qtool.export.quiet import quietly
 from qtool.export.targets import TARGETS
 from qtool.export.weights import LAYER, ROLE, WeightWriter
+from qtool.integer.layers import IntegerLayer, converted_state, integer_layers, replace_module
 
 SHIFT = 128  # a signed grid travels as uint8 around this zero point: the kernels want uint8
 
 
 class _QdqLayer(nn.Module):
     """An integer layer as torch.onnx should see it."""
+
+    codes: Tensor
+    bias: Tensor | None
 
     def __init__(self, layer: IntegerLayer) -> None:
         super().__init__()
@@ -43,10 +45,12 @@ class _QdqLayer(nn.Module):
             self.register_buffer("input_high", torch.tensor(self.limits[1], dtype=torch.uint8))
         if layer.weight_scale is not None:
             self.register_buffer("weight_scale", layer.weight_scale)
-            self.register_buffer("weight_zero_point", torch.zeros_like(layer.weight_scale).to(torch.int8))
+            self.register_buffer(
+                "weight_zero_point", torch.zeros_like(layer.weight_scale).to(torch.int8)
+            )
         self.register_buffer("bias", layer.bias)
-        if layer.spec.bias == "int32" and layer.weight_scale is not None:
-            self.register_buffer("bias_scale", layer.input_scale * layer.weight_scale)
+        if layer.spec.bias == "int32":
+            self.register_buffer("bias_scale", layer.bias_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Emit Q, Clip, DQ on the input, DQ on weight and bias, and the float operator."""
@@ -69,7 +73,7 @@ class _QdqLayer(nn.Module):
         return self._emit("DequantizeLinear", "real_input", [q, *pair], torch.float32)
 
     def _emit(
-        self, operator: str, role: str, inputs: list[Any], dtype: torch.dtype, **attributes: int
+        self, operator: str, role: str, inputs: list[Any], dtype: torch.dtype, **attributes: Any
     ) -> Tensor:
         """Put a standard operator into the graph, marked with the layer and its role there."""
         marks = {LAYER: self.spec.name, ROLE: role}

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qtool.conversion.integer_layers import integer_layers
 from qtool.errors import ExportError, InputError
 from qtool.evaluation import logits_of
 from qtool.export.onnx_qdq import traced
+from qtool.integer.layers import integer_layers
 
 INTEGER_KERNELS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 Session = onnxruntime.InferenceSession
@@ -58,7 +58,8 @@ def run(session: Session, images: Tensor) -> Tensor:
     for start in range(0, len(array), size):  # a fixed batch: fill the last one up
         part = array[start : start + size]
         full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        rows.append(torch.from_numpy(session.run(None, {name: full})[0][: len(part)]))
+        outputs: Any = session.run(None, {name: full})
+        rows.append(torch.from_numpy(outputs[0][: len(part)]))
     return torch.cat(rows)
 
 
@@ -90,7 +91,8 @@ def stored_codes(path: Path, names: list[str]) -> dict[str, NDArray[np.int8]]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = Session(wrapped.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return dict(zip(names, session.run(names, {}), strict=True))
+    found: Any = session.run(names, {})
+    return dict(zip(names, found, strict=True))
 
 
 def kernels(path: Path) -> list[str]:
@@ -148,8 +150,8 @@ def judge(figures: dict[str, float], given: Tensor) -> str:
         return "an output is not finite"
     if figures["clear_agreement"] < 0.98:
         return (
-            f"the top class agrees on {figures['clear_agreement']:.4f} of the images whose two best "
-            f"logits lie apart; at least 0.98 is needed"
+            f"the top class agrees on {figures['clear_agreement']:.4f} of the images whose two "
+            f"best logits lie apart; at least 0.98 is needed"
         )
     tenth = 0.1 * figures["sigma"]
     if figures["clear_share"] < 0.5 and figures["median_abs_difference"] > tenth:

@@ -11,10 +11,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from qtool.conversion.integer_layers import LayerSpec
 from qtool.export.annotation import Annotation
 from qtool.export.packing import Packed, Part, pack
 from qtool.export.targets import Target
+from qtool.integer.layers import LayerSpec
 
 LAYER, ROLE = "qtool.layer", "qtool.role"  # how traced nodes are marked
 

@@ -116,9 +116,7 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | int, grid: IntegerGr
     return torch.clamp(torch.round(u) + zero_point, grid.qmin, grid.qmax)
 
 
-def dequantize(
-    q: Tensor, scale: Tensor, zero_point: Tensor | int, grid: IntegerGrid
-) -> Tensor:
+def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor | int, grid: IntegerGrid) -> Tensor:
     """Return x_hat = (q - z - o) * s, as ONNX DequantizeLinear does where o is 0."""
     return (q - zero_point - grid.offset) * scale
 

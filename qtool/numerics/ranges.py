@@ -62,10 +62,13 @@ def mse(
     for k in range(1, candidates + 1):
         scale = _positive(largest * (k / candidates))
         column = scale.unsqueeze(1)
-        error = (dequantize(quantize(rows, column, 0, grid), column, 0, grid) - rows).square().mean(1)
+        error = (
+            (dequantize(quantize(rows, column, 0, grid), column, 0, grid) - rows).square().mean(1)
+        )
         better = error < smallest_error
-        best, smallest_error = torch.where(better, scale, best), torch.where(
-            better, error, smallest_error
+        best, smallest_error = (
+            torch.where(better, scale, best),
+            torch.where(better, error, smallest_error),
         )
     return best
 

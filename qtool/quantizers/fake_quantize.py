@@ -47,7 +47,7 @@ class _FakeQuantize(torch.autograd.Function):
         x_hat = torch.div(x.float(), scale)
         if offset:
             x_hat.add_(offset)
-        x_hat.round_().clamp_(low, high)
+        x_hat.round_().clamp_(low, high)  # pyright: ignore[reportCallIssue, reportArgumentType]
         if offset:
             x_hat.sub_(offset)
         x_hat = x_hat.mul_(scale).to(x.dtype)
@@ -90,9 +90,9 @@ class FakeQuantize(nn.Module):
     zero_point: Tensor
     alpha: Tensor
 
-    def __init__(self, settings: TensorQuantization, grid: IntegerGrid | None) -> None:
+    def __init__(self, settings: TensorQuantization, bits: int, grid: IntegerGrid | None) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.bits = settings, bits
         self.grid = grid
         self.ready = False
         self.rule = RANGES.build(settings.range.name, **settings.range.params)
@@ -165,18 +165,13 @@ class FakeQuantize(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take what `get_extra_state` returned."""
         self.ready = state["ready"]
-        self.grid = IntegerGrid(self.settings_bits, state["grid"]) if state["grid"] else None
-
-    @property
-    def settings_bits(self) -> int:
-        """Return the width that the settings ask for."""
-        return self.settings.bits  # pyright: ignore[reportAttributeAccessIssue]
+        self.grid = IntegerGrid(self.bits, state["grid"]) if state["grid"] else None
 
     def extra_repr(self) -> str:
         """Show the grid and the choices in `print(model)`."""
         how = self.settings.estimator or f"blend {self.settings.blend}"
         grid = self.grid.kind if self.grid else "auto"
-        return f"{self.settings_bits} bits, {grid}, {self.settings.range}, {how}"
+        return f"{self.bits} bits, {grid}, {self.settings.range}, {how}"
 
 
 class WeightQuantizer(FakeQuantize):
@@ -187,7 +182,7 @@ class WeightQuantizer(FakeQuantize):
     """
 
     def __init__(self, settings: WeightQuantization, weight: Tensor) -> None:
-        super().__init__(settings, settings.integer_grid)
+        super().__init__(settings, settings.bits, settings.integer_grid)
         self.refit_every = settings.refit_every or (1 if settings.range.name == "absmax" else 100)
         self.steps = 0
         self.frozen = False
@@ -246,7 +241,8 @@ class ActivationQuantizer(FakeQuantize):
     def __init__(self, settings: ActivationQuantization) -> None:
         kind = settings.grid
         grid = None if kind == "auto" else IntegerGrid(settings.bits, kind)
-        super().__init__(settings, grid)
+        super().__init__(settings, settings.bits, grid)
+        self.decides_grid = kind == "auto"
         self.register_buffer("observed", torch.zeros(2))
         self.follows = settings.range.name == "ema_min_max"
         self.decay = settings.range.params.get("decay", 0.99)
@@ -275,19 +271,14 @@ class ActivationQuantizer(FakeQuantize):
         """Set grid, scale and zero point from what was watched."""
         rows = torch.cat(self._samples).unsqueeze(0)
         self._samples = []
-        if self.settings_grid == "auto":
+        if self.decides_grid:
             kind = "unsigned" if bool(rows.amin() >= 0) else "full"
-            self.grid = IntegerGrid(self.settings_bits, kind)
+            self.grid = IntegerGrid(self.bits, kind)
         if self.follows:
             self._follow()
         else:
             self.scale.copy_(self.rule(rows, self.known_grid)[0])
         self.ready = True
-
-    @property
-    def settings_grid(self) -> str:
-        """Return the grid that the settings ask for."""
-        return self.settings.grid  # pyright: ignore[reportAttributeAccessIssue]
 
     def _follow(self) -> None:
         grid = self.known_grid

@@ -51,18 +51,18 @@ class QuantLayer(nn.Module):
 class QuantConv2d(QuantLayer, nn.Conv2d):
     """A convolution whose weight and input are fake-quantized."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return conv(x_hat, w_hat) + bias, [B, C, H, W]."""
-        x, weight = self.quantized_operands(x)
+        x, weight = self.quantized_operands(input)
         return self._conv_forward(x, weight, self.bias)
 
 
 class QuantLinear(QuantLayer, nn.Linear):
     """A linear layer whose weight and input are fake-quantized."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return x_hat @ w_hat.T + bias, [..., out_features]."""
-        x, weight = self.quantized_operands(x)
+        x, weight = self.quantized_operands(input)
         return F.linear(x, weight, self.bias)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QUANT_TYPES, QuantLayer, make_quant_layer, quant_layers
 from qtool.quantizers.recording import Recording, record_first_forward, without_traces
 from qtool.quantizers.settings import Quantization
@@ -29,13 +30,20 @@ class Prepared:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One layer of the printed plan: what happens to its weights and to its input."""
+    """One layer of the printed plan: what happens to its weights and to its input.
+
+    Attributes:
+        weights, activations: width and grid, such as "4-bit narrow", or "float".
+        weights_how, activations_how: range and estimator or blend, "" where float.
+        why: why nothing is quantized, else "".
+    """
 
     name: str
-    layer: str
     shape: list[int]
     weights: str
+    weights_how: str
     activations: str
+    activations_how: str
     why: str
 
 
@@ -96,7 +104,9 @@ def prepared_state(model: nn.Module) -> Prepared:
 
 
 def _check_patterns(model: nn.Module, settings: Quantization) -> None:
-    names = [name for name, module in model.named_modules() if isinstance(module, tuple(QUANT_TYPES))]
+    names = [
+        name for name, module in model.named_modules() if isinstance(module, tuple(QUANT_TYPES))
+    ]
     found: list[Problem] = [
         (f"overrides.{index}.match", f"{pattern!r} matches no layer{did_you_mean(pattern, names)}")
         for index, override in enumerate(settings.overrides)
@@ -116,35 +126,39 @@ def plan(model: nn.Module) -> list[PlanRow]:
             rows.append(_quantized_row(name, layers[name]))
         elif name in state.left_float:
             shape = max((list(p.shape) for p in module.parameters(recurse=False)), key=len)
-            kind = type(module).__name__
-            rows.append(PlanRow(name, kind, shape, "float", "float", state.left_float[name]))
+            why = state.left_float[name]
+            rows.append(PlanRow(name, shape, "float", "", "float", "", why))
     return rows
 
 
 def _quantized_row(name: str, layer: QuantLayer) -> PlanRow:
-    weights = activations = "float"
-    if (quantizer := layer.weight_quantizer) is not None:
-        how = quantizer.settings.estimator or f"blend {quantizer.settings.blend}"
-        grid = quantizer.known_grid
-        each = "per channel" if quantizer.scale.ndim else "per tensor"
-        weights = f"{grid.bits} bits {grid.kind} {each}, {quantizer.settings.range}, {how}"
-    if (watcher := layer.input_quantizer) is not None:
-        how = watcher.settings.estimator or f"blend {watcher.settings.blend}"
-        kind = watcher.grid.kind if watcher.grid else "auto"
-        activations = f"{watcher.settings_bits} bits {kind}, {watcher.settings.range}, {how}"
-    kind = "Conv2d" if isinstance(layer, nn.Conv2d) else "Linear"
-    return PlanRow(name, kind, list(layer.weight.shape), weights, activations, "")
+    weights, weights_how = _described(layer.weight_quantizer)
+    if layer.weight_quantizer is not None:
+        each = "channel" if layer.weight_quantizer.scale.ndim else "tensor"
+        weights_how = f"{weights_how}, per {each}"
+    activations, activations_how = _described(layer.input_quantizer)
+    shape = list(layer.weight.shape)
+    return PlanRow(name, shape, weights, weights_how, activations, activations_how, "")
+
+
+def _described(quantizer: FakeQuantize | None) -> tuple[str, str]:
+    """Return width and grid, and how the range is set and the gradient passed."""
+    if quantizer is None:
+        return "float", ""
+    settings = quantizer.settings
+    grid = quantizer.grid.kind if quantizer.grid else "auto"
+    how = str(settings.estimator) if settings.estimator else f"blend {settings.blend}"
+    return f"{quantizer.bits}-bit {grid}", f"{settings.range}, {how}"
 
 
 def mean_weight_bits(model: nn.Module) -> float:
     """Return the bits of an average weight of the model's layers; float weights count 32."""
     total = bits = 0
-    for name, module in model.named_modules():
+    for module in model.modules():
         weight = getattr(module, "weight", None)
         if not isinstance(weight, nn.Parameter) or weight.ndim < 2:
             continue
         quantizer = module.weight_quantizer if isinstance(module, QuantLayer) else None
         total += weight.numel()
         bits += weight.numel() * (quantizer.known_grid.bits if quantizer else 32)
-        del name
     return bits / total if total else 32.0

@@ -99,9 +99,7 @@ def _recording(model: nn.Module, into: Recording) -> Iterator[None]:
     into.batch_norms = {
         producer[output]: norm
         for output, norm in pairs
-        if mode.uses[output] == 1
-        and norm_calls[norm] == 1
-        and into.calls[producer[output]] == 1
+        if mode.uses[output] == 1 and norm_calls[norm] == 1 and into.calls[producer[output]] == 1
     }
 
 

@@ -4,13 +4,13 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
-from pydantic.functional_serializers import SerializerFunctionWrapHandler
+from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.schedules import SCHEDULES
-from qtool.sections import Choice, Problem, Problems, Section, in_registry, problems_of
+from qtool.sections import Choice, Problem, ProblemsError, Section, in_registry, problems_of
 
 EstimatorChoice = Annotated[Choice, in_registry(ESTIMATORS)]
 RangeChoice = Annotated[Choice, in_registry(RANGES)]
@@ -85,7 +85,7 @@ class WeightQuantization(TensorQuantization):
         if self.range.name == "ema_min_max":
             found.append(("range", "ema_min_max watches activations; use absmax for weights"))
         if found:
-            raise Problems(found)
+            raise ProblemsError(found)
         return self
 
 
@@ -107,7 +107,7 @@ class ActivationQuantization(TensorQuantization):
         if self.grid == "asymmetric" and self.range.name != "ema_min_max":
             found.append(("grid", "asymmetric needs range: ema_min_max, which finds a zero point"))
         if found:
-            raise Problems(found)
+            raise ProblemsError(found)
         return self
 
 
@@ -149,7 +149,7 @@ class Quantization(Section):
     activations: ActivationQuantization | None = None
     """How the inputs of layers are quantized."""
 
-    overrides: list[Override] = []
+    overrides: list[Override] = Field(default_factory=list)
     """Other settings by module name pattern; the first match wins."""
 
     @model_validator(mode="after")
@@ -163,7 +163,7 @@ class Quantization(Section):
                     inner = problems_of(error, section)
                     found += [(f"overrides.{index}.{side}.{place}", why) for place, why in inner]
         if found:
-            raise Problems(found)
+            raise ProblemsError(found)
         return self
 
     def _merged(self, override: Override, side: str, section: type[Section]) -> Any:

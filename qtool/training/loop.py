@@ -86,6 +86,7 @@ class Trainer:
         loss_sum = torch.zeros((), device=self.device)
         hits = torch.zeros((), device=self.device, dtype=torch.int64)
         images, rate, started = 0, 0.0, time.perf_counter()
+        inputs = torch.empty(0)
         for index, (inputs, labels) in enumerate(self.train.batches(epoch)):
             progress = (epoch * steps + index) / total
             rate = self.learning_rate(progress)
@@ -104,9 +105,7 @@ class Trainer:
             images += len(labels)
             if self.device.type == "cpu" or index % 20 == 19:
                 seconds = time.perf_counter() - started
-                bar.step(
-                    epoch + 1, float(loss_sum) / images, int(hits) / images, images / seconds
-                )
+                bar.step(epoch + 1, float(loss_sum) / images, int(hits) / images, images / seconds)
         if not torch.isfinite(loss_sum):
             raise self._diverged(epoch, steps - 1, inputs, float(loss_sum))
         set_progress(self.model, (epoch + 1) / self.epochs)

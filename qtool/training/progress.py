@@ -26,7 +26,11 @@ def progress_bar(steps: int, done: int) -> Iterator[EpochBar]:
     """Show a bar over `steps` training steps of which `done` lie behind."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(
-        *columns, TimeRemainingColumn(), console=SCREEN, transient=True, disable=not SCREEN.is_terminal
+        *columns,
+        TimeRemainingColumn(),
+        console=SCREEN,
+        transient=True,
+        disable=not SCREEN.is_terminal,
     ) as bar:
         yield EpochBar(bar, bar.add_task("starting", total=steps, completed=done))
 

@@ -6,7 +6,7 @@ The integers travel as floats: as float32 while every partial sum stays below 2^
 still holds each integer, else as float64. A side that was left float takes part as it is.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -125,9 +125,14 @@ class IntegerLayer(nn.Module):
         """Return the bias as real numbers, float32 [C]."""
         if self.bias is None or self.spec.bias != "int32":
             return self.bias
+        return self.bias.float() * self.bias_scale
+
+    @property
+    def bias_scale(self) -> Tensor:
+        """Return s_x s_w, float32 [C]: the step of the accumulator and of an int32 bias."""
         assert self.input_scale is not None
         assert self.weight_scale is not None
-        return self.bias.float() * (self.input_scale * self.weight_scale)
+        return self.input_scale * self.weight_scale
 
     def largest_sum(self) -> int:
         """Return the largest absolute value an integer partial sum can take."""
@@ -156,7 +161,7 @@ class IntegerLayer(nn.Module):
         integer_bias = bias.to(work) if bias is not None and self.spec.bias == "int32" else None
         total = self.operate(steps.to(work), self.codes.to(work), integer_bias)
         # a fast convolution algorithm may be off by less than half an integer
-        y = total.round_().float() * self.channelwise(self.input_scale * self.weight_scale)
+        y = total.round_().float() * self.channelwise(self.bias_scale)
         if bias is not None and self.spec.bias == "float32":
             y = y + self.channelwise(bias)
         return y
@@ -218,3 +223,30 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
         for child, module in list(parent.named_children()):
             if module is old:
                 setattr(parent, child, new)
+
+
+@dataclass
+class Converted:
+    """What `convert` knows about the model it returns, kept on it as `model.qtool`.
+
+    Attributes:
+        layers: one for each integer layer, in the model's order.
+        left_float: name of every layer with weights that stays float -> why.
+        notes: what a user should know, one line each.
+    """
+
+    layers: list[LayerSpec] = field(default_factory=list)
+    left_float: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def converted_state(model: nn.Module) -> Converted:
+    """Return what `convert` left on the model.
+
+    Raises:
+        ValueError: If the model did not come from `convert`.
+    """
+    state = getattr(model, "qtool", None)
+    if not isinstance(state, Converted):
+        raise ValueError("this model did not come from qtool.convert")
+    return state

@@ -8,9 +8,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from qtool.conversion.integer_layers import LayerSpec, make_integer_layer, replace_module
-from qtool.conversion.to_integer import Converted, converted_state
 from qtool.errors import InputError
+from qtool.integer.layers import (
+    Converted,
+    LayerSpec,
+    converted_state,
+    make_integer_layer,
+    replace_module,
+)
 from qtool.run_folder import write_atomically
 
 FORMAT = "1"

@@ -1,0 +1,1 @@
+"""The integer model: codes, scales and biases instead of latent weights."""
