@@ -32,7 +32,7 @@ class Checkpoint:
     architecture: dict[str, Any]
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put everything back; the history is the caller's."""
+        """Put everything back; the history is the caller's. Other contents raise as torch does."""
         model.load_state_dict(self.model)
         optimizer.load_state_dict(self.optimizer)
         torch.set_rng_state(self.random["cpu"].cpu())
@@ -68,10 +68,19 @@ def load(path: Path, device: torch.device) -> Checkpoint:
         data = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no checkpoint here; train the recipe first") from error
+    # A damaged file can make torch fail with any error there is, each with its own long advice.
     except Exception as error:
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a checkpoint of qtool: {problem}") from error
+        raise InputError(
+            f"{path}: damaged, or not a checkpoint of qtool; restore it, or delete it and train "
+            f"from the beginning with --resume"
+        ) from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of format {FORMAT}, which this qtool reads")
     del data["format"]
+    kinds: dict[str, type] = {"model": dict, "optimizer": dict, "history": list, "random": dict}
+    kinds |= {"architecture": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(data.get(key), kind)]
+    if wrong or len(data) > len(kinds):
+        unknown = [key for key in data if key not in kinds]
+        raise InputError(f"{path}: a damaged checkpoint, in {', '.join(wrong + unknown)}")
     return Checkpoint(**data)

@@ -20,6 +20,7 @@ compare_app = typer.Typer(no_args_is_help=True, help="Compare estimators, or fin
 app.add_typer(compare_app, name="compare")
 
 INTERRUPTED = 130
+MOST_SEEDS = 1000
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
@@ -117,8 +118,9 @@ def _batch_size(value: str) -> int | None:
     """Return a fixed batch size, or None for a dynamic one."""
     if value == "dynamic":
         return None
-    if not value.isdigit() or int(value) < 1:
-        raise typer.BadParameter(f"{value!r} is not a number of images; give one, or dynamic")
+    if not value.isdecimal() or int(value) < 1:
+        why = f"{value!r} is not a number of images; give one, or dynamic"
+        raise typer.BadParameter(why, param_hint="--batch")
     return int(value)
 
 
@@ -153,15 +155,21 @@ def export(
 
 def _seeds(text: str) -> int | list[int]:
     """Return how many seeds, or the seeds themselves where there is a comma."""
-    parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts if part or len(parts) == 1):
-        raise typer.BadParameter(f"{text!r} is neither a number of seeds nor a list such as 1,2,3")
-    numbers = [int(part) for part in parts if part]
-    if len(parts) > 1:
+    parts = [part.strip() for part in text.removesuffix(",").split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise _bad_seeds(f"{text!r} is neither a number of seeds nor a list such as 1,2,3")
+    numbers = [int(part) for part in parts]
+    if "," in text:
+        if len(set(numbers)) < len(numbers):
+            raise _bad_seeds(f"{text!r} names a seed twice")
         return numbers
-    if numbers[0] < 1:
-        raise typer.BadParameter("at least one seed is needed")
+    if not 1 <= numbers[0] <= MOST_SEEDS:
+        raise _bad_seeds(f"{text} is not a number of seeds from 1 to {MOST_SEEDS}; 3 is usual")
     return numbers[0]
+
+
+def _bad_seeds(why: str) -> typer.BadParameter:
+    return typer.BadParameter(why, param_hint="--seeds")
 
 
 @compare_app.command("estimators")

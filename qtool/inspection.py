@@ -92,10 +92,12 @@ def _inspect_run(folder: Path) -> Inspection:
         found |= run_folder.read_json(folder / run_folder.SUMMARY)
     if not (folder / run_folder.CHECKPOINT).is_file():
         return found
-    state = checkpoint.load(folder / run_folder.CHECKPOINT, torch.device("cpu"))
-    network = rebuild_model(recipe.model.name, state.architecture)
-    model = _prepared(recipe, network, state.architecture)
-    model.load_state_dict(state.model)
+    path = folder / run_folder.CHECKPOINT
+    state = checkpoint.load(path, torch.device("cpu"))
+    with run_folder.intact(path, runs.NOT_OF_THIS_RUN):
+        network = rebuild_model(recipe.model.name, state.architecture)
+        model = _prepared(recipe, network, state.architecture)
+        model.load_state_dict(state.model)
     found |= _planned(model)
     modules = quant_layers(model)
     for row in found["layers"]:
@@ -114,14 +116,14 @@ def _scale_range(scale: torch.Tensor) -> str:
 
 
 def _inspect_integer(path: Path) -> Inspection:
-    about, state = read_about(path)
+    _, state = read_about(path)
     recipe, integer, architecture = runs.open_integer(path)
     layers = []
-    for spec in state.layers:
-        layer = integer_layers(integer)[spec.name]
-        scale = "" if layer.weight_scale is None else _scale_range(layer.weight_scale)
-        layers.append(_layer_row(spec) | {"weight scale": scale, "why unfused": spec.unfused})
-    del about
+    with run_folder.intact(path, "its metadata is damaged"):
+        for spec in state.layers:
+            layer = integer_layers(integer)[spec.name]
+            scale = "" if layer.weight_scale is None else _scale_range(layer.weight_scale)
+            layers.append(_layer_row(spec) | {"weight scale": scale, "why unfused": spec.unfused})
     return {
         "source": str(path),
         "kind": "integer model",
@@ -166,18 +168,19 @@ def _inspect_onnx(path: Path) -> Inspection:
     model = read_onnx(path)
     said = annotation.read_metadata(model)
     datatypes = {a.tensor: a.datatype for a in annotation.read_annotations(model.graph)}
-    layers = [
-        {
-            "layer": layer["name"],
-            "weight": "x".join(map(str, layer["shape"])),
-            "weight bits": layer["weight_bits"] or 32,
-            "input bits": layer["input_bits"] or 32,
-            "bytes": layer["packed_bytes"],
-            "datatype": datatypes.get(layer["codes"], ""),
-            "integer kernel": layer["integer_kernel"],
-        }
-        for layer in said.get("layers", [])
-    ]
+    with run_folder.intact(path, "what qtool wrote into it is damaged"):
+        layers = [
+            {
+                "layer": layer["name"],
+                "weight": "x".join(map(str, layer["shape"])),
+                "weight bits": layer["weight_bits"] or 32,
+                "input bits": layer["input_bits"] or 32,
+                "bytes": layer["packed_bytes"],
+                "datatype": datatypes.get(layer["codes"], ""),
+                "integer kernel": layer["integer_kernel"],
+            }
+            for layer in said.get("layers", [])
+        ]
     return {
         "source": str(path),
         "kind": "ONNX model",
@@ -213,22 +216,23 @@ def _run_arm(folder: Path) -> Inspection:
         raise InputError(f"{folder}: not finished; go on with qtool train --resume")
     size = None
     if (folder / run_folder.CONVERT).is_file():
-        size = run_folder.read_json(folder / run_folder.CONVERT)["integer_bytes"]
+        size = run_folder.read_json(folder / run_folder.CONVERT).get("integer_bytes")
     return _arm(folder, summary["validation_accuracy"], summary["weight_bits_mean"], size, None)
 
 
 def _onnx_arm(path: Path) -> Inspection:
     """Measure a file: its accuracy on the validation set of the recipe that it names."""
     said = annotation.read_metadata(read_onnx(path))
-    bits = [
-        (layer["weight_bits"] or 32, torch.Size(layer["shape"]).numel())
-        for layer in said.get("layers", [])
-    ]
-    weights = sum(count for _, count in bits)
-    mean_bits = sum(width * count for width, count in bits) / weights if weights else None
+    with run_folder.intact(path, "what qtool wrote into it is damaged"):
+        bits = [
+            (layer["weight_bits"] or 32, torch.Size(layer["shape"]).numel())
+            for layer in said.get("layers", [])
+        ]
+        weights = sum(count for _, count in bits)
+        mean_bits = sum(width * count for width, count in bits) / weights if weights else None
     accuracy = latency = None
     if "recipe" in said:
-        recipe = check(Recipe, said["recipe"], str(path))
+        recipe = check(Recipe, said["recipe"], f"{path}, its recipe")
         loaders = assembly.make_data(recipe, torch.device("cpu"))
         accuracy = parity.accuracy(path, loaders.validation.batches(0))
         latency = parity.latencies([path], assembly.first_images(loaders)[:1])[0]

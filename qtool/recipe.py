@@ -2,18 +2,38 @@
 
 import re
 from copy import deepcopy
+from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from qtool.data.datasets import DATASETS
 from qtool.errors import RecipeError
 from qtool.models.vision import model_problems
 from qtool.numerics.schedules import SCHEDULES
 from qtool.quantizers.settings import Quantization
-from qtool.sections import Choice, Problem, ProblemsError, Section, check, finite, in_registry
+from qtool.registry import did_you_mean, shown
+from qtool.run_folder import write_atomically
+from qtool.sections import (
+    Choice,
+    Problem,
+    ProblemsError,
+    Section,
+    check,
+    finite,
+    in_registry,
+    problems_of,
+)
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS
 
@@ -22,11 +42,11 @@ def _take_warmup(name: str, params: dict[str, Any]) -> list[Problem]:
     """Check a learning rate's warmup, and that the rate is never negative or infinite."""
     warmup = params.pop("warmup", 0.0)
     if not finite(warmup) or not 0.0 <= warmup < 1.0:
-        return [("warmup", f"{warmup!r} is not a share of training, 0 <= warmup < 1")]
+        return [("warmup", f"{shown(warmup)} is not a share of training, 0 <= warmup < 1")]
     if name in SCHEDULES and not SCHEDULES.problems(name, params):
         schedule = SCHEDULES.build(name, **params)
-        if bad := [v for k in range(101) if not (v := schedule(k / 100)) >= 0]:
-            return [("", f"the learning rate becomes {bad[0]:g}; it must stay >= 0")]
+        if bad := [v for k in range(101) if not 0 <= (v := schedule(k / 100)) < inf]:
+            return [("", f"the learning rate becomes {bad[0]:g}; it must stay finite and >= 0")]
     return []
 
 
@@ -48,6 +68,32 @@ class _NamedSection(Section):
         """Return the parameters that are the chosen one's own."""
         return dict(self.model_extra or {})
 
+    @classmethod
+    def _named_problems(cls, name: str, params: dict[str, Any]) -> list[Problem]:
+        """Return what is wrong with the name and its parameters."""
+        raise NotImplementedError
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _known(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Check fields, name and parameters, and report what is wrong with any of them at once."""
+        made, found = None, []
+        try:
+            made = handler(data)
+        except ValidationError as error:
+            found = problems_of(error, cls)
+        given = made.model_dump() if made is not None else data
+        if isinstance(given, dict) and isinstance(name := given.get("name"), str):
+            places = [place for place, _ in found]
+            params = {str(k): v for k, v in given.items() if k not in ("name", *places)}
+            for place, why in cls._named_problems(name, params):
+                if "has no parameter" in why and get_close_matches(place, cls.model_fields):
+                    why = f"unknown key{did_you_mean(place, cls.model_fields)}"
+                found.append((place or "name", why))
+        if found or made is None:
+            raise ProblemsError(found)
+        return made
+
 
 class Model(_NamedSection):
     """The network."""
@@ -58,13 +104,9 @@ class Model(_NamedSection):
     weights: str = "none"
     """`none`, a torchvision weight name such as DEFAULT, or the path of a state_dict file."""
 
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        found = model_problems(self.name, self.params | {"weights": self.weights})
-        found = [(place or "name", why) for place, why in found]
-        if found:
-            raise ProblemsError(found)
-        return self
+    @classmethod
+    def _named_problems(cls, name: str, params: dict[str, Any]) -> list[Problem]:
+        return model_problems(name, params)
 
 
 class Data(_NamedSection):
@@ -91,12 +133,10 @@ class Data(_NamedSection):
     workers: int = Field(default=2, ge=0, le=256)
     """Processes that decode images which do not fit into memory."""
 
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        found = DATASETS.problems(self.name, self.params)
-        if found:
-            raise ProblemsError([(place or "name", why) for place, why in found])
-        return self
+    @classmethod
+    def _named_problems(cls, name: str, params: dict[str, Any]) -> list[Problem]:
+        own = {key: value for key, value in params.items() if key not in cls.model_fields}
+        return DATASETS.problems(name, own)
 
 
 class Training(Section):
@@ -130,7 +170,7 @@ class Training(Section):
     @classmethod
     def _number_is_constant(cls, value: object) -> object:
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return {"name": "constant", "value": float(value)}
+            return {"name": "constant", "value": float(value) if finite(value) else value}
         return value
 
 
@@ -201,9 +241,18 @@ def parse_yaml(text: str) -> Any:
     """Return the data of a YAML text.
 
     Raises:
-        yaml.YAMLError: If it is not YAML, or a key is written twice.
+        yaml.YAMLError: If it is not YAML, or a key is written twice; says where in one line.
     """
-    return yaml.load(text, _RecipeLoader)
+    try:
+        return yaml.load(text, _RecipeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise yaml.YAMLError(f"{place}{error.problem or error.context}") from error
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+    except ValueError as error:  # a date or a number that YAML knows and Python does not
+        raise yaml.YAMLError(str(error).partition(";")[0]) from error
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
@@ -215,21 +264,22 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such file; give the path of a recipe") from error
+        raise RecipeError(f"{path}: no such file or folder; give the path of a recipe") from error
     except IsADirectoryError as error:
         raise RecipeError(f"{path}: a folder; give the path of a recipe file in it") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not a text file; a recipe is YAML in UTF-8") from error
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split()) or "nested too deeply"
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
         raise RecipeError(f"{path}: not YAML: {problem}") from error
     if data is None:
         raise RecipeError(f"{path}: empty; a recipe has the keys {', '.join(Recipe.model_fields)}")
     if not isinstance(data, dict):
+        what = "a list" if isinstance(data, list) else shown(data)
         raise RecipeError(
-            f"{path}: a {type(data).__name__}; a recipe is a mapping with the keys "
+            f"{path}: holds {what}; a recipe is a mapping with the keys "
             f"{', '.join(Recipe.model_fields)}"
         )
     return data
@@ -248,14 +298,15 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     data = deepcopy(data)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
+        path = key.strip().split(".")
+        if not equals or not all(path):
             raise RecipeError(f"--set {assignment}: write key=value, such as training.epochs=3")
         try:
             value = parse_yaml(text)
         except yaml.YAMLError as error:
             problem = " ".join(str(error).split())
             raise RecipeError(f"--set {assignment}: the value is not YAML: {problem}") from error
-        _set(data, key.strip().split("."), value, assignment)
+        _set(data, path, value, assignment)
     return data
 
 
@@ -263,7 +314,7 @@ def _set(data: Any, path: list[str], value: Any, assignment: str) -> None:
     for position, part in enumerate(path):
         last = position == len(path) - 1
         if isinstance(data, list):
-            if not part.isdigit() or int(part) >= len(data):
+            if not part.isdecimal() or int(part) >= len(data):
                 place = ".".join(path[:position])
                 raise RecipeError(
                     f"--set {assignment}: {place} is a list of {len(data)}; "
@@ -282,7 +333,7 @@ def _set(data: Any, path: list[str], value: Any, assignment: str) -> None:
             inner = {"name": inner}
         elif not isinstance(inner, dict | list):
             place = ".".join(path[: position + 1])
-            raise RecipeError(f"--set {assignment}: {place} is {inner!r}, which has no keys")
+            raise RecipeError(f"--set {assignment}: {place} is {shown(inner)}, which has no keys")
         data[key] = inner
         data = inner
 
@@ -297,6 +348,7 @@ def load_recipe(path: Path, assignments: list[str] | None = None) -> Recipe:
 
 
 def write_recipe(recipe: Recipe, path: Path, comment: str) -> None:
-    """Write the resolved recipe, under a comment of one line."""
-    text = yaml.safe_dump(recipe.as_dict(), sort_keys=False, default_flow_style=None, width=100)
-    path.write_text(f"# {comment}\n{text}", encoding="utf-8")
+    """Write the resolved recipe in one move, under a comment of one line."""
+    plain = yaml.safe_dump(recipe.as_dict(), sort_keys=False, default_flow_style=None, width=100)
+    text = f"# {comment}\n{plain}"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import partial
+from reprlib import Repr
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,10 +23,29 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; choose one of: {', '.join(known)}"
 
 
+SHOWN = 60  # characters of a wrong value in a message
+
+
+def shown(value: object) -> str:
+    """Return a value as a recipe would write it, cut short where it is long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    try:
+        text = _BRIEF.repr(value)
+    except ValueError:  # Python refuses to print a number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+_BRIEF = Repr()
+_BRIEF.maxlevel = 3
+_BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = SHOWN
+
+
 def plain_message(error: Any) -> str:
     """Turn one pydantic error into what is wrong, in words that need no pydantic."""
     limit = error.get("ctx", {})
-    value = error["input"]
+    value = shown(error["input"])
     match error["type"]:
         case "less_than_equal":
             return f"{value} is more than {limit['le']}"
@@ -39,11 +59,13 @@ def plain_message(error: Any) -> str:
             return "missing"
         case "literal_error":
             choices = limit["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            return f"unknown choice {value!r}{did_you_mean(str(value), choices)}"
+            return f"unknown choice {value}{did_you_mean(str(error['input']), choices)}"
         case "value_error":
             return str(limit["error"])
         case "finite_number":
             return f"{value} is not a finite number"
+        case "invalid_key":
+            return "a key must be text"
         case kind if kind.endswith("_type"):
             wanted = {
                 "int_type": "a whole number",
@@ -55,8 +77,8 @@ def plain_message(error: Any) -> str:
                 "model_type": "a mapping of keys",
                 "model_attributes_type": "a mapping of keys",
             }.get(kind, kind.removesuffix("_type"))
-            return f"{value!r} is not {wanted}"
-    return f"{error['msg']}, got {value!r}"
+            return f"{value} is not {wanted}"
+    return f"{error['msg']}, got {value}"
 
 
 class Registry(Generic[F]):
@@ -101,7 +123,7 @@ class Registry(Generic[F]):
         for key, value in params.items():
             if key not in accepted:
                 hint = did_you_mean(key, accepted) if accepted else "; it takes none"
-                found.append((key, f"{name} has no parameter {key}{hint}"))
+                found.append((str(key), f"{name} has no parameter {key}{hint}"))
                 continue
             try:
                 TypeAdapter(accepted[key].annotation).validate_python(value, strict=True)

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,61 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` with a temporary name beside `path`, then put the file in place in one move.
 
     A kill at any moment leaves the old file or the new one, never half of one.
+
+    Raises:
+        InputError: If the file cannot be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def refuse_unless_makeable(folder: Path) -> None:
+    """Check that a folder is there or can be made, without making it.
+
+    Raises:
+        InputError: If a file is in its way, its name is too long, or its parent takes no files.
+    """
+    there = folder
+    try:
+        while not there.exists():
+            there = there.parent
+    except OSError as error:
+        raise InputError(f"{folder}: not the name of a folder: {error.strerror}") from error
+    if not there.is_dir():
+        raise InputError(f"{folder}: {there} is a file; give the name of a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: nothing may be written into {there}; choose another folder")
+
+
+@contextmanager
+def intact(path: Path, what: str) -> Iterator[None]:
+    """Turn the errors that wrong contents of a file cause into one that names the file.
+
+    Args:
+        path: of the file whose contents are used inside.
+        what: goes wrong, such as "its metadata is damaged".
+
+    Raises:
+        InputError: In place of what Python or torch say of the contents.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, KeyError):
+            reason = f"{error} is missing"
+        else:
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise InputError(f"{path}: {what}: {reason}") from error
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from qtool.data.loaders import Loaders
 from qtool.errors import InputError
 from qtool.evaluation import evaluate, logits_of
 from qtool.export import parity
+from qtool.export.runtime import INTEGER_KERNELS, RUNTIME_VERSION, optimized_graph
 from qtool.integer.file import load_integer, read_about
 from qtool.integer.layers import converted_state
 from qtool.models.vision import rebuild_model
@@ -22,21 +23,21 @@ from qtool.sections import check
 from qtool.training.loop import Trainer
 
 SUMMARIZED = ("validation_accuracy", "validation_loss", "train_accuracy", "train_loss")
+ALSO_SHOWN = ("run", "epochs", "seconds", "parameters", "weight_bits_mean")
+NOT_OF_THIS_RUN = "damaged, or of another run"
 Architecture = dict[str, Any]  # what rebuild_model needs
 
 
 def open_run(recipe: Recipe, folder: Path, *, resume: bool) -> None:
-    """Make the run folder, or check that it holds this very run.
+    """Check that a run can be in the folder: that it is free, or holds this very run.
+
+    Nothing is made yet, so that a mistake found later leaves no empty folder behind.
 
     Raises:
         InputError: If it holds anything else, or `resume` is missing.
     """
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        return
-    if not folder.is_dir():
-        raise InputError(f"{folder}: a file; --run-dir names a folder")
-    if not any(folder.iterdir()):
+    run_folder.refuse_unless_makeable(folder)
+    if not folder.exists() or not any(folder.iterdir()):
         return
     if not run_folder.is_run_folder(folder):
         raise InputError(f"{folder}: not empty, and not a run; choose another --run-dir")
@@ -67,16 +68,15 @@ def start_or_resume(
     path, example = folder / run_folder.CHECKPOINT, assembly.first_images(loaders)
     if path.is_file():
         state = checkpoint.load(path, device)
-        network, architecture = (
-            rebuild_model(recipe.model.name, state.architecture),
-            state.architecture,
-        )
+        with run_folder.intact(path, NOT_OF_THIS_RUN):
+            network = rebuild_model(recipe.model.name, state.architecture)
         model = assembly.prepare_network(recipe, network, example)
         trainer = assembly.make_trainer(recipe, model, loaders, device)
-        state.restore(trainer.model, trainer.optimizer)
+        with run_folder.intact(path, NOT_OF_THIS_RUN):
+            state.restore(trainer.model, trainer.optimizer)
         trainer.history = state.history
         say(f"going on after epoch {len(state.history)}")
-        return trainer, architecture
+        return trainer, state.architecture
     built = assembly.make_network(recipe, loaders)
     model = assembly.prepare_network(recipe, built.model, example).train()
     assembly.calibrate_on(model, recipe, loaders)
@@ -89,7 +89,11 @@ def finished_summary(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     summary = run_folder.read_json(path)
-    return summary if summary.get("status") == "finished" else None
+    if summary.get("status") != "finished":
+        return None
+    if missing := [key for key in (*SUMMARIZED, *ALSO_SHOWN) if key not in summary]:
+        raise InputError(f"{path}: damaged, it has no {', '.join(missing)}")
+    return summary
 
 
 def summarize(
@@ -122,9 +126,12 @@ def load_run(folder: Path, device: torch.device) -> tuple[Recipe, nn.Module, Loa
     recipe = load_recipe(folder / run_folder.RECIPE)
     state = checkpoint.load(folder / run_folder.CHECKPOINT, device)
     loaders = assembly.make_data(recipe, device)
-    network = rebuild_model(recipe.model.name, state.architecture)
+    path = folder / run_folder.CHECKPOINT
+    with run_folder.intact(path, NOT_OF_THIS_RUN):
+        network = rebuild_model(recipe.model.name, state.architecture)
     model = assembly.prepare_network(recipe, network, assembly.first_images(loaders))
-    model.load_state_dict(state.model)
+    with run_folder.intact(path, NOT_OF_THIS_RUN):
+        model.load_state_dict(state.model)
     done = len(state.history)
     if done < recipe.training.epochs:
         say(f"{folder}: trained for {done} of {recipe.training.epochs} epochs so far")
@@ -146,11 +153,16 @@ def calibrated(recipe: Recipe, device: torch.device) -> tuple[nn.Module, Loaders
 
 
 def open_integer(path: Path) -> tuple[Recipe, nn.Module, Architecture]:
-    """Return the recipe, the integer model, on the CPU, and the architecture of a file."""
+    """Return the recipe, the integer model, on the CPU, and the architecture of a file.
+
+    Raises:
+        InputError: If the file is missing, damaged, or not an integer model.
+    """
     about, _ = read_about(path)
-    recipe = check(Recipe, about.get("recipe"), str(path))
-    network = rebuild_model(recipe.model.name, about["architecture"])
-    return recipe, load_integer(path, network), about["architecture"]
+    with run_folder.intact(path, "its metadata is damaged"):
+        recipe = check(Recipe, about["recipe"], f"{path}, its recipe")
+        network = rebuild_model(recipe.model.name, about["architecture"])
+        return recipe, load_integer(path, network), about["architecture"]
 
 
 def folder_for_untrained(recipe: Recipe, source: Path) -> Path:
@@ -204,8 +216,7 @@ def export_report(
     """Compare an ONNX file with its integer model in the runtime, and in time with a float one."""
     codes = parity.check_codes(path, integer, described["layers"])
     figures = parity.compare_outputs(path, integer, loaders.validation.batches(0))
-    found = parity.kernels(path)
-    fused = sum(found.count(kernel) for kernel in parity.INTEGER_KERNELS)
+    fused = sum(node.op_type in INTEGER_KERNELS for node in optimized_graph(path).node)
     image = assembly.first_images(loaders)[:1]
     float_path = path.with_name(f"{path.name}.float.onnx")
     try:
@@ -220,7 +231,7 @@ def export_report(
         "bits_per_weight_on_disk": 8 * (packed + described["table_bytes"]) / max(1, weights),
         "quantized_weights": weights,
         "file_bytes": path.stat().st_size,
-        "runtime": {"name": "onnxruntime", "version": parity.RUNTIME_VERSION},
+        "runtime": {"name": "onnxruntime", "version": RUNTIME_VERSION},
         "codes_compared": codes,
         **figures,
         "fused_share": fused / max(1, len(layers)),

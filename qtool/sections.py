@@ -4,14 +4,14 @@ A section is a frozen pydantic model that refuses unknown keys and silent conver
 turns plain data into one, or into a RecipeError that lists every problem with its dotted place.
 """
 
-import math
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from qtool.errors import RecipeError
-from qtool.registry import Registry, did_you_mean, plain_message
+from qtool.registry import Registry, did_you_mean, plain_message, shown
 
 Problem = tuple[str, str]  # (dotted place, what is wrong there)
 
@@ -70,14 +70,15 @@ def in_registry(
         if isinstance(choice, Choice):
             choice = choice.model_dump()
         if not isinstance(choice, dict):
-            raise ProblemsError([("", f"{value!r} is not a name or {{name: ..., parameter: ...}}")])
-        if not isinstance(choice.get("name"), str):
-            raise ProblemsError(
-                [("name", f"missing; choose one of: {', '.join(registry.names())}")]
-            )
+            why = f"{shown(value)} is not a name or {{name: ..., parameter: ...}}"
+            raise ProblemsError([("", why)])
+        if not isinstance(name := choice.get("name"), str):
+            wrong = "missing" if name is None else f"{shown(name)} is not text"
+            why = f"{wrong}; choose one of: {', '.join(registry.names())}"
+            raise ProblemsError([("name", why)])
         params = {key: item for key, item in choice.items() if key != "name"}
-        found = also(choice["name"], params) if also else []
-        if found := found + registry.problems(choice["name"], params):
+        found = also(name, params) if also else []
+        if found := found + registry.problems(name, params):
             raise ProblemsError(found)
         return choice
 
@@ -111,7 +112,7 @@ def problems_of(error: ValidationError, section: type[BaseModel]) -> list[Proble
     """Return every problem of a failed validation, with places as in the recipe."""
     found: list[Problem] = []
     for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
+        place = ".".join(_as_written(part) for part in item["loc"] if part not in _NO_KEYS)
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, ProblemsError):
             found += [(".".join(filter(None, [place, inner])), why) for inner, why in cause.found]
@@ -120,7 +121,23 @@ def problems_of(error: ValidationError, section: type[BaseModel]) -> list[Proble
             found.append((place, f"unknown key{did_you_mean(str(item['loc'][-1]), known)}"))
         else:
             found.append((place, plain_message(item)))
-    return found
+    return _one_for_each_place(found)
+
+
+_NO_KEYS = ("str", "list[str]", "[key]")  # what pydantic adds to a place: which kind it tried
+
+
+def _as_written(key: object) -> str:
+    return "null" if key is None or key == "None" else str(key)
+
+
+def _one_for_each_place(found: list[Problem]) -> list[Problem]:
+    """Join what several rules say of the same place, in the order of the first."""
+    joined: dict[str, list[str]] = {}
+    for place, why in found:
+        if why not in joined.setdefault(place, []):
+            joined[place].append(why)
+    return [(place, "; ".join(reasons)) for place, reasons in joined.items()]
 
 
 def _keys_at(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
@@ -139,4 +156,7 @@ def _keys_at(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
 
 def finite(value: object) -> bool:
     """Tell whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False

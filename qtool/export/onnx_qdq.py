@@ -122,10 +122,15 @@ def export_onnx(
     graph = traced(model, example.cpu(), chosen.opset, batch)
     writer = WeightWriter(graph, chosen)
     layers = [writer.write(spec) | spec.as_dict() for spec in state.layers]
+    if chosen.integer_weights is not None:
+        in_kernels = chosen.integer_weights(_to_proto(graph))
+        for spec, layer in zip(state.layers, layers, strict=True):
+            layer["integer_kernel"] = layer["codes"] in in_kernels
+            if not layer["integer_kernel"]:
+                writer.unpack_to_float(spec)
     writer.finish()
     annotations = [note for spec in state.layers for note in writer.annotations(spec)]
-    proto = ir.to_proto(graph)
-    assert isinstance(proto, onnx.ModelProto)
+    proto = _to_proto(graph)
     proto.producer_name = "qtool"
     if annotate:
         write_annotations(proto.graph, _distinct(annotations))
@@ -140,6 +145,12 @@ def export_onnx(
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
     return described
+
+
+def _to_proto(graph: ir.Model) -> onnx.ModelProto:
+    proto = ir.to_proto(graph)
+    assert isinstance(proto, onnx.ModelProto)
+    return proto
 
 
 def _distinct(annotations: list[Annotation]) -> list[Annotation]:

@@ -1,6 +1,5 @@
 """The runtime's output against the integer model's: codes, logits, kernels and time."""
 
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,37 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qtool.errors import ExportError, InputError
+from qtool.errors import ExportError
 from qtool.evaluation import logits_of
 from qtool.export.onnx_qdq import traced
+from qtool.export.runtime import Session, open_session
 from qtool.integer.layers import integer_layers
-
-INTEGER_KERNELS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
-Session = onnxruntime.InferenceSession
-RUNTIME_VERSION: str = onnxruntime.__version__
-
-
-def open_session(path: Path, *, threads: int = 0, optimized: Path | None = None) -> Session:
-    """Open a file in ONNX Runtime on the CPU, at its default optimization level.
-
-    Args:
-        path: of the ONNX file.
-        threads: for one operator; 0 is the runtime's own choice.
-        optimized: where the runtime writes the graph that it really runs.
-
-    Raises:
-        InputError: If the runtime cannot load the file.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
-    try:
-        return Session(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: ONNX Runtime cannot load it: {reason}") from error
 
 
 def run(session: Session, images: Tensor) -> Tensor:
@@ -93,14 +66,6 @@ def stored_codes(path: Path, names: list[str]) -> dict[str, NDArray[np.int8]]:
     session = Session(wrapped.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found: Any = session.run(names, {})
     return dict(zip(names, found, strict=True))
-
-
-def kernels(path: Path) -> list[str]:
-    """Return the operators that ONNX Runtime really runs, after its own optimization."""
-    with tempfile.TemporaryDirectory() as folder:
-        optimized = Path(folder) / "optimized.onnx"
-        open_session(path, optimized=optimized)
-        return [node.op_type for node in onnx.load(str(optimized)).graph.node]
 
 
 def check_codes(path: Path, integer: nn.Module, layers: list[dict[str, Any]]) -> int:

@@ -35,14 +35,14 @@ class WeightWriter:
         self._annotations: dict[str, list[Annotation]] = {}
 
     def write(self, spec: LayerSpec) -> dict[str, Any]:
-        """Rewrite one layer's weight; return `codes`, the name of its tensor, and its bytes."""
+        """Store one layer's codes; return `codes`, the name of their tensor, and their bytes."""
         self._annotations[spec.name] = self._input_annotation(spec)
         grid = spec.weight
         if grid is None:
-            return {"codes": "", "packed_bytes": 4 * spec.weights, "integer_kernel": False}
+            return {"codes": "", "packed_bytes": 4 * spec.weights}
         dequantize = self._nodes.get((spec.name, "weight"))
         if dequantize is None:  # a layer with the very same weights holds this one's too
-            return {"codes": "", "packed_bytes": 0, "integer_kernel": False}
+            return {"codes": "", "packed_bytes": 0}
         codes_value, scale, zero_point = (value for value in dequantize.inputs if value is not None)
         codes = _array(codes_value).astype(np.int8)
         name = f"{spec.name}.codes"
@@ -55,13 +55,10 @@ class WeightWriter:
             nbytes = packed.nbytes
             codes_value = self._unpack(packed, name, dequantize)
             dequantize.replace_input_with(0, codes_value)
-        integer_kernel = not spec.unfused and self._runs_in_integers(dequantize)
-        if not integer_kernel and self._target.float_weights_by_mul:
-            self._multiply(spec, dequantize, codes_value, scale, zero_point)
         self._annotations[spec.name].append(
             Annotation(name, str(scale.name), str(zero_point.name), grid.finn_datatype)
         )
-        return {"codes": name, "packed_bytes": nbytes, "integer_kernel": integer_kernel}
+        return {"codes": name, "packed_bytes": nbytes}
 
     def annotations(self, spec: LayerSpec) -> list[Annotation]:
         """Return what there is to say of the layer's input and weight."""
@@ -115,15 +112,12 @@ class WeightWriter:
             self.table_bytes += part.table.nbytes
         return self._tables[key]
 
-    def _multiply(
-        self,
-        spec: LayerSpec,
-        dequantize: ir.Node,
-        codes: ir.Value,
-        scale: ir.Value,
-        zero_point: ir.Value,
-    ) -> None:
-        """Replace DequantizeLinear of weight and bias by what a runtime folds at load."""
+    def unpack_to_float(self, spec: LayerSpec) -> None:
+        """Replace DequantizeLinear of weight and bias by Sub and Mul, which runtimes fold."""
+        dequantize = self._nodes.get((spec.name, "weight"))
+        if dequantize is None:
+            return
+        codes, scale, zero_point = (value for value in dequantize.inputs if value is not None)
         name, ndim = spec.name, len(spec.shape)
         column = self._initializer(f"{name}.column", np.array([-1] + [1] * (ndim - 1), np.int64))
         parts = {}
@@ -151,23 +145,6 @@ class WeightWriter:
         """Tell whether a bias serves operators that do not use this weight."""
         users = {id(user) for user in weight.consumers()}
         return any(id(user) not in users for user in bias.outputs[0].consumers())
-
-    def _runs_in_integers(self, dequantize: ir.Node) -> bool:
-        """Tell whether every operator that uses this weight can run as an int8 kernel.
-
-        A convolution can where its input is dequantized and its output goes, through ReLU at
-        most, only to quantizers; a matrix product of the form Gemm also with a float output.
-        """
-        users = list(dequantize.outputs[0].consumers())
-        for user in users:
-            source = user.inputs[0].producer() if user.inputs[0] is not None else None
-            if source is None or source.op_type != "DequantizeLinear":
-                return False
-            if user.op_type == "Gemm":
-                continue
-            if user.op_type != "Conv" or not _goes_to_quantizers(user.outputs[0]):
-                return False
-        return bool(users)
 
     def _input_annotation(self, spec: LayerSpec) -> list[Annotation]:
         grid = spec.input
@@ -213,17 +190,3 @@ def _width_and_step(spec: LayerSpec) -> tuple[int, int]:
 def _array(value: ir.Value) -> NDArray[Any]:
     assert value.const_value is not None
     return value.const_value.numpy()
-
-
-def _goes_to_quantizers(value: ir.Value) -> bool:
-    """Tell whether every way from `value`, through ReLU at most, ends in a QuantizeLinear."""
-    users = list(value.consumers())
-    if not users or value.is_graph_output():
-        return False
-    for user in users:
-        if user.op_type == "Relu":
-            if not _goes_to_quantizers(user.outputs[0]):
-                return False
-        elif user.op_type != "QuantizeLinear":
-            return False
-    return True

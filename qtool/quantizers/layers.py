@@ -86,6 +86,13 @@ def make_quant_layer(
     return layer
 
 
+def release_quant_layer(layer: QuantLayer) -> None:
+    """Turn a quantized layer into its float form again, in place."""
+    layer.__class__ = next(plain for plain, kind in QUANT_TYPES.items() if isinstance(layer, kind))  # pyright: ignore[reportAttributeAccessIssue]
+    for name in ("weight_quantizer", "input_quantizer", "learning_rate_scale"):
+        delattr(layer, name)
+
+
 def quant_layers(model: nn.Module) -> dict[str, QuantLayer]:
     """Return every quantized layer by its name, each once."""
     return {n: m for n, m in model.named_modules() if isinstance(m, QuantLayer)}

@@ -8,7 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.layers import QUANT_TYPES, QuantLayer, make_quant_layer, quant_layers
+from qtool.quantizers.layers import (
+    QUANT_TYPES,
+    QuantLayer,
+    make_quant_layer,
+    quant_layers,
+    release_quant_layer,
+)
 from qtool.quantizers.recording import Recording, record_first_forward, without_traces
 from qtool.quantizers.settings import Quantization
 from qtool.registry import did_you_mean
@@ -84,11 +90,19 @@ def prepare(
         elif any(p.ndim > 1 for p in module.parameters(recurse=False)):
             state.left_float[name] = f"{type(module).__name__} is neither Conv2d nor Linear"
     model.qtool = state  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    record_first_forward(model, state.recording)
+    record_first_forward(model, state.recording, lambda: _release_uncalled(model, state))
     if example is not None:
         with without_traces(model):
             model(example)
     return model
+
+
+def _release_uncalled(model: nn.Module, state: Prepared) -> None:
+    """Make layers float again that were not called: their model uses the weights by itself."""
+    for name, layer in quant_layers(model).items():
+        if not state.recording.calls[name]:
+            release_quant_layer(layer)
+            state.left_float[name] = "the model uses its weight without calling it"
 
 
 def prepared_state(model: nn.Module) -> Prepared:

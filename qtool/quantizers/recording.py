@@ -103,8 +103,16 @@ def _recording(model: nn.Module, into: Recording) -> Iterator[None]:
     }
 
 
-def record_first_forward(model: nn.Module, into: Recording) -> None:
-    """Record the next forward pass of `model`, whoever makes it, and only that one."""
+def record_first_forward(
+    model: nn.Module, into: Recording, then: Callable[[], None] = lambda: None
+) -> None:
+    """Record the next forward pass of `model`, whoever makes it, and only that one.
+
+    Args:
+        model: holds quantized layers.
+        into: is filled.
+        then: called after the pass, unless it failed.
+    """
     opened: list[Any] = []
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -118,6 +126,8 @@ def record_first_forward(model: nn.Module, into: Recording) -> None:
         last.remove()
         if opened:
             opened.pop().__exit__(None, None, None)
+        if output is not None:
+            then()
 
     first = model.register_forward_pre_hook(before)
     last = model.register_forward_hook(after, always_call=True)

@@ -1,0 +1,216 @@
+"""Tables of choices and strict sections: every mistake is named, and all of them at once."""
+
+import math
+from typing import Annotated, Any
+
+import pytest
+from pydantic import Field
+
+from qtool.errors import RecipeError
+from qtool.registry import Registry, did_you_mean
+from qtool.sections import Choice, ProblemsError, Section, check, finite, in_registry
+
+FRUITS: Registry[Any] = Registry("fruit")
+
+
+@FRUITS.add
+def apple(
+    bowl: list[str],
+    *,
+    weight: Annotated[float, Field(gt=0, le=9)] = 1.5,
+    count: int = 1,
+    color: str = "red",
+) -> tuple[Any, ...]:
+    return (bowl, weight, count, color)
+
+
+@FRUITS.add
+def banana(bowl: list[str], *, length: float) -> tuple[Any, ...]:
+    return (bowl, length)
+
+
+@FRUITS.add
+def cherry(bowl: list[str]) -> tuple[Any, ...]:
+    return (bowl,)
+
+
+class Inner(Section):
+    """A section inside another."""
+
+    size: int = Field(default=1, ge=1, lt=10)
+    ratio: float = 0.5
+
+
+class Outer(Section):
+    """A section with every kind of key."""
+
+    fruit: Annotated[Choice, in_registry(FRUITS)] = Choice(name="apple")
+    inner: Inner = Inner()
+    parts: list[Inner] = Field(default_factory=list)
+    title: str = ""
+
+
+def message(data: Any) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        check(Outer, data, "test.yaml")
+    return str(caught.value).splitlines()
+
+
+def test_names_come_in_file_order() -> None:
+    assert FRUITS.names() == ["apple", "banana", "cherry"]
+    assert "apple" in FRUITS
+    assert "pear" not in FRUITS
+
+
+def test_build_fills_in_the_parameters_and_leaves_the_rest_to_the_caller() -> None:
+    assert FRUITS.build("apple", count=3)(["mine"]) == (["mine"], 1.5, 3, "red")
+    assert FRUITS["cherry"] is cherry
+
+
+def test_only_keyword_only_arguments_are_parameters() -> None:
+    assert list(FRUITS.parameters("apple")) == ["weight", "count", "color"]
+    assert list(FRUITS.parameters("cherry")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "expected"),
+    [
+        ("aple", {}, "unknown fruit 'aple'; did you mean apple?"),
+        ("zzz", {}, "unknown fruit 'zzz'; choose one of: apple, banana, cherry"),
+        ("apple", {"wieght": 1.0}, "wieght: apple has no parameter wieght; did you mean weight?"),
+        (
+            "apple",
+            {"zzz": 1.0},
+            "zzz: apple has no parameter zzz; choose one of: weight, count, color",
+        ),
+        ("cherry", {"size": 1}, "size: cherry has no parameter size; it takes none"),
+        ("apple", {"bowl": []}, "bowl: apple has no parameter bowl; choose one of: "),
+        ("banana", {}, "length: missing; banana needs it"),
+        ("banana", {"length": "2"}, "length: '2' is not a number"),
+        ("banana", {"length": True}, "length: True is not a number"),
+        ("banana", {"length": math.inf}, "length: inf is not a finite number"),
+        ("banana", {"length": math.nan}, "length: nan is not a finite number"),
+        ("apple", {"count": 1.0}, "count: 1.0 is not a whole number"),
+        ("apple", {"count": True}, "count: True is not a whole number"),
+        ("apple", {"color": 3}, "color: 3 is not text"),
+        ("apple", {"weight": 0.0}, "weight: 0.0 is not more than 0"),
+        ("apple", {"weight": 9.5}, "weight: 9.5 is more than 9"),
+    ],
+)
+def test_a_mistake_is_named(name: str, params: dict[str, Any], expected: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        FRUITS.build(name, **params)
+    assert str(caught.value).startswith(expected)
+
+
+def test_every_mistake_of_a_choice_is_listed() -> None:
+    found = FRUITS.problems("apple", {"weight": -1.0, "count": "x", "zzz": 1})
+    assert [place for place, _ in found] == ["weight", "count", "zzz"]
+    with pytest.raises(RecipeError, match=r"weight: .*; count: .*; zzz: "):
+        FRUITS.build("apple", weight=-1.0, count="x", zzz=1)
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert FRUITS.build("banana", length=2)([]) == ([], 2)
+
+
+def test_an_unknown_name_is_no_key_error() -> None:
+    with pytest.raises(RecipeError, match="did you mean banana"):
+        FRUITS["bananna"]
+
+
+def test_a_near_miss_is_guessed_and_a_far_one_gets_the_list() -> None:
+    assert did_you_mean("straight_trough", ["relu", "straight_through"]) == (
+        "; did you mean straight_through?"
+    )
+    assert did_you_mean("qqq", ["relu", "ste"]) == "; choose one of: relu, ste"
+
+
+def test_plain_data_becomes_a_section() -> None:
+    data = {"fruit": {"name": "banana", "length": 2.0}, "inner": {"size": 3}, "parts": [{}]}
+    outer = check(Outer, data, "test.yaml")
+    assert outer.fruit.name == "banana"
+    assert outer.fruit.params == {"length": 2.0}
+    assert str(outer.fruit) == "banana(length=2.0)"
+    assert (outer.inner.size, outer.parts) == (3, [Inner()])
+
+
+def test_a_bare_name_is_a_choice_without_parameters() -> None:
+    choice = check(Outer, {"fruit": "cherry"}, "test.yaml").fruit
+    assert (choice.name, choice.params, str(choice)) == ("cherry", {}, "cherry")
+
+
+def test_a_section_survives_being_dumped_and_read_again() -> None:
+    outer = check(Outer, {"fruit": {"name": "apple", "count": 2}, "parts": [{"size": 4}]}, "a")
+    assert check(Outer, outer.model_dump(), "b") == outer
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ({"titel": "x"}, "titel: unknown key; did you mean title?"),
+        ({"inner": {"sizes": 2}}, "inner.sizes: unknown key; did you mean size?"),
+        ({"parts": [{}, {"raito": 2.0}]}, "parts.1.raito: unknown key; did you mean ratio?"),
+        ({"inner": {"size": 0}}, "inner.size: 0 is less than 1"),
+        ({"inner": {"size": 10}}, "inner.size: 10 is not less than 10"),
+        ({"inner": {"size": "3"}}, "inner.size: '3' is not a whole number"),
+        ({"inner": {"size": 3.0}}, "inner.size: 3.0 is not a whole number"),
+        ({"inner": {"ratio": math.nan}}, "inner.ratio: nan is not a finite number"),
+        ({"inner": 3}, "inner: 3 is not a mapping of keys"),
+        ({"parts": {}}, "parts: {} is not a list"),
+        ({"title": 3}, "title: 3 is not text"),
+        ({"fruit": "aple"}, "fruit: unknown fruit 'aple'; did you mean apple?"),
+        ({"fruit": 3}, "fruit: 3 is not a name or {name: ..., parameter: ...}"),
+        (
+            {"fruit": {"count": 2}},
+            "fruit.name: missing; choose one of: apple, banana, cherry",
+        ),
+        ({"fruit": {"name": "apple", "count": "2"}}, "fruit.count: '2' is not a whole number"),
+        ({"fruit": {"name": "banana"}}, "fruit.length: missing; banana needs it"),
+    ],
+)
+def test_a_problem_is_shown_with_its_place(data: Any, line: str) -> None:
+    assert message(data) == ["test.yaml: 1 problem", f"  {line}"]
+
+
+def test_all_problems_are_shown_at_once() -> None:
+    data = {
+        "fruit": {"name": "apple", "wieght": 1.0, "count": None},
+        "inner": {"size": 99, "ratio": "x"},
+        "titel": "x",
+    }
+    lines = message(data)
+    assert lines[0] == "test.yaml: 5 problems"
+    places = {line.split(":")[0].strip() for line in lines[1:]}
+    assert places == {"fruit.wieght", "fruit.count", "inner.size", "inner.ratio", "titel"}
+
+
+def test_what_is_no_mapping_is_one_problem() -> None:
+    assert message(["a"])[1:] == ["  ['a'] is not a mapping of keys"]
+
+
+def test_a_section_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Inner().size = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_choice_may_be_checked_by_more_than_its_registry() -> None:
+    def take_basket(name: str, params: dict[str, Any]) -> list[tuple[str, str]]:
+        return [("basket", f"{name} has none")] if params.pop("basket", 0) else []
+
+    class Shop(Section):
+        fruit: Annotated[Choice, in_registry(FRUITS, also=take_basket)]
+
+    with pytest.raises(RecipeError, match=r"1 problem\n  fruit\.basket: cherry has none"):
+        check(Shop, {"fruit": {"name": "cherry", "basket": 1}}, "shop")
+
+
+def test_several_problems_read_as_one_sentence_too() -> None:
+    assert str(ProblemsError([("a", "is bad"), ("b", "is worse")])) == "a: is bad; b: is worse"
+
+
+def test_finite_means_a_number_that_is_neither_infinite_nor_a_truth_value() -> None:
+    assert [finite(x) for x in (1, 0.5, math.inf, math.nan, True, "1", None)] == [
+        *[True] * 2,
+        *[False] * 5,
+    ]

@@ -1,0 +1,214 @@
+"""Scales of weights: where they start, when they are fitted again, when they freeze."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qtool.numerics.grid import IntegerGrid, dequantize, quantize
+from qtool.numerics.ranges import RANGES
+from qtool.quantizers.fake_quantize import WeightQuantizer
+from qtool.quantizers.layers import QuantConv2d, make_quant_layer, set_progress
+from qtool.quantizers.settings import WeightQuantization
+
+RULES = [name for name in RANGES.names() if name != "ema_min_max"]
+BLEND = {"name": "linear", "start": 0.0, "stop": 1.0, "window": [0.0, 0.5]}
+
+
+def settings(**keys: Any) -> WeightQuantization:
+    return WeightQuantization.model_validate({"bits": 4} | keys)
+
+
+def weight(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def conv_layer(**keys: Any) -> QuantConv2d:
+    torch.manual_seed(0)
+    layer = make_quant_layer(nn.Conv2d(3, 4, 3), settings(**keys), None)
+    assert isinstance(layer, QuantConv2d)
+    return layer
+
+
+def weight_scale(layer: QuantConv2d) -> Tensor:
+    assert layer.weight_quantizer is not None
+    return layer.weight_quantizer.scale
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("shape", [(5, 3, 2, 2), (5, 12)])
+def test_scales_per_channel_come_from_each_output_channel(
+    rule: str, shape: tuple[int, ...]
+) -> None:
+    w = weight(*shape)
+    scale = WeightQuantizer(settings(range=rule), w).scale
+    assert scale.shape == (5, *[1] * (len(shape) - 1))
+    expected = RANGES.build(rule)(w.reshape(5, -1), IntegerGrid(4, "narrow"))
+    assert torch.equal(scale.detach().flatten(), expected)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_scale_for_the_tensor_comes_from_all_of_it(rule: str) -> None:
+    w = weight(5, 3, 2, 2)
+    made = WeightQuantizer(settings(range=rule, granularity="per_tensor"), w)
+    assert made.scale.shape == ()
+    expected = RANGES.build(rule)(w.reshape(1, -1), IntegerGrid(4, "narrow"))[0]
+    assert torch.equal(made.scale.detach(), expected)
+
+
+def test_one_bit_is_two_levels_whatever_the_grid_says() -> None:
+    w = weight(2, 50)
+    w_hat = WeightQuantizer(settings(bits=1, grid="full"), w)(w)
+    mean = w.abs().mean(1, keepdim=True)
+    np.testing.assert_allclose(w_hat.detach(), w.sign() * mean, rtol=1e-5)
+
+
+def test_the_quantized_weight_lies_on_the_grid_of_the_scale() -> None:
+    w, grid = weight(5, 12), IntegerGrid(4, "narrow")
+    made = WeightQuantizer(settings(range="absmax"), w)
+    expected = dequantize(quantize(w, made.scale, 0, grid), made.scale, 0, grid)
+    assert torch.equal(made(w), expected)
+
+
+def test_a_range_is_fitted_again_every_so_many_training_steps() -> None:
+    w = weight(2, 9)
+    made = WeightQuantizer(settings(range="absmax", refit_every=3), w)
+    start, seen = made.scale.clone(), []
+    for step in range(8):
+        made((step + 2) * w)
+        seen.append(made.scale / start)
+    fitted = [2, 2, 2, 5, 5, 5, 8, 8]  # the factor at steps 0, 3 and 6
+    np.testing.assert_allclose(torch.stack(seen)[:, 0, 0], fitted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("rule", "steps"), [("absmax", 1), ("mse", 100)])
+def test_absmax_is_fitted_at_every_step_and_a_search_at_every_hundredth(
+    rule: str, steps: int
+) -> None:
+    w = weight(1, 9)
+    made = WeightQuantizer(settings(range={"name": rule}), w)
+    made(w)
+    start, changed = made.scale.clone(), 0
+    while torch.equal(made.scale, start):
+        made(2 * w)
+        changed += 1
+    assert changed == steps
+
+
+def test_evaluation_never_fits_and_counts_no_step() -> None:
+    w = weight(2, 9)
+    made = WeightQuantizer(settings(range="absmax", refit_every=2), w).eval()
+    start = made.scale.clone()
+    made(5 * w)
+    assert torch.equal(made.scale, start)
+    made.train()
+    made(w)
+    made.eval()
+    made(5 * w)
+    made.train()
+    made(5 * w)  # the second training step: not yet
+    assert torch.equal(made.scale, start)
+    made(5 * w)
+    np.testing.assert_allclose(made.scale, 5 * start, rtol=1e-6)
+
+
+def test_a_learned_scale_is_never_fitted_in_training() -> None:
+    w = weight(2, 9)
+    made = WeightQuantizer(settings(), w)
+    start = made.scale.detach().clone()
+    made(5 * w)
+    assert torch.equal(made.scale.detach(), start)
+
+
+def test_the_steps_until_the_next_fit_survive_a_checkpoint() -> None:
+    w = weight(2, 9)
+    source = WeightQuantizer(settings(range="absmax", refit_every=3), w)
+    source(w)
+    source(w)
+    target = WeightQuantizer(settings(range="absmax", refit_every=3), 7 * w)
+    target.load_state_dict(source.state_dict())
+    target(5 * w)  # the third step
+    assert torch.equal(target.scale, source.scale)
+    target(5 * w)  # the fourth
+    np.testing.assert_allclose(target.scale, 5 * source.scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
+        lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.1),
+    ],
+    ids=["sgd", "adamw"],
+)
+def test_a_blended_weight_rests_once_alpha_is_one_whatever_the_optimizer_remembers(
+    make: Any,
+) -> None:
+    layer = conv_layer(range="absmax", blend=BLEND)
+    optimizer = make(layer.parameters())
+
+    def step(progress: float) -> None:
+        set_progress(layer, progress)
+        optimizer.zero_grad()
+        layer(weight(2, 3, 6, 6)).square().sum().backward()
+        optimizer.step()
+
+    before = layer.weight.detach().clone()
+    step(0.1)
+    step(0.4)
+    latent, scale = layer.weight.detach().clone(), weight_scale(layer).clone()
+    assert not torch.equal(latent, before)
+    assert layer.bias is not None
+    bias = layer.bias.detach().clone()
+    for progress in (0.5, 0.7, 1.0):
+        step(progress)
+    assert torch.equal(layer.weight, latent)
+    assert torch.equal(weight_scale(layer), scale)
+    assert not torch.equal(layer.bias, bias)  # everything else goes on
+
+
+def test_a_weight_freezes_also_between_its_backward_and_the_step() -> None:
+    layer = conv_layer(range="absmax", blend=BLEND)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    layer(weight(2, 3, 6, 6)).square().sum().backward()
+    before = layer.weight.detach().clone()
+    set_progress(layer, 1.0)
+    optimizer.step()
+    assert torch.equal(layer.weight, before)
+
+
+def test_a_frozen_scale_stays_when_the_weight_changes_and_when_alpha_is_set_again() -> None:
+    layer = conv_layer(range="absmax", blend=BLEND)
+    set_progress(layer, 0.5)
+    scale = weight_scale(layer).clone()
+    with torch.no_grad():
+        layer.weight.mul_(3)
+    set_progress(layer, 0.9)
+    layer(weight(2, 3, 6, 6))
+    assert torch.equal(weight_scale(layer), scale)
+
+
+def test_a_weight_that_still_blends_is_fitted_and_trained() -> None:
+    layer = conv_layer(range="absmax", blend=BLEND)
+    set_progress(layer, 0.49)
+    scale = weight_scale(layer).clone()
+    with torch.no_grad():
+        layer.weight.mul_(3)
+    layer(weight(2, 3, 6, 6)).sum().backward()
+    np.testing.assert_allclose(weight_scale(layer), 3 * scale, rtol=1e-6)
+    assert layer.weight.grad is not None
+
+
+def test_a_frozen_weight_stays_frozen_after_a_checkpoint() -> None:
+    source = conv_layer(range="absmax", blend=BLEND)
+    set_progress(source, 1.0)
+    target = conv_layer(range="absmax", blend=BLEND)
+    target.load_state_dict(source.state_dict())
+    with torch.no_grad():
+        target.weight.mul_(3)
+    target(weight(2, 3, 6, 6))
+    assert torch.equal(weight_scale(target), weight_scale(source))
+    set_progress(target, 1.0)
+    assert not target.weight.requires_grad
