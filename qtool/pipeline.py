@@ -16,6 +16,7 @@ from qtool import assembly, checkpoint, inspection, run_folder, runs
 from qtool.comparison.trials import Arm, run_trials, summarize_trials
 from qtool.console import say
 from qtool.conversion.to_integer import convert as convert_model
+from qtool.conversion.to_integer import round_biases
 from qtool.errors import ExportError, InputError, TrainingError
 from qtool.export.onnx_qdq import export_onnx
 from qtool.export.targets import TARGETS
@@ -68,7 +69,7 @@ def train_recipe(recipe: Recipe, folder: Path, device: str, *, resume: bool) -> 
         say_epoch(line, trainer.epochs)
 
     try:
-        trainer.fit(after_epoch)
+        trainer.fit(after_epoch, finish=round_biases)
     except TrainingError as error:
         runs.summarize(folder, "failed", trainer.model, trainer.history, error=str(error))
         raise

@@ -1,7 +1,7 @@
 """The recipe: everything a run depends on, checked in full before anything is built."""
 
 import re
-from copy import deepcopy
+from copy import copy
 from difflib import get_close_matches
 from math import inf
 from pathlib import Path
@@ -85,7 +85,7 @@ class _NamedSection(Section):
         given = made.model_dump() if made is not None else data
         if isinstance(given, dict) and isinstance(name := given.get("name"), str):
             places = [place for place, _ in found]
-            params = {str(k): v for k, v in given.items() if k not in ("name", *places)}
+            params = {str(k): v for k, v in given.items() if str(k) not in ("name", *places)}
             for place, why in cls._named_problems(name, params):
                 if "has no parameter" in why and get_close_matches(place, cls.model_fields):
                     why = f"unknown key{did_you_mean(place, cls.model_fields)}"
@@ -295,7 +295,7 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         RecipeError: If an assignment is not `key=value`, its value is not YAML, or there is
             nothing at its place to set a key in.
     """
-    data = deepcopy(data)
+    data = dict(data)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         path = key.strip().split(".")
@@ -311,6 +311,7 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
 
 
 def _set(data: Any, path: list[str], value: Any, assignment: str) -> None:
+    """Set one value; sections on the way are copied, for an alias may share them with others."""
     for position, part in enumerate(path):
         last = position == len(path) - 1
         if isinstance(data, list):
@@ -334,7 +335,7 @@ def _set(data: Any, path: list[str], value: Any, assignment: str) -> None:
         elif not isinstance(inner, dict | list):
             place = ".".join(path[: position + 1])
             raise RecipeError(f"--set {assignment}: {place} is {shown(inner)}, which has no keys")
-        data[key] = inner
+        data[key] = inner = copy(inner)
         data = inner
 
 

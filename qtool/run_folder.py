@@ -111,6 +111,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def is_free(path: Path) -> bool:
+    """Tell whether a folder is absent or empty, but for what a killed write left."""
+    return not path.exists() or all(child.match(".*.tmp") for child in path.iterdir())
+
+
 def is_run_folder(path: Path) -> bool:
     """Tell whether a folder was made by `qtool train` or `qtool convert`."""
     return path.is_dir() and (path / RECIPE).is_file()

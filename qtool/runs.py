@@ -37,7 +37,7 @@ def open_run(recipe: Recipe, folder: Path, *, resume: bool) -> None:
         InputError: If it holds anything else, or `resume` is missing.
     """
     run_folder.refuse_unless_makeable(folder)
-    if not folder.exists() or not any(folder.iterdir()):
+    if run_folder.is_free(folder):
         return
     if not run_folder.is_run_folder(folder):
         raise InputError(f"{folder}: not empty, and not a run; choose another --run-dir")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +76,60 @@ def _check_ready(model: nn.Module) -> None:
         )
 
 
+@torch.no_grad()
+def round_biases(model: nn.Module) -> None:
+    """Move each bias of a prepared model to where int32 will put it, in place.
+
+    Runtimes hold a bias in steps of s_x s_w, which at few bits is coarse enough to move values
+    across rounding thresholds. A model that is trained and judged with such biases loses nothing
+    when it is converted. The batch norm's beta moves where there is one, else the layer's bias.
+
+    Raises:
+        ConversionError: If a range was never set.
+    """
+    state = prepared_state(model)
+    _check_ready(model)
+    for name, source in quant_layers(model).items():
+        if source.weight_quantizer is None or source.input_quantizer is None:
+            continue
+        exact = _fold(name, model, state, Converted())
+        fitted = _integer_bias(exact, source, Converted())
+        if exact.bias is None or fitted.bias is None or fitted.spec.bias != "int32":
+            continue
+        steps = (source.input_quantizer.scale * fitted.scale.float()).double()
+        norm = exact.spec.batch_norm
+        holder = source if norm is None else model.get_submodule(norm)
+        if isinstance(holder.bias, Tensor):
+            holder.bias.add_((fitted.bias * steps - exact.bias).to(holder.bias.dtype))
+
+
+class _Parts(NamedTuple):
+    """A layer on its way into integers.
+
+    codes: int8, or float32 where the weight is float; scale: float64 [C]; bias: float64 [C].
+    """
+
+    spec: LayerSpec
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+
 def _convert_layer(name: str, model: nn.Module, state: Prepared, done: Converted) -> IntegerLayer:
     """Return the integer form of one layer, with its batch norm folded in where that is exact."""
-    source = model.get_submodule(name)
-    assert isinstance(source, QuantLayer)
+    source = quant_layers(model)[name]
+    parts = _fold(name, model, state, done)
+    if source.weight_quantizer is not None and source.input_quantizer is not None:
+        parts = _integer_bias(parts, source, done)
+    elif not parts.spec.unfused:
+        side = "input" if source.input_quantizer is None else "weight"
+        parts = parts._replace(spec=replace(parts.spec, unfused=f"its {side} is float"))
+    return _fill(parts, source)
+
+
+def _fold(name: str, model: nn.Module, state: Prepared, done: Converted) -> _Parts:
+    """Return a layer's codes, scales and bias, its batch norm folded in where that is exact."""
+    source = quant_layers(model)[name]
     weights, inputs = source.weight_quantizer, source.input_quantizer
     spec = LayerSpec(
         name=name,
@@ -93,82 +143,72 @@ def _convert_layer(name: str, model: nn.Module, state: Prepared, done: Converted
     )
     bias = None if source.bias is None else source.bias.detach().double()
     if weights is None:
-        return _fill(spec, source, source.weight.detach(), None, bias)
+        ones = torch.ones(len(source.weight), dtype=torch.float64, device=source.weight.device)
+        return _Parts(spec, source.weight.detach(), ones, bias)
     grid = weights.known_grid
     q = quantize(source.weight.detach(), weights.scale.detach(), 0, grid)
     codes, scale = to_codes(q, weights.scale.detach(), grid)
     scale = scale.reshape(-1).expand(codes.shape[0]).double()
     norm_name = state.recording.batch_norms.get(name)
-    if norm_name is not None:
-        norm: Any = model.get_submodule(norm_name)
-        folded = fold_batch_norm(scale, bias, norm)
-        negative = folded.sign.reshape(-1, *[1] * (codes.ndim - 1))
-        lowest = (codes == grid.code_min) & (negative < 0)
-        if grid.kind == "full" and bool(lowest.any()):
-            reason = (
-                f"holds {grid.code_min} in a channel whose batch norm has a negative gamma, "
-                "which a full grid cannot negate"
-            )
-            done.notes.append(f"{name} {reason}; its batch norm stays float. Use grid: narrow")
-            spec = replace(spec, unfused=reason)
-        else:
-            codes, scale, bias = codes * negative, folded.scale, folded.bias
-            spec = replace(spec, batch_norm=norm_name, bias="float32")
-    if inputs is not None:
-        spec, codes, scale, bias = _integer_bias(spec, source, codes, scale, bias, done)
-    elif not spec.unfused:
-        spec = replace(spec, unfused="its input is float")
-    return _fill(spec, source, codes, scale, bias)
+    if norm_name is None:
+        return _Parts(spec, codes, scale, bias)
+    norm: Any = model.get_submodule(norm_name)
+    folded = fold_batch_norm(scale, bias, norm)
+    negative = folded.sign.reshape(-1, *[1] * (codes.ndim - 1))
+    lowest = (codes == grid.code_min) & (negative < 0)
+    if grid.kind == "full" and bool(lowest.any()):
+        reason = (
+            f"holds {grid.code_min} in a channel whose batch norm has a negative gamma, "
+            "which a full grid cannot negate"
+        )
+        done.notes.append(f"{name} {reason}; its batch norm stays float. Use grid: narrow")
+        return _Parts(replace(spec, unfused=reason), codes, scale, bias)
+    spec = replace(spec, batch_norm=norm_name, bias="float32")
+    return _Parts(spec, codes * negative, folded.scale, folded.bias)
 
 
-def _integer_bias(
-    spec: LayerSpec,
-    source: QuantLayer,
-    codes: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    done: Converted,
-) -> tuple[LayerSpec, Tensor, Tensor, Tensor | None]:
+def _integer_bias(parts: _Parts, source: QuantLayer, done: Converted) -> _Parts:
     """Turn the bias into int32 with scale s_x s_w, where the accumulator has room for it.
 
     A channel without room, or with s_w = 0, whose weights cannot matter beside the bias has its
     codes written as 0; a layer with any other such channel keeps a float bias.
     """
+    spec, codes, scale, bias = parts
     inputs = source.input_quantizer
     assert inputs is not None
+    if bias is None:
+        return parts
     grid, zero = inputs.known_grid, float(inputs.zero_point)
     reach = max(abs(grid.qmin - zero), abs(grid.qmax - zero))
-    if bias is None:
-        return replace(spec, bias="none"), codes, scale, None
-    input_scale = inputs.scale.detach().double()
+    input_scale = inputs.scale.detach()
     sums = codes.to(torch.int64).abs().flatten(1).sum(1).double() * reach
-    steps = input_scale * scale.float().double()
+    steps = (input_scale * scale.float()).double()
     crowded = (steps == 0) | (bias.abs() / steps + sums > INT32_MAX)
     if bool(crowded.any()):
         negligible = steps * sums < 1e-6 * bias.abs().max()
         if bool((crowded & ~negligible).any()):
             reason = "its bias does not fit into int32 at the scale of its products"
             done.notes.append(f"{spec.name}: {reason}; it stays float")
-            return replace(spec, unfused=reason, bias="float32"), codes, scale, bias
+            return parts._replace(spec=replace(spec, unfused=reason))
         rows = crowded.reshape(-1, *[1] * (codes.ndim - 1))
         codes = torch.where(rows, torch.zeros_like(codes), codes)
-        scale = torch.where(crowded, bias.abs().clamp_min(1e-12) / (input_scale * 2**30), scale)
+        alone = bias.abs().clamp_min(1e-12) / (input_scale.double() * 2**30)
+        scale = torch.where(crowded, alone, scale)
+        steps = (input_scale * scale.float()).double()
         count = int(crowded.sum())
         done.notes.append(f"{spec.name}: {count} channels are their bias alone; codes written as 0")
         spec = replace(spec, rewritten=count)
-    steps = (inputs.scale.detach() * scale.float()).double()
-    return replace(spec, bias="int32"), codes, scale, torch.round(bias / steps)
+    return _Parts(replace(spec, bias="int32"), codes, scale, torch.round(bias / steps))
 
 
-def _fill(
-    spec: LayerSpec, source: QuantLayer, codes: Tensor, scale: Tensor | None, bias: Tensor | None
-) -> IntegerLayer:
-    layer = make_integer_layer(spec, source).to(codes.device)
-    layer.codes.copy_(codes)
-    if scale is not None and layer.weight_scale is not None:
-        layer.weight_scale.copy_(scale)
-    if bias is not None and layer.bias is not None:
-        layer.bias.copy_(bias)
+def _fill(parts: _Parts, source: QuantLayer) -> IntegerLayer:
+    """Return the integer layer that holds the parts."""
+    layer = make_integer_layer(parts.spec, source).to(parts.codes.device)
+    layer.codes.copy_(parts.codes)
+    if layer.weight_scale is not None:
+        layer.weight_scale.copy_(parts.scale)
+    if parts.bias is not None and layer.bias is not None:
+        layer.bias.copy_(parts.bias)
     if source.input_quantizer is not None:
         assert layer.input_scale is not None
         assert layer.input_zero_point is not None

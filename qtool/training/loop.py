@@ -54,11 +54,16 @@ class Trainer:
     epochs: int
     history: list[dict[str, Any]]
 
-    def fit(self, after_epoch: Callable[[dict[str, Any]], None]) -> None:
+    def fit(
+        self,
+        after_epoch: Callable[[dict[str, Any]], None],
+        finish: Callable[[nn.Module], None] = lambda model: None,
+    ) -> None:
         """Train from the epoch after the last one of `history` to the end.
 
         Args:
             after_epoch: called with each epoch's line of metrics, once it is in `history`.
+            finish: what is left to do to the model after the last step, before it is judged.
 
         Raises:
             TrainingError: If the loss is no longer finite; names the first layer that went bad.
@@ -68,7 +73,10 @@ class Trainer:
         with progress_bar(steps * self.epochs, steps * done) as bar:
             for epoch in range(done, self.epochs):
                 started = time.perf_counter()
-                line = self._train_epoch(epoch, bar) | self._validate(epoch)
+                line = self._train_epoch(epoch, bar)
+                if epoch == self.epochs - 1:
+                    finish(self.model)
+                line |= self._validate(epoch)
                 line["seconds"] = round(time.perf_counter() - started, 3)
                 self.history.append(line)
                 after_epoch(line)

@@ -37,9 +37,8 @@ def test_the_grid_is_unsigned_where_no_value_is_negative(rule: str, training: bo
     assert made.known_grid == IntegerGrid(4, "unsigned")
 
 
-@pytest.mark.parametrize("rule", RANGES.names())
-def test_the_grid_is_full_where_one_value_is_negative(rule: str) -> None:
-    made = quantizer(range=rule)
+def test_the_grid_is_full_where_one_value_of_many_is_negative() -> None:
+    made = quantizer(range="absmax")
     x = torch.ones(3, 2 * SAMPLE)
     x[1, 12345] = -0.01
     made(x)
