@@ -177,7 +177,8 @@ def shell(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, s
     def run(*argv: str) -> tuple[Any, str, str]:
         with pytest.raises(SystemExit) as ended:
             main(list(argv))
-        return ended.value.code, *capsys.readouterr()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
 
     return run
 
