@@ -17,7 +17,7 @@ from qtool.errors import ExportError
 from qtool.export.annotation import Annotation, write_annotations, write_metadata
 from qtool.export.quiet import quietly
 from qtool.export.targets import TARGETS
-from qtool.export.weights import LAYER, ROLE, WeightWriter
+from qtool.export.weights import LAYER, ROLE, WeightWriter, choose_forms, to_proto
 from qtool.integer.layers import IntegerLayer, converted_state, integer_layers, replace_module
 
 SHIFT = 128  # a signed grid travels as uint8 around this zero point: the kernels want uint8
@@ -122,15 +122,15 @@ def export_onnx(
     graph = traced(model, example.cpu(), chosen.opset, batch)
     writer = WeightWriter(graph, chosen)
     layers = [writer.write(spec) | spec.as_dict() for spec in state.layers]
-    if chosen.integer_weights is not None:
-        in_kernels = chosen.integer_weights(_to_proto(graph))
+    if chosen.optimized is not None:
+        forms = choose_forms(to_proto(graph), layers, chosen)
         for spec, layer in zip(state.layers, layers, strict=True):
-            layer["integer_kernel"] = layer["codes"] in in_kernels
-            if not layer["integer_kernel"]:
-                writer.unpack_to_float(spec)
+            layer["integer_kernel"] = spec.name in forms.integer
+            if spec.name in forms.floating:
+                writer.unpack_to_float(spec.name, len(spec.shape))
     writer.finish()
     annotations = [note for spec in state.layers for note in writer.annotations(spec)]
-    proto = _to_proto(graph)
+    proto = to_proto(graph)
     proto.producer_name = "qtool"
     if annotate:
         write_annotations(proto.graph, _distinct(annotations))
@@ -145,12 +145,6 @@ def export_onnx(
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
     return described
-
-
-def _to_proto(graph: ir.Model) -> onnx.ModelProto:
-    proto = ir.to_proto(graph)
-    assert isinstance(proto, onnx.ModelProto)
-    return proto
 
 
 def _distinct(annotations: list[Annotation]) -> list[Annotation]:

@@ -48,3 +48,11 @@ def optimized_graph(path: Path) -> onnx.GraphProto:
         optimized = Path(folder) / "optimized.onnx"
         open_session(path, optimized=optimized)
         return onnx.load(str(optimized)).graph
+
+
+def optimized_model(model: onnx.ModelProto) -> onnx.GraphProto:
+    """Return the graph that ONNX Runtime makes of a model in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, str(path))
+        return optimized_graph(path)

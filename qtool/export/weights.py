@@ -4,15 +4,18 @@ A layer that a runtime can run in integers keeps DequantizeLinear on its weight 
 gets its weight unpacked to float by Mul, which the runtime folds once, when it loads the file.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from qtool.export.annotation import Annotation
+from qtool.export.annotation import Annotation, tensor_names
 from qtool.export.packing import Packed, Part, pack
+from qtool.export.runtime import INTEGER_KERNELS
 from qtool.export.targets import Target
 from qtool.integer.layers import LayerSpec
 
@@ -112,13 +115,15 @@ class WeightWriter:
             self.table_bytes += part.table.nbytes
         return self._tables[key]
 
-    def unpack_to_float(self, spec: LayerSpec) -> None:
-        """Replace DequantizeLinear of weight and bias by Sub and Mul, which runtimes fold."""
-        dequantize = self._nodes.get((spec.name, "weight"))
+    def unpack_to_float(self, name: str, ndim: int) -> None:
+        """Replace DequantizeLinear of weight [ndim] and bias by Sub and Mul, which runtimes fold.
+
+        The float weight is called `NAME.weight`.
+        """
+        dequantize = self._nodes.get((name, "weight"))
         if dequantize is None:
             return
         codes, scale, zero_point = (value for value in dequantize.inputs if value is not None)
-        name, ndim = spec.name, len(spec.shape)
         column = self._initializer(f"{name}.column", np.array([-1] + [1] * (ndim - 1), np.int64))
         parts = {}
         for label, value in (("codes_float", codes), ("zero_float", zero_point)):
@@ -176,6 +181,59 @@ class WeightWriter:
         node.outputs[0].name = name
         self._graph.insert_before(before, node)
         return node.outputs[0]
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Names of layers by the form their weight should have; the others keep DequantizeLinear.
+
+    Attributes:
+        integer: those that the runtime runs in integer kernels.
+        floating: those whose weight should be unpacked to float.
+    """
+
+    integer: set[str]
+    floating: set[str]
+
+
+def choose_forms(model: onnx.ModelProto, layers: list[dict[str, Any]], target: Target) -> Forms:
+    """Choose each layer's form by what the runtime makes of it.
+
+    A runtime that finds a float weight between integer tensors may quantize it again, to codes
+    and a scale of its own; such a layer keeps its codes under DequantizeLinear.
+
+    Args:
+        model: with DequantizeLinear on every weight, its nodes still marked.
+        layers: name, shape and codes of each.
+        target: whose runtime is asked.
+    """
+    assert target.optimized is not None
+    kernels = [n for n in target.optimized(model).node if n.op_type in INTEGER_KERNELS]
+    read = {name for node in kernels for name in node.input}
+    integer = {layer["name"] for layer in layers if layer["codes"] in read}
+    others = [layer for layer in layers if layer["name"] not in integer]
+    trial = ir.from_proto(model)
+    writer = WeightWriter(trial, target)
+    for layer in others:
+        writer.unpack_to_float(layer["name"], len(layer["shape"]))
+    written = to_proto(trial)
+    known, graph = tensor_names(written.graph), target.optimized(written)
+    constants = {item.name for item in graph.initializer}
+    again = [
+        node.op_type == "DequantizeLinear" and node.input[0] in constants - known
+        for node in graph.node
+    ]
+    floating = {layer["name"] for layer in others}
+    if any(again):
+        floating = {name for name in floating if f"{name}.weight" in constants}
+    return Forms(integer, floating)
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """Return a model as ONNX's own message."""
+    proto = ir.to_proto(model)
+    assert isinstance(proto, onnx.ModelProto)
+    return proto
 
 
 def _width_and_step(spec: LayerSpec) -> tuple[int, int]:

@@ -31,7 +31,10 @@ def test_a_folded_convolution_gives_what_convolution_and_batch_norm_give():
     expected = norm(nn.functional.conv2d(x, codes * scale.reshape(-1, 1, 1, 1), bias))
 
     torch.testing.assert_close(
-        folded_output(fold_batch_norm(scale, bias, norm), codes, x), expected, rtol=1e-12, atol=1e-12
+        folded_output(fold_batch_norm(scale, bias, norm), codes, x),
+        expected,
+        rtol=1e-12,
+        atol=1e-12,
     )
 
 

@@ -218,7 +218,7 @@ def test_a_range_that_no_data_has_set_is_refused_by_name():
 
 
 def test_a_model_that_was_not_prepared_is_a_programmers_error():
-    with pytest.raises(ValueError, match="qtool.prepare"):
+    with pytest.raises(ValueError, match=r"qtool\.prepare"):
         qtool.convert(float_net())
 
 
@@ -263,7 +263,9 @@ def test_a_saved_integer_model_comes_back_bit_for_bit(tmp_path):
     assert torch.equal(again(IMAGES), integer(IMAGES))
 
 
-@pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x08" + 7 * b"\x00" + b"{}      "])
+@pytest.mark.parametrize(
+    "content", [b"", b"not safetensors at all", b"\x08" + 7 * b"\x00" + b"{}      "]
+)
 def test_a_file_that_is_no_integer_model_is_an_input_error(tmp_path, content):
     path = tmp_path / "m.safetensors"
     path.write_bytes(content)

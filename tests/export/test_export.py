@@ -232,9 +232,7 @@ def test_twin_layers_with_the_same_weights_export(tmp_path):
     described = export_onnx(integer, IMAGES, tmp_path / "m.onnx")
 
     parity.check_codes(tmp_path / "m.onnx", integer, described["layers"])
-    torch.testing.assert_close(
-        logits(tmp_path / "m.onnx"), integer(IMAGES), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(logits(tmp_path / "m.onnx"), integer(IMAGES), rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_target_is_named():

@@ -12,7 +12,9 @@ def test_part_widths_are_powers_of_two_that_add_up(bits):
     assert all(8 % width == 0 for width in part_widths(bits))
 
 
-@given(bits=st.integers(1, 7), step=st.sampled_from([1, 2]), count=st.integers(1, 70), data=st.data())
+@given(
+    bits=st.integers(1, 7), step=st.sampled_from([1, 2]), count=st.integers(1, 70), data=st.data()
+)
 def test_unpacking_gives_the_codes_back(bits, step, count, data):
     lowest = -(2 ** (bits - 1)) * step if bits < 7 else -64
     step = step if bits < 7 else 1
