@@ -39,7 +39,8 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = wanted.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or wanted.startswith("cpu:"):
+    numbered = kind == "cuda" and index.isascii() and index.isdecimal()
+    if wanted not in ("cpu", "cuda") and not numbered:
         raise InputError(f"--device {wanted}: choose auto, cpu, cuda or cuda:N")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -84,13 +84,13 @@ def intact(path: Path, what: str) -> Iterator[None]:
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write a JSON file in one move."""
-    text = json.dumps(data, indent=2) + "\n"
+    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
     """Write metrics.jsonl, one line for each epoch."""
-    text = "".join(json.dumps(line) + "\n" for line in history)
+    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in history)
     write_atomically(
         folder / METRICS, lambda temporary: temporary.write_text(text, encoding="utf-8")
     )

@@ -5,7 +5,7 @@ the others, so that levels always lie at integers and rounding thresholds at hal
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class IntegerGrid:
     kind: Kind
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"unknown grid {self.kind!r}; choose one of {get_args(Kind)}")
         if not 1 <= self.bits <= 8:
             raise ValueError(f"bits must be 1..8, got {self.bits}")
         if self.bits == 1 and self.kind != "mid_rise":
@@ -122,9 +124,9 @@ def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor | int, grid: Integer
 
 
 def to_codes(q: Tensor, scale: Tensor, grid: IntegerGrid) -> tuple[Tensor, Tensor]:
-    """Return the stored codes (int8) and their scale: q and s, or 2q - 1 and s / 2 on mid_rise.
+    """Return a weight's stored codes (int8) and their scale: q and s; 2q - 1 and s / 2 on mid_rise.
 
-    Either way x_hat = code * code_scale, exactly: halving a float loses nothing.
+    On the grids of weights x_hat = code * code_scale, exactly: halving a float loses nothing.
     """
     if grid.kind == "mid_rise":
         return (2 * q - 1).to(torch.int8), scale / 2

@@ -33,7 +33,12 @@ def _share(progress: float, window: list[float]) -> float:
     first, last = window
     if progress >= last:
         return 1.0
-    return max(0.0, (progress - first) / (last - first))
+    return 0.0 if progress <= first else (progress - first) / (last - first)
+
+
+def _between(start: float, stop: float, share: float) -> float:
+    """Return start at 0 and stop at 1, both exactly."""
+    return start * (1 - share) + stop * share
 
 
 @SCHEDULES.add
@@ -52,7 +57,7 @@ def linear(progress: float, *, start: float, stop: float, window: Window = WHOLE
 
     v(t) = start + (stop - start) * t, with t the share of the window that is done
     """
-    return start + (stop - start) * _share(progress, window)
+    return _between(start, stop, _share(progress, window))
 
 
 @SCHEDULES.add
@@ -64,7 +69,7 @@ def cosine(progress: float, *, start: float, stop: float, window: Window = WHOLE
     Reference: Loshchilov and Hutter, 2016, arXiv:1608.03983.
     """
     t = _share(progress, window)
-    return stop + (start - stop) * (1 + math.cos(math.pi * t)) / 2
+    return _between(start, stop, (1 - math.cos(math.pi * t)) / 2)
 
 
 @SCHEDULES.add
@@ -76,7 +81,7 @@ def cubic(progress: float, *, start: float, stop: float, window: Window = WHOLE)
     Reference: Liu and Mattina, 2019, arXiv:1903.01061.
     """
     t = _share(progress, window)
-    return start + (stop - start) * (1 - (1 - t) ** 3)
+    return _between(start, stop, 1 - (1 - t) ** 3)
 
 
 def with_warmup(schedule: Schedule, warmup: float) -> Schedule:

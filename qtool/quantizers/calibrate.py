@@ -11,8 +11,8 @@ from qtool.quantizers.recording import without_traces
 def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set observed and learned activation scales from `batches`, and weight scales anew.
 
-    The batches run through the float model, in the mode (training or evaluation) that it is in;
-    batch norm statistics and random number generators are left as they were.
+    Inputs stay float while the batches run, in the mode (training or evaluation) that the model
+    is in; batch norm statistics and random number generators are left as they were.
 
     Args:
         model: a model from `prepare`.
@@ -21,16 +21,24 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Raises:
         ValueError: If there is no batch.
     """
-    layers = quant_layers(model).values()
-    watchers = [layer.input_quantizer for layer in layers if layer.input_quantizer is not None]
+    watchers = [
+        layer.input_quantizer
+        for layer in quant_layers(model).values()
+        if layer.input_quantizer is not None
+    ]
     seen = 0
     for watcher in watchers:
         watcher.watching = True
+        watcher.forget()
     try:
         with without_traces(model):
             for batch in batches:
                 model(batch)
                 seen += 1
+    except BaseException:
+        for watcher in watchers:
+            watcher.forget()
+        raise
     finally:
         for watcher in watchers:
             watcher.watching = False
@@ -39,6 +47,5 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     for watcher in watchers:
         if watcher.watched:
             watcher.settle()
-    for layer in layers:
-        if layer.weight_quantizer is not None:
-            layer.weight_quantizer.fit(layer.weight)
+    for layer in quant_layers(model).values():
+        layer.fit_weight()

@@ -23,7 +23,7 @@ from qtool.quantizers.settings import (
     WeightQuantization,
 )
 
-SAMPLE = 65_536  # values kept of each calibration batch for a range rule to look at
+SAMPLE = 16_384  # values kept of each calibration batch for a range rule to look at
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -94,7 +94,7 @@ class FakeQuantize(nn.Module):
         super().__init__()
         self.settings, self.bits = settings, bits
         self.grid = grid
-        self.ready = False
+        self.ready, self.progress = False, 0.0
         self.rule = RANGES.build(settings.range.name, **settings.range.params)
         self.learns = settings.range.name == "learned"
         self.blend: Schedule | None = None
@@ -128,6 +128,7 @@ class FakeQuantize(nn.Module):
 
     def set_progress(self, progress: float) -> None:
         """Move the blend to its value at `progress`, the share of training done."""
+        self.progress = progress
         if self.blend is not None:
             self.alpha.fill_(self.blend(progress))
 
@@ -141,13 +142,13 @@ class FakeQuantize(nn.Module):
     def round_to_grid(self, x: Tensor) -> Tensor:
         """Return x_hat, or the blend of x and x_hat; same shape and dtype as x."""
         grid = self.known_grid
-        if self.learns and self.training:
+        if self.learns:
             with torch.no_grad():
                 self.scale.clamp_(min=SMALLEST_SCALE)
-        values = x.numel() // self.scale.numel()
+        values = max(1, x.numel() // self.scale.numel())
         x_hat: Tensor = _FakeQuantize.apply(  # pyright: ignore[reportAssignmentType]
             x if self.blend is None else x.detach(),
-            self.scale,
+            self.scale.clone(),  # the next call may change the scale before this one's backward
             *self.bounds(),
             grid.offset,
             self.estimator,
@@ -177,8 +178,8 @@ class FakeQuantize(nn.Module):
 class WeightQuantizer(FakeQuantize):
     """Fake quantization of a weight: scales per tensor or per output channel.
 
-    A range that is not learned is fitted to the weight again every so many training steps. When
-    alpha of a blend reaches 1 it freezes: its scales, and so its codes, stay as they are.
+    A range that is not learned is fitted to the weight again every so many training steps, until
+    alpha of a blend reaches 1: from then on the scales, and so the codes, are frozen.
     """
 
     def __init__(self, settings: WeightQuantization, weight: Tensor) -> None:
@@ -203,15 +204,15 @@ class WeightQuantizer(FakeQuantize):
         self.scale.copy_(self.rule(rows, self.known_grid).reshape(self.scale.shape))
         self.ready = True
 
-    def set_progress(self, progress: float) -> None:
-        """Move the blend; freeze once it is done."""
-        super().set_progress(progress)
-        if self.blend is not None and self.blend(progress) >= 1.0:
-            self.frozen = True
+    @property
+    def blend_is_done(self) -> bool:
+        """Tell whether there is a blend and alpha has reached 1."""
+        return self.blend is not None and self.blend(self.progress) >= 1.0
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight, same shape."""
-        if self.training and not self.learns and not self.frozen:
+        fits = not self.learns and not self.frozen
+        if self.training and torch.is_grad_enabled() and fits:
             if self.steps % self.refit_every == 0:
                 self.fit(weight)
             self.steps += 1
@@ -259,12 +260,17 @@ class ActivationQuantizer(FakeQuantize):
         elif self.follows:
             self.observed.copy_(extremes)
         stride = max(1, values.numel() // SAMPLE)
-        self._samples.append(torch.cat([extremes, values[::stride]]))
+        sampled = [extremes, values[::stride]] if stride > 1 else [values]
+        self._samples.append(torch.cat(sampled))
 
     @property
     def watched(self) -> bool:
         """Tell whether any values were collected."""
         return bool(self._samples)
+
+    def forget(self) -> None:
+        """Drop what was watched."""
+        self._samples = []
 
     @torch.no_grad()
     def settle(self) -> None:

@@ -39,11 +39,18 @@ class QuantLayer(nn.Module):
         if self.input_quantizer is not None:
             yield self.input_quantizer
 
+    def fit_weight(self) -> None:
+        """Fit the weight's scales, unless its blend is done."""
+        if self.weight_quantizer is not None and not self.weight_quantizer.frozen:
+            self.weight_quantizer.fit(self.weight)
+
     def set_progress(self, progress: float) -> None:
         """Move every schedule; a weight whose blend is done no longer trains."""
         for quantizer in self.quantizers():
             quantizer.set_progress(progress)
-        if self.weight_quantizer is not None and self.weight_quantizer.frozen:
+        if self.weight_quantizer is not None and self.weight_quantizer.blend_is_done:
+            self.fit_weight()
+            self.weight_quantizer.frozen = True
             self.weight.requires_grad_(False)
             self.weight.grad = None
 
@@ -83,6 +90,7 @@ def make_quant_layer(
     if layer.input_quantizer is not None:
         layer.input_quantizer.to(layer.weight.device)
     layer.learning_rate_scale = weights.learning_rate_scale if weights else 1.0
+    layer.train(layer.training)
     return layer
 
 

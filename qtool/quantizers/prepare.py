@@ -69,15 +69,19 @@ def prepare(
 
     Raises:
         RecipeError: If the section is wrong, or an override matches no layer.
+        ValueError: If the model is prepared already.
     """
     settings = (
         quantization
         if isinstance(quantization, Quantization)
         else check(Quantization, quantization, "quantization")
     )
+    if isinstance(getattr(model, "qtool", None), Prepared):
+        raise ValueError("this model is prepared already; prepare the float one")
+    if found := pattern_problems(model, settings):
+        raise report("quantization", found)
     model = deepcopy(model)
     state = Prepared()
-    _check_patterns(model, settings)
     for name, module in list(model.named_modules()):
         if type(module) in QUANT_TYPES:
             weights, activations, where = settings.for_layer(name)
@@ -90,19 +94,19 @@ def prepare(
         elif any(p.ndim > 1 for p in module.parameters(recurse=False)):
             state.left_float[name] = f"{type(module).__name__} is neither Conv2d nor Linear"
     model.qtool = state  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    record_first_forward(model, state.recording, lambda: _release_uncalled(model, state))
+    record_first_forward(model, state.recording, _release_uncalled)
     if example is not None:
         with without_traces(model):
             model(example)
     return model
 
 
-def _release_uncalled(model: nn.Module, state: Prepared) -> None:
+def _release_uncalled(model: nn.Module, bypassed: set[str]) -> None:
     """Make layers float again that were not called: their model uses the weights by itself."""
     for name, layer in quant_layers(model).items():
-        if not state.recording.calls[name]:
+        if name in bypassed:
             release_quant_layer(layer)
-            state.left_float[name] = "the model uses its weight without calling it"
+            prepared_state(model).left_float[name] = "the model uses its weight without calling it"
 
 
 def prepared_state(model: nn.Module) -> Prepared:
@@ -117,18 +121,17 @@ def prepared_state(model: nn.Module) -> Prepared:
     return state
 
 
-def _check_patterns(model: nn.Module, settings: Quantization) -> None:
+def pattern_problems(model: nn.Module, settings: Quantization) -> list[Problem]:
+    """Return the override patterns that match no layer of a float model."""
     names = [
         name for name, module in model.named_modules() if isinstance(module, tuple(QUANT_TYPES))
     ]
-    found: list[Problem] = [
+    return [
         (f"overrides.{index}.match", f"{pattern!r} matches no layer{did_you_mean(pattern, names)}")
         for index, override in enumerate(settings.overrides)
         for pattern in override.patterns
         if not any(fnmatchcase(name, pattern) for name in names)
     ]
-    if found:
-        raise report("quantization", found)
 
 
 def plan(model: nn.Module) -> list[PlanRow]:

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from qtool.quantizers.layers import QuantLayer
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 KEPT = 32  # images of the recorded batch that are kept
+Then = Callable[[nn.Module, set[str]], None]
 
 
 @dataclass
@@ -38,11 +40,11 @@ class Recording:
 
 
 class _CountUses(TorchFunctionMode):
-    """Count how many functions take each watched tensor and return a tensor."""
+    """Count how many functions read each watched tensor."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.uses: Counter[int] = Counter()
+        self.counts: Counter[int] = Counter()
         self.watched: dict[int, Tensor] = {}  # keeps the tensors alive, so that ids stay unique
 
     def __torch_function__(
@@ -53,84 +55,122 @@ class _CountUses(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        seen = [id(leaf) for leaf in tree_leaves((args, kwargs)) if id(leaf) in self.watched]
+        # looked up before the call: a function in place may return the very same tensor
+        leaves = tree_leaves((args, kwargs))
         result = func(*args, **kwargs)
-        if seen and any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
-            self.uses.update(seen)
+        # what returns neither a tensor nor nothing only asks for a shape or the like
+        if result is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            self.count(leaves)
         return result
 
+    def count(self, values: Any) -> None:
+        """Count one use of each watched tensor among `values`."""
+        self.counts.update(id(v) for v in tree_leaves(values) if id(v) in self.watched)
 
-@contextmanager
-def _recording(model: nn.Module, into: Recording) -> Iterator[None]:
-    mode = _CountUses()
-    producer: dict[int, str] = {}
-    norm_calls: Counter[str] = Counter()
-    pairs: list[tuple[int, str]] = []
-    handles = []
 
-    def after_layer(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            into.calls[name] += 1
-            producer[id(output)] = name
-            mode.watched[id(output)] = output
+class _FirstPass:
+    """Hooks that record a model's first pass that succeeds, and then remove themselves.
 
-        return hook
+    Their methods are bound, so that a copy of a model that has not run yet records its own pass.
+    """
 
-    def before_norm(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            norm_calls[name] += 1
-            if args and id(args[0]) in producer:
-                pairs.append((id(args[0]), name))
+    def __init__(self, model: nn.Module, into: Recording, then: Then) -> None:
+        self.into, self.then = into, then
+        self.first = model.register_forward_pre_hook(self.before)
+        self.seen: _Seen | None = None
 
-        return hook
+    def before(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+        """Start to watch: every layer's output, every batch norm's input, every weight."""
+        self.seen = seen = _Seen()
+        if args and isinstance(args[0], Tensor):
+            seen.example = args[0].detach()[:KEPT].clone()
+        for name, module in model.named_modules():
+            if isinstance(module, QuantLayer):
+                seen.weights[name] = id(module.weight)
+                seen.uses.watched[id(module.weight)] = module.weight
+                seen.handles.append(module.register_forward_hook(seen.after_layer(name)))
+            elif type(module) in BATCH_NORMS and module.track_running_stats:
+                seen.handles.append(module.register_forward_pre_hook(seen.before_norm(name)))
+        # registered last, so that it runs after the hooks of a model that is a single layer
+        seen.handles.append(model.register_forward_hook(self.after, always_call=True))
+        seen.uses.__enter__()
 
-    for name, module in model.named_modules():
-        if isinstance(module, QuantLayer):
-            handles.append(module.register_forward_hook(after_layer(name)))
-        elif type(module) in BATCH_NORMS and module.track_running_stats:
-            handles.append(module.register_forward_pre_hook(before_norm(name)))
-    into.calls.clear()
-    try:
-        with mode:
-            yield
-    finally:
-        for handle in handles:
+    def after(self, model: nn.Module, args: Any, output: Any) -> None:
+        """Stop watching; keep what was seen, unless the pass failed."""
+        seen, self.seen = self.seen, None
+        assert seen is not None
+        seen.uses.__exit__(None, None, None)
+        for handle in seen.handles:
             handle.remove()
-    into.batch_norms = {
-        producer[output]: norm
-        for output, norm in pairs
-        if mode.uses[output] == 1 and norm_calls[norm] == 1 and into.calls[producer[output]] == 1
-    }
+        if output is None:
+            return
+        self.first.remove()
+        seen.uses.count(output)
+        self.into.calls.update(seen.calls)
+        self.into.example = seen.example
+        self.into.batch_norms = seen.batch_norms()
+        self.then(model, seen.bypassed())
 
 
-def record_first_forward(
-    model: nn.Module, into: Recording, then: Callable[[], None] = lambda: None
-) -> None:
-    """Record the next forward pass of `model`, whoever makes it, and only that one.
+class _Seen:
+    """What is seen during one pass."""
+
+    def __init__(self) -> None:
+        self.uses = _CountUses()
+        self.calls: Counter[str] = Counter()
+        self.norm_calls: Counter[str] = Counter()
+        self.producer: dict[int, str] = {}
+        self.pairs: list[tuple[int, str]] = []
+        self.weights: dict[str, int] = {}
+        self.handles: list[RemovableHandle] = []
+        self.example: Tensor | None = None
+
+    def after_layer(self, name: str) -> Callable[..., None]:
+        """Return the hook that notes a layer's output."""
+
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            self.calls[name] += 1
+            self.producer[id(output)] = name
+            self.uses.watched[id(output)] = output
+
+        return hook
+
+    def before_norm(self, name: str) -> Callable[..., None]:
+        """Return the hook that notes whose output a batch norm takes."""
+
+        def hook(module: nn.Module, args: Any) -> None:
+            self.norm_calls[name] += 1
+            if args and id(args[0]) in self.producer:
+                self.pairs.append((id(args[0]), name))
+
+        return hook
+
+    def batch_norms(self) -> dict[str, str]:
+        """Return layer -> batch norm where both ran once and nothing else read the output."""
+        return {
+            self.producer[output]: norm
+            for output, norm in self.pairs
+            if self.uses.counts[output] == 1
+            and self.norm_calls[norm] == 1
+            and self.calls[self.producer[output]] == 1
+        }
+
+    def bypassed(self) -> set[str]:
+        """Return the layers whose weight was used although they were not called."""
+        used = self.uses.counts
+        return {name for name, w in self.weights.items() if used[w] and not self.calls[name]}
+
+
+def record_first_forward(model: nn.Module, into: Recording, then: Then) -> None:
+    """Record the next forward pass of `model` that succeeds, whoever makes it.
 
     Args:
         model: holds quantized layers.
         into: is filled.
-        then: called after the pass, unless it failed.
+        then: called after the pass with the model and the names of the layers whose weights it
+            used without calling them.
     """
-    opened: list[Any] = []
-
-    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
-        opened.append(_recording(model, into))
-        opened[0].__enter__()
-        if args and isinstance(args[0], Tensor):
-            into.example = args[0].detach()[:KEPT].clone()
-
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        first.remove()
-        last.remove()
-        if opened:
-            opened.pop().__exit__(None, None, None)
-        if output is not None:
-            then()
-
-    first = model.register_forward_pre_hook(before)
-    last = model.register_forward_hook(after, always_call=True)
+    _FirstPass(model, into, then)
 
 
 @contextmanager
@@ -144,7 +184,9 @@ def without_traces(model: nn.Module) -> Iterator[None]:
     }
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
-        yield
-        buffers = dict(model.named_buffers())
-        for name, value in norms.items():
-            buffers[name].copy_(value)
+        try:
+            yield
+        finally:
+            buffers = dict(model.named_buffers())
+            for name, value in norms.items():
+                buffers[name].copy_(value)

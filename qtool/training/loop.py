@@ -1,5 +1,6 @@
 """One run of training, epoch by epoch: forward, backward, step, schedules."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -104,7 +105,7 @@ class Trainer:
                 logits = self.model(inputs)
             loss = self.loss(logits.float(), labels)
             if self.device.type == "cpu" and not torch.isfinite(loss):
-                raise self._diverged(epoch, index, inputs, float(loss))
+                raise self._diverged(epoch, index, inputs, float(loss.detach()))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -131,6 +132,9 @@ class Trainer:
     def _validate(self, epoch: int) -> dict[str, Any]:
         self.model.eval()
         score = evaluate(self.model, self.validation.batches(epoch), self.loss)
+        if not math.isfinite(score.loss):
+            inputs = next(iter(self.validation.batches(epoch)))[0]
+            raise self._diverged(epoch, len(self.train) - 1, inputs, score.loss)
         return {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
 
     def _diverged(self, epoch: int, step: int, inputs: Tensor, loss: float) -> TrainingError:
