@@ -19,12 +19,13 @@ from qtool.console import say
 from qtool.data.datasets import DATASETS, default_root
 from qtool.data.loaders import Loaders, make_loaders
 from qtool.data.sources import known_channels, known_classes, known_image_size
-from qtool.errors import InputError
+from qtool.errors import InputError, RecipeError
 from qtool.models.vision import Built, build_model, input_channels
 from qtool.numerics.schedules import SCHEDULES, Schedule, with_warmup
 from qtool.quantizers.calibrate import calibrate
-from qtool.quantizers.prepare import prepare
-from qtool.recipe import Recipe
+from qtool.quantizers.prepare import pattern_problems, prepare
+from qtool.recipe import Recipe, load_recipe
+from qtool.sections import report
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES, Loss
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
@@ -96,6 +97,34 @@ def make_data(recipe: Recipe, device: torch.device) -> Loaders:
     if loaders.note:
         say(loaders.note)
     return loaders
+
+
+def load_checked(path: Path, assignments: list[str] | None = None) -> Recipe:
+    """Read a recipe and check it in full, also against its network, before anything is built.
+
+    Raises:
+        RecipeError: Lists every problem with its dotted place.
+    """
+    recipe = load_recipe(path, assignments)
+    check_against_network(recipe, str(path))
+    return recipe
+
+
+def check_against_network(recipe: Recipe, source: str) -> None:
+    """Check overrides and image size against the network's shape, without numbers or data.
+
+    Raises:
+        RecipeError: If a pattern matches no layer, or the images are too small.
+    """
+    if recipe.data.image_size is None and known_image_size(recipe.data.name) is None:
+        return
+    try:
+        with torch.device("meta"):
+            network = make_network_without_data(recipe).model
+    except RecipeError as error:
+        raise RecipeError(f"{source}: {error}") from error
+    if found := pattern_problems(network, recipe.quantization):
+        raise report(source, [(f"quantization.{place}", why) for place, why in found])
 
 
 def make_network(recipe: Recipe, loaders: Loaders) -> Built:

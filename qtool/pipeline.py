@@ -23,7 +23,7 @@ from qtool.export.targets import TARGETS
 from qtool.integer.file import save_integer
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.quantizers.prepare import plan
-from qtool.recipe import Recipe, load_recipe, override, read_recipe_file, write_recipe
+from qtool.recipe import Recipe, override, read_recipe_file, write_recipe
 from qtool.registry import did_you_mean
 from qtool.sections import check
 from qtool.tables import show_plan
@@ -40,7 +40,7 @@ def train(
     resume: bool = False,
 ) -> dict[str, Any]:
     """Recipe -> data, model -> fake quantizers -> training -> checkpoint; return the summary."""
-    recipe = load_recipe(recipe_path, assignments)
+    recipe = assembly.load_checked(recipe_path, assignments)
     folder = run_dir or Path("runs") / recipe_path.stem
     return train_recipe(recipe, folder, device, resume=resume)
 
@@ -85,11 +85,13 @@ def convert(source: Path, output: Path | None = None, device: str = "auto") -> d
     A run gives its trained weights; a recipe its given weights, calibrated and not trained.
     """
     chosen = assembly.pick_device(device)
+    if output is not None:
+        run_folder.refuse_unless_writable(output, "--output names a .safetensors file")
     if source.is_dir():
         path = output or source / run_folder.INTEGER
         recipe, model, loaders, architecture = runs.load_run(source, chosen)
     else:
-        recipe = load_recipe(source)
+        recipe = assembly.load_checked(source)
         path = output or runs.folder_for_untrained(recipe, source) / run_folder.INTEGER
         model, loaders, architecture = runs.calibrated(recipe, chosen)
         show_plan(plan(model))
@@ -115,8 +117,7 @@ def export(
     """Run or integer model -> ONNX, run in ONNX Runtime; return what export.json says."""
     _ = TARGETS[target]
     path = output or (source / run_folder.ONNX if source.is_dir() else source.with_suffix(".onnx"))
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; --output names an .onnx file")
+    run_folder.refuse_unless_writable(path, "--output names an .onnx file")
     integer_path = _up_to_date_integer(source) if source.is_dir() else source
     recipe, integer, architecture = runs.open_integer(integer_path)
     loaders = assembly.make_data(recipe, torch.device("cpu"))
@@ -141,6 +142,8 @@ def export(
 
 def _up_to_date_integer(folder: Path) -> Path:
     """Return a run's integer model, converted first where it is missing or older than the run."""
+    if not run_folder.is_run_folder(folder):
+        raise InputError(f"{folder}: not a run folder, it has no {run_folder.RECIPE}")
     if not run_folder.integer_is_fresh(folder):
         say(f"converting {folder} first")
         convert(folder)
@@ -168,6 +171,7 @@ def compare_estimators(
     device: str = "auto",
 ) -> dict[str, Any]:
     """Recipe x estimators x seeds -> trials -> comparison.json; return what it says."""
+    assembly.pick_device(device)
     names = names or ESTIMATORS.names()
     for name in names:
         if name not in ESTIMATORS:
@@ -177,6 +181,7 @@ def compare_estimators(
         raise InputError(f"--estimators {','.join(names)}: an estimator is named twice")
     data = override(read_recipe_file(recipe_path), assignments or [])
     base = check(Recipe, data, str(recipe_path))
+    assembly.check_against_network(base, str(recipe_path))
     side = on or _side_of(base, names)
     if getattr(base.quantization, side) is None:
         raise InputError(f"{recipe_path}: quantization.{side} is float, so it has no estimator")
@@ -186,6 +191,9 @@ def compare_estimators(
         for name in names
     ]
     folder = output or Path("runs") / f"{recipe_path.stem}-estimators"
+    run_folder.refuse_unless_makeable(folder)
+    if run_folder.is_run_folder(folder):
+        raise InputError(f"{folder}: holds a run; choose another --output for the comparison")
 
     def run_trial(recipe: Recipe, place: Path) -> dict[str, Any]:
         try:

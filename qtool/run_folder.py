@@ -61,6 +61,17 @@ def refuse_unless_makeable(folder: Path) -> None:
         raise InputError(f"{folder}: nothing may be written into {there}; choose another folder")
 
 
+def refuse_unless_writable(path: Path, meant: str) -> None:
+    """Check that a file can be written at `path`, before any work is done for it.
+
+    Raises:
+        InputError: If it is a folder, or nothing may be written there; says what is `meant`.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; {meant}")
+    refuse_unless_makeable(path.parent)
+
+
 @contextmanager
 def intact(path: Path, what: str) -> Iterator[None]:
     """Turn the errors that wrong contents of a file cause into one that names the file.

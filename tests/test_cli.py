@@ -4,12 +4,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import typer
 
 from qtool import __version__, pipeline
@@ -55,15 +54,6 @@ OPTIONS = {
 # Not pydantic: Typer itself loads it when it reads arguments.
 HEAVY = {"numpy", "onnx", "onnxruntime", "torch", "torchvision", "yaml"}
 Shell = Callable[..., tuple[str, str]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Keep small networks from waiting for cores that other processes use."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def commands() -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,15 +20,6 @@ quantization: {weights: {bits: 4}}
 training: {epochs: 2, learning_rate: 0.01}
 """
 CONTRACT = {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt", "summary.json"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Keep small networks from waiting for cores that other processes use."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

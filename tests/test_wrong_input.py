@@ -5,7 +5,7 @@ import json
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,6 @@ training: {epochs: 1, learning_rate: 0.01, optimizer: {name: sgd}}
 """
 ABSENT = object()
 Tree = dict[str, bytes | None]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Keep small networks from waiting for cores that other processes use."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def recipe_with(**changes: Any) -> str:
@@ -277,11 +268,6 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
         recipe_with(training__learning_rate=10**400),
         "training.learning_rate.value",
         "is not a number",
-    ),
-    "learning rate becomes infinite": (
-        recipe_with(training__learning_rate={"name": "cosine", "start": 1.7e308, "stop": 0.0}),
-        "training.learning_rate",
-        "the learning rate becomes inf; it must stay finite and >= 0",
     ),
     "learning rate negative": (
         recipe_with(training__learning_rate=-0.5),
@@ -651,13 +637,13 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
     "convert of a foreign folder": (["convert", "foreign"], "not a run folder, it has no recipe"),
     "convert of an ONNX file": (["convert", "run/model.onnx"], "run/model.onnx: not a text file"),
     "convert of an integer model": (["convert", "run/integer.safetensors"], "not a text file"),
-    "export of nothing": (["export", "no"], "no: not an integer model: No such file"),
+    "export of nothing": (["export", "no"], "no: not an integer model (No such file"),
     "export of a foreign folder": (["export", "foreign"], "not a run folder, it has no recipe"),
     "export of a recipe": (["export", "r.yaml"], "r.yaml: not an integer model"),
     "export of an ONNX file": (["export", "run/model.onnx"], "not an integer model"),
     "inspect of nothing": (["inspect", "no"], "no: no such file or folder"),
     "inspect of no ONNX file": (["inspect", "no.onnx"], "no.onnx: no such file; give an ONNX"),
-    "inspect of no integer model": (["inspect", "no.safetensors"], "not an integer model: No such"),
+    "inspect of no integer model": (["inspect", "no.safetensors"], "not an integer model (No such"),
     "inspect of a foreign folder": (["inspect", "foreign"], "not a run folder, it has no recipe"),
     "inspect of a checkpoint": (["inspect", "run/checkpoint.pt"], "not a text file"),
     "runs of nothing": (["compare", "runs", "no"], "no: neither a run folder nor an .onnx file"),
@@ -680,7 +666,6 @@ def test_a_wrong_command_says_what_would_be_right(
     assert why in refused(*argv)
 
 
-@pytest.mark.xfail(strict=False, reason="not checked yet in qtool/pipeline.py and assembly.py")
 @pytest.mark.parametrize(
     "argv",
     [

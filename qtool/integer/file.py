@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -11,7 +12,6 @@ from torch import nn
 from qtool.errors import InputError
 from qtool.integer.layers import (
     Converted,
-    LayerSpec,
     converted_state,
     make_integer_layer,
     replace_module,
@@ -51,15 +51,18 @@ def read_about(path: Path) -> tuple[dict[str, Any], Converted]:
         with safe_open(path, framework="pt") as file:
             said = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not an integer model: {error}") from error
+        raise InputError(
+            f"{path}: not an integer model ({error}); give a run folder, or a file of qtool convert"
+        ) from error
     if said.get("format") != FORMAT:
         raise InputError(f"{path}: not an integer model of format {FORMAT}, which this qtool reads")
     try:
-        layers = [LayerSpec(**layer) for layer in json.loads(said["layers"])]
-        state = Converted(layers, json.loads(said["left_float"]), json.loads(said["notes"]))
-        return json.loads(said["about"]), state
+        parts = {key: json.loads(said[key]) for key in ("layers", "left_float", "notes")}
+        state = TypeAdapter(Converted).validate_python(parts)
+        return TypeAdapter(dict[str, Any]).validate_python(json.loads(said["about"])), state
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its metadata is damaged: {error!r}") from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: its metadata is damaged: {reason}; convert again") from error
 
 
 def load_integer(path: Path, float_model: nn.Module) -> nn.Module:

@@ -3,7 +3,14 @@
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
 from qtool.numerics.estimators import ESTIMATORS
@@ -152,19 +159,28 @@ class Quantization(Section):
     overrides: list[Override] = Field(default_factory=list)
     """Other settings by module name pattern; the first match wins."""
 
-    @model_validator(mode="after")
-    def _overrides_make_sense(self) -> Self:
-        found: list[Problem] = []
-        for index, override in enumerate(self.overrides):
+    @model_validator(mode="wrap")
+    @classmethod
+    def _overrides_make_sense(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Check the sides and what the overrides make of them, and report all of it at once."""
+        made, found = None, []
+        try:
+            made = handler(data)
+        except ValidationError as error:
+            found = problems_of(error, cls)
+        given = made.model_dump() if made is not None else data
+        wrong_sides = {place.split(".")[0] for place, _ in found}
+        overrides = given.get("overrides") if isinstance(given, dict) else None
+        for index, override in enumerate(overrides if isinstance(overrides, list) else []):
             for side, section in _SIDES.items():
-                try:
-                    self._merged(override, side, section)
-                except ValidationError as error:
-                    inner = problems_of(error, section)
-                    found += [(f"overrides.{index}.{side}.{place}", why) for place, why in inner]
-        if found:
+                changes = override.get(side) if isinstance(override, dict) else None
+                if isinstance(changes, dict):
+                    # a wrong side is reported once, not again by each layer that inherits it
+                    base = {"bits": 8} if side in wrong_sides else given.get(side) or {}
+                    found += _override_problems(index, side, section, base, changes)
+        if found or made is None:
             raise ProblemsError(found)
-        return self
+        return made
 
     def _merged(self, override: Override, side: str, section: type[Section]) -> Any:
         """Return this side's settings under an override, or None where it is left float."""
@@ -175,11 +191,7 @@ class Quantization(Section):
         if changes is None:
             return None
         base = own.model_dump(exclude_none=True) if own is not None else {}
-        if changes.get("blend") is not None:
-            base.pop("estimator", None)
-        if changes.get("estimator") is not None:
-            base.pop("blend", None)
-        return section.model_validate({**base, **changes})
+        return section.model_validate(_merge(base, changes))
 
     def for_layer(
         self, name: str
@@ -196,3 +208,23 @@ _SIDES: dict[str, type[Section]] = {
     "weights": WeightQuantization,
     "activations": ActivationQuantization,
 }
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return settings under an override; a blend and an estimator take each other's place."""
+    dropped = {"blend": "estimator", "estimator": "blend"}
+    gone = {dropped[key] for key in dropped if changes.get(key) is not None}
+    kept = {k: v for k, v in base.items() if v is not None and k not in gone}
+    return {**kept, **changes}
+
+
+def _override_problems(
+    index: int, side: str, section: type[Section], base: dict[str, Any], changes: dict[str, Any]
+) -> list[Problem]:
+    """Return what is wrong with one side of one override, with its places."""
+    try:
+        section.model_validate(_merge(base, changes))
+    except ValidationError as error:
+        inner = problems_of(error, section)
+        return [(f"overrides.{index}.{side}.{place}".rstrip("."), why) for place, why in inner]
+    return []
