@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+import torch
+
+from qtool.training.losses import LOSSES
+
+LOGITS = np.array([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3]])
+LABELS = np.array([0, 1])
+
+
+def log_softmax(x):
+    return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+
+def hinge(margin):
+    rows = zip(LOGITS, LABELS, strict=True)
+    gaps = [margin - row[k] + max(np.delete(row, k)) for row, k in rows]
+    return np.mean([max(0.0, gap) for gap in gaps])
+
+
+EXPECTED = {
+    "cross_entropy": [
+        ({}, -log_softmax(LOGITS)[[0, 1], LABELS].mean()),
+        (
+            {"label_smoothing": 0.3},
+            -(0.7 * log_softmax(LOGITS)[[0, 1], LABELS] + 0.3 * log_softmax(LOGITS).mean(1)).mean(),
+        ),
+    ],
+    "multiclass_hinge": [({}, hinge(1.0)), ({"margin": 4.0}, hinge(4.0))],
+    "squared_error": [({}, 0.5 * ((LOGITS - np.eye(3)[LABELS]) ** 2).sum(1).mean())],
+}
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_a_loss_matches_its_formula(name):
+    for params, expected in EXPECTED[name]:
+        found = LOSSES.build(name, **params)(torch.tensor(LOGITS), torch.tensor(LABELS))
+
+        assert float(found) == pytest.approx(expected, rel=1e-12)
