@@ -1,0 +1,254 @@
+"""The whole story on real digits: train, convert, export, compare, inspect."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from qtool import pipeline
+from qtool.errors import ConversionError, ExportError, InputError
+from qtool.export import parity
+
+ROOT_RECIPE = Path(__file__).parent.parent / "recipes" / "digits.yaml"
+RECIPE = {
+    "seed": 0,
+    "model": {"name": "lenet5"},
+    "data": {"name": "digits", "image_size": 28},
+    "quantization": {
+        "weights": {"bits": 4},
+        "activations": {"bits": 4, "estimator": "clipped_relu"},
+        "overrides": [
+            {"match": ["conv1", "fc3"], "weights": {"bits": 8}, "activations": {"bits": 8}}
+        ],
+    },
+    "training": {
+        "epochs": 12,
+        "optimizer": "adamw",
+        "learning_rate": {"name": "cosine", "start": 4e-3, "stop": 0.0},
+    },
+}
+
+
+def write(folder, recipe):
+    path = folder / "digits.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("story")
+    run = folder / "run"
+    recipe = write(folder, RECIPE)
+    trained = pipeline.train(recipe, run, device="cpu")
+    converted = pipeline.convert(run, device="cpu")
+    exported = pipeline.export(run, folder / "m.onnx")
+    return folder, run, trained, converted, exported
+
+
+def test_a_small_network_learns_the_digits(story):
+    _, _, trained, _, _ = story
+
+    assert trained["status"] == "finished"
+    assert trained["validation_accuracy"] > 0.93
+
+
+def test_converting_costs_at_most_one_image(story):
+    _, _, trained, converted, _ = story
+    before, after = (converted[f"validation_accuracy_{when}"] for when in ("before", "after"))
+
+    assert before == trained["validation_accuracy"]
+    assert abs(before - after) <= 1 / 500
+    assert converted["integer_bytes"] < converted["float_bytes"] / 5
+
+
+def test_the_runtime_agrees_with_the_integer_model(story):
+    folder, run, _, converted, exported = story
+
+    assert exported["top1_agreement"] >= 0.995
+    assert exported["accuracy_runtime"] == pytest.approx(
+        converted["validation_accuracy_after"], abs=1 / 500
+    )
+    assert exported["images"] == 500
+    assert exported["fused_share"] == 1.0
+    assert json.loads((run / "export.json").read_text()) == exported
+    assert (folder / "m.onnx").stat().st_size == exported["file_bytes"]
+
+
+def test_a_run_without_an_integer_model_is_converted_first(story, tmp_path):
+    folder, run, _, _, exported = story
+    (run / "integer.safetensors").unlink()
+    again = pipeline.export(run, tmp_path / "m.onnx")
+
+    assert (run / "integer.safetensors").is_file()
+    assert (tmp_path / "m.onnx").read_bytes() == (folder / "m.onnx").read_bytes()
+    assert again["max_abs_difference"] == exported["max_abs_difference"]
+
+
+def test_a_file_that_disagrees_is_not_written(story, tmp_path, monkeypatch):
+    _, run, _, _, _ = story
+    before = (run / "export.json").read_bytes()
+    monkeypatch.setattr(parity, "judge", lambda figures, given: "the runtime is wrong")
+    with pytest.raises(ExportError, match="the runtime is wrong"):
+        pipeline.export(run, tmp_path / "m.onnx")
+
+    assert list(tmp_path.iterdir()) == []
+    assert json.loads((run / "export.json").read_text())["disagreement"] == "the runtime is wrong"
+    (run / "export.json").write_bytes(before)
+
+
+def test_comparing_again_reuses_every_trial(tmp_path, monkeypatch):
+    recipe = write(tmp_path, RECIPE)
+    arguments = {
+        "names": ["straight_through", "identity"],
+        "seeds": 2,
+        "output": tmp_path / "comparison",
+        "assignments": ["training.epochs=1", "data.train_samples=128"],
+        "device": "cpu",
+    }
+    first = pipeline.compare_estimators(recipe, **arguments)
+    monkeypatch.setattr("qtool.training.loop.Trainer.fit", None)  # nothing may train again
+    second = pipeline.compare_estimators(recipe, **arguments)
+
+    assert first == second
+    assert json.loads((tmp_path / "comparison" / "comparison.json").read_text()) == first
+    assert [len(arm["values"]) for arm in first["arms"]] == [2, 2]
+    assert first["on"] == "activations"
+    assert first["seeds"] == [0, 1]
+    assert first["differences"][0]["low"] is not None
+
+
+def test_arms_of_one_seed_start_from_the_same_weights_and_data(tmp_path):
+    recipe = write(tmp_path, RECIPE)
+    result = pipeline.compare_estimators(
+        recipe,
+        ["straight_through", "identity"],
+        "weights",
+        [5],
+        tmp_path / "c",
+        ["training.epochs=1", "training.learning_rate=0.0", "data.train_samples=128"],
+        "cpu",
+    )
+    a, b = (arm["values"] for arm in result["arms"])
+
+    assert a == b  # without a step the estimator cannot matter
+
+
+def test_a_trial_that_diverges_is_counted_and_the_others_go_on(tmp_path):
+    recipe = write(tmp_path, RECIPE)
+    result = pipeline.compare_estimators(
+        recipe,
+        ["straight_through", "identity"],
+        None,
+        [0],
+        tmp_path / "c",
+        ["training.epochs=1", "training.optimizer=sgd", "training.learning_rate=1e30"],
+        "cpu",
+    )
+
+    assert [arm["failed"] for arm in result["arms"]] == [1, 1]
+    assert result["differences"][0]["mean"] is None
+
+
+def test_a_comparison_in_the_folder_of_another_one_is_refused(tmp_path):
+    recipe = write(tmp_path, RECIPE)
+    settings = ["training.epochs=1", "data.train_samples=64"]
+    arguments = (recipe, ["identity"], None, [0], tmp_path / "c")
+    pipeline.compare_estimators(*arguments, settings, "cpu")
+
+    with pytest.raises(InputError, match=r"training\.epochs: 1 there, 2 here"):
+        pipeline.compare_estimators(*arguments, ["training.epochs=2", settings[1]], "cpu")
+
+
+def test_runs_and_files_stand_side_by_side(story, tmp_path):
+    folder, run, trained, _, exported = story
+    result = pipeline.compare_runs([run, folder / "m.onnx"], tmp_path)
+    first, second = result["arms"]
+
+    assert first["mean"] == trained["validation_accuracy"]
+    assert second["mean"] == exported["accuracy_runtime"]
+    assert second["bytes"] == exported["file_bytes"]
+    assert json.loads((tmp_path / "comparison.json").read_text()) == result
+
+
+def test_given_weights_are_quantized_without_training(story, tmp_path, monkeypatch):
+    _, run, trained, _, _ = story
+    monkeypatch.chdir(tmp_path)
+    state = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
+    plain = {k: v for k, v in state.items() if "quantizer" not in k and "extra" not in k}
+    torch.save(plain, tmp_path / "weights.pt")
+    recipe = RECIPE | {"model": {"name": "lenet5", "weights": str(tmp_path / "weights.pt")}}
+    eight = {"bits": 8, "range": "absmax"}
+    recipe = recipe | {"quantization": {"weights": eight, "activations": eight}}
+    result = pipeline.convert(write(tmp_path, recipe), device="cpu")
+
+    assert result["validation_accuracy_after"] > trained["validation_accuracy"] - 0.03
+    assert (tmp_path / "runs" / "digits" / "integer.safetensors").is_file()
+    exported = pipeline.export(tmp_path / "runs" / "digits")
+    assert exported["top1_agreement"] >= 0.995
+
+
+def test_a_blend_that_is_not_done_is_not_converted(tmp_path):
+    blend = {"name": "cubic", "start": 0.0, "stop": 1.0}
+    weights = {"bits": 4, "range": "absmax", "blend": blend}
+    training = RECIPE["training"] | {"epochs": 2}
+    recipe = RECIPE | {"quantization": {"weights": weights}, "training": training}
+    path, run = write(tmp_path, recipe), tmp_path / "run"
+    calls = []
+
+    def stop(line, epochs):
+        calls.append(line)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "say_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.train(path, run, device="cpu")
+    with pytest.raises(ConversionError, match=r"conv1\.weight_quantizer \(alpha 0\.875\)"):
+        pipeline.convert(run, device="cpu")
+
+    pipeline.train(path, run, device="cpu", resume=True)
+    result = pipeline.convert(run, device="cpu")
+    before, after = (result[f"validation_accuracy_{when}"] for when in ("before", "after"))
+    assert before == after
+
+
+def test_inspection_shows_the_same_layers_of_recipe_run_integer_model_and_file(story):
+    folder, run, _, _, _ = story
+    sources = (folder / "digits.yaml", run, run / "integer.safetensors", folder / "m.onnx")
+    found = [pipeline.inspect(source) for source in sources]
+
+    assert [item["kind"] for item in found] == ["recipe", "run", "integer model", "ONNX model"]
+    names = [[layer["layer"] for layer in item["layers"]] for item in found]
+    assert names == [["conv1", "conv2", "fc1", "fc2", "fc3"]] * 4
+    assert [layer["weight bits"] for layer in found[2]["layers"]] == [8, 4, 4, 4, 8]
+    assert [layer["weight bits"] for layer in found[3]["layers"]] == [8, 4, 4, 4, 8]
+    assert found[3]["problems"] == []
+
+
+@pytest.mark.slow
+def test_the_shipped_digits_recipe_reaches_its_accuracy(tmp_path):
+    trained = pipeline.train(ROOT_RECIPE, tmp_path / "run", device="cpu")
+    converted = pipeline.convert(tmp_path / "run", device="cpu")
+    exported = pipeline.export(tmp_path / "run", tmp_path / "m.onnx")
+
+    assert trained["validation_accuracy"] >= 0.98
+    after, before = (converted[f"validation_accuracy_{w}"] for w in ("after", "before"))
+    assert abs(after - before) <= 1 / 500
+    assert exported["top1_agreement"] >= 0.995
+    assert exported["bits_per_weight_on_disk"] <= 4.3
+
+
+@pytest.mark.gpu
+def test_training_on_cuda_gives_a_run_that_converts_and_exports(tmp_path):
+    path = write(tmp_path, RECIPE)
+    trained = pipeline.train(path, tmp_path / "run", device="cuda")
+    converted = pipeline.convert(tmp_path / "run", device="cuda")
+    exported = pipeline.export(tmp_path / "run", tmp_path / "m.onnx")
+
+    assert trained["validation_accuracy"] > 0.93
+    after, before = (converted[f"validation_accuracy_{w}"] for w in ("after", "before"))
+    assert abs(after - before) <= 1 / 500
+    assert exported["top1_agreement"] >= 0.995
