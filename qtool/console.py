@@ -16,7 +16,8 @@ def say(message: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """Return a table; a column whose name starts with `#` is right-aligned."""
-    made = Table(title=title, title_justify="left", title_style="bold")
+    named = any(column.removeprefix("#") for column in columns)
+    made = Table(title=title, title_justify="left", title_style="bold", show_header=named)
     for column in columns:
         justify = "right" if column.startswith("#") else "left"
         made.add_column(column.removeprefix("#"), justify=justify, overflow="fold")

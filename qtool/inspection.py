@@ -208,6 +208,18 @@ def arm_of(source: Path) -> Inspection:
     raise InputError(f"{source}: neither a run folder nor an .onnx file")
 
 
+def verdict_on(arms: list[Inspection]) -> str:
+    """Say which of several single runs did best, and how little that means."""
+    known = [arm for arm in arms if arm["mean"] is not None]
+    if not known:
+        return "No accuracy is known."
+    best = max(arm["mean"] for arm in known)
+    first = [arm["name"] for arm in known if arm["mean"] == best]
+    if len(first) > 1:
+        return f"{' and '.join(first)} are equally accurate."
+    return f"{first[0]} has the highest accuracy; one run each says nothing about chance."
+
+
 def _run_arm(folder: Path) -> Inspection:
     if not run_folder.is_run_folder(folder):
         raise InputError(f"{folder}: not a run folder, it has no {run_folder.RECIPE}")

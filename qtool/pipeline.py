@@ -45,7 +45,9 @@ def train(
     return train_recipe(recipe, folder, device, resume=resume)
 
 
-def train_recipe(recipe: Recipe, folder: Path, device: str, *, resume: bool) -> dict[str, Any]:
+def train_recipe(
+    recipe: Recipe, folder: Path, device: str, *, resume: bool, with_plan: bool = True
+) -> dict[str, Any]:
     """Train a checked recipe in a run folder, from the start or from its last checkpoint."""
     chosen = assembly.pick_device(device)
     runs.open_run(recipe, folder, resume=resume)
@@ -55,7 +57,8 @@ def train_recipe(recipe: Recipe, folder: Path, device: str, *, resume: bool) -> 
     say(f"training {folder} on {chosen} ({assembly.device_name(chosen)})")
     loaders = assembly.make_data(recipe, chosen)
     trainer, architecture = runs.start_or_resume(recipe, loaders, folder, chosen)
-    show_plan(plan(trainer.model))
+    if with_plan:
+        show_plan(plan(trainer.model))
     write_recipe(recipe, folder / run_folder.RECIPE, "the resolved recipe of this run")
     run_folder.write_json(folder / run_folder.ENVIRONMENT, assembly.environment(chosen))
     runs.summarize(folder, "running", trainer.model, trainer.history)
@@ -197,7 +200,7 @@ def compare_estimators(
 
     def run_trial(recipe: Recipe, place: Path) -> dict[str, Any]:
         try:
-            return train_recipe(recipe, place, device, resume=True)
+            return train_recipe(recipe, place, device, resume=True, with_plan=False)
         except TrainingError as error:
             say(f"trial failed: {error}")
             return run_folder.read_json(place / run_folder.SUMMARY)
@@ -225,18 +228,13 @@ def _arm_recipe(data: dict[str, Any], side: str, name: str, seed: int, source: s
 def compare_runs(sources: list[Path], output: Path | None = None) -> dict[str, Any]:
     """Finished runs and ONNX files -> one table; written to comparison.json where asked."""
     arms = [inspection.arm_of(source) for source in sources]
-    best = max(
-        (arm for arm in arms if arm["mean"] is not None), key=lambda a: a["mean"], default=None
-    )
     result = {
         "kind": "runs",
         "recipe": None,
         "seeds": [],
         "arms": arms,
         "differences": [],
-        "verdict": "No accuracy is known."
-        if best is None
-        else f"{best['name']} has the highest accuracy; one run each says nothing about chance.",
+        "verdict": inspection.verdict_on(arms),
     }
     if output is not None:
         run_folder.write_json(output / run_folder.COMPARISON, result)

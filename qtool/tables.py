@@ -112,7 +112,7 @@ def show_runs(result: dict[str, Any]) -> None:
         (
             arm["name"],
             percent(arm["mean"]),
-            _number(arm.get("weight_bits_mean")),
+            _number(arm.get("weight_bits_mean"), 3),
             "-" if arm.get("bytes") is None else _bytes(arm["bytes"]),
             _number(arm.get("latency_ms")),
         )
@@ -153,8 +153,8 @@ def _gap(item: dict[str, Any] | None) -> str:
     return f"{text} ({100 * item['low']:+.2f} to {100 * item['high']:+.2f})"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
 
 
 def _bytes(count: int) -> str:
