@@ -101,9 +101,9 @@ def agreement(expected: Tensor, given: Tensor) -> dict[str, float]:
     return {
         "images": len(expected),
         "sigma": sigma,
-        "top1_agreement": float(equal.float().mean()),
-        "clear_share": float(clear.float().mean()),
-        "clear_agreement": float(equal[clear].float().mean()) if bool(clear.any()) else 1.0,
+        "top1_agreement": float(equal.double().mean()),
+        "clear_share": float(clear.double().mean()),
+        "clear_agreement": float(equal[clear].double().mean()) if bool(clear.any()) else 1.0,
         "max_abs_difference": float(difference.max()),
         "median_abs_difference": float(difference.median()),
     }
@@ -141,8 +141,8 @@ def compare_outputs(
     figures = agreement(expected, given)
     return {
         **figures,
-        "accuracy_integer": float((expected.argmax(1) == labels).float().mean()),
-        "accuracy_runtime": float((given.argmax(1) == labels).float().mean()),
+        "accuracy_integer": float((expected.argmax(1) == labels).double().mean()),
+        "accuracy_runtime": float((given.argmax(1) == labels).double().mean()),
         "disagreement": judge(figures, given),
     }
 
@@ -151,7 +151,7 @@ def accuracy(path: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Return the share of images whose top class a file gets right in the runtime."""
     session = open_session(path)
     given, labels = logits_of(lambda batch: run(session, batch), batches)
-    return float((given.argmax(1) == labels).float().mean())
+    return float((given.argmax(1) == labels).double().mean())
 
 
 def export_float(model: nn.Module, example: Tensor, path: Path) -> None:
