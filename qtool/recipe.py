@@ -12,7 +12,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -29,10 +28,10 @@ from qtool.sections import (
     Problem,
     ProblemsError,
     Section,
+    attempt,
     check,
     finite,
     in_registry,
-    problems_of,
 )
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS
@@ -77,12 +76,7 @@ class _NamedSection(Section):
     @classmethod
     def _known(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Check fields, name and parameters, and report what is wrong with any of them at once."""
-        made, found = None, []
-        try:
-            made = handler(data)
-        except ValidationError as error:
-            found = problems_of(error, cls)
-        given = made.model_dump() if made is not None else data
+        made, given, found = attempt(cls, data, handler)
         if isinstance(given, dict) and isinstance(name := given.get("name"), str):
             places = [place for place, _ in found]
             params = {str(k): v for k, v in given.items() if str(k) not in ("name", *places)}

@@ -101,6 +101,21 @@ def check(section: type[S], data: object, source: str) -> S:
     raise report(source, found)
 
 
+def attempt(
+    section: type[S], data: Any, handler: Callable[[Any], S]
+) -> tuple[S | None, Any, list[Problem]]:
+    """Let pydantic check a section inside a wrap validator, so that further checks can follow.
+
+    Returns:
+        The section, or None where its own fields are wrong; its plain data; the problems so far.
+    """
+    try:
+        made = handler(data)
+    except ValidationError as error:
+        return None, data, problems_of(error, section)
+    return made, made.model_dump(), []
+
+
 def report(source: str, found: list[Problem]) -> RecipeError:
     """Return the error that lists every problem found in `source`."""
     count = "1 problem" if len(found) == 1 else f"{len(found)} problems"

@@ -140,6 +140,8 @@ def _fold(name: str, model: nn.Module, state: Prepared, done: Converted) -> _Par
         input_bits=inputs.known_grid.bits if inputs else None,
         input_grid=inputs.known_grid.kind if inputs else None,
         bias="none" if source.bias is None else "float32",
+        weight_estimator=weights.gradient if weights else "",
+        input_estimator=inputs.gradient if inputs else "",
     )
     bias = None if source.bias is None else source.bias.detach().double()
     if weights is None:

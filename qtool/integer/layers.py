@@ -32,6 +32,7 @@ class LayerSpec:
         batch_norm: name of the batch norm that was folded in.
         unfused: why a runtime cannot run this layer in integers alone, else "".
         rewritten: channels whose codes were written as 0, because only their bias matters.
+        weight_estimator, input_estimator: what training used; "" where the side is float.
     """
 
     name: str
@@ -45,6 +46,8 @@ class LayerSpec:
     batch_norm: str | None = None
     unfused: str = ""
     rewritten: int = 0
+    weight_estimator: str = ""
+    input_estimator: str = ""
 
     @property
     def weight(self) -> IntegerGrid | None:

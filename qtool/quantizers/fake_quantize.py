@@ -116,6 +116,11 @@ class FakeQuantize(nn.Module):
         self.register_buffer("alpha", torch.tensor(1.0 if self.blend is None else self.blend(0.0)))
 
     @property
+    def gradient(self) -> str:
+        """Return what stands in for the gradient of rounding: an estimator, or a blend."""
+        return str(self.settings.estimator or f"blend {self.settings.blend}")
+
+    @property
     def known_grid(self) -> IntegerGrid:
         """Return the grid.
 
@@ -170,9 +175,8 @@ class FakeQuantize(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the grid and the choices in `print(model)`."""
-        how = self.settings.estimator or f"blend {self.settings.blend}"
         grid = self.grid.kind if self.grid else "auto"
-        return f"{self.bits} bits, {grid}, {self.settings.range}, {how}"
+        return f"{self.bits} bits, {grid}, {self.settings.range}, {self.gradient}"
 
 
 class WeightQuantizer(FakeQuantize):

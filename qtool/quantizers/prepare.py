@@ -162,10 +162,8 @@ def _described(quantizer: FakeQuantize | None) -> tuple[str, str]:
     """Return width and grid, and how the range is set and the gradient passed."""
     if quantizer is None:
         return "float", ""
-    settings = quantizer.settings
     grid = quantizer.grid.kind if quantizer.grid else "auto"
-    how = str(settings.estimator) if settings.estimator else f"blend {settings.blend}"
-    return f"{quantizer.bits}-bit {grid}", f"{settings.range}, {how}"
+    return f"{quantizer.bits}-bit {grid}", f"{quantizer.settings.range}, {quantizer.gradient}"
 
 
 def mean_weight_bits(model: nn.Module) -> float:

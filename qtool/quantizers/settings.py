@@ -17,7 +17,15 @@ from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.schedules import SCHEDULES
-from qtool.sections import Choice, Problem, ProblemsError, Section, in_registry, problems_of
+from qtool.sections import (
+    Choice,
+    Problem,
+    ProblemsError,
+    Section,
+    attempt,
+    in_registry,
+    problems_of,
+)
 
 EstimatorChoice = Annotated[Choice, in_registry(ESTIMATORS)]
 RangeChoice = Annotated[Choice, in_registry(RANGES)]
@@ -163,12 +171,7 @@ class Quantization(Section):
     @classmethod
     def _overrides_make_sense(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Check the sides and what the overrides make of them, and report all of it at once."""
-        made, found = None, []
-        try:
-            made = handler(data)
-        except ValidationError as error:
-            found = problems_of(error, cls)
-        given = made.model_dump() if made is not None else data
+        made, given, found = attempt(cls, data, handler)
         wrong_sides = {place.split(".")[0] for place, _ in found}
         overrides = given.get("overrides") if isinstance(given, dict) else None
         for index, override in enumerate(overrides if isinstance(overrides, list) else []):

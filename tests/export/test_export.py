@@ -150,6 +150,7 @@ def test_widths_and_the_rest_stand_in_the_metadata(tmp_path, exported):
 
     assert said["recipe"] == {"seed": 7}
     assert {layer["weight_bits"] for layer in said["layers"]} == {4}
+    assert {layer["weight_estimator"] for layer in said["layers"]} == {"straight_through"}
 
 
 def test_the_file_says_nothing_of_where_it_was_made(exported):
