@@ -4,7 +4,8 @@ For people who have their own training loop:
 
     model = qtool.prepare(model, quantization, example)
     qtool.calibrate(model, batches)
-    ...                                 # train as usual
+    ...                                 # train as usual; set_progress(model, share) moves a blend
+    qtool.round_biases(model)
     integer = qtool.convert(model)
     qtool.export_onnx(integer, example, "model.onnx")
 """
@@ -13,18 +14,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qtool.conversion.to_integer import convert
+    from qtool.conversion.to_integer import convert, round_biases
     from qtool.export.onnx_qdq import export_onnx
     from qtool.quantizers.calibrate import calibrate
+    from qtool.quantizers.layers import set_progress
     from qtool.quantizers.prepare import prepare
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "calibrate", "convert", "export_onnx", "prepare"]
+__all__ = [
+    "__version__",
+    "calibrate",
+    "convert",
+    "export_onnx",
+    "prepare",
+    "round_biases",
+    "set_progress",
+]
 
 _HOME = {
     "prepare": "qtool.quantizers.prepare",
     "calibrate": "qtool.quantizers.calibrate",
+    "set_progress": "qtool.quantizers.layers",
     "convert": "qtool.conversion.to_integer",
+    "round_biases": "qtool.conversion.to_integer",
     "export_onnx": "qtool.export.onnx_qdq",
 }
 

@@ -217,7 +217,7 @@ def verdict_on(arms: list[Inspection]) -> str:
     first = [arm["name"] for arm in known if arm["mean"] == best]
     if len(first) > 1:
         return f"{' and '.join(first)} are equally accurate."
-    return f"{first[0]} has the highest accuracy; one run each says nothing about chance."
+    return f"The highest accuracy is {first[0]}'s, but one run each cannot tell merit from chance."
 
 
 def _run_arm(folder: Path) -> Inspection:
@@ -227,7 +227,7 @@ def _run_arm(folder: Path) -> Inspection:
     if summary is None:
         raise InputError(f"{folder}: not finished; go on with qtool train --resume")
     size = None
-    if (folder / run_folder.CONVERT).is_file():
+    if (folder / run_folder.CONVERT).is_file() and run_folder.integer_is_fresh(folder):
         size = run_folder.read_json(folder / run_folder.CONVERT).get("integer_bytes")
     return _arm(folder, summary["validation_accuracy"], summary["weight_bits_mean"], size, None)
 

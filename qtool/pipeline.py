@@ -63,12 +63,15 @@ def train_recipe(
     run_folder.write_json(folder / run_folder.ENVIRONMENT, assembly.environment(chosen))
     runs.summarize(folder, "running", trainer.model, trainer.history)
     every = recipe.training.checkpoint_every
+    if trainer.history and (folder / run_folder.INTEGER).is_file():
+        say("note: what was converted and exported of this run before is of an earlier epoch")
 
     def after_epoch(line: dict[str, Any]) -> None:
         run_folder.write_metrics(folder, trainer.history)
         if line["epoch"] % every == 0 or line["epoch"] == trainer.epochs:
             state = checkpoint.take(trainer.model, trainer.optimizer, trainer.history, architecture)
             checkpoint.save(state, folder / run_folder.CHECKPOINT)
+        runs.summarize(folder, "running", trainer.model, trainer.history)
         say_epoch(line, trainer.epochs)
 
     try:
@@ -77,7 +80,8 @@ def train_recipe(
         runs.summarize(folder, "failed", trainer.model, trainer.history, error=str(error))
         raise
     except KeyboardInterrupt:
-        say(f"stopped; the last checkpoint is in {folder}. Give the same command with --resume")
+        recipe_file = folder / run_folder.RECIPE
+        say(f"stopped; go on with: qtool train {recipe_file} --run-dir {folder} --resume")
         raise
     return runs.summarize(folder, "finished", trainer.model, trainer.history)
 
@@ -87,7 +91,7 @@ def convert(source: Path, output: Path | None = None, device: str = "auto") -> d
 
     A run gives its trained weights; a recipe its given weights, calibrated and not trained.
     """
-    chosen = assembly.pick_device(device)
+    chosen, float_accuracy = assembly.pick_device(device), None
     if output is not None:
         run_folder.refuse_unless_writable(output, "--output names a .safetensors file")
     if source.is_dir():
@@ -96,7 +100,7 @@ def convert(source: Path, output: Path | None = None, device: str = "auto") -> d
     else:
         recipe = assembly.load_checked(source)
         path = output or runs.folder_for_untrained(recipe, source) / run_folder.INTEGER
-        model, loaders, architecture = runs.calibrated(recipe, chosen)
+        model, loaders, architecture, float_accuracy = runs.calibrated(recipe, chosen)
         show_plan(plan(model))
     proof = (images for images, _ in islice(loaders.validation.batches(0), PROOF_BATCHES))
     integer = convert_model(model, proof)
@@ -105,7 +109,7 @@ def convert(source: Path, output: Path | None = None, device: str = "auto") -> d
     if output is None and not source.is_dir():
         write_recipe(recipe, path.parent / run_folder.RECIPE, "the recipe of this conversion")
     save_integer(integer, path, {"recipe": recipe.as_dict(), "architecture": architecture})
-    report |= {"integer_model": str(path)}
+    report |= {"integer_model": str(path), "validation_accuracy_float": float_accuracy}
     run_folder.write_json(run_folder.report_beside(path, run_folder.CONVERT), report)
     return report
 
@@ -119,6 +123,10 @@ def export(
 ) -> dict[str, Any]:
     """Run or integer model -> ONNX, run in ONNX Runtime; return what export.json says."""
     _ = TARGETS[target]
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder; give a run folder or integer model")
+    if source.suffix in (".yaml", ".yml"):
+        raise InputError(f"{source}: a recipe; train or convert it first, then export that folder")
     path = output or (source / run_folder.ONNX if source.is_dir() else source.with_suffix(".onnx"))
     run_folder.refuse_unless_writable(path, "--output names an .onnx file")
     integer_path = _up_to_date_integer(source) if source.is_dir() else source

@@ -186,6 +186,11 @@ class Recipe(Section):
     training: Training
     """How long and how fast to train."""
 
+    @field_validator("quantization", mode="before")
+    @classmethod
+    def _null_is_float(cls, value: object) -> object:
+        return {} if value is None else value
+
     def as_dict(self) -> dict[str, Any]:
         """Return the resolved recipe as plain data; loading it again gives an equal recipe."""
         return _without_none(self.model_dump(mode="python"))

@@ -139,17 +139,24 @@ def load_run(folder: Path, device: torch.device) -> tuple[Recipe, nn.Module, Loa
     return recipe, model.eval(), loaders, state.architecture
 
 
-def calibrated(recipe: Recipe, device: torch.device) -> tuple[nn.Module, Loaders, Architecture]:
-    """Return a recipe's network with its given weights, quantized without training."""
+def calibrated(
+    recipe: Recipe, device: torch.device
+) -> tuple[nn.Module, Loaders, Architecture, float]:
+    """Return a recipe's network with its given weights, quantized without training.
+
+    The last item is the accuracy of the float network.
+    """
     loaders = assembly.make_data(recipe, device)
     if recipe.model.weights == "none":
         say("note: model.weights is none, so random weights are quantized")
     built = assembly.make_network(recipe, loaders)
     example = assembly.first_images(loaders)
-    model = assembly.prepare_network(recipe, built.model.eval(), example)
+    network = built.model.eval().to(device)
+    score = evaluate(network, loaders.validation.batches(0), assembly.make_loss(recipe))
+    model = assembly.prepare_network(recipe, network, example)
     assembly.calibrate_on(model, recipe, loaders)
     set_progress(model, 1.0)
-    return model, loaders, built.architecture
+    return model, loaders, built.architecture, score.accuracy
 
 
 def open_integer(path: Path) -> tuple[Recipe, nn.Module, Architecture]:

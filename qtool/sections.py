@@ -136,6 +136,12 @@ def problems_of(error: ValidationError, section: type[BaseModel]) -> list[Proble
             found.append((place, f"unknown key{did_you_mean(str(item['loc'][-1]), known)}"))
         else:
             found.append((place, plain_message(item)))
+    misspelt = {
+        ".".join([*place.split(".")[:-1], why.partition("did you mean ")[2].rstrip("?")])
+        for place, why in found
+        if "did you mean " in why
+    }
+    found = [(place, why) for place, why in found if why != "missing" or place not in misspelt]
     return _one_for_each_place(found)
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from qtool.console import say, show, table
 
+HOW = ("how weights", "how input")  # columns that mostly hold the same words in every row
+
 
 def percent(value: float | None) -> str:
     """Return a share as a percentage, or a dash where there is none."""
@@ -57,8 +59,9 @@ def show_summary(result: dict[str, Any]) -> None:
 def show_conversion(result: dict[str, Any]) -> None:
     """Show what became of a model on its way into integers."""
     rows = [
-        ("accuracy before", percent(result["validation_accuracy_before"])),
-        ("accuracy after", percent(result["validation_accuracy_after"])),
+        ("accuracy of the float model", percent(result["validation_accuracy_float"])),
+        ("accuracy before, fake-quantized", percent(result["validation_accuracy_before"])),
+        ("accuracy after, in integers", percent(result["validation_accuracy_after"])),
         ("largest logit difference", _number(result["max_abs_difference"])),
         ("float model", _bytes(result["float_bytes"])),
         ("integer model", _bytes(result["integer_bytes"])),
@@ -66,6 +69,8 @@ def show_conversion(result: dict[str, Any]) -> None:
         ("batch norms folded", sum(1 for la in result["layers"] if la["batch_norm"])),
         ("written to", result["integer_model"]),
     ]
+    if result["validation_accuracy_float"] is None:
+        rows = rows[1:]
     show(table("converted", ["", "#"], rows), on_stdout=True)
     for note in result["notes"]:
         say(f"note: {note}")
@@ -128,9 +133,14 @@ def show_inspection(result: dict[str, Any]) -> None:
     facts = [(key, value) for key, value in result.items() if not isinstance(value, list | dict)]
     show(table(str(result["source"]), ["", ""], facts), on_stdout=True)
     if layers := result.get("layers"):
+        shared = {key: _most_common([la.get(key, "") for la in layers]) for key in HOW}
+        layers = [{k: v for k, v in la.items() if shared.get(k) != v} for la in layers]
         columns = list(dict.fromkeys(key for layer in layers for key in layer))
         rows = [[layer.get(column, "") for column in columns] for layer in layers]
         show(table("layers", columns, rows), on_stdout=True)
+        for key, how in shared.items():
+            if how:
+                show_line(f"{key}: {how}" + (", unless said otherwise" if key in columns else ""))
     if left := result.get("left_float"):
         show(table("left float", ["layer", "why"], list(left.items())), on_stdout=True)
     for problem in result.get("problems", []):

@@ -7,9 +7,11 @@ import pytest
 import torch
 import yaml
 
+import qtool
 from qtool import pipeline
 from qtool.errors import ConversionError, ExportError, InputError
 from qtool.export import parity
+from qtool.export.runtime import open_session
 
 ROOT_RECIPE = Path(__file__).parent.parent / "recipes" / "digits.yaml"
 RECIPE = {
@@ -185,6 +187,7 @@ def test_given_weights_are_quantized_without_training(story, tmp_path, monkeypat
     result = pipeline.convert(write(tmp_path, recipe), device="cpu")
 
     assert result["validation_accuracy_after"] > trained["validation_accuracy"] - 0.03
+    assert result["validation_accuracy_float"] > 0.9
     assert (tmp_path / "runs" / "digits" / "integer.safetensors").is_file()
     exported = pipeline.export(tmp_path / "runs" / "digits")
     assert exported["top1_agreement"] >= 0.995
@@ -226,6 +229,56 @@ def test_inspection_shows_the_same_layers_of_recipe_run_integer_model_and_file(s
     assert [layer["weight bits"] for layer in found[2]["layers"]] == [8, 4, 4, 4, 8]
     assert [layer["weight bits"] for layer in found[3]["layers"]] == [8, 4, 4, 4, 8]
     assert found[3]["problems"] == []
+
+
+def test_a_loop_of_ones_own_can_do_what_training_does(tmp_path):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8 * 36, 3),
+    )
+    images, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 3
+    weights = {"bits": 2, "range": "absmax", "blend": {"name": "linear", "window": [0.0, 0.5]}}
+    model = qtool.prepare(net, {"weights": weights, "activations": {"bits": 4}})
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(images, labels), batch_size=16
+    )
+    qtool.calibrate(model, loader)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    for epoch in range(4):
+        for x, y in loader:
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        qtool.set_progress(model, (epoch + 1) / 4)
+    qtool.round_biases(model)
+    model.eval()
+    integer = qtool.convert(model)
+    with torch.no_grad():
+        torch.testing.assert_close(integer(images), model(images), rtol=1e-3, atol=1e-3)
+    qtool.export_onnx(integer, images, tmp_path / "m.onnx")
+    runtime = parity.run(open_session(tmp_path / "m.onnx"), images)
+    torch.testing.assert_close(runtime, integer(images), rtol=1e-3, atol=1e-3)
+
+
+def test_a_stopped_run_says_how_far_it_came(tmp_path, capsys, monkeypatch):
+    path, run = write(tmp_path, RECIPE), tmp_path / "run"
+
+    def stop_after_two(line, epochs):
+        if line["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "say_epoch", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train(path, run, device="cpu")
+    summary = json.loads((run / "summary.json").read_text())
+
+    assert (summary["status"], summary["epochs"]) == ("running", 2)
+    assert summary["validation_accuracy"] is not None
+    assert f"qtool train {run}/recipe.yaml --run-dir {run} --resume" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -63,7 +63,10 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
 def _check_ready(model: nn.Module) -> None:
     if unfinished := {name: a for name, a in blend_alphas(model).items() if a < 1.0}:
         names = ", ".join(f"{name} (alpha {alpha:.3f})" for name, alpha in unfinished.items())
-        raise ConversionError(f"the blend has not reached 1 in {names}; train to the end of it")
+        raise ConversionError(
+            f"the blend has not reached 1 in {names}; train to the end of it "
+            f"(in a loop of your own, qtool.set_progress moves it)"
+        )
     unset = [
         f"{name}.{kind}"
         for name, layer in quant_layers(model).items()

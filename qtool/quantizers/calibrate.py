@@ -1,14 +1,15 @@
 """Set the scales of activations from data, before training or instead of it."""
 
 from collections.abc import Iterable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.recording import without_traces
 
 
-def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     """Set observed and learned activation scales from `batches`, and weight scales anew.
 
     Inputs stay float while the batches run, in the mode (training or evaluation) that the model
@@ -16,7 +17,8 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Args:
         model: a model from `prepare`.
-        batches: input batches [B, ...] on the model's device; some hundred images are enough.
+        batches: input batches [B, ...] on the model's device, alone or first in a tuple or list,
+            as loaders give them; some hundred images are enough.
 
     Raises:
         ValueError: If there is no batch.
@@ -33,7 +35,7 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     try:
         with without_traces(model):
             for batch in batches:
-                model(batch)
+                model(batch[0] if isinstance(batch, tuple | list) else batch)
                 seen += 1
     except BaseException:
         for watcher in watchers:

@@ -4,6 +4,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -29,7 +30,19 @@ from qtool.sections import (
 
 EstimatorChoice = Annotated[Choice, in_registry(ESTIMATORS)]
 RangeChoice = Annotated[Choice, in_registry(RANGES)]
-BlendChoice = Annotated[Choice, in_registry(SCHEDULES)]
+
+
+def _from_0_to_1(value: object) -> object:
+    """Let a blend leave out what it always is: a schedule from 0 to 1."""
+    choice = {"name": value} if isinstance(value, str) else value
+    if isinstance(choice, dict) and choice.get("name") in SCHEDULES:
+        accepted = SCHEDULES.parameters(choice["name"])
+        ends = {k: v for k, v in (("start", 0.0), ("stop", 1.0)) if k in accepted}
+        return {**ends, **choice}
+    return choice
+
+
+BlendChoice = Annotated[Choice, in_registry(SCHEDULES), BeforeValidator(_from_0_to_1)]
 
 
 class TensorQuantization(Section):
