@@ -189,9 +189,9 @@ def conversion_report(
     recipe: Recipe, model: nn.Module, integer: nn.Module, loaders: Loaders
 ) -> dict[str, Any]:
     """Evaluate the fake-quantized and the integer model on the validation set; count bytes."""
-    loss, batches = assembly.make_loss(recipe), list(loaders.validation.batches(0))
-    expected, labels = logits_of(model.eval(), batches)
-    given, _ = logits_of(integer, batches)
+    loss = assembly.make_loss(recipe)
+    expected, labels = logits_of(model.eval(), loaders.validation.batches(0))
+    given, _ = logits_of(integer, loaders.validation.batches(0))
     before, after = (
         evaluate(lambda x: x, [(logits, labels)], loss) for logits in (expected, given)
     )

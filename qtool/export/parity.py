@@ -135,9 +135,13 @@ def compare_outputs(
     Returns:
         Their agreement and accuracies; `disagreement` says why they disagree, "" where they agree.
     """
-    session, images = open_session(path), list(batches)
-    expected, labels = logits_of(integer, images)
-    given, _ = logits_of(lambda batch: run(session, batch), images)
+    session = open_session(path)
+
+    def both(images: Tensor) -> Tensor:
+        return torch.stack([integer(images).float().cpu(), run(session, images)], 1)
+
+    pairs, labels = logits_of(both, batches)
+    expected, given = pairs.unbind(1)
     figures = agreement(expected, given)
     return {
         **figures,
