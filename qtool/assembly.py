@@ -23,7 +23,9 @@ from qtool.errors import InputError, RecipeError
 from qtool.models.vision import Built, build_model, input_channels
 from qtool.numerics.schedules import SCHEDULES, Schedule, with_warmup
 from qtool.quantizers.calibrate import calibrate
+from qtool.quantizers.layers import QUANT_TYPES
 from qtool.quantizers.prepare import pattern_problems, prepare
+from qtool.quantizers.settings import Quantization
 from qtool.recipe import Recipe, load_recipe
 from qtool.sections import report
 from qtool.training.loop import Trainer
@@ -156,7 +158,16 @@ def make_network(recipe: Recipe, loaders: Loaders) -> Built:
     )
     if built.note:
         say(built.note)
+    if model.initialization == "he_uniform":
+        _draw_he_uniform(built.model, recipe.quantization)
     return built
+
+
+def _draw_he_uniform(network: nn.Module, quantization: Quantization) -> None:
+    """Draw the weights of layers to be quantized from U(-m, m), m = sqrt(6 / fan_in), in place."""
+    for name, layer in network.named_modules():
+        if type(layer) in QUANT_TYPES and quantization.for_layer(name)[0] is not None:
+            nn.init.kaiming_uniform_(layer.get_parameter("weight"), nonlinearity="relu")
 
 
 def make_network_without_data(recipe: Recipe) -> Built:

@@ -98,9 +98,16 @@ class Model(_NamedSection):
     weights: str = "none"
     """`none`, a torchvision weight name such as DEFAULT, or the path of a state_dict file."""
 
+    initialization: Literal["default", "he_uniform"] = "default"
+    """he_uniform draws the weights of quantized layers from U(-m, m), m = sqrt(6 / fan_in)."""
+
     @classmethod
     def _named_problems(cls, name: str, params: dict[str, Any]) -> list[Problem]:
-        return model_problems(name, params)
+        found = []
+        drawn = params.pop("initialization", "default") != "default"
+        if drawn and params.get("weights", "none") != "none":
+            found.append(("initialization", "excludes given weights; leave out one of the two"))
+        return found + model_problems(name, params)
 
 
 class Data(_NamedSection):
