@@ -189,6 +189,7 @@ def prepare_network(recipe: Recipe, network: nn.Module, example: Tensor) -> nn.M
     """Return the fake-quantized network on the example's device, in the recipe's memory format."""
     network = network.to(example.device)
     if recipe.training.channels_last:
+        # torch documents this keyword, but its overloads leave it out
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     try:
         return prepare(network, recipe.quantization, example)

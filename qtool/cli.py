@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
@@ -53,21 +53,21 @@ def _present(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, An
         show(result)
 
 
-C = TypeVar("C", bound=Callable[..., None])
+P = ParamSpec("P")
 
 
-def _interruptible(command: C) -> C:
+def _interruptible(command: Callable[P, None]) -> Callable[P, None]:
     """End a command with exit code 130 on Ctrl-C, where Typer itself would say 1."""
 
     @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
             typer.secho("interrupted", fg=typer.colors.RED, err=True)
             raise typer.Exit(INTERRUPTED) from None
 
-    return wrapped  # pyright: ignore[reportReturnType]
+    return wrapped
 
 
 @app.command()

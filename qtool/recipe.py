@@ -1,6 +1,7 @@
 """The recipe: everything a run depends on, checked in full before anything is built."""
 
 import re
+from abc import abstractmethod
 from copy import copy
 from difflib import get_close_matches
 from math import inf
@@ -68,9 +69,9 @@ class _NamedSection(Section):
         return dict(self.model_extra or {})
 
     @classmethod
+    @abstractmethod
     def _named_problems(cls, name: str, params: dict[str, Any]) -> list[Problem]:
         """Return what is wrong with the name and its parameters."""
-        raise NotImplementedError
 
     @model_validator(mode="wrap")
     @classmethod

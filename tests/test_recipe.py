@@ -233,7 +233,7 @@ def test_a_number_is_a_constant_learning_rate() -> None:
 def test_a_recipe_cannot_be_changed() -> None:
     recipe = check(Recipe, SMALLEST, "here")
     with pytest.raises(ValueError, match="frozen"):
-        recipe.seed = 1  # pyright: ignore[reportAttributeAccessIssue]
+        recipe.seed = 1
 
 
 def test_problems_of_override_and_base_have_their_own_places() -> None:

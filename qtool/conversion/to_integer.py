@@ -18,6 +18,7 @@ from qtool.integer.layers import (
     make_integer_layer,
     replace_module,
 )
+from qtool.model_state import keep_state
 from qtool.numerics.grid import quantize, to_codes
 from qtool.quantizers.layers import QuantLayer, blend_alphas, quant_layers
 from qtool.quantizers.prepare import Prepared, prepared_state
@@ -53,7 +54,7 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
         if layer.spec.batch_norm is not None:
             replace_module(integer, layer.spec.batch_norm, nn.Identity())
         done.layers.append(layer.spec)
-    integer.qtool = done  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    keep_state(integer, done)
     example = state.recording.example
     proof = batches if batches is not None else ([example] if example is not None else [])
     _prove(reference, integer, proof)

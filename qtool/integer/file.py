@@ -16,6 +16,7 @@ from qtool.integer.layers import (
     make_integer_layer,
     replace_module,
 )
+from qtool.model_state import keep_state
 from qtool.run_folder import write_atomically
 
 FORMAT = "1"
@@ -86,5 +87,5 @@ def load_integer(path: Path, float_model: nn.Module) -> nn.Module:
     except (AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: its tensors do not fit its network: {reason}") from error
-    float_model.qtool = state  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    keep_state(float_model, state)
     return float_model.eval()

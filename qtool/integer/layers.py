@@ -6,6 +6,7 @@ The integers travel as floats: as float32 while every partial sum stays below 2^
 still holds each integer, else as float64. A side that was left float takes part as it is.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.numerics.grid import IntegerGrid, quantize
+from qtool.model_state import kept_state
+from qtool.numerics.grid import IntegerGrid, Kind, quantize
 
 EXACT_FLOAT32 = 2**24
 
@@ -39,9 +41,9 @@ class LayerSpec:
     kind: Literal["Conv2d", "Linear"]
     shape: list[int]
     weight_bits: int | None
-    weight_grid: str | None
+    weight_grid: Kind | None
     input_bits: int | None
-    input_grid: str | None
+    input_grid: Kind | None
     bias: Literal["int32", "float32", "none"]
     batch_norm: str | None = None
     unfused: str = ""
@@ -69,11 +71,11 @@ class LayerSpec:
         return asdict(self)
 
 
-def _grid(bits: int | None, kind: str | None) -> IntegerGrid | None:
-    return None if bits is None or kind is None else IntegerGrid(bits, kind)  # pyright: ignore
+def _grid(bits: int | None, kind: Kind | None) -> IntegerGrid | None:
+    return None if bits is None or kind is None else IntegerGrid(bits, kind)
 
 
-class IntegerLayer(nn.Module):
+class IntegerLayer(nn.Module, ABC):
     """What IntegerConv2d and IntegerLinear share.
 
     Attributes:
@@ -109,13 +111,13 @@ class IntegerLayer(nn.Module):
         self.register_buffer("input_zero_point", zero)
         self._work_type: torch.dtype | None = None
 
+    @abstractmethod
     def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the bare convolution or matrix product."""
-        raise NotImplementedError
 
+    @abstractmethod
     def channelwise(self, values: Tensor) -> Tensor:
         """Return values [C] shaped to broadcast over the output."""
-        raise NotImplementedError
 
     def real_weight(self) -> Tensor:
         """Return w_hat = code * scale, float32, the weight's shape."""
@@ -249,7 +251,4 @@ def converted_state(model: nn.Module) -> Converted:
     Raises:
         ValueError: If the model did not come from `convert`.
     """
-    state = getattr(model, "qtool", None)
-    if not isinstance(state, Converted):
-        raise ValueError("this model did not come from qtool.convert")
-    return state
+    return kept_state(model, Converted, "qtool.convert")

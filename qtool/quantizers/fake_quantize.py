@@ -8,7 +8,7 @@ in float32 whatever the type of x; its backward is the chosen estimator. With a 
 (1 - alpha) x + alpha x_hat instead, with the gradient through the first term only.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class _FakeQuantize(torch.autograd.Function):
         x_hat = torch.div(x.float(), scale)
         if offset:
             x_hat.add_(offset)
+        # both bounds are numbers or both are tensors, which their union cannot say
         x_hat.round_().clamp_(low, high)  # pyright: ignore[reportCallIssue, reportArgumentType]
         if offset:
             x_hat.sub_(offset)
@@ -151,14 +152,17 @@ class FakeQuantize(nn.Module):
             with torch.no_grad():
                 self.scale.clamp_(min=SMALLEST_SCALE)
         values = max(1, x.numel() // self.scale.numel())
-        x_hat: Tensor = _FakeQuantize.apply(  # pyright: ignore[reportAssignmentType]
-            x if self.blend is None else x.detach(),
-            self.scale.clone(),  # the next call may change the scale before this one's backward
-            *self.bounds(),
-            grid.offset,
-            self.estimator,
-            (values * grid.qmax) ** -0.5,
-            self.settings.scale_gradient == "chain_rule",
+        x_hat = cast(
+            Tensor,
+            _FakeQuantize.apply(
+                x if self.blend is None else x.detach(),
+                self.scale.clone(),  # the next call may change it before this one's backward
+                *self.bounds(),
+                grid.offset,
+                self.estimator,
+                (values * grid.qmax) ** -0.5,
+                self.settings.scale_gradient == "chain_rule",
+            ),
         )
         if self.blend is None:
             return x_hat

@@ -77,6 +77,9 @@ QUANT_TYPES: dict[type[nn.Module], type[QuantLayer]] = {
     nn.Conv2d: QuantConv2d,
     nn.Linear: QuantLinear,
 }
+_FLOAT_TYPES: dict[type[nn.Module], type[nn.Module]] = {
+    q: plain for plain, q in QUANT_TYPES.items()
+}
 
 
 def make_quant_layer(
@@ -94,9 +97,9 @@ def make_quant_layer(
     return layer
 
 
-def release_quant_layer(layer: QuantLayer) -> None:
+def release_quant_layer(layer: nn.Module) -> None:
     """Turn a quantized layer into its float form again, in place."""
-    layer.__class__ = next(plain for plain, kind in QUANT_TYPES.items() if isinstance(layer, kind))  # pyright: ignore[reportAttributeAccessIssue]
+    layer.__class__ = _FLOAT_TYPES[type(layer)]
     for name in ("weight_quantizer", "input_quantizer", "learning_rate_scale"):
         delattr(layer, name)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qtool.model_state import ATTRIBUTE, keep_state, kept_state
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import (
     QUANT_TYPES,
@@ -76,7 +77,7 @@ def prepare(
         if isinstance(quantization, Quantization)
         else check(Quantization, quantization, "quantization")
     )
-    if isinstance(getattr(model, "qtool", None), Prepared):
+    if isinstance(getattr(model, ATTRIBUTE, None), Prepared):
         raise ValueError("this model is prepared already; prepare the float one")
     if found := pattern_problems(model, settings):
         raise report("quantization", found)
@@ -93,7 +94,7 @@ def prepare(
             state.left_float[name] = f"{type(module).__name__} is a subclass that may differ"
         elif any(p.ndim > 1 for p in module.parameters(recurse=False)):
             state.left_float[name] = f"{type(module).__name__} is neither Conv2d nor Linear"
-    model.qtool = state  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    keep_state(model, state)
     record_first_forward(model, state.recording, _release_uncalled)
     if example is not None:
         with without_traces(model):
@@ -115,10 +116,7 @@ def prepared_state(model: nn.Module) -> Prepared:
     Raises:
         ValueError: If the model did not come from `prepare`.
     """
-    state = getattr(model, "qtool", None)
-    if not isinstance(state, Prepared):
-        raise ValueError("this model did not come from qtool.prepare")
-    return state
+    return kept_state(model, Prepared, "qtool.prepare")
 
 
 def pattern_problems(model: nn.Module, settings: Quantization) -> list[Problem]:

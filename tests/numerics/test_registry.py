@@ -191,7 +191,7 @@ def test_what_is_no_mapping_is_one_problem() -> None:
 
 def test_a_section_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Inner().size = 3  # pyright: ignore[reportAttributeAccessIssue]
+        Inner().size = 3
 
 
 def test_a_choice_may_be_checked_by_more_than_its_registry() -> None:

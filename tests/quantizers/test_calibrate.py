@@ -88,7 +88,7 @@ def test_weight_scales_are_set_anew() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_calibration_leaves_batch_norms_random_numbers_and_the_mode_alone(training: bool) -> None:
     model = prepared("learned").train(training)
-    norms = {n: b.clone() for n, b in model[1].named_buffers()}  # pyright: ignore
+    norms = {n: b.clone() for n, b in model.get_submodule("1").named_buffers()}
     parameters = {n: p.clone() for n, p in model.named_parameters() if "scale" not in n}
     state = torch.get_rng_state()
     qtool.calibrate(model, BATCHES)
@@ -130,7 +130,7 @@ def test_no_batch_is_a_mistake() -> None:
 
 def test_a_calibration_that_fails_leaves_nothing_behind() -> None:
     model = prepared("absmax").train()
-    norms = {n: b.clone() for n, b in model[1].named_buffers()}  # pyright: ignore
+    norms = {n: b.clone() for n, b in model.get_submodule("1").named_buffers()}
     with pytest.raises(RuntimeError, match="shapes"):
         qtool.calibrate(model, [100 * BATCHES[0], torch.zeros(4, 5)])
     for name, value in norms.items():
