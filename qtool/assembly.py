@@ -26,7 +26,8 @@ from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.layers import QUANT_TYPES
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.quantizers.settings import Quantization
-from qtool.recipe import Recipe, load_recipe
+from qtool.recipe import Recipe
+from qtool.recipe_file import load_recipe
 from qtool.sections import report
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES, Loss

@@ -15,7 +15,8 @@ from qtool.integer.layers import LayerSpec, integer_layers
 from qtool.models.vision import rebuild_model
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.prepare import plan, prepare
-from qtool.recipe import Recipe, load_recipe
+from qtool.recipe import Recipe
+from qtool.recipe_file import load_recipe
 from qtool.sections import check
 
 Inspection = dict[str, Any]

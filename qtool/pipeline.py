@@ -23,7 +23,8 @@ from qtool.export.targets import TARGETS
 from qtool.integer.file import save_integer
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.quantizers.prepare import plan
-from qtool.recipe import Recipe, override, read_recipe_file, write_recipe
+from qtool.recipe import Recipe
+from qtool.recipe_file import override, read_recipe_file, write_recipe
 from qtool.registry import did_you_mean
 from qtool.sections import check
 from qtool.tables import show_plan

@@ -1,14 +1,10 @@
 """The recipe: everything a run depends on, checked in full before anything is built."""
 
-import re
 from abc import abstractmethod
-from copy import copy
 from difflib import get_close_matches
 from math import inf
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     ConfigDict,
     Field,
@@ -18,19 +14,16 @@ from pydantic import (
 )
 
 from qtool.data.datasets import DATASETS
-from qtool.errors import RecipeError
 from qtool.models.vision import model_problems
 from qtool.numerics.schedules import SCHEDULES
 from qtool.quantizers.settings import Quantization
 from qtool.registry import did_you_mean, shown
-from qtool.run_folder import write_atomically
 from qtool.sections import (
     Choice,
     Problem,
     ProblemsError,
     Section,
     attempt,
-    check,
     finite,
     in_registry,
 )
@@ -221,142 +214,3 @@ def _without_none(data: Any, inside_override: bool = False) -> Any:
     if isinstance(data, list):
         return [_without_none(item, inside_override) for item in data]
     return data
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """YAML without its two traps: `1e-3` is a number, and a key written twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    line = key.start_mark.line + 1
-                    raise yaml.YAMLError(f"line {line}: the key {key.value} is written twice")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """Return the data of a YAML text.
-
-    Raises:
-        yaml.YAMLError: If it is not YAML, or a key is written twice; says where in one line.
-    """
-    try:
-        return yaml.load(text, _RecipeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise yaml.YAMLError(f"{place}{error.problem or error.context}") from error
-    except RecursionError as error:
-        raise yaml.YAMLError("nested too deeply") from error
-    except ValueError as error:  # a date or a number that YAML knows and Python does not
-        raise yaml.YAMLError(str(error).partition(";")[0]) from error
-
-
-def read_recipe_file(path: Path) -> dict[str, Any]:
-    """Return the plain data of a recipe file.
-
-    Raises:
-        RecipeError: If the file cannot be read or is no mapping.
-    """
-    try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such file or folder; give the path of a recipe") from error
-    except IsADirectoryError as error:
-        raise RecipeError(f"{path}: a folder; give the path of a recipe file in it") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not a text file; a recipe is YAML in UTF-8") from error
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise RecipeError(f"{path}: not YAML: {problem}") from error
-    if data is None:
-        raise RecipeError(f"{path}: empty; a recipe has the keys {', '.join(Recipe.model_fields)}")
-    if not isinstance(data, dict):
-        what = "a list" if isinstance(data, list) else shown(data)
-        raise RecipeError(
-            f"{path}: holds {what}; a recipe is a mapping with the keys "
-            f"{', '.join(Recipe.model_fields)}"
-        )
-    return data
-
-
-def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Return a copy of a recipe's data with every `key=value` set, as `--set` writes them.
-
-    A dotted key walks into sections; a number picks an item of a list. A choice written as a
-    plain name, such as `estimator: relu`, becomes `{name: relu}` where a parameter is set.
-
-    Raises:
-        RecipeError: If an assignment is not `key=value`, its value is not YAML, or there is
-            nothing at its place to set a key in.
-    """
-    data = dict(data)
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        path = key.strip().split(".")
-        if not equals or not all(path):
-            raise RecipeError(f"--set {assignment}: write key=value, such as training.epochs=3")
-        try:
-            value = parse_yaml(text)
-        except yaml.YAMLError as error:
-            problem = " ".join(str(error).split())
-            raise RecipeError(f"--set {assignment}: the value is not YAML: {problem}") from error
-        _set(data, path, value, assignment)
-    return data
-
-
-def _set(data: Any, path: list[str], value: Any, assignment: str) -> None:
-    """Set one value; sections on the way are copied, for an alias may share them with others."""
-    for position, part in enumerate(path):
-        last = position == len(path) - 1
-        if isinstance(data, list):
-            if not part.isdecimal() or int(part) >= len(data):
-                place = ".".join(path[:position])
-                raise RecipeError(
-                    f"--set {assignment}: {place} is a list of {len(data)}; "
-                    f"pick one by its number, from 0"
-                )
-            key: Any = int(part)
-        else:
-            key = part
-        if last:
-            data[key] = value
-            return
-        inner = data[key] if isinstance(data, list) else data.get(key)
-        if inner is None:
-            inner = {}
-        elif isinstance(inner, str):
-            inner = {"name": inner}
-        elif not isinstance(inner, dict | list):
-            place = ".".join(path[: position + 1])
-            raise RecipeError(f"--set {assignment}: {place} is {shown(inner)}, which has no keys")
-        data[key] = inner = copy(inner)
-        data = inner
-
-
-def load_recipe(path: Path, assignments: list[str] | None = None) -> Recipe:
-    """Read and check a recipe file, with the assignments of `--set`.
-
-    Raises:
-        RecipeError: If the file cannot be read. Lists every problem with its dotted place.
-    """
-    return check(Recipe, override(read_recipe_file(path), assignments or []), str(path))
-
-
-def write_recipe(recipe: Recipe, path: Path, comment: str) -> None:
-    """Write the resolved recipe in one move, under a comment of one line."""
-    plain = yaml.safe_dump(recipe.as_dict(), sort_keys=False, default_flow_style=None, width=100)
-    text = f"# {comment}\n{plain}"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

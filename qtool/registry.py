@@ -143,4 +143,4 @@ class Registry(Generic[F]):
         """
         if found := self.problems(name, params):
             raise RecipeError("; ".join(f"{k}: {why}" if k else why for k, why in found))
-        return partial(self._members[name], **params)
+        return partial(self._members[name], **params) if params else self._members[name]

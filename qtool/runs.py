@@ -18,7 +18,8 @@ from qtool.integer.layers import converted_state
 from qtool.models.vision import rebuild_model
 from qtool.quantizers.layers import set_progress
 from qtool.quantizers.prepare import mean_weight_bits
-from qtool.recipe import Recipe, load_recipe
+from qtool.recipe import Recipe
+from qtool.recipe_file import load_recipe
 from qtool.sections import check
 from qtool.training.loop import Trainer
 

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from qtool.errors import RecipeError
-from qtool.recipe import Recipe, load_recipe, override, parse_yaml, write_recipe
+from qtool.recipe import Recipe
+from qtool.recipe_file import load_recipe, override, parse_yaml, write_recipe
 from qtool.registry import did_you_mean
 from qtool.sections import check
 

@@ -11,7 +11,7 @@ import yaml
 
 from qtool import pipeline, run_folder, runs
 from qtool.errors import InputError, RecipeError
-from qtool.recipe import load_recipe
+from qtool.recipe_file import load_recipe
 
 RECIPE = """
 model: {name: lenet5}

@@ -40,7 +40,8 @@ def ema_min_max(
     """Follow the smallest and largest value of each batch by an exponential moving average.
 
     m <- decay * m + (1 - decay) * batch's;  s = max(|min|, |max|) / high, and on the asymmetric
-    grid s = (max - min) / (2^b - 1). This function is one batch's share; `MinMaxObserver` averages.
+    grid s = (max - min) / (2^b - 1). This function turns extremes into a scale; the quantizer of
+    activations averages them.
 
     Reference: Jacob et al., 2018, arXiv:1712.05877.
     """

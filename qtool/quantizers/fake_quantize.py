@@ -15,15 +15,9 @@ from torch import Tensor, nn
 
 from qtool.numerics.estimators import ESTIMATORS, Bound, Estimator, straight_through
 from qtool.numerics.grid import IntegerGrid
-from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, min_max_to_scale, min_to_zero_point
+from qtool.numerics.ranges import RANGES, SMALLEST_SCALE
 from qtool.numerics.schedules import SCHEDULES, Schedule
-from qtool.quantizers.settings import (
-    ActivationQuantization,
-    TensorQuantization,
-    WeightQuantization,
-)
-
-SAMPLE = 16_384  # values kept of each calibration batch for a range rule to look at
+from qtool.quantizers.settings import TensorQuantization
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -103,12 +97,7 @@ class FakeQuantize(nn.Module):
         if settings.blend is not None:
             self.blend = SCHEDULES.build(settings.blend.name, **settings.blend.params)
         elif settings.estimator is not None:
-            choice = settings.estimator
-            self.estimator = (
-                ESTIMATORS.build(choice.name, **choice.params)
-                if choice.params
-                else ESTIMATORS[choice.name]
-            )
+            self.estimator = ESTIMATORS.build(settings.estimator.name, **settings.estimator.params)
         if self.learns:
             self.scale = nn.Parameter(torch.ones(()))
         else:
@@ -181,137 +170,3 @@ class FakeQuantize(nn.Module):
         """Show the grid and the choices in `print(model)`."""
         grid = self.grid.kind if self.grid else "auto"
         return f"{self.bits} bits, {grid}, {self.settings.range}, {self.gradient}"
-
-
-class WeightQuantizer(FakeQuantize):
-    """Fake quantization of a weight: scales per tensor or per output channel.
-
-    A range that is not learned is fitted to the weight again every so many training steps, until
-    alpha of a blend reaches 1: from then on the scales, and so the codes, are frozen.
-    """
-
-    def __init__(self, settings: WeightQuantization, weight: Tensor) -> None:
-        super().__init__(settings, settings.bits, settings.integer_grid)
-        self.refit_every = settings.refit_every or (1 if settings.range.name == "absmax" else 100)
-        self.steps = 0
-        self.frozen = False
-        shape = [1] * weight.ndim
-        if settings.granularity == "per_channel":
-            shape[0] = weight.shape[0]
-        if settings.granularity == "per_tensor":
-            shape = []
-        self.scale.data = torch.ones(shape, device=weight.device)
-        self.to(weight.device)
-        self.fit(weight)
-
-    @torch.no_grad()
-    def fit(self, weight: Tensor) -> None:
-        """Set the scales from the weight [C, ...] by the range rule."""
-        channels = self.scale.numel() if self.scale.ndim else 1
-        rows = weight.detach().float().reshape(channels, -1)
-        self.scale.copy_(self.rule(rows, self.known_grid).reshape(self.scale.shape))
-        self.ready = True
-
-    @property
-    def blend_is_done(self) -> bool:
-        """Tell whether there is a blend and alpha has reached 1."""
-        return self.blend is not None and self.blend(self.progress) >= 1.0
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Return the fake-quantized weight, same shape."""
-        fits = not self.learns and not self.frozen
-        if self.training and torch.is_grad_enabled() and fits:
-            if self.steps % self.refit_every == 0:
-                self.fit(weight)
-            self.steps += 1
-        return self.round_to_grid(weight)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold beside the tensors."""
-        return super().get_extra_state() | {"steps": self.steps, "frozen": self.frozen}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take what `get_extra_state` returned."""
-        super().set_extra_state(state)
-        self.steps, self.frozen = state["steps"], state["frozen"]
-
-
-class ActivationQuantizer(FakeQuantize):
-    """Fake quantization of a layer's input: one scale, set from the first values it sees.
-
-    Attributes:
-        observed: float32 [2], the smallest and largest value, averaged over batches where the
-            range is ema_min_max.
-        watching: while true, values are collected and passed on as they are.
-    """
-
-    observed: Tensor
-
-    def __init__(self, settings: ActivationQuantization) -> None:
-        kind = settings.grid
-        grid = None if kind == "auto" else IntegerGrid(settings.bits, kind)
-        super().__init__(settings, settings.bits, grid)
-        self.decides_grid = kind == "auto"
-        self.register_buffer("observed", torch.zeros(2))
-        self.follows = settings.range.name == "ema_min_max"
-        self.decay = settings.range.params.get("decay", 0.99)
-        self.watching = False
-        self._samples: list[Tensor] = []
-
-    @torch.no_grad()
-    def watch(self, x: Tensor) -> None:
-        """Collect the extremes of x and an even sample of its values."""
-        values = x.detach().float().flatten()
-        extremes = torch.stack([values.amin(), values.amax()])
-        if self.follows and self._samples:
-            self.observed.lerp_(extremes.clone(), 1 - self.decay)
-        elif self.follows:
-            self.observed.copy_(extremes)
-        stride = max(1, values.numel() // SAMPLE)
-        sampled = [extremes, values[::stride]] if stride > 1 else [values]
-        self._samples.append(torch.cat(sampled))
-
-    @property
-    def watched(self) -> bool:
-        """Tell whether any values were collected."""
-        return bool(self._samples)
-
-    def forget(self) -> None:
-        """Drop what was watched."""
-        self._samples = []
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """Set grid, scale and zero point from what was watched."""
-        rows = torch.cat(self._samples).unsqueeze(0)
-        self._samples = []
-        if self.decides_grid:
-            kind = "unsigned" if bool(rows.amin() >= 0) else "full"
-            self.grid = IntegerGrid(self.bits, kind)
-        if self.follows:
-            self._follow()
-        else:
-            self.scale.copy_(self.rule(rows, self.known_grid)[0])
-        self.ready = True
-
-    def _follow(self) -> None:
-        grid = self.known_grid
-        low, high = self.observed[:1].clamp_max(0), self.observed[1:].clamp_min(0)
-        self.scale.copy_(min_max_to_scale(low, high, grid)[0])
-        if grid.kind == "asymmetric":
-            self.zero_point.copy_(min_to_zero_point(low, self.scale, grid)[0])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the fake-quantized input, same shape and dtype."""
-        if self.watching:
-            self.watch(x)
-            return x
-        if not self.ready:
-            self.watch(x)
-            self.settle()
-        elif self.follows and self.training:
-            with torch.no_grad():
-                extremes = torch.stack([x.detach().amin(), x.detach().amax()]).float()
-                self.observed.lerp_(extremes, 1 - self.decay)
-                self._follow()
-        return self.round_to_grid(x)

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.quantizers.fake_quantize import ActivationQuantizer, FakeQuantize, WeightQuantizer
+from qtool.quantizers.activation_quantizer import ActivationQuantizer
+from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.settings import ActivationQuantization, WeightQuantization
+from qtool.quantizers.weight_quantizer import WeightQuantizer
 
 
 class QuantLayer(nn.Module):

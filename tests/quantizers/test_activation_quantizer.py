@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 from qtool.numerics.ranges import RANGES
-from qtool.quantizers.fake_quantize import SAMPLE, ActivationQuantizer
+from qtool.quantizers.activation_quantizer import SAMPLE, ActivationQuantizer
 from qtool.quantizers.settings import ActivationQuantization
 
 FOLLOW = {"name": "ema_min_max", "decay": 0.9}

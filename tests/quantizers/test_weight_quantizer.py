@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 from qtool.numerics.ranges import RANGES
-from qtool.quantizers.fake_quantize import WeightQuantizer
 from qtool.quantizers.layers import QuantConv2d, make_quant_layer, set_progress
 from qtool.quantizers.settings import WeightQuantization
+from qtool.quantizers.weight_quantizer import WeightQuantizer
 
 RULES = [name for name in RANGES.names() if name != "ema_min_max"]
 BLEND = {"name": "linear", "start": 0.0, "stop": 1.0, "window": [0.0, 0.5]}
