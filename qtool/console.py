@@ -9,9 +9,9 @@ from rich.table import Table
 SCREEN = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def say(message: str) -> None:
-    """Show one line."""
-    SCREEN.print(message, markup=False)
+def say(message: str, *, on_stdout: bool = False) -> None:
+    """Show one line: a result on standard output, anything else on standard error."""
+    _console(on_stdout).print(message, markup=False, soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
@@ -28,4 +28,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 def show(made: Table, *, on_stdout: bool = False) -> None:
     """Print a table: a result on standard output, anything else on standard error."""
-    (Console(highlight=False) if on_stdout else SCREEN).print(made, markup=False)
+    _console(on_stdout).print(made, markup=False)
+
+
+def _console(on_stdout: bool) -> Console:
+    return Console(highlight=False) if on_stdout else SCREEN

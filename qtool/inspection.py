@@ -10,8 +10,7 @@ from torch import nn
 from qtool import assembly, checkpoint, run_folder, runs
 from qtool.errors import InputError
 from qtool.export import annotation, parity
-from qtool.integer.file import read_about
-from qtool.integer.layers import LayerSpec, integer_layers
+from qtool.integer.layers import LayerSpec, converted_state, integer_layers
 from qtool.models.vision import rebuild_model
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.prepare import plan, prepare
@@ -66,8 +65,8 @@ def _sizes(architecture: dict[str, Any]) -> Inspection:
 
 def _planned(model: nn.Module) -> Inspection:
     """Return every layer of a prepared model, and what stays float."""
-    layers = []
-    for row in plan(model):
+    layers, rows = [], plan(model)
+    for row in rows:
         if row.why:
             continue
         shape = "x".join(map(str, row.shape))
@@ -81,12 +80,11 @@ def _planned(model: nn.Module) -> Inspection:
                 "how input": row.activations_how,
             }
         )
-    return {"layers": layers, "left_float": {r.name: r.why for r in plan(model) if r.why}}
+    return {"layers": layers, "left_float": {r.name: r.why for r in rows if r.why}}
 
 
 def _inspect_run(folder: Path) -> Inspection:
-    if not run_folder.is_run_folder(folder):
-        raise InputError(f"{folder}: not a run folder, it has no {run_folder.RECIPE}")
+    run_folder.refuse_unless_run(folder)
     recipe = load_recipe(folder / run_folder.RECIPE)
     found: Inspection = {"source": str(folder), "kind": "run", "model": recipe.model.name}
     if (folder / run_folder.SUMMARY).is_file():
@@ -117,12 +115,11 @@ def _scale_range(scale: torch.Tensor) -> str:
 
 
 def _inspect_integer(path: Path) -> Inspection:
-    _, state = read_about(path)
     recipe, integer, architecture = runs.open_integer(path)
-    layers = []
+    state, modules, layers = converted_state(integer), integer_layers(integer), []
     with run_folder.intact(path, "its metadata is damaged"):
         for spec in state.layers:
-            layer = integer_layers(integer)[spec.name]
+            layer = modules[spec.name]
             scale = "" if layer.weight_scale is None else _scale_range(layer.weight_scale)
             layers.append(_layer_row(spec) | {"weight scale": scale, "why unfused": spec.unfused})
     return {
@@ -222,8 +219,7 @@ def verdict_on(arms: list[Inspection]) -> str:
 
 
 def _run_arm(folder: Path) -> Inspection:
-    if not run_folder.is_run_folder(folder):
-        raise InputError(f"{folder}: not a run folder, it has no {run_folder.RECIPE}")
+    run_folder.refuse_unless_run(folder)
     summary = runs.finished_summary(folder)
     if summary is None:
         raise InputError(f"{folder}: not finished; go on with qtool train --resume")

@@ -139,7 +139,9 @@ def export(
         described = export_onnx(
             integer, images, trial, target, batch=batch, annotate=annotate, metadata=metadata
         )
-        report = runs.export_report(recipe, integer, architecture, loaders, trial, described)
+        report = runs.export_report(
+            recipe, integer, architecture, loaders, trial, described, images[:1]
+        )
         report |= {"file": str(path), "target": target}
         beside = run_folder.report_beside(path, run_folder.EXPORT)
         run_folder.write_json(source / run_folder.EXPORT if source.is_dir() else beside, report)
@@ -154,8 +156,7 @@ def export(
 
 def _up_to_date_integer(folder: Path) -> Path:
     """Return a run's integer model, converted first where it is missing or older than the run."""
-    if not run_folder.is_run_folder(folder):
-        raise InputError(f"{folder}: not a run folder, it has no {run_folder.RECIPE}")
+    run_folder.refuse_unless_run(folder)
     if not run_folder.integer_is_fresh(folder):
         say(f"converting {folder} first")
         convert(folder)

@@ -132,6 +132,16 @@ def is_run_folder(path: Path) -> bool:
     return path.is_dir() and (path / RECIPE).is_file()
 
 
+def refuse_unless_run(path: Path) -> None:
+    """Check that a folder was made by `qtool train` or `qtool convert`.
+
+    Raises:
+        InputError: If it was not.
+    """
+    if not is_run_folder(path):
+        raise InputError(f"{path}: not a run folder, it has no {RECIPE}")
+
+
 def integer_is_fresh(folder: Path) -> bool:
     """Tell whether a run's integer model is there, and not older than its checkpoint."""
     integer, weights = folder / INTEGER, folder / CHECKPOINT

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qtool import assembly, checkpoint, run_folder
 from qtool.console import say
@@ -122,8 +122,7 @@ def load_run(folder: Path, device: torch.device) -> tuple[Recipe, nn.Module, Loa
     Raises:
         InputError: If the folder holds no run, or its checkpoint cannot be read.
     """
-    if not run_folder.is_run_folder(folder):
-        raise InputError(f"{folder}: not a run folder, it has no {run_folder.RECIPE}")
+    run_folder.refuse_unless_run(folder)
     recipe = load_recipe(folder / run_folder.RECIPE)
     state = checkpoint.load(folder / run_folder.CHECKPOINT, device)
     loaders = assembly.make_data(recipe, device)
@@ -220,12 +219,15 @@ def export_report(
     loaders: Loaders,
     path: Path,
     described: dict[str, Any],
+    image: Tensor,
 ) -> dict[str, Any]:
-    """Compare an ONNX file with its integer model in the runtime, and in time with a float one."""
+    """Compare an ONNX file with its integer model in the runtime, and in time with a float one.
+
+    `image` [1, C, H, W] is what the time is measured on.
+    """
     codes = parity.check_codes(path, integer, described["layers"])
     figures = parity.compare_outputs(path, integer, loaders.validation.batches(0))
     fused = sum(node.op_type in INTEGER_KERNELS for node in optimized_graph(path).node)
-    image = assembly.first_images(loaders)[:1]
     float_path = path.with_name(f"{path.name}.float.onnx")
     try:
         parity.export_float(rebuild_model(recipe.model.name, architecture), image, float_path)

@@ -108,7 +108,7 @@ def show_comparison(result: dict[str, Any]) -> None:
     first = result["arms"][0]["name"]
     columns = ["arm", "#mean", "#std", "each seed", f"#against {first}, 95 %", "#failed"]
     show(table("validation accuracy", columns, rows), on_stdout=True)
-    show_line(result["verdict"])
+    say(result["verdict"], on_stdout=True)
 
 
 def show_runs(result: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ def show_runs(result: dict[str, Any]) -> None:
     ]
     columns = ["run or file", "#validation accuracy", "#bits per weight", "#size", "#ms per image"]
     show(table("side by side", columns, rows), on_stdout=True)
-    show_line(result["verdict"])
+    say(result["verdict"], on_stdout=True)
 
 
 def show_inspection(result: dict[str, Any]) -> None:
@@ -140,18 +140,12 @@ def show_inspection(result: dict[str, Any]) -> None:
         show(table("layers", columns, rows), on_stdout=True)
         for key, how in shared.items():
             if how:
-                show_line(f"{key}: {how}" + (", unless said otherwise" if key in columns else ""))
+                text = f"{key}: {how}" + (", unless said otherwise" if key in columns else "")
+                say(text, on_stdout=True)
     if left := result.get("left_float"):
         show(table("left float", ["layer", "why"], list(left.items())), on_stdout=True)
     for problem in result.get("problems", []):
-        show_line(f"problem: {problem}")
-
-
-def show_line(text: str) -> None:
-    """Print one line on standard output."""
-    from rich.console import Console
-
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+        say(f"problem: {problem}", on_stdout=True)
 
 
 def _gap(item: dict[str, Any] | None) -> str:

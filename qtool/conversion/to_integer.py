@@ -48,8 +48,8 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
     reference = deepcopy(model).eval()
     integer = deepcopy(reference)
     done = Converted(left_float=dict(state.left_float))
-    for name in quant_layers(reference):
-        layer = _convert_layer(name, reference, state, done)
+    for name, source in quant_layers(reference).items():
+        layer = _convert_layer(name, source, reference, state, done)
         replace_module(integer, name, layer)
         if layer.spec.batch_norm is not None:
             replace_module(integer, layer.spec.batch_norm, nn.Identity())
@@ -96,7 +96,7 @@ def round_biases(model: nn.Module) -> None:
     for name, source in quant_layers(model).items():
         if source.weight_quantizer is None or source.input_quantizer is None:
             continue
-        exact = _fold(name, model, state, Converted())
+        exact = _fold(name, source, model, state, Converted())
         fitted = _integer_bias(exact, source, Converted())
         if exact.bias is None or fitted.bias is None or fitted.spec.bias != "int32":
             continue
@@ -119,10 +119,11 @@ class _Parts(NamedTuple):
     bias: Tensor | None
 
 
-def _convert_layer(name: str, model: nn.Module, state: Prepared, done: Converted) -> IntegerLayer:
+def _convert_layer(
+    name: str, source: QuantLayer, model: nn.Module, state: Prepared, done: Converted
+) -> IntegerLayer:
     """Return the integer form of one layer, with its batch norm folded in where that is exact."""
-    source = quant_layers(model)[name]
-    parts = _fold(name, model, state, done)
+    parts = _fold(name, source, model, state, done)
     if source.weight_quantizer is not None and source.input_quantizer is not None:
         parts = _integer_bias(parts, source, done)
     elif not parts.spec.unfused:
@@ -131,9 +132,10 @@ def _convert_layer(name: str, model: nn.Module, state: Prepared, done: Converted
     return _fill(parts, source)
 
 
-def _fold(name: str, model: nn.Module, state: Prepared, done: Converted) -> _Parts:
+def _fold(
+    name: str, source: QuantLayer, model: nn.Module, state: Prepared, done: Converted
+) -> _Parts:
     """Return a layer's codes, scales and bias, its batch norm folded in where that is exact."""
-    source = quant_layers(model)[name]
     weights, inputs = source.weight_quantizer, source.input_quantizer
     spec = LayerSpec(
         name=name,
