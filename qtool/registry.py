@@ -92,10 +92,14 @@ class Registry(Generic[F]):
         self.family = family
         self._members: dict[str, F] = {}
 
-    def add(self, function: F) -> F:
-        """List `function` under its own name. Used as a decorator."""
-        self._members[function.__name__] = function
+    def add(self, function: F, name: str | None = None) -> F:
+        """List `function` under its own name, or another. Used as a decorator."""
+        self._members[name or function.__name__] = function
         return function
+
+    def include(self, other: "Registry[F]") -> None:
+        """List the members of another table too, which keeps them as a family of its own."""
+        self._members |= other._members
 
     def names(self) -> list[str]:
         """Return the names a recipe may use, in file order."""
@@ -125,8 +129,11 @@ class Registry(Generic[F]):
                 hint = did_you_mean(key, accepted) if accepted else "; it takes none"
                 found.append((str(key), f"{name} has no parameter {key}{hint}"))
                 continue
+            kind = accepted[key].annotation
             try:
-                TypeAdapter(accepted[key].annotation).validate_python(value, strict=True)
+                TypeAdapter(Any if kind is inspect.Parameter.empty else kind).validate_python(
+                    value, strict=True
+                )
             except ValidationError as error:
                 found.append((key, plain_message(error.errors()[0])))
             else:

@@ -10,7 +10,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Kind = Literal["narrow", "full", "mid_rise", "unsigned", "asymmetric"]
+from qtool.numerics.roundings import Rounding, half_to_even
+
+Kind = Literal["narrow", "full", "mid_rise", "unsigned", "asymmetric", "ternary"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,9 @@ class IntegerGrid:
     narrow      -(2^(b-1) - 1) .. 2^(b-1) - 1   symmetric about zero
     full        -2^(b-1)       .. 2^(b-1) - 1
     mid_rise    1 - 2^(b-1)    .. 2^(b-1)       levels at (q - 1/2) s: no zero, 2^b of them
-    unsigned    0              .. 2^b - 1       zero point 0
+    unsigned    0              .. 2^b - 1       zero point 0; {0, 1} at 1 bit
     asymmetric  0              .. 2^b - 1       with a zero point
+    ternary     -1             .. 1             2 bits; the same as narrow there
 
     Raises:
         ValueError: If `bits` is outside 1..8, or the grid has no such width.
@@ -35,8 +38,10 @@ class IntegerGrid:
             raise ValueError(f"unknown grid {self.kind!r}; choose one of {get_args(Kind)}")
         if not 1 <= self.bits <= 8:
             raise ValueError(f"bits must be 1..8, got {self.bits}")
-        if self.bits == 1 and self.kind != "mid_rise":
-            raise ValueError("a grid of 1 bit is mid_rise")
+        if self.bits == 1 and self.kind not in ("mid_rise", "unsigned"):
+            raise ValueError("a grid of 1 bit is mid_rise or unsigned")
+        if self.kind == "ternary" and self.bits != 2:
+            raise ValueError("ternary takes 2 bits")
         if self.bits == 8 and self.kind == "mid_rise":
             raise ValueError("mid_rise takes 1..7 bits: its codes 2q - 1 must fit into int8")
 
@@ -44,13 +49,14 @@ class IntegerGrid:
     def qmin(self) -> int:
         """Return the smallest integer of the grid."""
         half = 2 ** (self.bits - 1)
-        return {"narrow": 1 - half, "full": -half, "mid_rise": 1 - half}.get(self.kind, 0)
+        lowest = {"narrow": 1 - half, "full": -half, "mid_rise": 1 - half, "ternary": -1}
+        return lowest.get(self.kind, 0)
 
     @property
     def qmax(self) -> int:
         """Return the largest integer of the grid."""
         half = 2 ** (self.bits - 1)
-        signed = {"narrow": half - 1, "full": half - 1, "mid_rise": half}
+        signed = {"narrow": half - 1, "full": half - 1, "mid_rise": half, "ternary": 1}
         return signed.get(self.kind, 2 * half - 1)
 
     @property
@@ -81,10 +87,12 @@ class IntegerGrid:
     @property
     def finn_datatype(self) -> str:
         """Return the name that QONNX and FINN use for the stored codes."""
-        if self.bits == 1:
-            return "BIPOLAR"
         if self.kind == "mid_rise":
-            return f"INT{self.bits + 1}"
+            return "BIPOLAR" if self.bits == 1 else f"INT{self.bits + 1}"
+        if self.bits == 1:
+            return "BINARY"
+        if self.kind == "ternary":
+            return "TERNARY"
         return f"{'INT' if self.signed else 'UINT'}{self.bits}"
 
     def bound_to_scale(self, bound: Tensor) -> Tensor:
@@ -94,6 +102,10 @@ class IntegerGrid:
         """
         return bound / (self.qmax - self.offset)
 
+    def code_scale(self, scale: Tensor) -> Tensor:
+        """Return the scale of the stored codes: s / 2 on mid_rise, else s; nothing is lost."""
+        return scale / 2 if self.kind == "mid_rise" else scale
+
     def contains(self, codes: Tensor) -> bool:
         """Tell whether every stored code is one of the grid's."""
         codes = codes.to(torch.int16)
@@ -101,21 +113,28 @@ class IntegerGrid:
         return bool((inside & ((codes - self.code_min) % self.code_step == 0)).all())
 
 
-def quantize(x: Tensor, scale: Tensor, zero_point: Tensor | int, grid: IntegerGrid) -> Tensor:
+def quantize(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | int,
+    grid: IntegerGrid,
+    rounding: Rounding = half_to_even,
+) -> Tensor:
     """Return q = clamp(round(x / s + o) + z, qmin, qmax), as ONNX QuantizeLinear does.
 
-    Rounds ties to even, and before z is added: the other order differs when z is odd.
+    Rounds before z is added: for ties the other order differs when z is odd.
 
     Args:
         x: real values, any shape.
         scale: float step size; [] per tensor, or shaped to broadcast over x per channel.
         zero_point: the integer that represents 0.0; 0 on every grid but asymmetric.
         grid: the integers allowed.
+        rounding: one of ROUNDINGS; ties go to even, unless said otherwise.
     """
     u = x / scale
     if grid.offset:
         u = u + grid.offset
-    return torch.clamp(torch.round(u) + zero_point, grid.qmin, grid.qmax)
+    return torch.clamp(rounding(u) + zero_point, grid.qmin, grid.qmax)
 
 
 def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor | int, grid: IntegerGrid) -> Tensor:
@@ -128,6 +147,5 @@ def to_codes(q: Tensor, scale: Tensor, grid: IntegerGrid) -> tuple[Tensor, Tenso
 
     On the grids of weights x_hat = code * code_scale, exactly: halving a float loses nothing.
     """
-    if grid.kind == "mid_rise":
-        return (2 * q - 1).to(torch.int8), scale / 2
-    return q.to(torch.int8), scale
+    codes = 2 * q - 1 if grid.kind == "mid_rise" else q
+    return codes.to(torch.int8), grid.code_scale(scale)

@@ -2,10 +2,12 @@
 
 Each takes `rows` [R, K], one row for each scale, and a grid, and returns the scales [R], all
 positive. To add one, write a function here and decorate it: its name is its name in recipes, its
-keyword-only arguments are its parameters. Two names say more than their starting scale:
-`learned` makes the scale a parameter, `ema_min_max` follows the values during training.
+keyword-only arguments are its parameters. Some names say more than their starting scale: `learned`
+makes the scale a parameter and `pact` the largest level, `ema_min_max` follows the values during
+training, and `dorefa` comes with a transform of the weights.
 """
 
+import math
 from collections.abc import Callable
 from typing import Annotated
 
@@ -14,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
+from qtool.numerics.half_normal import Fit, normal_scale
 from qtool.registry import Registry
 
 RANGES: Registry[Callable[..., Tensor]] = Registry("range")
@@ -22,6 +25,18 @@ SMALLEST_SCALE = 1e-8  # a row of zeros has no scale of its own; a learned scale
 
 def _positive(scale: Tensor) -> Tensor:
     return scale.clamp_min(SMALLEST_SCALE)
+
+
+def _fixed(rows: Tensor, scale: float) -> Tensor:
+    """Return one scale for all rows."""
+    return _positive(rows.new_full((len(rows),), scale))
+
+
+def _error(rows: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
+    """Return the mean squared rounding error of each row, [R]."""
+    column = scale.unsqueeze(1)
+    rounded = dequantize(quantize(rows, column, 0, grid), column, 0, grid)
+    return (rounded - rows).square().mean(1)
 
 
 @RANGES.add
@@ -34,20 +49,43 @@ def absmax(rows: Tensor, grid: IntegerGrid) -> Tensor:
 
 
 @RANGES.add
+def min_max(rows: Tensor, grid: IntegerGrid) -> Tensor:
+    """Span the smallest and the largest value, and zero.
+
+    s = max(|min|, |max|) / high, and on the asymmetric grid s = (max - min) / (2^b - 1)
+    """
+    return min_max_to_scale(rows.amin(1).clamp_max(0), rows.amax(1).clamp_min(0), grid)
+
+
+@RANGES.add
+def percentile(
+    rows: Tensor, grid: IntegerGrid, *, percentile: Annotated[float, Field(gt=50, le=100)] = 99.9
+) -> Tensor:
+    """Let the largest values saturate: put the outermost level at a percentile of |x|.
+
+    s = m / high    (m / (high - 1/2) on mid_rise),  m interpolated between its two neighbours
+    """
+    position = percentile / 100 * (rows.shape[1] - 1)
+    below = math.floor(position)
+    # torch.quantile refuses rows of more than 16 million values
+    largest = rows.abs().topk(rows.shape[1] - below, dim=1).values
+    lower, upper = largest[:, -1], largest[:, -2:][:, 0]
+    return _positive(grid.bound_to_scale(torch.lerp(lower, upper, position - below)))
+
+
+@RANGES.add
 def ema_min_max(
     rows: Tensor, grid: IntegerGrid, *, decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
 ) -> Tensor:
     """Follow the smallest and largest value of each batch by an exponential moving average.
 
-    m <- decay * m + (1 - decay) * batch's;  s = max(|min|, |max|) / high, and on the asymmetric
-    grid s = (max - min) / (2^b - 1). This function turns extremes into a scale; the quantizer of
-    activations averages them.
+    m <- decay * m + (1 - decay) * batch's;  s as min_max has it. This function turns extremes
+    into a scale; the quantizer of activations averages them.
 
     Reference: Jacob et al., 2018, arXiv:1712.05877.
     """
     del decay
-    low, high = rows.amin(1).clamp_max(0), rows.amax(1).clamp_min(0)
-    return min_max_to_scale(low, high, grid)
+    return min_max(rows, grid)
 
 
 @RANGES.add
@@ -62,10 +100,7 @@ def mse(
     best, smallest_error = largest, torch.full_like(largest, torch.inf)
     for k in range(1, candidates + 1):
         scale = _positive(largest * (k / candidates))
-        column = scale.unsqueeze(1)
-        error = (
-            (dequantize(quantize(rows, column, 0, grid), column, 0, grid) - rows).square().mean(1)
-        )
+        error = _error(rows, scale, grid)
         better = error < smallest_error
         best, smallest_error = (
             torch.where(better, scale, best),
@@ -75,16 +110,147 @@ def mse(
 
 
 @RANGES.add
+def ppq(
+    rows: Tensor,
+    grid: IntegerGrid,
+    *,
+    iterations: Annotated[int, Field(ge=1, le=1000)] = 50,
+    starts: Annotated[int, Field(ge=1, le=100)] = 8,
+) -> Tensor:
+    """Alternate between rounding to the grid and the scale that fits the rounded values best.
+
+        q <- clamp(round(x / s + o)),  s <- <x, q - o> / <q - o, q - o>
+
+    The error never grows, but it may stop at a local minimum. So it starts from
+    k / starts * absmax's scale for k = starts, starts - 1 .. 1, and each row keeps the scale of
+    its smallest error. starts = 1 is the paper's.
+
+    Reference: Liu and Mattina, 2019, arXiv:1903.01061.
+    """
+    largest = absmax(rows, grid)
+    x = rows / largest.unsqueeze(1)  # of the size of the grid, so that no square overflows
+    best, smallest_error = torch.ones_like(largest), torch.full_like(largest, torch.inf)
+    for k in range(starts, 0, -1):
+        scale = _alternate(x, torch.full_like(largest, k / starts), grid, iterations)
+        error = _error(x, scale, grid)
+        better = error < smallest_error
+        best = torch.where(better, scale, best)
+        smallest_error = torch.where(better, error, smallest_error)
+    return _positive(largest * best)
+
+
+def _alternate(rows: Tensor, scale: Tensor, grid: IntegerGrid, iterations: int) -> Tensor:
+    """Return the scales [R] that the alternation of `ppq` reaches from `scale` [R]."""
+    scale, moving = scale.clone(), torch.arange(len(rows), device=rows.device)
+    for _ in range(iterations):
+        last = scale[moving]
+        levels = quantize(rows, last.unsqueeze(1), 0, grid) - grid.offset
+        fitted = (rows * levels).sum(1) / levels.square().sum(1)
+        moves = (fitted > 0) & (fitted != last)  # where every q is zero, nothing fits
+        if not moves.all():
+            moving, rows, fitted = moving[moves], rows[moves], fitted[moves]
+        if not len(moving):
+            break
+        scale[moving] = fitted
+    return scale
+
+
+@RANGES.add
+def half_normal(rows: Tensor, grid: IntegerGrid, *, fit: Fit = "published") -> Tensor:
+    """Take the scale for a quantized ReLU of N(0, 1), whatever the values are.
+
+        s = argmin E (x - Q(x))^2,  x ~ N(0, 1) given x > 0
+
+    `round` and `ceil` say how Q rounds. `published` takes the authors' constants at 1, 2 and 4
+    bits, which fit a Q that rounds, and is `round` elsewhere. A grid with negative integers gets
+    the same for all of N(0, 1).
+
+    Reference: Yin et al., 2019, arXiv:1903.05662.
+    """
+    return _fixed(rows, normal_scale(grid, fit))
+
+
+@RANGES.add
+def mean_abs(rows: Tensor, grid: IntegerGrid) -> Tensor:
+    """Put the first level above zero at the mean of the absolute values.
+
+        s = mean|x|    (2 mean|x| on mid_rise, so that at 1 bit the levels are +-mean|x|)
+
+    Reference: Rastegari et al., 2016, arXiv:1603.05279 (XNOR-Net); signs without a scale are those
+    of BinaryConnect, Courbariaux et al., 2015, arXiv:1511.00363.
+    """
+    return _positive(rows.abs().mean(1) / (1 - grid.offset))
+
+
+@RANGES.add
 def learned(rows: Tensor, grid: IntegerGrid) -> Tensor:
     """Train the scale with the weights, from this start (LSQ).
 
         s = 2 mean|x| / sqrt(high)
 
-    The gradient is scaled by 1 / sqrt(N high), with N the values that share the scale.
+    The gradient is scaled by 1 / sqrt(N high), with N the values that share the scale. On the
+    asymmetric grid the offset is learned too (LSQ+), and the scale starts as min_max has it.
 
-    Reference: Esser et al., 2020, arXiv:1902.08153.
+    Reference: Esser et al., 2020, arXiv:1902.08153; Bhalgat et al., 2020, arXiv:2004.09576.
     """
+    if grid.kind == "asymmetric":
+        return min_max(rows, grid)
     return _positive(2 * rows.abs().mean(1) / grid.qmax**0.5)
+
+
+@RANGES.add
+def pact(rows: Tensor, grid: IntegerGrid, *, l2: Annotated[float, Field(ge=0)] = 1e-4) -> Tensor:
+    """Train the clip a, the largest level, from the largest absolute value.
+
+        s = a / high,  da = sum of g over the saturated values + l2 * a
+
+    This function sets the start; the quantizer trains the clip.
+
+    Reference: Choi et al., 2018, arXiv:1805.06085.
+    """
+    del l2
+    return absmax(rows, grid)
+
+
+@RANGES.add
+def dorefa(rows: Tensor, grid: IntegerGrid) -> Tensor:
+    """Put the outermost level at 1, where DoReFa's transforms put the largest value.
+
+        s = 1 / high,  2 mean|x| on the 1-bit mid_rise grid
+
+    The quantizer hands weights over as tanh(w) / max|tanh w|; activations saturate at 0 and 1.
+
+    Reference: Zhou et al., 2016, arXiv:1606.06160.
+    """
+    if grid.kind == "mid_rise" and grid.bits == 1:
+        return mean_abs(rows, grid)
+    return _fixed(rows, 1 / (grid.qmax - grid.offset))
+
+
+@RANGES.add
+def fixed(rows: Tensor, grid: IntegerGrid, *, scale: Annotated[float, Field(gt=0)]) -> Tensor:
+    """Take the scale that the recipe gives.
+
+    s = scale
+    """
+    del grid
+    return _fixed(rows, scale)
+
+
+@RANGES.add
+def he_uniform(
+    rows: Tensor, grid: IntegerGrid, *, fan_in: Annotated[int, Field(ge=1)] | None = None
+) -> Tensor:
+    """Put the outermost level at the bound that the weights are drawn within at first.
+
+        m = sqrt(6 / fan_in),  s = m / (high - 1/2) on mid_rise, m / high elsewhere
+
+    Without a `fan_in` it is K, as it is where each output channel has its row.
+
+    Reference: Schoenbauer et al., 2024, arXiv:2405.05171.
+    """
+    bound = math.sqrt(6 / (fan_in or rows.shape[1]))
+    return _fixed(rows, bound / (grid.qmax - grid.offset))
 
 
 def min_max_to_scale(low: Tensor, high: Tensor, grid: IntegerGrid) -> Tensor:

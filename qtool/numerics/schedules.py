@@ -1,20 +1,22 @@
 """Schedules: how a number changes during training.
 
 Each maps progress to a value. Progress is the share of training done, from 0.0 to 1.0, so that a
-recipe keeps its meaning when epochs change. All but `constant` move from `start` to `stop` inside
-`window: [a, b]`, a part of progress, and rest at `start` before it and at `stop` after it. To add
-one, write a function here and decorate it with `@SCHEDULES.add`.
+recipe keeps its meaning when epochs change. All but `constant` move inside `window: [a, b]`, a part
+of progress, and rest at their first value (`start`) before it and at their last one (`stop`) after
+it. To add one, write a function here and decorate it with `@SCHEDULES.add`.
 """
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from qtool.registry import Registry
 
 Schedule = Callable[[float], float]
+MOVES = "may be scheduled"  # put into the annotation of a parameter that takes a schedule too
 SCHEDULES: Registry[Callable[..., float]] = Registry("schedule")
 
 
@@ -24,8 +26,20 @@ def _is_window(value: list[float]) -> list[float]:
     return value
 
 
+def _are_shares(value: list[float]) -> list[float]:
+    rising = all(a < b for a, b in pairwise([0.0, *value]))
+    if not (value and rising and value[-1] <= 1.0):
+        raise ValueError(f"{value} are not rising shares of the window, 0 < a < b < ... <= 1")
+    return value
+
+
 Window = Annotated[list[float], AfterValidator(_is_window)]
+Shares = Annotated[list[float], AfterValidator(_are_shares)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 WHOLE = [0.0, 1.0]
+HALFWAY = [0.5]
+ROUNDING = 1e-12  # a window's arithmetic must not put a jump off to the next training step
 
 
 def _share(progress: float, window: list[float]) -> float:
@@ -39,6 +53,12 @@ def _share(progress: float, window: list[float]) -> float:
 def _between(start: float, stop: float, share: float) -> float:
     """Return start at 0 and stop at 1, both exactly."""
     return start * (1 - share) + stop * share
+
+
+def _jumps_made(progress: float, window: list[float], at: list[float]) -> int:
+    """Return how many of the jumps at these shares of the window lie behind."""
+    t = _share(progress, window)
+    return sum(t >= share - ROUNDING for share in at)
 
 
 @SCHEDULES.add
@@ -82,6 +102,60 @@ def cubic(progress: float, *, start: float, stop: float, window: Window = WHOLE)
     """
     t = _share(progress, window)
     return _between(start, stop, 1 - (1 - t) ** 3)
+
+
+@SCHEDULES.add
+def polynomial(
+    progress: float, *, start: float, stop: float, power: Positive = 2.0, window: Window = WHOLE
+) -> float:
+    """Move fast at first and ever more slowly, the more so the higher the power.
+
+    v(t) = start + (stop - start) * (1 - (1 - t)^power);  power 1 is linear, 3 is cubic
+    """
+    t = _share(progress, window)
+    return _between(start, stop, 1 - (1 - t) ** power)
+
+
+@SCHEDULES.add
+def exponential(
+    progress: float, *, start: Positive, stop: Positive, window: Window = WHOLE
+) -> float:
+    """Multiply by the same factor in every equal stretch of the window.
+
+    v(t) = start * (stop / start)^t
+    """
+    t = _share(progress, window)
+    return start ** (1 - t) * stop**t  # the quotient of two extremes would overflow
+
+
+@SCHEDULES.add
+def step(
+    progress: float, *, start: float, stop: float, at: Shares = HALFWAY, window: Window = WHOLE
+) -> float:
+    """Jump in equal parts from start to stop, once at each share of the window in `at`.
+
+    v(t) = start + (stop - start) * #{a in at: t >= a} / #at
+    """
+    return _between(start, stop, _jumps_made(progress, window, at) / len(at))
+
+
+@SCHEDULES.add
+def piecewise(
+    progress: float, *, values: list[Finite], at: Shares, window: Window = WHOLE
+) -> float:
+    """Stay at values[0] until the first share of the window in `at`, then at values[1], and so on.
+
+        v(t) = values[#{a in at: t >= a}]
+
+    Raises:
+        ValueError: If there is not one value more than there are shares.
+    """
+    if len(values) != len(at) + 1:
+        raise ValueError(
+            f"piecewise with {len(at)} shares in `at` needs {len(at) + 1} values, "
+            f"got {len(values)}: one before the first share and one from each share on"
+        )
+    return values[_jumps_made(progress, window, at)]
 
 
 def with_warmup(schedule: Schedule, warmup: float) -> Schedule:

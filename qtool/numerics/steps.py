@@ -1,0 +1,37 @@
+"""What all gradient estimators share: their bounds, and where a value lies in its bin.
+
+Steps u = x / s + o put levels at integers and rounding thresholds at half-integers.
+"""
+
+import torch
+from torch import Tensor
+
+Bound = Tensor | float
+
+
+def widen(u: Tensor) -> Tensor:
+    """Return u in float32, or float64 if it has it: bfloat16 blurs the place inside a bin."""
+    return u.to(torch.promote_types(u.dtype, torch.float32))
+
+
+def from_threshold(u: Tensor) -> Tensor:
+    """Return t = u - nearest half-integer, in [-1/2, 1/2], at least float32."""
+    u = widen(u)
+    return u - torch.floor(u) - 0.5
+
+
+def from_level(u: Tensor) -> Tensor:
+    """Return f = u - nearest integer, in [-1/2, 1/2], ties as the forward breaks them."""
+    u = widen(u)
+    return u - torch.round(u)
+
+
+def sech_squared(x: Tensor) -> Tensor:
+    """Return 1 / cosh(x)^2, accurate in the tails, where cosh would overflow."""
+    decay = torch.exp(-2 * x.abs())
+    return 4 * decay / (1 + decay) ** 2
+
+
+def inside(grad: Tensor, u: Tensor, low: Bound, high: Bound) -> Tensor:
+    """Return `grad` where low <= u <= high, else 0, in u's dtype."""
+    return torch.where((low <= u) & (u <= high), grad, 0.0).to(u.dtype)
