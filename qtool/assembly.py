@@ -29,6 +29,7 @@ from qtool.quantizers.settings import Quantization
 from qtool.recipe import Recipe
 from qtool.recipe_file import load_recipe
 from qtool.sections import report
+from qtool.training.batch_norm import reestimate_batch_norm
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES, Loss
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
@@ -202,6 +203,13 @@ def calibrate_on(model: nn.Module, recipe: Recipe, loaders: Loaders) -> None:
     """Set the activation ranges from the recipe's first training batches."""
     batches = islice(loaders.train.batches(0), recipe.training.calibration_batches)
     calibrate(model, (images for images, _ in batches))
+
+
+def reestimate_batch_norm_on(model: nn.Module, recipe: Recipe, loaders: Loaders) -> None:
+    """Estimate batch norm statistics on the recipe's training batches, where it asks for that."""
+    if count := recipe.training.batch_norm_batches:
+        batches = islice(loaders.train.batches(recipe.training.epochs), count)
+        reestimate_batch_norm(model, (images for images, _ in batches))
 
 
 def first_images(loaders: Loaders) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qtool.errors import InputError
 from qtool.run_folder import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass

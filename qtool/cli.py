@@ -140,6 +140,10 @@ def export(
     annotation: Annotated[
         bool, typer.Option("--annotation/--no-annotation", help="Write quantization_annotation.")
     ] = True,
+    ceil: Annotated[
+        str,
+        typer.Option("--ceil", help="For rounding ceil: exact, or shifted (faster, nearly so)."),
+    ] = "exact",
     as_json: AsJson = False,
 ) -> None:
     """Export to ONNX and prove the file in ONNX Runtime.
@@ -147,9 +151,11 @@ def export(
     Example: qtool export runs/digits --output digits.onnx
     """
     size = _batch_size(batch)
+    if ceil not in ("exact", "shifted"):
+        raise typer.BadParameter(f"{ceil!r} is neither exact nor shifted", param_hint="--ceil")
     from qtool import pipeline, tables
 
-    result = pipeline.export(source, output, target, size, annotation)
+    result = pipeline.export(source, output, target, size, annotation, ceil)
     _present(result, as_json, tables.show_export)
 
 
@@ -225,16 +231,34 @@ def compare_runs(
 @app.command()
 @_interruptible
 def inspect(
-    source: Annotated[Path, typer.Argument(help="Recipe, run folder, integer model or ONNX file.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Recipe, run folder, integer model or ONNX file; or the word estimators."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Only of estimators: draw a page NAME.html, or a folder."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a file or run holds: layers, bits, scales, bytes; lint ONNX files.
 
+    With the word estimators: print every gradient estimator; --output draws them.
+
     Example: qtool inspect recipes/digits.yaml
     """
+    of_estimators = str(source) == "estimators" and not source.exists()
+    if output is not None and not of_estimators:
+        raise typer.BadParameter("goes with qtool inspect estimators only", param_hint="--output")
     from qtool import pipeline, tables
 
-    _present(pipeline.inspect(source), as_json, tables.show_inspection)
+    if of_estimators:
+        result = pipeline.inspect_estimators(output)
+        _present(result, as_json, tables.show_estimators)
+    else:
+        _present(pipeline.inspect(source), as_json, tables.show_inspection)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,22 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from qtool import assembly, checkpoint, inspection, run_folder, runs
+from qtool import assembly, checkpoint, gallery, inspection, run_folder, runs
 from qtool.comparison.trials import Arm, run_trials, summarize_trials
 from qtool.console import say
 from qtool.conversion.to_integer import convert as convert_model
 from qtool.conversion.to_integer import round_biases
-from qtool.errors import ExportError, InputError, TrainingError
-from qtool.export.onnx_qdq import export_onnx
+from qtool.errors import ExportError, InputError, RecipeError, TrainingError
+from qtool.export.onnx_qdq import Ceil, export_onnx
 from qtool.export.targets import TARGETS
 from qtool.integer.file import save_integer
 from qtool.numerics.estimators import ESTIMATORS
+from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.quantizers.prepare import plan
+from qtool.quantizers.user_estimators import is_users, load_estimator
 from qtool.recipe import Recipe
-from qtool.recipe_file import override, read_recipe_file, write_recipe
+from qtool.recipe_file import check_recipe, override, read_recipe_file
 from qtool.registry import did_you_mean
-from qtool.sections import check
 from qtool.tables import show_plan
 from qtool.training.progress import say_epoch
 
@@ -56,12 +58,14 @@ def train_recipe(
         say(f"{folder} is finished already")
         return finished
     say(f"training {folder} on {chosen} ({assembly.device_name(chosen)})")
+    for note in recipe.quantization.notes():
+        say(f"note: {note}")
     loaders = assembly.make_data(recipe, chosen)
     trainer, architecture = runs.start_or_resume(recipe, loaders, folder, chosen)
     if with_plan:
         show_plan(plan(trainer.model))
-    write_recipe(recipe, folder / run_folder.RECIPE, "the resolved recipe of this run")
-    run_folder.write_json(folder / run_folder.ENVIRONMENT, assembly.environment(chosen))
+    runs.keep_recipe(recipe, folder, "the resolved recipe of this run")
+    runs.write_environment(recipe, folder, chosen)
     runs.summarize(folder, "running", trainer.model, trainer.history)
     every = recipe.training.checkpoint_every
     if trainer.history and (folder / run_folder.INTEGER).is_file():
@@ -75,8 +79,12 @@ def train_recipe(
         runs.summarize(folder, "running", trainer.model, trainer.history)
         say_epoch(line, trainer.epochs)
 
+    def finish(model: nn.Module) -> None:
+        assembly.reestimate_batch_norm_on(model, recipe, loaders)
+        round_biases(model)
+
     try:
-        trainer.fit(after_epoch, finish=round_biases)
+        trainer.fit(after_epoch, finish)
     except TrainingError as error:
         runs.summarize(folder, "failed", trainer.model, trainer.history, error=str(error))
         raise
@@ -108,7 +116,7 @@ def convert(source: Path, output: Path | None = None, device: str = "auto") -> d
     report = runs.conversion_report(recipe, model, integer, loaders)
     path.parent.mkdir(parents=True, exist_ok=True)
     if output is None and not source.is_dir():
-        write_recipe(recipe, path.parent / run_folder.RECIPE, "the recipe of this conversion")
+        runs.keep_recipe(recipe, path.parent, "the recipe of this conversion")
     save_integer(integer, path, {"recipe": recipe.as_dict(), "architecture": architecture})
     report |= {"integer_model": str(path), "validation_accuracy_float": float_accuracy}
     run_folder.write_json(run_folder.report_beside(path, run_folder.CONVERT), report)
@@ -121,6 +129,7 @@ def export(
     target: str = "onnxruntime",
     batch: int | None = None,
     annotate: bool = True,
+    ceil: Ceil = "exact",
 ) -> dict[str, Any]:
     """Run or integer model -> ONNX, run in ONNX Runtime; return what export.json says."""
     _ = TARGETS[target]
@@ -137,7 +146,14 @@ def export(
     metadata = {"recipe": recipe.as_dict(), "architecture": architecture}
     with _unproven(path) as trial:
         described = export_onnx(
-            integer, images, trial, target, batch=batch, annotate=annotate, metadata=metadata
+            integer,
+            images,
+            trial,
+            target,
+            batch=batch,
+            annotate=annotate,
+            ceil=ceil,
+            metadata=metadata,
         )
         report = runs.export_report(
             recipe, integer, architecture, loaders, trial, described, images[:1]
@@ -185,22 +201,24 @@ def compare_estimators(
 ) -> dict[str, Any]:
     """Recipe x estimators x seeds -> trials -> comparison.json; return what it says."""
     assembly.pick_device(device)
-    names = names or ESTIMATORS.names()
-    for name in names:
-        if name not in ESTIMATORS:
+    data = override(read_recipe_file(recipe_path), assignments or [])
+    base = check_recipe(data, recipe_path)
+    assembly.check_against_network(base, str(recipe_path))
+    for name in names or []:
+        if is_users(name):
+            load_estimator(name, recipe_path.parent)
+        elif name not in ESTIMATORS:
             hint = did_you_mean(name, ESTIMATORS.names())
             raise InputError(f"--estimators: unknown estimator {name!r}{hint}")
-    if len(set(names)) < len(names):
+    if names is not None and len(set(names)) < len(names):
         raise InputError(f"--estimators {','.join(names)}: an estimator is named twice")
-    data = override(read_recipe_file(recipe_path), assignments or [])
-    base = check(Recipe, data, str(recipe_path))
-    assembly.check_against_network(base, str(recipe_path))
-    side = on or _side_of(base, names)
+    side = on or _side_of(base, names or ESTIMATORS.names())
     if getattr(base.quantization, side) is None:
         raise InputError(f"{recipe_path}: quantization.{side} is float, so it has no estimator")
     chosen = seeds if isinstance(seeds, list) else [base.seed + k for k in range(seeds)]
+    names = names or _fitting(data, side, recipe_path)
     arms = [
-        Arm(name, [_arm_recipe(data, side, name, seed, str(recipe_path)) for seed in chosen])
+        Arm(name, [_arm_recipe(data, side, name, seed, recipe_path) for seed in chosen])
         for name in names
     ]
     folder = output or Path("runs") / f"{recipe_path.stem}-estimators"
@@ -223,16 +241,32 @@ def compare_estimators(
 
 def _side_of(recipe: Recipe, names: list[str]) -> str:
     """Return whose estimators the arms are: activations for the ReLU family, else weights."""
-    family = {"identity", "straight_through", "relu", "clipped_relu"}
+    family = {"identity", "straight_through", *RELU_FAMILY.names()}
     quantized = recipe.quantization.activations is not None
-    return "activations" if quantized and set(names) <= family else "weights"
+    only = recipe.quantization.weights is None
+    return "activations" if quantized and (only or set(names) <= family) else "weights"
 
 
-def _arm_recipe(data: dict[str, Any], side: str, name: str, seed: int, source: str) -> Recipe:
+def _fitting(data: dict[str, Any], side: str, source: Path) -> list[str]:
+    """Return qtool's own estimators that the recipe can have; say which it cannot."""
+    fitting, others = [], []
+    for name in ESTIMATORS.names():
+        try:
+            _arm_recipe(data, side, name, 0, source)
+        except RecipeError:
+            others.append(name)
+        else:
+            fitting.append(name)
+    if others:
+        say(f"left out, as they do not fit these {side}: {', '.join(others)}")
+    return [name for name in fitting if not is_users(name)]
+
+
+def _arm_recipe(data: dict[str, Any], side: str, name: str, seed: int, source: Path) -> Recipe:
     """Return the recipe of one trial; an estimator takes the place of a blend."""
     key = f"quantization.{side}"
     changes = [f"seed={seed}", f"{key}.estimator={name}", f"{key}.blend=null"]
-    return check(Recipe, override(data, changes), f"{source} with {name}")
+    return check_recipe(override(data, changes), source, f" with {name}")
 
 
 def compare_runs(sources: list[Path], output: Path | None = None) -> dict[str, Any]:
@@ -254,3 +288,8 @@ def compare_runs(sources: list[Path], output: Path | None = None) -> dict[str, A
 def inspect(source: Path) -> dict[str, Any]:
     """Recipe, run, integer model or ONNX file -> what it holds."""
     return inspection.inspect(source)
+
+
+def inspect_estimators(output: Path | None = None) -> dict[str, Any]:
+    """Every gradient estimator -> its formula, its class and, in a page or a folder, pictures."""
+    return gallery.inspect_estimators(output)

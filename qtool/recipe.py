@@ -16,6 +16,7 @@ from pydantic import (
 from qtool.data.datasets import DATASETS
 from qtool.models.vision import model_problems
 from qtool.numerics.schedules import SCHEDULES
+from qtool.quantizers.choices import number_is_constant, schedule_problems
 from qtool.quantizers.settings import Quantization
 from qtool.registry import did_you_mean, shown
 from qtool.sections import (
@@ -36,11 +37,14 @@ def _take_warmup(name: str, params: dict[str, Any]) -> list[Problem]:
     warmup = params.pop("warmup", 0.0)
     if not finite(warmup) or not 0.0 <= warmup < 1.0:
         return [("warmup", f"{shown(warmup)} is not a share of training, 0 <= warmup < 1")]
-    if name in SCHEDULES and not SCHEDULES.problems(name, params):
-        schedule = SCHEDULES.build(name, **params)
-        if bad := [v for k in range(101) if not 0 <= (v := schedule(k / 100)) < inf]:
-            return [("", f"the learning rate becomes {bad[0]:g}; it must stay finite and >= 0")]
-    return []
+    return schedule_problems(name, params, _wrong_rate) if name in SCHEDULES else []
+
+
+def _wrong_rate(value: float) -> str | None:
+    """Say what is wrong with a value of the learning rate, if anything is."""
+    if 0 <= value < inf:
+        return None
+    return f"the learning rate becomes {value:g}; it must stay finite and >= 0"
 
 
 _rate_check = in_registry(SCHEDULES, also=_take_warmup)
@@ -158,15 +162,16 @@ class Training(Section):
     calibration_batches: int = Field(default=8, ge=1)
     """Batches that set the activation ranges before the first step."""
 
+    batch_norm_batches: int = Field(default=0, ge=0)
+    """Training batches that batch norm statistics are estimated on again after the last step."""
+
     checkpoint_every: int = Field(default=1, ge=1)
     """Epochs between checkpoints; the last epoch always has one."""
 
     @field_validator("learning_rate", mode="before")
     @classmethod
     def _number_is_constant(cls, value: object) -> object:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return {"name": "constant", "value": float(value) if finite(value) else value}
-        return value
+        return number_is_constant(value)
 
 
 class Recipe(Section):

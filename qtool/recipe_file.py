@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 
 from qtool.errors import RecipeError
+from qtool.quantizers.user_estimators import load_estimator, used_by
 from qtool.recipe import Recipe
 from qtool.registry import shown
-from qtool.run_folder import write_atomically
-from qtool.sections import check
+from qtool.run_folder import write_text
+from qtool.sections import check, report
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -143,11 +144,32 @@ def load_recipe(path: Path, assignments: list[str] | None = None) -> Recipe:
     Raises:
         RecipeError: If the file cannot be read. Lists every problem with its dotted place.
     """
-    return check(Recipe, override(read_recipe_file(path), assignments or []), str(path))
+    return check_recipe(override(read_recipe_file(path), assignments or []), path)
+
+
+def check_recipe(data: dict[str, Any], path: Path, also: str = "") -> Recipe:
+    """Return a recipe's data as a Recipe; a user's own estimators are loaded first.
+
+    Args:
+        data: of the recipe.
+        path: of its file, beside which estimators are looked for.
+        also: what was done to the data, for messages.
+
+    Raises:
+        RecipeError: Lists every problem with its dotted place.
+    """
+    found = []
+    for place, name, params in used_by(data.get("quantization")):
+        try:
+            load_estimator(name, path.parent, params)
+        except RecipeError as error:
+            found.append((place, str(error)))
+    if found:
+        raise report(f"{path}{also}", found)
+    return check(Recipe, data, f"{path}{also}")
 
 
 def write_recipe(recipe: Recipe, path: Path, comment: str) -> None:
     """Write the resolved recipe in one move, under a comment of one line."""
     plain = yaml.safe_dump(recipe.as_dict(), sort_keys=False, default_flow_style=None, width=100)
-    text = f"# {comment}\n{plain}"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, f"# {comment}\n{plain}")

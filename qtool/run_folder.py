@@ -93,18 +93,20 @@ def intact(path: Path, what: str) -> Iterator[None]:
         raise InputError(f"{path}: {what}: {reason}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one move."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write a JSON file in one move."""
-    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
     """Write metrics.jsonl, one line for each epoch."""
     text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in history)
-    write_atomically(
-        folder / METRICS, lambda temporary: temporary.write_text(text, encoding="utf-8")
-    )
+    write_text(folder / METRICS, text)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Runs: opened, started or resumed, loaded again, and summed up."""
 
+from functools import partial
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import torch
@@ -18,8 +20,9 @@ from qtool.integer.layers import converted_state
 from qtool.models.vision import rebuild_model
 from qtool.quantizers.layers import set_progress
 from qtool.quantizers.prepare import mean_weight_bits
+from qtool.quantizers.user_estimators import source_hashes, source_of, used_by
 from qtool.recipe import Recipe
-from qtool.recipe_file import load_recipe
+from qtool.recipe_file import load_recipe, read_recipe_file, write_recipe
 from qtool.sections import check
 from qtool.training.loop import Trainer
 
@@ -42,15 +45,50 @@ def open_run(recipe: Recipe, folder: Path, *, resume: bool) -> None:
         return
     if not run_folder.is_run_folder(folder):
         raise InputError(f"{folder}: not empty, and not a run; choose another --run-dir")
-    kept = load_recipe(folder / run_folder.RECIPE)
+    path = folder / run_folder.RECIPE
+    kept = check(Recipe, read_recipe_file(path), str(path))  # its estimators stay unloaded
     if kept.identity() != recipe.identity():
         different = ", ".join(_differences(kept.identity(), recipe.identity()))
         raise InputError(f"{folder}: holds a different run ({different}); choose another --run-dir")
+    _refuse_changed_sources(recipe, folder)
     if not resume:
         raise InputError(
             f"{folder}: holds this run already; add --resume to go on with it or to see its "
             f"summary, or choose another --run-dir"
         )
+
+
+def write_environment(recipe: Recipe, folder: Path, device: torch.device) -> None:
+    """Write what a run's numbers depend on beside its recipe."""
+    hashes = source_hashes(recipe.as_dict()["quantization"])
+    found = assembly.environment(device) | {"estimator_sources": hashes}
+    run_folder.write_json(folder / run_folder.ENVIRONMENT, found)
+
+
+def keep_recipe(recipe: Recipe, folder: Path, comment: str) -> None:
+    """Write the resolved recipe into a folder, and the user's own estimators beside it."""
+    for _, name, _ in used_by(recipe.as_dict()["quantization"]):
+        source = source_of(name)
+        if source.parent != folder.resolve():
+            run_folder.write_atomically(folder / source.name, partial(copyfile, source))
+    write_recipe(recipe, folder / run_folder.RECIPE, comment)
+
+
+def _refuse_changed_sources(recipe: Recipe, folder: Path) -> None:
+    """Check that the user's own estimators are those that a run began with.
+
+    Raises:
+        InputError: If a file has changed since.
+    """
+    if not (folder / run_folder.ENVIRONMENT).is_file():
+        return
+    kept = run_folder.read_json(folder / run_folder.ENVIRONMENT).get("estimator_sources", {})
+    for file, digest in source_hashes(recipe.as_dict()["quantization"]).items():
+        if kept.get(file) != digest:
+            raise InputError(
+                f"{folder}: holds a run with another {file}, of which it keeps a copy; choose "
+                f"another --run-dir for what the file says now"
+            )
 
 
 def _differences(old: Any, new: Any, place: str = "") -> list[str]:
@@ -227,6 +265,9 @@ def export_report(
     """
     codes = parity.check_codes(path, integer, described["layers"])
     figures = parity.compare_outputs(path, integer, loaders.validation.batches(0))
+    if described["ceil"] == "shifted":
+        share = parity.shifted_share(integer, loaders.validation.batches(0))
+        figures["ceil_shifted_share"] = share
     fused = sum(node.op_type in INTEGER_KERNELS for node in optimized_graph(path).node)
     float_path = path.with_name(f"{path.name}.float.onnx")
     try:

@@ -55,7 +55,9 @@ class Choice(BaseModel):
 
 
 def in_registry(
-    registry: Registry[Any], also: Callable[[str, dict[str, Any]], list[Problem]] | None = None
+    registry: Registry[Any],
+    also: Callable[[str, dict[str, Any]], list[Problem]] | None = None,
+    unless: Callable[[str], bool] = lambda name: False,
 ) -> BeforeValidator:
     """Return the check that a choice names a member of `registry` and fits its parameters.
 
@@ -63,6 +65,7 @@ def in_registry(
         registry: where the names come from.
         also: takes the name and parameters, removes from them what is not the registry's,
             and returns the problems it finds there.
+        unless: tells which names need not be known.
     """
 
     def check_choice(value: object) -> object:
@@ -78,7 +81,9 @@ def in_registry(
             raise ProblemsError([("name", why)])
         params = {key: item for key, item in choice.items() if key != "name"}
         found = also(name, params) if also else []
-        if found := found + registry.problems(name, params):
+        if name in registry or not unless(name):
+            found += registry.problems(name, params)
+        if found:
             raise ProblemsError(found)
         return choice
 

@@ -1,5 +1,6 @@
 """Results as tables for people; the same figures stand in the JSON files."""
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -89,11 +90,18 @@ def show_export(result: dict[str, Any]) -> None:
         ("bits per weight on disk", _number(result["bits_per_weight_on_disk"])),
         ("file", _bytes(result["file_bytes"])),
         ("layers in integer kernels", f"{result['fused_layers']} of {result['quantized_layers']}"),
+        *_shifted_row(result),
         ("one image, one thread", f"{latency['exported']:.2f} ms"),
         ("the float model", f"{latency['float']:.2f} ms"),
         ("written to", result["file"]),
     ]
     show(table("exported and verified", ["", "#"], rows), on_stdout=True)
+
+
+def _shifted_row(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the row on what a shift in place of ceil changed, where there was one."""
+    share = result.get("ceil_shifted_share")
+    return [] if share is None else [("input codes changed by the shift", f"{share:.2e}")]
 
 
 def show_comparison(result: dict[str, Any]) -> None:
@@ -146,6 +154,20 @@ def show_inspection(result: dict[str, Any]) -> None:
         show(table("left float", ["layer", "why"], list(left.items())), on_stdout=True)
     for problem in result.get("problems", []):
         say(f"problem: {problem}", on_stdout=True)
+
+
+def show_estimators(result: dict[str, Any]) -> None:
+    """Show every gradient estimator; of its reference as much as the first paper."""
+    rows = []
+    for entry in result["estimators"]:
+        paper = re.match(r".*?arXiv:\d+\.\d+|[^;.]*", entry["reference"])
+        verdict = "yes" if entry["in_class"] else f"no: {entry['reason']}"
+        alpha = _number(entry["alpha"])
+        rows.append((entry["name"], entry["formula"], paper[0] if paper else "", verdict, alpha))
+    columns = ["estimator", "formula", "reference", "in the class of arXiv:2405.05171", "#alpha"]
+    show(table("gradient estimators", columns, rows), on_stdout=True)
+    if "output" in result:
+        say(f"drawn into {result['output']}", on_stdout=True)
 
 
 def _gap(item: dict[str, Any] | None) -> str:

@@ -13,11 +13,12 @@ from qtool.export.targets import TARGETS
 from qtool.models.papers import MODELS
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES
+from qtool.numerics.roundings import ROUNDINGS
 from qtool.numerics.schedules import SCHEDULES
-from qtool.quantizers.settings import (
+from qtool.quantizers.settings import Override, Quantization
+from qtool.quantizers.tensor_settings import (
     ActivationQuantization,
-    Override,
-    Quantization,
+    Freezing,
     WeightQuantization,
 )
 from qtool.recipe import Data, Model, Recipe, Training
@@ -33,13 +34,17 @@ MODULES = [
     for path in sorted((ROOT / "qtool").rglob("*.py"))
     if not path.name.startswith("__")
 ]
-REGISTRIES = (ESTIMATORS, SCHEDULES, RANGES, DATASETS, MODELS, LOSSES, OPTIMIZERS, TARGETS)
+REGISTRIES = (
+    *(ESTIMATORS, ROUNDINGS, SCHEDULES, RANGES),
+    *(DATASETS, MODELS, LOSSES, OPTIMIZERS, TARGETS),
+)
 SECTIONS: dict[str, type[BaseModel]] = {
     "": Recipe,
     "model.": Model,
     "data.": Data,
     "quantization.": Quantization,
     "quantization.weights.": WeightQuantization,
+    "quantization.weights.freezing.": Freezing,
     "quantization.activations.": ActivationQuantization,
     "quantization.overrides[].": Override,
     "training.": Training,

@@ -176,7 +176,7 @@ def test_runs_and_files_stand_side_by_side(story, tmp_path):
 
 
 def test_given_weights_are_quantized_without_training(story, tmp_path, monkeypatch):
-    _, run, trained, _, _ = story
+    _, run, _, _, _ = story
     monkeypatch.chdir(tmp_path)
     state = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
     plain = {k: v for k, v in state.items() if "quantizer" not in k and "extra" not in k}
@@ -186,8 +186,9 @@ def test_given_weights_are_quantized_without_training(story, tmp_path, monkeypat
     recipe = recipe | {"quantization": {"weights": eight, "activations": eight}}
     result = pipeline.convert(write(tmp_path, recipe), device="cpu")
 
-    assert result["validation_accuracy_after"] > trained["validation_accuracy"] - 0.03
-    assert result["validation_accuracy_float"] > 0.9
+    assert result["validation_accuracy_float"] > 0.8  # latent weights are only near good ones
+    lost = result["validation_accuracy_float"] - result["validation_accuracy_after"]
+    assert lost <= 0.01
     assert (tmp_path / "runs" / "digits" / "integer.safetensors").is_file()
     exported = pipeline.export(tmp_path / "runs" / "digits")
     assert exported["top1_agreement"] >= 0.995

@@ -37,7 +37,7 @@ def test_a_run_leaves_the_files_of_the_contract_and_no_other(run: Path) -> None:
 def test_metrics_have_one_line_for_each_epoch(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     keys = """epoch step train_loss train_accuracy validation_loss validation_accuracy
-        learning_rate seconds"""
+        learning_rate flip_ratio oscillation_frequency seconds"""
     assert [line["epoch"] for line in lines] == [1, 2]
     assert [line["step"] for line in lines] == [2, 4]
     assert [set(line) for line in lines] == [set(keys.split())] * 2
@@ -162,7 +162,7 @@ def test_reports_of_two_files_in_one_folder_do_not_collide() -> None:
 def test_a_checkpoint_holds_plain_data_that_torch_reads_safely(run: Path, tmp_path: Path) -> None:
     shutil.copy(run / "checkpoint.pt", tmp_path / "c.pt")
     state = torch.load(tmp_path / "c.pt", weights_only=True)
-    assert state["format"] == 1
+    assert state["format"] == 2
     parts = {"format", "model", "optimizer", "history", "random", "architecture"}
     assert set(state) == parts
     assert len(state["history"]) == 2

@@ -48,6 +48,11 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
     reference = deepcopy(model).eval()
     integer = deepcopy(reference)
     done = Converted(left_float=dict(state.left_float))
+    if thresholds_at_zero(reference):
+        done.notes.append(
+            "an input is rounded at zero (ceil, or 1 bit {-1, +1}): biases stay float, for in "
+            "steps of int32 they would put many sums exactly there"
+        )
     for name, source in quant_layers(reference).items():
         layer = _convert_layer(name, source, reference, state, done)
         replace_module(integer, name, layer)
@@ -59,6 +64,12 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
     proof = batches if batches is not None else ([example] if example is not None else [])
     _prove(reference, integer, proof)
     return integer
+
+
+def thresholds_at_zero(model: nn.Module) -> bool:
+    """Tell whether the input of any layer has a rounding threshold at zero."""
+    inputs = [q for layer in quant_layers(model).values() if (q := layer.input_quantizer)]
+    return any(q.deployed_rounding == "ceil" or q.known_grid.kind == "mid_rise" for q in inputs)
 
 
 def _check_ready(model: nn.Module) -> None:
@@ -87,12 +98,15 @@ def round_biases(model: nn.Module) -> None:
     Runtimes hold a bias in steps of s_x s_w, which at few bits is coarse enough to move values
     across rounding thresholds. A model that is trained and judged with such biases loses nothing
     when it is converted. The batch norm's beta moves where there is one, else the layer's bias.
+    Where inputs are rounded at zero, biases stay float and nothing moves.
 
     Raises:
         ConversionError: If a range was never set.
     """
     state = prepared_state(model)
     _check_ready(model)
+    if thresholds_at_zero(model):
+        return
     for name, source in quant_layers(model).items():
         if source.weight_quantizer is None or source.input_quantizer is None:
             continue
@@ -100,7 +114,9 @@ def round_biases(model: nn.Module) -> None:
         fitted = _integer_bias(exact, source, Converted())
         if exact.bias is None or fitted.bias is None or fitted.spec.bias != "int32":
             continue
-        steps = (source.input_quantizer.scale * fitted.scale.float()).double()
+        inputs = source.input_quantizer
+        input_scale = inputs.known_grid.code_scale(inputs.scale)
+        steps = (input_scale * fitted.scale.float()).double()
         norm = exact.spec.batch_norm
         holder = source if norm is None else model.get_submodule(norm)
         if isinstance(holder.bias, Tensor):
@@ -125,7 +141,10 @@ def _convert_layer(
     """Return the integer form of one layer, with its batch norm folded in where that is exact."""
     parts = _fold(name, source, model, state, done)
     if source.weight_quantizer is not None and source.input_quantizer is not None:
-        parts = _integer_bias(parts, source, done)
+        if not thresholds_at_zero(model):
+            parts = _integer_bias(parts, source, done)
+        elif parts.bias is not None:
+            parts = parts._replace(spec=replace(parts.spec, unfused="its bias stays float"))
     elif not parts.spec.unfused:
         side = "input" if source.input_quantizer is None else "weight"
         parts = parts._replace(spec=replace(parts.spec, unfused=f"its {side} is float"))
@@ -137,6 +156,8 @@ def _fold(
 ) -> _Parts:
     """Return a layer's codes, scales and bias, its batch norm folded in where that is exact."""
     weights, inputs = source.weight_quantizer, source.input_quantizer
+    if inputs is not None:
+        inputs.place_zero_point()
     spec = LayerSpec(
         name=name,
         kind="Conv2d" if isinstance(source, nn.Conv2d) else "Linear",
@@ -148,13 +169,15 @@ def _fold(
         bias="none" if source.bias is None else "float32",
         weight_estimator=weights.gradient if weights else "",
         input_estimator=inputs.gradient if inputs else "",
+        input_rounding="ceil" if inputs and inputs.deployed_rounding == "ceil" else "half_to_even",
     )
     bias = None if source.bias is None else source.bias.detach().double()
     if weights is None:
         ones = torch.ones(len(source.weight), dtype=torch.float64, device=source.weight.device)
         return _Parts(spec, source.weight.detach(), ones, bias)
     grid = weights.known_grid
-    q = quantize(source.weight.detach(), weights.scale.detach(), 0, grid)
+    weight = weights.before_rounding(source.weight.detach())
+    q = quantize(weight, weights.scale.detach(), 0, grid)
     codes, scale = to_codes(q, weights.scale.detach(), grid)
     scale = scale.reshape(-1).expand(codes.shape[0]).double()
     norm_name = state.recording.batch_norms.get(name)
@@ -187,8 +210,8 @@ def _integer_bias(parts: _Parts, source: QuantLayer, done: Converted) -> _Parts:
     if bias is None:
         return parts
     grid, zero = inputs.known_grid, float(inputs.zero_point)
-    reach = max(abs(grid.qmin - zero), abs(grid.qmax - zero))
-    input_scale = inputs.scale.detach()
+    reach = max(abs(grid.code_min - zero), abs(grid.code_max - zero))
+    input_scale = grid.code_scale(inputs.scale.detach())
     sums = codes.to(torch.int64).abs().flatten(1).sum(1).double() * reach
     steps = (input_scale * scale.float()).double()
     crowded = (steps == 0) | (bias.abs() / steps + sums > INT32_MAX)
@@ -220,8 +243,9 @@ def _fill(parts: _Parts, source: QuantLayer) -> IntegerLayer:
     if source.input_quantizer is not None:
         assert layer.input_scale is not None
         assert layer.input_zero_point is not None
-        layer.input_scale.copy_(source.input_quantizer.scale.detach())
-        layer.input_zero_point.copy_(source.input_quantizer.zero_point)
+        quantizer = source.input_quantizer
+        layer.input_scale.copy_(quantizer.known_grid.code_scale(quantizer.scale.detach()))
+        layer.input_zero_point.copy_(quantizer.zero_point)
     return layer.eval()
 
 

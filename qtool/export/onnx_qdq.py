@@ -6,7 +6,7 @@ then each layer's weight is rewritten in the form that the target runs fastest.
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 import onnx_ir as ir
@@ -20,6 +20,7 @@ from qtool.export.targets import TARGETS
 from qtool.export.weights import LAYER, ROLE, WeightWriter, choose_forms, to_proto
 from qtool.integer.layers import IntegerLayer, converted_state, integer_layers, replace_module
 
+Ceil = Literal["exact", "shifted"]
 SHIFT = 128  # a signed grid travels as uint8 around this zero point: the kernels want uint8
 
 
@@ -28,21 +29,43 @@ class _QdqLayer(nn.Module):
 
     codes: Tensor
     bias: Tensor | None
+    input_scale: Tensor
+    input_zero_point: Tensor
+    input_step: Tensor
+    input_low: Tensor
+    input_high: Tensor
+    half_step: Tensor
+    one: Tensor
+    none: Tensor
+    two: Tensor
+    below: Tensor
 
-    def __init__(self, layer: IntegerLayer) -> None:
+    def __init__(self, layer: IntegerLayer, ceil: Ceil) -> None:
         super().__init__()
         self.spec, self.operate = layer.spec, layer.operate
         self.register_buffer("codes", layer.codes)
         grid = layer.spec.input
         self.limits: tuple[int, int] | None = None
         if grid is not None and layer.input_zero_point is not None:
+            assert layer.input_scale is not None
             shift = SHIFT if grid.signed else 0
             zero = layer.input_zero_point.to(torch.int32) + shift
             self.register_buffer("input_scale", layer.input_scale)
             self.register_buffer("input_zero_point", zero.to(torch.uint8))
             self.limits = (grid.qmin + shift, grid.qmax + shift)
+            self.bipolar = grid.kind == "mid_rise"
+            self.ceils = layer.spec.input_rounding == "ceil" and ceil == "exact"
+            self.shifts = self.bipolar or layer.spec.input_rounding == "ceil"
+            if self.bipolar:
+                self.limits = (0, 1)
+            self.steps = (self.limits[0] - int(zero), self.limits[1] - int(zero))
+            self.register_buffer("input_step", layer.input_scale * grid.code_step)
             self.register_buffer("input_low", torch.tensor(self.limits[0], dtype=torch.uint8))
             self.register_buffer("input_high", torch.tensor(self.limits[1], dtype=torch.uint8))
+            for name, value in (("one", 1.0), ("half_step", float(self.input_step) / 2)):
+                self.register_buffer(name, torch.tensor(value))
+            for name, value in (("none", 0), ("two", 2), ("below", SHIFT - 1)):
+                self.register_buffer(name, torch.tensor(value, dtype=torch.uint8))
         if layer.weight_scale is not None:
             self.register_buffer("weight_scale", layer.weight_scale)
             self.register_buffer(
@@ -66,11 +89,28 @@ class _QdqLayer(nn.Module):
         return self.operate(x, weight, bias)
 
     def _quantized_input(self, x: Tensor) -> Tensor:
-        pair = [self.input_scale, self.input_zero_point]
-        q = self._emit("QuantizeLinear", "input", [x, *pair], torch.uint8)
-        if self.limits != (0, 255):
-            q = self._emit("Clip", "clip", [q, self.input_low, self.input_high], torch.uint8)
-        return self._emit("DequantizeLinear", "real_input", [q, *pair], torch.float32)
+        """Emit what turns x into codes, and DequantizeLinear.
+
+        ceil: Div, Ceil, a float Clip, and QuantizeLinear with scale 1; or half a step added before
+        an ordinary QuantizeLinear, which differs at and next to whole steps. {-1, +1}: half a step
+        added, QuantizeLinear, Clip to {0, 1}, and 2q - 1 around the zero point.
+        """
+        zero = self.input_zero_point
+        if self.ceils:
+            u = torch.ceil(x / self.input_scale).clamp(*self.steps)
+            q = self._emit("QuantizeLinear", "input", [u, self.one, zero], torch.uint8)
+        else:
+            if self.shifts:
+                x = x + self.half_step
+            pair = [self.input_step, self.none if self.bipolar else zero]
+            q = self._emit("QuantizeLinear", "input", [x, *pair], torch.uint8)
+            if self.limits != (0, 255):
+                q = self._emit("Clip", "clip", [q, self.input_low, self.input_high], torch.uint8)
+        if self.bipolar:
+            q = self._emit("Mul", "double", [q, self.two], torch.uint8)
+            q = self._emit("Add", "sign", [q, self.below], torch.uint8)
+        inputs = [q, self.input_scale, zero]
+        return self._emit("DequantizeLinear", "real_input", inputs, torch.float32)
 
     def _emit(
         self, operator: str, role: str, inputs: list[Any], dtype: torch.dtype, **attributes: Any
@@ -95,6 +135,7 @@ def export_onnx(
     *,
     batch: int | None = None,
     annotate: bool = True,
+    ceil: Ceil = "exact",
     metadata: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the integer model as an ONNX file.
@@ -106,6 +147,8 @@ def export_onnx(
         target: name in TARGETS.
         batch: fixed batch size; None leaves it dynamic.
         annotate: write quantization_annotation.
+        ceil: how inputs with rounding ceil are written: `exact`, or `shifted` by half a step, which
+            is faster and differs at and next to whole steps.
         metadata: goes into metadata_props beside each layer's bits.
 
     Returns:
@@ -118,7 +161,7 @@ def export_onnx(
     state, chosen = converted_state(integer), TARGETS[target]()
     model = deepcopy(integer).cpu().eval()
     for name, layer in integer_layers(model).items():
-        replace_module(model, name, _QdqLayer(layer))
+        replace_module(model, name, _QdqLayer(layer, ceil))
     graph = traced(model, example.cpu(), chosen.opset, batch)
     writer = WeightWriter(graph, chosen)
     layers = [writer.write(spec) | spec.as_dict() for spec in state.layers]
@@ -137,6 +180,7 @@ def export_onnx(
     described = {
         **(metadata or {}),
         "target": target,
+        "ceil": ceil,
         "layers": layers,
         "table_bytes": writer.table_bytes,
         "left_float": state.left_float,

@@ -18,7 +18,8 @@ from qtool.errors import ExportError
 from qtool.evaluation import logits_of
 from qtool.export.onnx_qdq import traced
 from qtool.export.runtime import Session, open_session
-from qtool.integer.layers import integer_layers
+from qtool.integer.layers import IntegerLayer, integer_layers
+from qtool.numerics.grid import quantize
 
 
 def run(session: Session, images: Tensor) -> Tensor:
@@ -149,6 +150,34 @@ def compare_outputs(
         "accuracy_runtime": float((given.argmax(1) == labels).double().mean()),
         "disagreement": judge(figures, given),
     }
+
+
+def shifted_share(integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
+    """Return the share of input values whose code changes where a shift stands in for ceil.
+
+    None where no layer's input has rounding ceil.
+    """
+    layers = [m for m in integer_layers(integer).values() if m.spec.input_rounding == "ceil"]
+    counted = {"changed": 0, "values": 0}
+
+    def look(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, IntegerLayer)
+        assert layer.spec.input is not None
+        assert layer.input_scale is not None
+        assert layer.input_zero_point is not None
+        shifted = args[0].float() + layer.input_scale / 2
+        q = quantize(shifted, layer.input_scale, layer.input_zero_point, layer.spec.input)
+        counted["changed"] += int((q != layer.input_codes(args[0])).sum())
+        counted["values"] += q.numel()
+
+    handles = [layer.register_forward_pre_hook(look) for layer in layers]
+    try:
+        for images, _ in batches:
+            integer(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counted["changed"] / counted["values"] if layers else None
 
 
 def accuracy(path: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> float:

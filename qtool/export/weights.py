@@ -153,15 +153,14 @@ class WeightWriter:
 
     def _input_annotation(self, spec: LayerSpec) -> list[Annotation]:
         grid = spec.input
-        node = self._nodes.get((spec.name, "input"))
+        node = self._nodes.get((spec.name, "real_input"))
         if grid is None or node is None:
             return []
-        clip = self._nodes.get((spec.name, "clip"))
-        quantized = (clip or node).outputs[0]
-        quantized.name = f"{spec.name}.input_codes"
-        scale, zero_point = node.inputs[1], node.inputs[2]
+        quantized, scale, zero_point = node.inputs
+        assert quantized is not None
         assert scale is not None
         assert zero_point is not None
+        quantized.name = f"{spec.name}.input_codes"
         names = (str(quantized.name), str(scale.name), str(zero_point.name))
         # a signed grid is stored as uint8 around 128, so its codes need all eight bits
         kind = "UINT8" if grid.signed else grid.finn_datatype

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from qtool.model_state import kept_state
 from qtool.numerics.grid import IntegerGrid, Kind, quantize
+from qtool.numerics.roundings import ROUNDINGS
 
 EXACT_FLOAT32 = 2**24
 
@@ -35,6 +36,7 @@ class LayerSpec:
         unfused: why a runtime cannot run this layer in integers alone, else "".
         rewritten: channels whose codes were written as 0, because only their bias matters.
         weight_estimator, input_estimator: what training used; "" where the side is float.
+        input_rounding: which integer an input becomes.
     """
 
     name: str
@@ -50,6 +52,7 @@ class LayerSpec:
     rewritten: int = 0
     weight_estimator: str = ""
     input_estimator: str = ""
+    input_rounding: Literal["half_to_even", "ceil"] = "half_to_even"
 
     @property
     def weight(self) -> IntegerGrid | None:
@@ -82,7 +85,8 @@ class IntegerLayer(nn.Module, ABC):
         codes: int8, the weight's shape; float32 weights where they were left float.
         weight_scale: float32 [C] or []; absent for float weights.
         bias: int32 or float32 [C]; absent where there is none.
-        input_scale: float32 []; absent for a float input.
+        input_scale: float32 [], of the input's codes: s, or s / 2 on mid_rise; absent for a float
+            input.
         input_zero_point: int32 [].
     """
 
@@ -139,12 +143,23 @@ class IntegerLayer(nn.Module, ABC):
         assert self.weight_scale is not None
         return self.input_scale * self.weight_scale
 
+    def input_codes(self, x: Tensor) -> Tensor:
+        """Return the codes of an input, integers in float32, x's shape."""
+        grid = self.spec.input
+        assert grid is not None
+        assert self.input_scale is not None
+        assert self.input_zero_point is not None
+        step = self.input_scale * grid.code_step  # codes of mid_rise are two apart
+        rounding = ROUNDINGS[self.spec.input_rounding]
+        q = quantize(x.float(), step, self.input_zero_point, grid, rounding)
+        return 2 * q - 1 if grid.kind == "mid_rise" else q
+
     def largest_sum(self) -> int:
         """Return the largest absolute value an integer partial sum can take."""
         assert self.spec.input is not None
         assert self.input_zero_point is not None
         zero = int(self.input_zero_point)
-        reach = max(abs(self.spec.input.qmin - zero), abs(self.spec.input.qmax - zero))
+        reach = max(abs(self.spec.input.code_min - zero), abs(self.spec.input.code_max - zero))
         sums = self.codes.to(torch.int64).abs().flatten(1).sum(1) * reach
         if self.spec.bias == "int32" and self.bias is not None:
             sums = sums + self.bias.to(torch.int64).abs()
@@ -155,8 +170,7 @@ class IntegerLayer(nn.Module, ABC):
         grid = self.spec.input
         if grid is None or self.input_scale is None or self.input_zero_point is None:
             return self.operate(x, self.real_weight(), self.real_bias())
-        q = quantize(x.float(), self.input_scale, self.input_zero_point, grid)
-        steps = q - self.input_zero_point
+        steps = self.input_codes(x) - self.input_zero_point
         if self.weight_scale is None:
             return self.operate(steps * self.input_scale, self.codes, self.bias)
         if self._work_type is None:

@@ -1,12 +1,11 @@
 """Fake quantization of inputs: grid and scale from the values that are seen."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from qtool.numerics.grid import IntegerGrid
-from qtool.numerics.ranges import min_to_zero_point
+from qtool.numerics.ranges import SMALLEST_SCALE, min_to_zero_point
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.settings import ActivationQuantization
+from qtool.quantizers.tensor_settings import ActivationQuantization
 
 SAMPLE = 16_384  # values kept of each calibration batch for a range rule to look at
 
@@ -17,16 +16,19 @@ class ActivationQuantizer(FakeQuantize):
     Attributes:
         observed: float32 [2], the smallest and largest value, averaged over batches where the
             range is ema_min_max.
+        offset: float32 [], what the grid's lowest level means where that is learned (LSQ+, Bhalgat
+            et al., 2020, arXiv:2004.09576), else None; the zero point is round(-offset / s).
         watching: while true, values are collected and passed on as they are.
     """
 
     observed: Tensor
 
     def __init__(self, settings: ActivationQuantization) -> None:
-        kind = settings.grid
-        grid = None if kind == "auto" else IntegerGrid(settings.bits, kind)
-        super().__init__(settings, settings.bits, grid)
-        self.decides_grid = kind == "auto"
+        self.decides_grid = settings.grid == "auto"
+        super().__init__(settings, None if self.decides_grid else settings.grid_for(signed=True))
+        self.grid_for = settings.grid_for
+        learns_offset = self.learns and settings.grid == "asymmetric"
+        self.offset = nn.Parameter(torch.zeros(())) if learns_offset else None
         self.register_buffer("observed", torch.zeros(2))
         self.follows = settings.range.name == "ema_min_max"
         self.decay = settings.range.params.get("decay", 0.99)
@@ -61,8 +63,7 @@ class ActivationQuantizer(FakeQuantize):
         rows = torch.cat(self._samples).unsqueeze(0)
         self._samples = []
         if self.decides_grid:
-            kind = "unsigned" if bool(rows.amin() >= 0) else "full"
-            self.grid = IntegerGrid(self.bits, kind)
+            self.grid = self.grid_for(signed=bool(rows.amin() < 0))
         self._fit(self.observed.unsqueeze(0) if self.follows else rows)
         self.ready = True
 
@@ -73,6 +74,8 @@ class ActivationQuantizer(FakeQuantize):
         if grid.kind == "asymmetric":
             low = rows.amin(1).clamp_max(0)
             self.zero_point.copy_(min_to_zero_point(low, self.scale, grid)[0])
+            if self.offset is not None:
+                self.offset.copy_(low[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the fake-quantized input, same shape and dtype."""
@@ -86,7 +89,15 @@ class ActivationQuantizer(FakeQuantize):
             with torch.no_grad():
                 self.observed.lerp_(_extremes(x.detach()).float(), 1 - self.decay)
                 self._fit(self.observed.unsqueeze(0))
-        return self.round_to_grid(x)
+        self.place_zero_point()
+        return self.round_to_grid(x, self.offset)
+
+    @torch.no_grad()
+    def place_zero_point(self) -> None:
+        """Put the zero point where a learned offset and scale have moved to."""
+        if self.offset is not None:
+            scale = self.scale.clamp_min(SMALLEST_SCALE)
+            self.zero_point.copy_(min_to_zero_point(self.offset, scale, self.known_grid))
 
 
 def _extremes(values: Tensor) -> Tensor:

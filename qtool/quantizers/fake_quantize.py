@@ -8,7 +8,9 @@ in float32 whatever the type of x; its backward is the chosen estimator. With a 
 (1 - alpha) x + alpha x_hat instead, with the gradient through the first term only.
 """
 
-from typing import Any, cast
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,31 @@ from torch import Tensor, nn
 from qtool.numerics.estimators import ESTIMATORS, Bound, Estimator, straight_through
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE
+from qtool.numerics.roundings import ROUNDINGS, Rounding, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
-from qtool.quantizers.settings import TensorQuantization
+from qtool.quantizers.tensor_settings import (
+    LEARNED,
+    ActivationQuantization,
+    WeightQuantization,
+)
+
+
+@dataclass(frozen=True)
+class Backward:
+    """How gradients come back through the rounding.
+
+    Attributes:
+        estimator: gives the gradient with respect to u.
+        scale_rule: of a learned scale: lsq and chain_rule as in the recipe; pact learns the clip
+            a = s (high - o), da = sum of g over saturated values, whose step is taken by s.
+        factor: on the gradient of the scale, and of the offset.
+        decay: of the clip, added to the scale's gradient.
+    """
+
+    estimator: Estimator
+    scale_rule: Literal["lsq", "chain_rule", "pact"]
+    factor: float
+    decay: float = 0.0
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -31,43 +56,52 @@ class _FakeQuantize(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         scale: Tensor,
+        shift: Tensor | None,
         low: Bound,
         high: Bound,
         offset: float,
-        estimator: Estimator,
-        scale_factor: float,
-        chain_rule: bool,
+        rounding: Rounding,
+        how: Backward,
     ) -> Tensor:
-        x_hat = torch.div(x.float(), scale)
+        u = torch.div(x.float(), scale)
         if offset:
-            x_hat.add_(offset)
+            u.add_(offset)
         # both bounds are numbers or both are tensors, which their union cannot say
-        x_hat.round_().clamp_(low, high)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        x_hat = rounding(u).clamp_(low, high)  # pyright: ignore[reportCallIssue, reportArgumentType]
         if offset:
             x_hat.sub_(offset)
         x_hat = x_hat.mul_(scale).to(x.dtype)
         ctx.save_for_backward(x, scale, x_hat if ctx.needs_input_grad[1] else None)
-        ctx.bounds, ctx.offset, ctx.estimator = (low, high), offset, estimator
-        ctx.scale_factor, ctx.chain_rule = scale_factor, chain_rule
+        ctx.bounds, ctx.offset, ctx.how, ctx.shifted = (low, high), offset, how, shift is not None
         return x_hat
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, x_hat = ctx.saved_tensors
         grad, x32 = grads[0].float(), x.float()
+        how: Backward = ctx.how
         u = torch.div(x32, scale)
         if ctx.offset:
             u.add_(ctx.offset)
-        grad_x = ctx.estimator(grad, u, *ctx.bounds)
-        grad_scale = None
+        grad_x = how.estimator(grad, u, *ctx.bounds)
+        grad_scale = grad_shift = None
         if ctx.needs_input_grad[1]:
-            # ds = (<g, x_hat> - <g_x, x>) / s, the chain rule of s * Q(x / s)
             inner = grad_x
-            if not ctx.chain_rule and ctx.estimator is not straight_through:
+            if how.scale_rule != "chain_rule" and how.estimator is not straight_through:
                 inner = straight_through(grad, u, *ctx.bounds)
-            products = (grad * x_hat.float()).addcmul_(inner, x32, value=-1)
-            grad_scale = products.sum_to_size(scale.shape).div_(scale).mul_(ctx.scale_factor)
-        return grad_x.to(x.dtype), grad_scale, None, None, None, None, None, None
+            if how.scale_rule == "pact":
+                products = (grad - inner) * x_hat.float()
+            else:
+                # ds = (<g, x_hat> - <g_x, x>) / s, the chain rule of s * Q(x / s)
+                products = (grad * x_hat.float()).addcmul_(inner, x32, value=-1)
+            grad_scale = products.sum_to_size(scale.shape).div_(scale)
+            if ctx.shifted:
+                # the offset beta stays where it is when s moves: x_hat saturates at s q + beta
+                saturated = (grad - inner).sum()
+                grad_scale.sub_(ctx.bounds[0] * saturated)
+                grad_shift = saturated.mul(how.factor)
+            grad_scale = grad_scale.mul_(how.factor).add_(scale, alpha=how.decay)
+        return grad_x.to(x.dtype), grad_scale, grad_shift, None, None, None, None, None
 
 
 class FakeQuantize(nn.Module):
@@ -85,25 +119,46 @@ class FakeQuantize(nn.Module):
     zero_point: Tensor
     alpha: Tensor
 
-    def __init__(self, settings: TensorQuantization, bits: int, grid: IntegerGrid | None) -> None:
+    def __init__(
+        self, settings: WeightQuantization | ActivationQuantization, grid: IntegerGrid | None
+    ) -> None:
         super().__init__()
-        self.settings, self.bits = settings, bits
-        self.grid = grid
+        self.settings, self.bits, self.grid = settings, settings.bits, grid
         self.ready, self.progress = False, 0.0
         self.rule = RANGES.build(settings.range.name, **settings.range.params)
-        self.learns = settings.range.name == "learned"
+        self.learns = settings.range.name in LEARNED
         self.blend: Schedule | None = None
         self.estimator: Estimator = straight_through
+        self.moving: dict[str, Schedule] = {}
+        self.rounding = ROUNDINGS[settings.rounding]
+        self.deployed_rounding = deployed(settings.rounding)
         if settings.blend is not None:
             self.blend = SCHEDULES.build(settings.blend.name, **settings.blend.params)
         elif settings.estimator is not None:
-            self.estimator = ESTIMATORS.build(settings.estimator.name, **settings.estimator.params)
+            self._choose_estimator(settings.estimator.name, settings.estimator.params)
         if self.learns:
             self.scale = nn.Parameter(torch.ones(()))
         else:
             self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros(()))
         self.register_buffer("alpha", torch.tensor(1.0 if self.blend is None else self.blend(0.0)))
+
+    def _choose_estimator(self, name: str, params: dict[str, Any]) -> None:
+        """Take an estimator, and apart from it those of its parameters that are schedules."""
+        fixed = {key: value for key, value in params.items() if not isinstance(value, dict)}
+        for key in params.keys() - fixed.keys():
+            self.moving[key] = SCHEDULES.build(**params[key])
+        self.estimator = ESTIMATORS.build(name, **fixed)
+        self._set_moving()
+
+    def _set_moving(self) -> None:
+        """Give the estimator the values that its moving parameters have at this progress."""
+        if self.moving:
+            now = {key: schedule(self.progress) for key, schedule in self.moving.items()}
+            base = self.estimator
+            fixed = base.keywords if isinstance(base, partial) else {}
+            function = base.func if isinstance(base, partial) else base
+            self.estimator = partial(function, **{**fixed, **now})
 
     @property
     def gradient(self) -> str:
@@ -122,8 +177,9 @@ class FakeQuantize(nn.Module):
         return self.grid
 
     def set_progress(self, progress: float) -> None:
-        """Move the blend to its value at `progress`, the share of training done."""
+        """Move the blend and the estimator to `progress`, the share of training done."""
         self.progress = progress
+        self._set_moving()
         if self.blend is not None:
             self.alpha.fill_(self.blend(progress))
 
@@ -134,28 +190,38 @@ class FakeQuantize(nn.Module):
             return grid.qmin - self.zero_point, grid.qmax - self.zero_point
         return float(grid.qmin), float(grid.qmax)
 
-    def round_to_grid(self, x: Tensor) -> Tensor:
-        """Return x_hat, or the blend of x and x_hat; same shape and dtype as x."""
+    def round_to_grid(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Return x_hat, or the blend of x and x_hat; same shape and dtype as x.
+
+        `shift` is a learned offset, a parameter [], which the zero point was taken from.
+        """
         grid = self.known_grid
         if self.learns:
             with torch.no_grad():
                 self.scale.clamp_(min=SMALLEST_SCALE)
-        values = max(1, x.numel() // self.scale.numel())
+        rounding = self.rounding if self.training else ROUNDINGS[self.deployed_rounding]
+        # the next call may change the scale before this one's backward
+        scale, how = self.scale.clone(), self._backward(max(1, x.numel() // self.scale.numel()))
+        if rounding is additive_noise:
+            return _with_noise(x, scale, self.bounds(), grid.offset, how.factor)
+        given = x if self.blend is None else x.detach()
         x_hat = cast(
             Tensor,
-            _FakeQuantize.apply(
-                x if self.blend is None else x.detach(),
-                self.scale.clone(),  # the next call may change it before this one's backward
-                *self.bounds(),
-                grid.offset,
-                self.estimator,
-                (values * grid.qmax) ** -0.5,
-                self.settings.scale_gradient == "chain_rule",
-            ),
+            _FakeQuantize.apply(given, scale, shift, *self.bounds(), grid.offset, rounding, how),
         )
         if self.blend is None:
             return x_hat
         return (1 - self.alpha) * x + self.alpha * x_hat
+
+    def _backward(self, values: int) -> Backward:
+        """Return how gradients come back where `values` elements share a scale."""
+        high = self.known_grid.qmax - self.known_grid.offset
+        if self.settings.range.name == "pact":
+            l2 = RANGES.parameters("pact")["l2"].default
+            decay = self.settings.range.params.get("l2", l2)
+            return Backward(self.estimator, "pact", high**-2, decay)
+        factor = (values * self.known_grid.qmax) ** -0.5
+        return Backward(self.estimator, self.settings.scale_gradient, factor)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold beside the tensors."""
@@ -166,7 +232,24 @@ class FakeQuantize(nn.Module):
         self.ready = state["ready"]
         self.grid = IntegerGrid(self.bits, state["grid"]) if state["grid"] else None
 
+    def __repr__(self) -> str:
+        """Return one line, whatever the quantizer consists of."""
+        return f"{self._get_name()}({self.extra_repr()})"
+
     def extra_repr(self) -> str:
         """Show the grid and the choices in `print(model)`."""
         grid = self.grid.kind if self.grid else "auto"
         return f"{self.bits} bits, {grid}, {self.settings.range}, {self.gradient}"
+
+
+def _with_noise(
+    x: Tensor, scale: Tensor, bounds: tuple[Bound, Bound], offset: float, factor: float
+) -> Tensor:
+    """Return x with noise in place of rounding, saturated, in a form that torch differentiates.
+
+    Only the gradient of the scale is not exact but LSQ's, smaller by `factor`.
+    """
+    scale = scale * factor + (scale * (1 - factor)).detach()
+    u = additive_noise(x.float() / scale + offset)
+    low, high = cast(tuple[float, float], bounds)
+    return ((u.clamp(low, high) - offset) * scale).to(x.dtype)

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qtool.quantizers.activation_quantizer import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.settings import ActivationQuantization, WeightQuantization
+from qtool.quantizers.tensor_settings import ActivationQuantization, WeightQuantization
 from qtool.quantizers.weight_quantizer import WeightQuantizer
 
 
@@ -115,6 +116,28 @@ def set_progress(model: nn.Module, progress: float) -> None:
     """Move every quantizer's schedules to `progress`, the share of training done (0..1)."""
     for layer in quant_layers(model).values():
         layer.set_progress(progress)
+
+
+def dampening_penalty(model: nn.Module) -> Tensor | None:
+    """Return what oscillation dampening adds to the loss, [], or None where nothing is dampened."""
+    layers = [layer for layer in quant_layers(model).values() if layer.weight_quantizer is not None]
+    found = [q.penalty(layer.weight) for layer in layers if (q := layer.weight_quantizer)]
+    penalties = [penalty for penalty in found if penalty is not None]
+    return torch.stack(penalties).sum() if penalties else None
+
+
+def take_oscillations(model: nn.Module) -> dict[str, dict[str, float]]:
+    """Return how often weight codes changed since the last call: measure -> layer -> value.
+
+    flip_ratio: share of codes that changed, mean over steps; oscillation_frequency: moving average
+    of changes against the last change's direction; frozen_share: where weights may be frozen.
+    """
+    measures: dict[str, dict[str, float]] = {}
+    for name, layer in quant_layers(model).items():
+        if layer.weight_quantizer is not None:
+            for measure, value in layer.weight_quantizer.tracker.take_metrics().items():
+                measures.setdefault(measure, {})[name] = value
+    return measures
 
 
 def blend_alphas(model: nn.Module) -> dict[str, float]:

@@ -3,11 +3,13 @@
 from copy import deepcopy
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from qtool.model_state import ATTRIBUTE, keep_state, kept_state
+from qtool.numerics.estimators import ESTIMATORS
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import (
     QUANT_TYPES,
@@ -18,6 +20,7 @@ from qtool.quantizers.layers import (
 )
 from qtool.quantizers.recording import Recording, record_first_forward, without_traces
 from qtool.quantizers.settings import Quantization
+from qtool.quantizers.user_estimators import load_estimator, used_by
 from qtool.registry import did_you_mean
 from qtool.sections import Problem, check, report
 
@@ -65,13 +68,18 @@ def prepare(
 
     Args:
         model: any float model.
-        quantization: the recipe's section of that name.
+        quantization: the recipe's section of that name; a user's own estimator is looked for in
+            the working folder.
         example: one batch of inputs [B, ...] on the model's device.
 
     Raises:
         RecipeError: If the section is wrong, or an override matches no layer.
         ValueError: If the model is prepared already.
     """
+    if isinstance(quantization, dict):
+        for _, name, params in used_by(quantization):
+            if name not in ESTIMATORS:
+                load_estimator(name, Path.cwd(), params)
     settings = (
         quantization
         if isinstance(quantization, Quantization)

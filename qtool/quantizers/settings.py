@@ -1,10 +1,9 @@
 """What the `quantization` section of a recipe may say: which layers, how many bits, and how."""
 
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import (
-    BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -14,129 +13,8 @@ from pydantic import (
 )
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
-from qtool.numerics.estimators import ESTIMATORS
-from qtool.numerics.grid import IntegerGrid
-from qtool.numerics.ranges import RANGES
-from qtool.numerics.schedules import SCHEDULES
-from qtool.sections import (
-    Choice,
-    Problem,
-    ProblemsError,
-    Section,
-    attempt,
-    in_registry,
-    problems_of,
-)
-
-EstimatorChoice = Annotated[Choice, in_registry(ESTIMATORS)]
-RangeChoice = Annotated[Choice, in_registry(RANGES)]
-
-
-def _from_0_to_1(value: object) -> object:
-    """Let a blend leave out what it always is: a schedule from 0 to 1."""
-    choice = {"name": value} if isinstance(value, str) else value
-    if isinstance(choice, dict) and choice.get("name") in SCHEDULES:
-        accepted = SCHEDULES.parameters(choice["name"])
-        ends = {k: v for k, v in (("start", 0.0), ("stop", 1.0)) if k in accepted}
-        return {**ends, **choice}
-    return choice
-
-
-BlendChoice = Annotated[Choice, in_registry(SCHEDULES), BeforeValidator(_from_0_to_1)]
-
-
-class TensorQuantization(Section):
-    """How one kind of tensor is quantized; the part that weights and activations share."""
-
-    range: RangeChoice = Choice(name="learned")
-    """Rule that sets the scale."""
-
-    estimator: EstimatorChoice | None = None
-    """Gradient estimator of the rounding; straight_through where neither it nor blend is given."""
-
-    blend: BlendChoice | None = None
-    """Alpha-blending instead of an estimator: the schedule of alpha, from 0 to 1."""
-
-    scale_gradient: Literal["lsq", "chain_rule"] = "lsq"
-    """Gradient of a learned scale: the straight-through form, or through the chosen estimator."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _straight_through_by_default(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("estimator") is None and data.get("blend") is None:
-            return {**data, "estimator": "straight_through"}
-        return data
-
-    def _shared_problems(self) -> list[Problem]:
-        found: list[Problem] = []
-        if self.blend is not None and self.estimator is not None:
-            found.append(("blend", "excludes an estimator; remove one of the two"))
-        if self.blend is not None and self.range.name == "learned":
-            found.append(("blend", "excludes a learned range; choose range: absmax or mse"))
-        if self.blend is not None:
-            alpha = SCHEDULES.build(self.blend.name, **self.blend.params)
-            if not all(0.0 <= alpha(k / 100) <= 1.0 for k in range(101)):
-                found.append(("blend", "alpha must stay within 0 and 1"))
-            elif alpha(1.0) != 1.0:
-                found.append(("blend", f"alpha ends at {alpha(1.0)}; it must reach 1"))
-        return found
-
-
-class WeightQuantization(TensorQuantization):
-    """How weights are quantized: symmetric, one scale per tensor or per output channel."""
-
-    bits: int = Field(ge=1, le=8)
-    """Width of the integer grid; 1 bit is {-1, +1} times a scale."""
-
-    granularity: Literal["per_tensor", "per_channel"] = "per_channel"
-    """One scale for the tensor, or one for each output channel."""
-
-    grid: Literal["narrow", "full", "mid_rise"] = "narrow"
-    """The integers allowed; 1 bit is always mid_rise."""
-
-    refit_every: int | None = Field(default=None, ge=1)
-    """Training steps between fits of a range that is not learned; default 1, for mse 100."""
-
-    learning_rate_scale: float = Field(default=1.0, ge=0)
-    """Factor on the learning rate of these latent weights only."""
-
-    @property
-    def integer_grid(self) -> IntegerGrid:
-        """Return the grid; 1 bit is mid_rise whatever `grid` says."""
-        return IntegerGrid(self.bits, "mid_rise" if self.bits == 1 else self.grid)
-
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        found = self._shared_problems()
-        if self.grid == "mid_rise" and self.bits == 8:
-            found.append(("grid", "mid_rise takes 1 to 7 bits; use narrow for 8"))
-        if self.range.name == "ema_min_max":
-            found.append(("range", "ema_min_max watches activations; use absmax for weights"))
-        if found:
-            raise ProblemsError(found)
-        return self
-
-
-class ActivationQuantization(TensorQuantization):
-    """How the inputs of layers are quantized: one scale for the tensor."""
-
-    bits: int = Field(ge=2, le=8)
-    """Width of the integer grid."""
-
-    grid: Literal["auto", "unsigned", "full", "narrow", "asymmetric"] = "auto"
-    """The integers allowed; auto is unsigned where no value is negative, else full."""
-
-    rounding: Literal["half_to_even"] = "half_to_even"
-    """Which way ties go."""
-
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        found = self._shared_problems()
-        if self.grid == "asymmetric" and self.range.name != "ema_min_max":
-            found.append(("grid", "asymmetric needs range: ema_min_max, which finds a zero point"))
-        if found:
-            raise ProblemsError(found)
-        return self
+from qtool.quantizers.tensor_settings import ActivationQuantization, WeightQuantization
+from qtool.sections import Problem, ProblemsError, Section, attempt, problems_of
 
 
 class Override(Section):
@@ -208,6 +86,16 @@ class Quantization(Section):
             return None
         base = own.model_dump(exclude_none=True) if own is not None else {}
         return section.model_validate(_merge(base, changes))
+
+    def notes(self) -> list[str]:
+        """Return what theory says against the choices, a line each."""
+        side = self.activations
+        if side is not None and side.estimator is not None and side.estimator.name == "identity":
+            return [
+                "identity on activations passes gradients where the value saturates; it need not "
+                "settle near a minimum (arXiv:1903.05662)"
+            ]
+        return []
 
     def for_layer(
         self, name: str

@@ -1,12 +1,20 @@
 """Fake quantization of weights: scales from the weight itself, learned or fitted again."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from qtool.numerics.grid import dequantize, quantize
+from qtool.numerics.schedules import SCHEDULES, Schedule
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.settings import WeightQuantization
+from qtool.quantizers.oscillation import OscillationTracker
+from qtool.quantizers.tensor_settings import WeightQuantization
+from qtool.sections import Choice
+
+SEARCHES = ("mse", "ppq", "percentile")  # ranges that are too slow for every step
+GIVEN = ("fixed", "he_uniform")  # ranges that do not depend on the weight's values
 
 
 class WeightQuantizer(FakeQuantize):
@@ -17,10 +25,19 @@ class WeightQuantizer(FakeQuantize):
     """
 
     def __init__(self, settings: WeightQuantization, weight: Tensor) -> None:
-        super().__init__(settings, settings.bits, settings.integer_grid)
-        self.refit_every = settings.refit_every or (1 if settings.range.name == "absmax" else 100)
+        super().__init__(settings, settings.integer_grid)
+        name = settings.range.name
+        self.refit_every = settings.refit_every or (100 if name in SEARCHES else 1)
+        self.refits = not self.learns and name not in GIVEN
+        if name == "he_uniform" and settings.range.params.get("fan_in") is None:
+            self.rule = partial(self.rule, fan_in=weight[0].numel())
+        self.squashes = name == "dorefa" and self.bits > 1
         self.steps = 0
         self.frozen = False
+        freezing = settings.freezing
+        self.tracker = OscillationTracker(weight, freezing.momentum if freezing else None)
+        self._threshold = _schedule(freezing.threshold if freezing else None)
+        self._dampening = _schedule(settings.dampening)
         per_channel = settings.granularity == "per_channel"
         shape = [len(weight), *[1] * (weight.ndim - 1)] if per_channel else []
         self.scale.data = torch.ones(shape, device=weight.device)
@@ -40,14 +57,46 @@ class WeightQuantizer(FakeQuantize):
         """Tell whether there is a blend and alpha has reached 1."""
         return self.blend is not None and self.blend(self.progress) >= 1.0
 
+    def before_rounding(self, weight: Tensor) -> Tensor:
+        """Return the weight as rounding sees it, same shape.
+
+        With range dorefa that is tanh(w) / max|tanh(w)| (Zhou et al., 2016, arXiv:1606.06160);
+        elements that are frozen lie at their levels.
+        """
+        if self.squashes:
+            squashed = torch.tanh(weight)
+            weight = squashed / squashed.abs().amax()
+        return self.tracker.hold(weight, self.scale, self.known_grid)
+
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight, same shape."""
-        fits = not self.learns and not self.frozen
-        if self.training and torch.is_grad_enabled() and fits:
+        trains = self.training and torch.is_grad_enabled()
+        if trains and self.refits and not self.frozen:
             if self.steps % self.refit_every == 0:
                 self.fit(weight)
             self.steps += 1
+        weight = self.before_rounding(weight)
+        if trains:
+            threshold = self._threshold(self.progress)
+            self.tracker.observe(weight, self.scale, self.known_grid, threshold)
         return self.round_to_grid(weight)
+
+    def penalty(self, weight: Tensor) -> Tensor | None:
+        """Return what oscillation dampening adds to the loss, [], or None without it.
+
+            strength * sum (w_hat - clip(w, low, high))^2, with no gradient through w_hat
+
+        Reference: Nagel et al., 2022, arXiv:2203.11086.
+        """
+        strength = self._dampening(self.progress)
+        if not strength:
+            return None
+        grid, scale = self.known_grid, self.scale.detach()
+        weight = self.before_rounding(weight)
+        low, high = ((end - grid.offset) * scale for end in (grid.qmin, grid.qmax))
+        clipped = torch.maximum(torch.minimum(weight, high), low)
+        level = dequantize(quantize(weight.detach(), scale, 0, grid), scale, 0, grid)
+        return strength * (level - clipped).square().sum()
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold beside the tensors."""
@@ -57,3 +106,10 @@ class WeightQuantizer(FakeQuantize):
         """Take what `get_extra_state` returned."""
         super().set_extra_state(state)
         self.steps, self.frozen = state["steps"], state["frozen"]
+
+
+def _schedule(choice: Choice | None) -> Schedule:
+    """Return a schedule; 0 throughout where none is chosen."""
+    if choice is None:
+        return lambda progress: 0.0
+    return SCHEDULES.build(choice.name, **choice.params)

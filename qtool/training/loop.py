@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from qtool.errors import TrainingError
 from qtool.evaluation import evaluate
 from qtool.numerics.schedules import Schedule
-from qtool.quantizers.layers import blend_alphas, set_progress
+from qtool.quantizers.layers import (
+    blend_alphas,
+    dampening_penalty,
+    set_progress,
+    take_oscillations,
+)
 from qtool.training.losses import Loss
 from qtool.training.optimizers import set_rate
 from qtool.training.progress import EpochBar, progress_bar
@@ -106,8 +111,9 @@ class Trainer:
             loss = self.loss(logits.float(), labels)
             if self.device.type == "cpu" and not torch.isfinite(loss):
                 raise self._diverged(epoch, index, inputs, float(loss.detach()))
+            penalty = dampening_penalty(self.model)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            (loss if penalty is None else loss + penalty).backward()
             self.optimizer.step()
             loss_sum += loss.detach() * len(labels)
             hits += (logits.detach().argmax(1) == labels).sum()
@@ -127,7 +133,7 @@ class Trainer:
         }
         if alphas := blend_alphas(self.model):
             line["alpha"] = min(alphas.values())
-        return line
+        return line | take_oscillations(self.model)
 
     def _validate(self, epoch: int) -> dict[str, Any]:
         self.model.eval()

@@ -124,7 +124,8 @@ def test_the_copy_starts_from_the_same_weights_under_the_same_names() -> None:
     for name, tensor in net.state_dict().items():
         assert torch.equal(state[name], tensor)
     added = {name.split(".")[-1] for name in set(state) - set(net.state_dict())}
-    assert added == {"scale", "zero_point", "alpha", "observed", "_extra_state"}
+    tracked = {"codes", "direction", "frequency", "average", "frozen"}
+    assert added == {"scale", "zero_point", "alpha", "observed", "_extra_state"} | tracked
 
 
 def test_without_settings_the_model_computes_what_it_did() -> None:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 from qtool.numerics.ranges import RANGES
 from qtool.quantizers.layers import QuantConv2d, make_quant_layer, set_progress
-from qtool.quantizers.settings import WeightQuantization
+from qtool.quantizers.tensor_settings import WeightQuantization
 from qtool.quantizers.weight_quantizer import WeightQuantizer
 
-RULES = [name for name in RANGES.names() if name != "ema_min_max"]
+OF_INPUTS = ("ema_min_max", "half_normal", "pact")
+NEEDED = {"fixed": {"scale": 0.1}}  # parameters without a default
+RULES = [name for name in RANGES.names() if name not in OF_INPUTS]
 BLEND = {"name": "linear", "start": 0.0, "stop": 1.0, "window": [0.0, 0.5]}
 
 
@@ -43,18 +45,22 @@ def test_scales_per_channel_come_from_each_output_channel(
     rule: str, shape: tuple[int, ...]
 ) -> None:
     w = weight(*shape)
-    scale = WeightQuantizer(settings(range=rule), w).scale
+    params = NEEDED.get(rule, {})
+    scale = WeightQuantizer(settings(range={"name": rule} | params), w).scale
     assert scale.shape == (5, *[1] * (len(shape) - 1))
-    expected = RANGES.build(rule)(w.reshape(5, -1), IntegerGrid(4, "narrow"))
+    expected = RANGES.build(rule, **params)(w.reshape(5, -1), IntegerGrid(4, "narrow"))
     assert torch.equal(scale.detach().flatten(), expected)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_one_scale_for_the_tensor_comes_from_all_of_it(rule: str) -> None:
     w = weight(5, 3, 2, 2)
-    made = WeightQuantizer(settings(range=rule, granularity="per_tensor"), w)
+    params = NEEDED.get(rule, {})
+    made = WeightQuantizer(settings(range={"name": rule} | params, granularity="per_tensor"), w)
     assert made.scale.shape == ()
-    expected = RANGES.build(rule)(w.reshape(1, -1), IntegerGrid(4, "narrow"))[0]
+    if rule == "he_uniform":
+        params = {"fan_in": 3 * 2 * 2}  # inputs of one output, not the elements of the tensor
+    expected = RANGES.build(rule, **params)(w.reshape(1, -1), IntegerGrid(4, "narrow"))[0]
     assert torch.equal(made.scale.detach(), expected)
 
 

@@ -89,6 +89,8 @@ def test_each_epoch_leaves_a_line_of_metrics():
         "validation_loss",
         "validation_accuracy",
         "learning_rate",
+        "flip_ratio",
+        "oscillation_frequency",
         "seconds",
     }
 

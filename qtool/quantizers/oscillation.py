@@ -1,0 +1,116 @@
+"""Weights that flip between two codes: how often they do, and how to hold them still.
+
+Reference: Nagel et al., 2022, arXiv:2203.11086.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qtool.numerics.grid import IntegerGrid, quantize
+
+SAMPLE = 16_384  # weights of a layer that are watched where none is ever frozen
+MOMENTUM = 0.01
+
+
+class OscillationTracker(nn.Module):
+    """Watches a weight's codes from step to step.
+
+    An oscillation is a change of the code against the direction of its last change; a weight's
+    frequency is the moving average of that, f <- m o + (1 - m) f. Watched are all weights where
+    some may be frozen, else an even sample of them.
+
+    Attributes:
+        codes, direction, frequency: float32 [N], of the watched weights.
+        average, frozen: float32 and bool [N], the code's moving average and whether it is held;
+            [0] where no weight is ever frozen.
+    """
+
+    codes: Tensor
+    direction: Tensor
+    frequency: Tensor
+    average: Tensor
+    frozen: Tensor
+    watched: Tensor
+    flips: Tensor
+
+    def __init__(self, weight: Tensor, momentum: float | None) -> None:
+        """Watch a weight [C, ...]; `momentum` is None where no weight is ever frozen."""
+        super().__init__()
+        self.freezes = momentum is not None
+        self.momentum = MOMENTUM if momentum is None else momentum
+        count = weight.numel()
+        stride = 1 if self.freezes else max(1, -(-count // SAMPLE))
+        watched = torch.arange(0, count, stride, device=weight.device)
+        self.register_buffer("watched", watched, persistent=False)
+        for name in ("codes", "direction", "frequency"):
+            self.register_buffer(name, torch.zeros(len(watched), device=weight.device))
+        held = count if self.freezes else 0
+        self.register_buffer("average", torch.zeros(held, device=weight.device))
+        self.register_buffer("frozen", torch.zeros(held, dtype=torch.bool, device=weight.device))
+        self.register_buffer("flips", torch.zeros((), device=weight.device), persistent=False)
+        self.started, self.steps = False, 0
+
+    @torch.no_grad()
+    def observe(self, weight: Tensor, scale: Tensor, grid: IntegerGrid, threshold: float) -> None:
+        """Look at a weight [C, ...] before a training step; freeze what is above `threshold`."""
+        values, scales = weight.detach(), scale.detach().reshape(-1)
+        if values.ndim == 4 and not self.freezes:
+            values = values.permute(0, 2, 3, 1)  # no copy where the channels are innermost
+        values = values.reshape(-1)
+        if len(scales) > 1:
+            scales = scales[self.watched // (values.numel() // len(scales))]
+        if len(self.watched) < len(values):
+            values = values[self.watched]
+        codes = quantize(values, scales, 0, grid)
+        if not self.started:
+            self.started = True
+            self.codes.copy_(codes)
+            if self.freezes:
+                self.average.copy_(codes)
+            return
+        move = (codes - self.codes).sign_()
+        turned = (move * self.direction) < 0
+        self.frequency.lerp_(turned.float(), self.momentum)
+        self.direction.copy_(torch.where(move == 0, self.direction, move))
+        self.codes.copy_(codes)
+        self.flips += move.abs().sum()
+        self.steps += 1
+        if self.freezes:
+            self._freeze(codes, threshold)
+
+    def _freeze(self, codes: Tensor, threshold: float) -> None:
+        self.average.lerp_(codes, self.momentum)
+        new = (self.frequency > threshold) & ~self.frozen
+        self.average.copy_(torch.where(new, self.average.round(), self.average))
+        self.frozen |= new
+        # a frozen weight's code stays as it is, so its average, once whole, does too
+
+    def hold(self, weight: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
+        """Return the weight with its frozen elements at their levels, where no gradient passes."""
+        if not self.freezes:
+            return weight
+        levels = (self.average.round().reshape(weight.shape) - grid.offset) * scale.detach()
+        return torch.where(self.frozen.reshape(weight.shape), levels.to(weight.dtype), weight)
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return what was seen since the last call, averaged over weights and steps."""
+        seen = max(1, self.steps) * max(1, len(self.watched))
+        found = {
+            "flip_ratio": float(self.flips) / seen,
+            "oscillation_frequency": float(self.frequency.mean()) if len(self.frequency) else 0.0,
+        }
+        if self.freezes:
+            found["frozen_share"] = float(self.frozen.float().mean())
+        self.flips.zero_()
+        self.steps = 0
+        return found
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside the tensors."""
+        return {"started": self.started}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take what `get_extra_state` returned."""
+        self.started = state["started"]

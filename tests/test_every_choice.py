@@ -1,0 +1,111 @@
+"""Every estimator, range and rounding, on weights and on inputs: train, convert, export.
+
+The trainings are too short to judge accuracy; what is unstable may do badly, but must end.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qtool import pipeline, run_folder
+from qtool.numerics.estimators import ESTIMATORS
+from qtool.numerics.ranges import RANGES
+from qtool.numerics.roundings import ROUNDINGS
+from qtool.numerics.sign_family import SIGN_FAMILY
+from qtool.recipe import Recipe
+from qtool.recipe_file import write_recipe
+from qtool.sections import check
+
+OF_INPUTS = {"ranges": {"ema_min_max", "half_normal", "pact"}, "roundings": {"ceil"}}
+OF_WEIGHTS = {"ranges": {"he_uniform"}, "roundings": set[str]()}
+NEEDED = {"fixed": {"scale": 0.05}}
+
+
+def cases(kind: str, names: list[str]) -> list[tuple[str, str]]:
+    sides = {"weights": OF_INPUTS, "activations": OF_WEIGHTS}
+    return [
+        (side, name) for side, others in sides.items() for name in names if name not in others[kind]
+    ]
+
+
+def recipe(folder: Path, side: str, settings: dict[str, Any]) -> Path:
+    """Write a recipe that differs from the plain one in `settings` of one side."""
+    sides: dict[str, Any] = {"weights": {"bits": 2}, "activations": {"bits": 4}}
+    sides[side] |= settings
+    data = {
+        "model": {"name": "lenet5"},
+        "data": {"name": "digits", "image_size": 28, "train_samples": 256, "batch_size": 64},
+        "quantization": sides,
+        "training": {"epochs": 2, "optimizer": "adamw", "learning_rate": 1e-3},
+    }
+    path = folder / "choice.yaml"
+    write_recipe(check(Recipe, data, "choice"), path, "one choice")
+    return path
+
+
+def train_and_convert(folder: Path, side: str, settings: dict[str, Any]) -> Path:
+    run = folder / "run"
+    trained = pipeline.train(recipe(folder, side, settings), run, device="cpu")
+    converted = pipeline.convert(run, device="cpu")
+    assert trained["status"] == "finished"
+    before, after = (converted[f"validation_accuracy_{when}"] for when in ("before", "after"))
+    assert abs(before - after) <= 2 / 500
+    assert (run / run_folder.INTEGER).is_file()
+    return run
+
+
+def of_estimator(name: str) -> dict[str, Any]:
+    return {"estimator": name} | ({"bits": 1} if name in SIGN_FAMILY else {})
+
+
+ESTIMATOR_CASES = [(s, n) for s in ("weights", "activations") for n in ESTIMATORS.names()]
+RANGE_CASES = cases("ranges", RANGES.names())
+ROUNDING_CASES = cases("roundings", ROUNDINGS.names())
+GRID_CASES = [
+    ("weights", {"bits": 2, "grid": "ternary"}),
+    ("weights", {"bits": 1, "range": "mean_abs"}),
+    ("activations", {"bits": 1}),
+    ("activations", {"bits": 1, "grid": "full"}),
+    ("activations", {"bits": 1, "grid": "unsigned", "rounding": "ceil"}),
+    ("activations", {"bits": 4, "grid": "asymmetric"}),
+    ("activations", {"bits": 4, "grid": "asymmetric", "range": "min_max"}),
+    ("activations", {"bits": 2, "rounding": "ceil", "grid": "unsigned", "range": "half_normal"}),
+]
+
+
+@pytest.mark.parametrize(("side", "name"), ESTIMATOR_CASES)
+def test_every_estimator_trains_and_converts(tmp_path: Path, side: str, name: str) -> None:
+    train_and_convert(tmp_path, side, of_estimator(name))
+
+
+@pytest.mark.parametrize(("side", "name"), RANGE_CASES)
+def test_every_range_trains_and_converts(tmp_path: Path, side: str, name: str) -> None:
+    train_and_convert(tmp_path, side, {"range": {"name": name} | NEEDED.get(name, {})})
+
+
+@pytest.mark.parametrize(("side", "name"), ROUNDING_CASES)
+def test_every_rounding_trains_and_converts(tmp_path: Path, side: str, name: str) -> None:
+    train_and_convert(tmp_path, side, {"rounding": name})
+
+
+@pytest.mark.parametrize(("side", "settings"), GRID_CASES, ids=str)
+def test_every_new_grid_trains_converts_and_exports(
+    tmp_path: Path, side: str, settings: dict[str, Any]
+) -> None:
+    exported = pipeline.export(train_and_convert(tmp_path, side, settings))
+    assert exported["disagreement"] == ""
+    assert exported["top1_agreement"] >= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("side", "settings"),
+    [(side, of_estimator(name)) for side, name in ESTIMATOR_CASES]
+    + [(side, {"range": {"name": n} | NEEDED.get(n, {})}) for side, n in RANGE_CASES]
+    + [(side, {"rounding": name}) for side, name in ROUNDING_CASES],
+    ids=str,
+)
+def test_every_choice_exports_too(tmp_path: Path, side: str, settings: dict[str, Any]) -> None:
+    exported = pipeline.export(train_and_convert(tmp_path, side, settings))
+    assert exported["disagreement"] == ""
