@@ -4,7 +4,9 @@ For people who have their own training loop:
 
     model = qtool.prepare(model, quantization, example)
     qtool.calibrate(model, batches)
-    ...                                 # train as usual; set_progress(model, share) moves a blend
+    ...                                 # train as usual; set_progress(model, share) moves what is
+                                        # scheduled, dampening_penalty(model) joins the loss
+    qtool.reestimate_batch_norm(model, batches)
     qtool.round_biases(model)
     integer = qtool.convert(model)
     qtool.export_onnx(integer, example, "model.onnx")
@@ -17,16 +19,19 @@ if TYPE_CHECKING:
     from qtool.conversion.to_integer import convert, round_biases
     from qtool.export.onnx_qdq import export_onnx
     from qtool.quantizers.calibrate import calibrate
-    from qtool.quantizers.layers import set_progress
+    from qtool.quantizers.layers import dampening_penalty, set_progress
     from qtool.quantizers.prepare import prepare
+    from qtool.training.batch_norm import reestimate_batch_norm
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "calibrate",
     "convert",
+    "dampening_penalty",
     "export_onnx",
     "prepare",
+    "reestimate_batch_norm",
     "round_biases",
     "set_progress",
 ]
@@ -35,6 +40,8 @@ _HOME = {
     "prepare": "qtool.quantizers.prepare",
     "calibrate": "qtool.quantizers.calibrate",
     "set_progress": "qtool.quantizers.layers",
+    "dampening_penalty": "qtool.quantizers.layers",
+    "reestimate_batch_norm": "qtool.training.batch_norm",
     "convert": "qtool.conversion.to_integer",
     "round_biases": "qtool.conversion.to_integer",
     "export_onnx": "qtool.export.onnx_qdq",

@@ -67,8 +67,11 @@ def refuse_unless_writable(path: Path, meant: str) -> None:
     Raises:
         InputError: If it is a folder, or nothing may be written there; says what is `meant`.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; {meant}")
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: a folder; {meant}")
+    except OSError as error:
+        raise InputError(f"{path}: not the name of a file: {error.strerror}") from error
     refuse_unless_makeable(path.parent)
 
 

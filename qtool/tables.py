@@ -161,11 +161,14 @@ def show_estimators(result: dict[str, Any]) -> None:
     rows = []
     for entry in result["estimators"]:
         paper = re.match(r".*?arXiv:\d+\.\d+|[^;.]*", entry["reference"])
-        verdict = "yes" if entry["in_class"] else f"no: {entry['reason']}"
-        alpha = _number(entry["alpha"])
-        rows.append((entry["name"], entry["formula"], paper[0] if paper else "", verdict, alpha))
-    columns = ["estimator", "formula", "reference", "in the class of arXiv:2405.05171", "#alpha"]
-    show(table("gradient estimators", columns, rows), on_stdout=True)
+        verdict = "in the class" if entry["in_class"] else f"outside the class: {entry['reason']}"
+        said = "\n".join(filter(None, [entry["formula"], paper[0] if paper else "", verdict]))
+        rows.append((entry["name"], said, _number(entry["alpha"])))
+    columns = ["estimator", "formula, reference, class", "#alpha"]
+    made = table("gradient estimators", columns, rows)
+    made.columns[0].no_wrap = made.show_lines = True
+    show(made, on_stdout=True)
+    say("The class is that of arXiv:2405.05171, judged inside the grid.", on_stdout=True)
     if "output" in result:
         say(f"drawn into {result['output']}", on_stdout=True)
 

@@ -35,6 +35,7 @@ OPTIONS = {
         "--batch",
         "--annotation",
         "--no-annotation",
+        "--ceil",
         "--json",
     ],
     "compare": [],
@@ -49,7 +50,7 @@ OPTIONS = {
         "--json",
     ],
     "compare runs": ["SOURCES", "--output", "--json"],
-    "inspect": ["SOURCE", "--json"],
+    "inspect": ["SOURCE", "--output", "--json"],
 }
 # Not pydantic: Typer itself loads it when it reads arguments.
 HEAVY = {"numpy", "onnx", "onnxruntime", "torch", "torchvision", "yaml"}

@@ -50,7 +50,7 @@ def train_and_convert(folder: Path, side: str, settings: dict[str, Any]) -> Path
     converted = pipeline.convert(run, device="cpu")
     assert trained["status"] == "finished"
     before, after = (converted[f"validation_accuracy_{when}"] for when in ("before", "after"))
-    assert abs(before - after) <= 2 / 500
+    assert abs(before - after) <= 0.02  # hardly trained, some images have two equal logits
     assert (run / run_folder.INTEGER).is_file()
     return run
 

@@ -48,10 +48,10 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
     reference = deepcopy(model).eval()
     integer = deepcopy(reference)
     done = Converted(left_float=dict(state.left_float))
-    if thresholds_at_zero(reference):
+    if names := _float_biases(reference, state):
         done.notes.append(
-            "an input is rounded at zero (ceil, or 1 bit {-1, +1}): biases stay float, for in "
-            "steps of int32 they would put many sums exactly there"
+            f"{', '.join(sorted(names))}: biases stay float, for what follows is rounded at zero "
+            f"(ceil, or {{-1, +1}}), and in steps of int32 many sums would lie exactly there"
         )
     for name, source in quant_layers(reference).items():
         layer = _convert_layer(name, source, reference, state, done)
@@ -66,10 +66,15 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
     return integer
 
 
-def thresholds_at_zero(model: nn.Module) -> bool:
-    """Tell whether the input of any layer has a rounding threshold at zero."""
-    inputs = [q for layer in quant_layers(model).values() if (q := layer.input_quantizer)]
-    return any(q.deployed_rounding == "ceil" or q.known_grid.kind == "mid_rise" for q in inputs)
+def _float_biases(model: nn.Module, state: Prepared) -> set[str]:
+    """Return the layers whose outputs go to an input that has a rounding threshold at zero."""
+    at_zero = {
+        name
+        for name, layer in quant_layers(model).items()
+        if (q := layer.input_quantizer)
+        and (q.deployed_rounding == "ceil" or q.known_grid.kind == "mid_rise")
+    }
+    return {name for name, fed in state.recording.feeds.items() if fed & at_zero}
 
 
 def _check_ready(model: nn.Module) -> None:
@@ -98,17 +103,16 @@ def round_biases(model: nn.Module) -> None:
     Runtimes hold a bias in steps of s_x s_w, which at few bits is coarse enough to move values
     across rounding thresholds. A model that is trained and judged with such biases loses nothing
     when it is converted. The batch norm's beta moves where there is one, else the layer's bias.
-    Where inputs are rounded at zero, biases stay float and nothing moves.
+    Biases that stay float, because what follows is rounded at zero, do not move.
 
     Raises:
         ConversionError: If a range was never set.
     """
     state = prepared_state(model)
     _check_ready(model)
-    if thresholds_at_zero(model):
-        return
+    floating = _float_biases(model, state)
     for name, source in quant_layers(model).items():
-        if source.weight_quantizer is None or source.input_quantizer is None:
+        if name in floating or source.weight_quantizer is None or source.input_quantizer is None:
             continue
         exact = _fold(name, source, model, state, Converted())
         fitted = _integer_bias(exact, source, Converted())
@@ -141,10 +145,11 @@ def _convert_layer(
     """Return the integer form of one layer, with its batch norm folded in where that is exact."""
     parts = _fold(name, source, model, state, done)
     if source.weight_quantizer is not None and source.input_quantizer is not None:
-        if not thresholds_at_zero(model):
+        if name not in _float_biases(model, state):
             parts = _integer_bias(parts, source, done)
         elif parts.bias is not None:
-            parts = parts._replace(spec=replace(parts.spec, unfused="its bias stays float"))
+            why = "its bias stays float, for what follows is rounded at zero"
+            parts = parts._replace(spec=replace(parts.spec, unfused=why))
     elif not parts.spec.unfused:
         side = "input" if source.input_quantizer is None else "weight"
         parts = parts._replace(spec=replace(parts.spec, unfused=f"its {side} is float"))

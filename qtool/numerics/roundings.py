@@ -42,11 +42,12 @@ def ceil(u: Tensor) -> Tensor:
 def stochastic_rounding(u: Tensor) -> Tensor:
     """Take one of the two integers around u, the nearer one more often: right on average.
 
-        q = floor(u + r), r ~ U[0, 1)
+        q = floor(u) + [r < u - floor(u)], r ~ U[0, 1)
 
     Reference: Gupta et al., 2015, arXiv:1502.02551.
     """
-    return u.add_(torch.rand_like(u)).floor_()
+    below = u.floor()  # in floats u + r may reach the integer above, even where u is whole
+    return below.add_(torch.rand_like(u) < u.sub_(below))
 
 
 @ROUNDINGS.add

@@ -81,9 +81,9 @@ def _from_0_to_1(value: object) -> object:
     """Let a blend leave out what it always is: a schedule from 0 to 1."""
     choice = {"name": value} if isinstance(value, str) else value
     if isinstance(choice, dict) and choice.get("name") in SCHEDULES:
-        accepted = SCHEDULES.parameters(choice["name"])
-        ends = {k: v for k, v in (("start", 0.0), ("stop", 1.0)) if k in accepted}
-        return {**ends, **choice}
+        ends = {"start": 0.0, "stop": 1.0}
+        if not SCHEDULES.problems(choice["name"], ends):
+            return {**ends, **choice}
     return choice
 
 

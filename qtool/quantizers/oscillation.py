@@ -84,14 +84,14 @@ class OscillationTracker(nn.Module):
         self.average.lerp_(codes, self.momentum)
         new = (self.frequency > threshold) & ~self.frozen
         self.average.copy_(torch.where(new, self.average.round(), self.average))
-        self.frozen |= new
+        self.frozen = self.frozen | new  # the backward of `hold` still needs the old one
         # a frozen weight's code stays as it is, so its average, once whole, does too
 
     def hold(self, weight: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
-        """Return the weight with its frozen elements at their levels, where no gradient passes."""
+        """Return the weight with its frozen elements at their levels, which move with the scale."""
         if not self.freezes:
             return weight
-        levels = (self.average.round().reshape(weight.shape) - grid.offset) * scale.detach()
+        levels = (self.average.round().reshape(weight.shape) - grid.offset) * scale
         return torch.where(self.frozen.reshape(weight.shape), levels.to(weight.dtype), weight)
 
     def take_metrics(self) -> dict[str, float]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from qtool.quantizers.layers import QuantLayer
 
@@ -32,19 +33,27 @@ class Recording:
         batch_norms: layer name -> name of the batch norm that alone reads its output.
         example: the first images of the batch, [<= 32, C, H, W]; None before the first pass.
         calls: how often each quantized layer was called in one pass.
+        feeds: layer name -> names of the layers that take its output, with no other quantized
+            layer between them.
     """
 
     batch_norms: dict[str, str] = field(default_factory=dict)
+    feeds: dict[str, set[str]] = field(default_factory=dict)
     example: Tensor | None = None
     calls: Counter[str] = field(default_factory=Counter)
 
 
 class _CountUses(TorchFunctionMode):
-    """Count how many functions read each watched tensor."""
+    """Count how many functions read each watched tensor, and follow what becomes of it.
+
+    Attributes:
+        origins: tensor -> names of the layers that it was computed from.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[int] = Counter()
+        self.origins = WeakTensorKeyDictionary()
         self.watched: dict[int, Tensor] = {}  # keeps the tensors alive, so that ids stay unique
 
     def __torch_function__(
@@ -57,11 +66,20 @@ class _CountUses(TorchFunctionMode):
         kwargs = kwargs or {}
         # looked up before the call: a function in place may return the very same tensor
         leaves = tree_leaves((args, kwargs))
+        origins = self.origins_of(leaves)
         result = func(*args, **kwargs)
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         # what returns neither a tensor nor nothing only asks for a shape or the like
-        if result is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+        if result is None or made:
             self.count(leaves)
+        for tensor in made if origins else []:
+            self.origins[tensor] = origins
         return result
+
+    def origins_of(self, values: Any) -> frozenset[str]:
+        """Return the layers that any of the tensors among `values` was computed from."""
+        tensors = [v for v in tree_leaves(values) if isinstance(v, Tensor)]
+        return frozenset().union(*(self.origins[v] for v in tensors if v in self.origins))
 
     def count(self, values: Any) -> None:
         """Count one use of each watched tensor among `values`."""
@@ -109,6 +127,7 @@ class _FirstPass:
         self.into.calls.update(seen.calls)
         self.into.example = seen.example
         self.into.batch_norms = seen.batch_norms()
+        self.into.feeds = seen.feeds
         self.then(model, seen.bypassed())
 
 
@@ -120,6 +139,7 @@ class _Seen:
         self.calls: Counter[str] = Counter()
         self.norm_calls: Counter[str] = Counter()
         self.producer: dict[int, str] = {}
+        self.feeds: dict[str, set[str]] = {}
         self.pairs: list[tuple[int, str]] = []
         self.weights: dict[str, int] = {}
         self.handles: list[RemovableHandle] = []
@@ -132,6 +152,9 @@ class _Seen:
             self.calls[name] += 1
             self.producer[id(output)] = name
             self.uses.watched[id(output)] = output
+            for source in self.uses.origins_of(args):
+                self.feeds.setdefault(source, set()).add(name)
+            self.uses.origins[output] = frozenset([name])
 
         return hook
 

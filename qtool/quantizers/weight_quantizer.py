@@ -66,7 +66,7 @@ class WeightQuantizer(FakeQuantize):
         if self.squashes:
             squashed = torch.tanh(weight)
             weight = squashed / squashed.abs().amax()
-        return self.tracker.hold(weight, self.scale, self.known_grid)
+        return self.tracker.hold(weight, self.scale.detach(), self.known_grid)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight, same shape."""
@@ -79,7 +79,11 @@ class WeightQuantizer(FakeQuantize):
         if trains:
             threshold = self._threshold(self.progress)
             self.tracker.observe(weight, self.scale, self.known_grid, threshold)
-        return self.round_to_grid(weight)
+        rounded = self.round_to_grid(weight)
+        # a frozen element is s times its code: a learned scale gets g times the code from it
+        factor = self._backward(weight.numel() // self.scale.numel()).factor
+        scale = self.scale.detach() + factor * (self.scale - self.scale.detach())
+        return self.tracker.hold(rounded, scale, self.known_grid)
 
     def penalty(self, weight: Tensor) -> Tensor | None:
         """Return what oscillation dampening adds to the loss, [], or None without it.
