@@ -91,7 +91,7 @@ class Model(_NamedSection):
     """The network."""
 
     name: str
-    """A torchvision classification model by its own name, or one of qtool's (lenet5)."""
+    """A torchvision classification model by its own name, or one of qtool's (lenet5, resnet20)."""
 
     weights: str = "none"
     """`none`, a torchvision weight name such as DEFAULT, or the path of a state_dict file."""
