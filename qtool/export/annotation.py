@@ -103,11 +103,9 @@ def lint(model: onnx.ModelProto) -> list[str]:
 
 
 def _reached(graph: onnx.GraphProto, name: str) -> set[str]:
-    """Return a quantized tensor and what an integer Clip makes of it."""
-    clipped = {
-        out
-        for node in graph.node
-        if node.op_type == "Clip" and name in node.input
-        for out in node.output
-    }
-    return {name} | clipped
+    """Return a quantized tensor and what integer operators make of it."""
+    reached = {name}
+    for node in graph.node:
+        if node.op_type in ("Clip", "Mul", "Add") and not reached.isdisjoint(node.input):
+            reached.update(node.output)
+    return reached

@@ -42,7 +42,7 @@ def moves(name: str, parameter: str) -> bool:
 
 
 def _take_schedules(name: str, params: dict[str, Any]) -> list[Problem]:
-    """Check the parameters of an estimator that are schedules, and take them out."""
+    """Check the parameters of an estimator that are schedules, and put their first value there."""
     if name not in ESTIMATORS:
         if is_users(name):  # a file that is not at hand, and not needed to read a finished model
             params.clear()
@@ -59,10 +59,10 @@ def _take_schedules(name: str, params: dict[str, Any]) -> list[Problem]:
             found.append((key, "a schedule has a name, such as linear"))
             continue
         allowed = TypeAdapter(accepted[key].annotation)
-        found += [
-            (f"{key}.{place}".rstrip("."), why)
-            for place, why in schedule_problems(schedule, given, _refused_by(allowed))
-        ]
+        wrong = schedule_problems(schedule, given, _refused_by(allowed))
+        found += [(f"{key}.{place}".rstrip("."), why) for place, why in wrong]
+        if not wrong:
+            params[key] = float(SCHEDULES.build(schedule, **given)(0.0))
     return found
 
 

@@ -148,8 +148,8 @@ class FakeQuantize(nn.Module):
         fixed = {key: value for key, value in params.items() if not isinstance(value, dict)}
         for key in params.keys() - fixed.keys():
             self.moving[key] = SCHEDULES.build(**params[key])
-        self.estimator = ESTIMATORS.build(name, **fixed)
-        self._set_moving()
+        now = {key: schedule(self.progress) for key, schedule in self.moving.items()}
+        self.estimator = ESTIMATORS.build(name, **fixed, **now)
 
     def _set_moving(self) -> None:
         """Give the estimator the values that its moving parameters have at this progress."""

@@ -80,6 +80,8 @@ class WeightQuantizer(FakeQuantize):
             threshold = self._threshold(self.progress)
             self.tracker.observe(weight, self.scale, self.known_grid, threshold)
         rounded = self.round_to_grid(weight)
+        if not self.tracker.freezes:
+            return rounded
         # a frozen element is s times its code: a learned scale gets g times the code from it
         factor = self._backward(weight.numel() // self.scale.numel()).factor
         scale = self.scale.detach() + factor * (self.scale - self.scale.detach())
