@@ -78,13 +78,14 @@ def _refuse_changed_sources(recipe: Recipe, folder: Path) -> None:
     """Check that the user's own estimators are those that a run began with.
 
     Raises:
-        InputError: If a file has changed since.
+        InputError: If a file has changed since the first epoch was done.
     """
-    if not (folder / run_folder.ENVIRONMENT).is_file():
+    path = folder / run_folder.ENVIRONMENT
+    if not path.is_file() or not (folder / run_folder.CHECKPOINT).is_file():
         return
-    kept = run_folder.read_json(folder / run_folder.ENVIRONMENT).get("estimator_sources", {})
+    kept = run_folder.read_json(path).get("estimator_sources")
     for file, digest in source_hashes(recipe.as_dict()["quantization"]).items():
-        if kept.get(file) != digest:
+        if not isinstance(kept, dict) or kept.get(file) != digest:
             raise InputError(
                 f"{folder}: holds a run with another {file}, of which it keeps a copy; choose "
                 f"another --run-dir for what the file says now"

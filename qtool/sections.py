@@ -51,7 +51,18 @@ class Choice(BaseModel):
     def __str__(self) -> str:
         if not self.params:
             return self.name
-        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.params.items())})"
+        return _written(self.name, self.params)
+
+
+def _written(name: str, params: dict[str, Any]) -> str:
+    """Return `name(parameter=value)`, with schedules among the values written alike."""
+    values = {
+        key: _written(value["name"], {k: v for k, v in value.items() if k != "name"})
+        if isinstance(value, dict) and "name" in value
+        else value
+        for key, value in params.items()
+    }
+    return f"{name}({', '.join(f'{key}={value}' for key, value in values.items())})"
 
 
 def in_registry(

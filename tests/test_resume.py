@@ -54,6 +54,28 @@ BLENDED = LEARNED | {
         "calibration_batches": 2,
     },
 }
+# Random rounding draws at every step; weights are pulled onto their levels, and freeze there.
+RESTLESS = LEARNED | {
+    "quantization": {
+        "weights": {
+            "bits": 2,
+            "rounding": "stochastic_rounding",
+            "estimator": {
+                "name": "hyperbolic_tangent",
+                "sharpness": {"name": "linear", "start": 1.0, "stop": 2.0},
+            },
+            "dampening": {"name": "linear", "start": 0.0, "stop": 0.01},
+            "freezing": {
+                "threshold": {"name": "cosine", "start": 0.04, "stop": 0.005},
+                "momentum": 0.05,
+            },
+        },
+        "activations": {"bits": 4, "grid": "asymmetric"},
+        "overrides": [
+            {"match": "fc3", "weights": {"rounding": "additive_noise", "estimator": None}}
+        ],
+    }
+}
 QUICK = LEARNED | {"training": LEARNED["training"] | {"epochs": 2}}
 
 
@@ -127,7 +149,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("recipe", [LEARNED, BLENDED], ids=["learned scales", "blend that freezes"])
+@pytest.mark.parametrize(
+    "recipe",
+    [LEARNED, BLENDED, RESTLESS],
+    ids=["learned scales", "blend that freezes", "random rounding, dampening, freezing"],
+)
 def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
     recipe: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -146,6 +172,8 @@ def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
     alphas = [line["alpha"] for line in metrics(whole) if "alpha" in line]
     assert alphas in ([], [pytest.approx(1 - (1 - 0.25 / 0.4) ** 3), 1, 1, 1])
     assert bool(alphas) == (recipe is BLENDED)
+    shares = [line["frozen_share"] for line in metrics(whole) if "frozen_share" in line]
+    assert [max(share.values()) > 0 for share in shares[-1:]] == [True] * (recipe is RESTLESS)
     apart = ("run", "seconds")
     assert [resumed.pop(key) != straight.pop(key) for key in apart] == [True, True]
     assert resumed == straight

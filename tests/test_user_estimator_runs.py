@@ -20,9 +20,9 @@ def soft_step(grad, u, low, high, *, strength=1.0):
     return grad * strength * ((low <= u) & (u <= high))
 
 
-def four(grad, u, low, high):
-    if u.dim() == 4:
-        raise ValueError("four dimensions are too many")
+def small(grad, u, low, high):
+    if u.numel() > 100:
+        raise ValueError("a hundred values are enough")
     return grad
 """
 RECIPE: dict[str, Any] = {
@@ -220,7 +220,7 @@ WRONG: dict[str, tuple[Any, str | None, str]] = {
     "wrong shape": (
         "my.py:soft_step",
         "def soft_step(grad, u, low, high):\n    return grad.sum()\n",
-        "my.py:1: soft_step returned the shape []; u has [13]",
+        "my.py:1: soft_step returned the shape []; u has [24]",
     ),
     "no tensor": (
         "my.py:soft_step",
@@ -276,11 +276,11 @@ def test_a_mistake_in_an_override_is_named_with_its_place(tmp_path: Path, qtool:
 def test_a_mistake_that_only_training_meets_is_shown_as_the_users(
     tmp_path: Path, qtool: Run
 ) -> None:
-    write(tmp_path, "my.py:four")
+    write(tmp_path, "my.py:small")
     code, out, err = qtool("train", "r.yaml", "--run-dir", "run", "--device", "cpu")
     assert (code, out) == (2, "")
     last = err.splitlines()[-1]
-    assert last == "error: my.py:8: ValueError: four dimensions are too many"
+    assert last == "error: my.py:8: ValueError: a hundred values are enough"
 
 
 def test_own_and_built_in_estimators_are_compared(tmp_path: Path, qtool: Run) -> None:

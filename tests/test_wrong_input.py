@@ -116,6 +116,7 @@ def run_copy(finished_run: Path, tmp_path: Path) -> Path:
 
 CUBIC = {"name": "cubic", "start": 0.0, "stop": 1.0}
 RATE = {"name": "linear", "start": 0.1, "stop": 0.0}
+RISING = {"name": "linear", "start": 0.5, "stop": 1.5}
 WEIGHTS = "quantization.weights"
 SIDE = {"bits": 4, "range": "absmax"}
 LAUGHS = "".join(f"b{k}: &b{k} [{', '.join([f'*b{k - 1}'] * 9)}]\n" for k in range(1, 9))
@@ -136,10 +137,74 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
     "bits in quotes": (recipe_with(quantization__weights__bits="4"), f"{WEIGHTS}.bits", "'4' is"),
     "bits true": (recipe_with(quantization__weights__bits=True), f"{WEIGHTS}.bits", "true is not"),
     "bits missing": (recipe_with(quantization__weights__bits=ABSENT), f"{WEIGHTS}.bits", "missing"),
-    "1-bit activations": (
-        recipe_with(quantization__activations__bits=1),
+    "inputs of 0 bits": (
+        recipe_with(quantization__activations__bits=0),
         "quantization.activations.bits",
-        "1 is less than 2",
+        "0 is less than 1",
+    ),
+    "asymmetric inputs of 1 bit": (
+        recipe_with(quantization__activations={"bits": 1, "grid": "asymmetric"}),
+        "quantization.activations.grid",
+        "asymmetric takes 2 bits or more; use unsigned for {0, 1}",
+    ),
+    "a sign estimator on 4 bits": (
+        recipe_with(quantization__weights__estimator="approx_sign"),
+        f"{WEIGHTS}.estimator",
+        "approx_sign is for grids of two levels; set bits: 1",
+    ),
+    "ceil with an estimator of half-integers": (
+        recipe_with(
+            quantization__activations=SIDE | {"rounding": "ceil", "estimator": "sinusoidal"}
+        ),
+        "quantization.activations.estimator",
+        "sinusoidal has its thresholds at half-integers, ceil at integers; choose one of: identity",
+    ),
+    "ceil on weights": (
+        recipe_with(quantization__weights__rounding="ceil"),
+        f"{WEIGHTS}.rounding",
+        "unknown choice 'ceil'; choose one of: half_to_even, stochastic_rounding, additive_noise",
+    ),
+    "ternary weights of 4 bits": (
+        recipe_with(quantization__weights__grid="ternary"),
+        f"{WEIGHTS}.grid",
+        "ternary takes bits: 2, for its three levels -1, 0 and 1",
+    ),
+    "a parameter that runs too far": (
+        recipe_with(
+            quantization__weights__estimator={"name": "sinusoidal", "amplitude": RISING},
+        ),
+        f"{WEIGHTS}.estimator.amplitude",
+        "its value becomes wrong: 1.0 is not less than 1.0",
+    ),
+    "a parameter that may not be scheduled": (
+        recipe_with(quantization__weights__estimator={"name": "triangular", "height": RISING}),
+        f"{WEIGHTS}.estimator.height",
+        "is not a number; it stays as it is in training",
+    ),
+    "freezing without a threshold": (
+        recipe_with(quantization__weights__freezing={"momentum": 0.01}),
+        f"{WEIGHTS}.freezing.threshold",
+        "missing",
+    ),
+    "dampening that turns negative": (
+        recipe_with(quantization__weights__dampening=RISING | {"stop": -1.0}),
+        f"{WEIGHTS}.dampening",
+        "it must not be negative",
+    ),
+    "batch norm batches below 0": (
+        recipe_with(training__batch_norm_batches=-1),
+        "training.batch_norm_batches",
+        "-1 is less than 0",
+    ),
+    "own estimator without a file": (
+        recipe_with(quantization__weights__estimator="nowhere.py:soft"),
+        f"{WEIGHTS}.estimator",
+        "nowhere.py: no such file; an estimator lies beside its recipe",
+    ),
+    "own estimator without a function": (
+        recipe_with(quantization__weights__estimator="nowhere.py"),
+        f"{WEIGHTS}.estimator",
+        "unknown estimator 'nowhere.py'",
     ),
     "unknown section": (recipe_with(trainig={}), "trainig", "did you mean training?"),
     "unknown key in model": (
@@ -317,12 +382,12 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
     "blend with a learned range": (
         recipe_with(quantization__weights=SIDE | {"blend": CUBIC, "range": "learned"}),
         f"{WEIGHTS}.blend",
-        "excludes a learned range",
+        "excludes range: learned; choose absmax or mse",
     ),
     "blend with a learned range in an override": (
         recipe_with(quantization__overrides__0__weights={"blend": CUBIC}),
         "quantization.overrides.0.weights.blend",
-        "excludes a learned range",
+        "excludes range: learned; choose absmax or mse",
     ),
     "blend that never reaches 1": (
         recipe_with(quantization__weights=SIDE | {"blend": CUBIC | {"stop": 0.5}}),
@@ -608,6 +673,11 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
     "--batch ²": (["export", "run", "--batch", "²"], "'²' is not a number of images"),
     "--batch 1.5": (["export", "run", "--batch", "1.5"], "'1.5' is not a number of images"),
     "--target nope": (["export", "run", "--target", "nope"], "unknown target 'nope'"),
+    "--ceil nope": (["export", "run", "--ceil", "nope"], "'nope' is neither exact nor shifted"),
+    "own estimator that is not there": (
+        [*ARMS, "--estimators", "nowhere.py:soft"],
+        "nowhere.py: no such file; an estimator lies beside its recipe",
+    ),
     "--run-dir is a file": (["train", "r.yaml", "--run-dir", "r.yaml"], "r.yaml is a file; give"),
     "--run-dir in a file": (["train", "r.yaml", "--run-dir", "r.yaml/a/b"], "r.yaml is a file"),
     "--run-dir is too long": (["train", "r.yaml", "--run-dir", "x" * 300], "x: "),
@@ -755,7 +825,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[list[str]], str]] = {
     "checkpoint of another format": (
         with_checkpoint(lambda state: state.update(format=9)),
         USES_CHECKPOINT,
-        "run/checkpoint.pt: not a checkpoint of format 1",
+        "run/checkpoint.pt: not a checkpoint of format 2",
     ),
     "checkpoint without a part": (
         with_checkpoint(lambda state: state.pop("history")),
@@ -815,12 +885,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[list[str]], str]] = {
     "integer model of another format": (
         with_metadata(lambda metadata: metadata.update(format="7")),
         USES_INTEGER,
-        "not an integer model of format 1",
+        "not an integer model of format 1 or 2",
     ),
     "integer model without metadata": (
         with_metadata(lambda metadata: metadata.clear()),
         USES_INTEGER,
-        "not an integer model of format 1",
+        "not an integer model of format 1 or 2",
     ),
     "integer model with broken JSON": (
         with_metadata(lambda metadata: metadata.update(about="{")),

@@ -19,7 +19,8 @@ from qtool.integer.layers import (
 from qtool.model_state import keep_state
 from qtool.run_folder import write_atomically
 
-FORMAT = "1"
+FORMAT = "2"
+READABLE = ("1", "2")  # 1 has no rounding of inputs: it was always half_to_even
 
 
 def save_integer(integer: nn.Module, path: Path, about: dict[str, Any]) -> None:
@@ -55,8 +56,9 @@ def read_about(path: Path) -> tuple[dict[str, Any], Converted]:
         raise InputError(
             f"{path}: not an integer model ({error}); give a run folder, or a file of qtool convert"
         ) from error
-    if said.get("format") != FORMAT:
-        raise InputError(f"{path}: not an integer model of format {FORMAT}, which this qtool reads")
+    if said.get("format") not in READABLE:
+        formats = " or ".join(READABLE)
+        raise InputError(f"{path}: not an integer model of format {formats}, which qtool reads")
     try:
         parts = {key: json.loads(said[key]) for key in ("layers", "left_float", "notes")}
         state = TypeAdapter(Converted).validate_python(parts)

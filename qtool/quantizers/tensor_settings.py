@@ -9,8 +9,10 @@ from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.numerics.roundings import TRAINING_ONLY
 from qtool.numerics.sign_family import SIGN_FAMILY
 from qtool.quantizers.choices import BlendChoice, EstimatorChoice, RangeChoice, StrengthChoice
+from qtool.quantizers.user_estimators import is_users
 from qtool.sections import Choice, Problem, ProblemsError, Section
 
+NOISE_IS_EXACT = "additive_noise has an exact gradient: only straight_through goes with it"
 LEARNED = ("learned", "pact")  # ranges that are parameters
 
 
@@ -49,9 +51,11 @@ class TensorQuantization(Section):
         if name in SIGN_FAMILY and bits != 1:
             found.append(("estimator", f"{name} is for grids of two levels; set bits: 1"))
         if rounding == "additive_noise" and name not in ("", "straight_through"):
-            found.append(("estimator", "additive_noise has an exact gradient; leave this out"))
+            found.append(("estimator", NOISE_IS_EXACT))
         if rounding == "additive_noise" and self.range.name == "pact":
             found.append(("range", "pact excludes additive_noise; choose learned"))
+        if self.range.name == "pact" and self.scale_gradient == "chain_rule":
+            found.append(("scale_gradient", "pact has a gradient of its own; leave this out"))
         return found
 
 
@@ -162,15 +166,17 @@ class ActivationQuantization(TensorQuantization):
         if self.bits == 1:
             found.append(("grid", "asymmetric takes 2 bits or more; use unsigned for {0, 1}"))
         if self.rounding == "additive_noise":
-            found.append(("rounding", "additive_noise excludes grid: asymmetric"))
+            why = "additive_noise excludes grid: asymmetric; choose unsigned or full"
+            found.append(("rounding", why))
         return found
 
     def _ceil_problems(self) -> list[Problem]:
         found: list[Problem] = []
         fitting = ["identity", "straight_through", *RELU_FAMILY.names()]
-        if self.estimator is not None and self.estimator.name not in fitting:
-            why = f"{self.estimator.name} has its thresholds at half-integers, ceil at integers"
+        name = "" if self.estimator is None else self.estimator.name
+        if name and name not in fitting and not is_users(name):
+            why = f"{name} has its thresholds at half-integers, ceil at integers"
             found.append(("estimator", f"{why}; choose one of: {', '.join(fitting)}"))
-        if self.bits == 1 and self.grid != "unsigned":
+        if self.bits == 1 and self.grid_for(signed=True).kind != "unsigned":
             found.append(("rounding", "ceil with 1 bit needs grid: unsigned, {0, 1}"))
         return found

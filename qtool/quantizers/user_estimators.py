@@ -61,8 +61,11 @@ def load_estimator(name: str, folder: Path, params: dict[str, Any] | None = None
     numbers = {k: v for k, v in (params or {}).items() if isinstance(v, int | float)}
     given = {k: v for k, v in numbers.items() if k in accepted}
     if all(p.default is not p.empty or k in given for k, p in accepted.items()):
-        u = torch.linspace(-3.0, 3.0, 13)
+        u = torch.linspace(-3.0, 3.0, 24)
         ESTIMATORS[name](torch.ones_like(u), u, -2.0, 2.0, **given)
+        u = u.reshape(2, 3, 2, 2)  # as inputs of convolutions come, on a grid with a zero point
+        bounds = torch.tensor(-2.0), torch.tensor(2.0)
+        ESTIMATORS[name](torch.ones_like(u), u, *bounds, **given)
 
 
 def used_by(quantization: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:

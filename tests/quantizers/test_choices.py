@@ -31,7 +31,7 @@ def problems(side: str, keys: dict[str, Any]) -> list[str]:
 
 W, A = "weights", "activations"
 CEIL_TAKES = "identity, straight_through, relu, clipped_relu, reverse_exponential, log_tailed_relu"
-NOISE_ALONE = "estimator: additive_noise has an exact gradient; leave this out"
+NOISE_ALONE = "estimator: additive_noise has an exact gradient: only straight_through goes with it"
 # side, settings -> all that is said of them
 REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     (
@@ -54,6 +54,11 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
         ["rounding: ceil with 1 bit needs grid: unsigned, {0, 1}"],
     ),
     (W, {"rounding": "additive_noise", "estimator": "identity"}, [NOISE_ALONE]),
+    (
+        A,
+        {"range": "pact", "scale_gradient": "chain_rule"},
+        ["scale_gradient: pact has a gradient of its own; leave this out"],
+    ),
     (A, {"rounding": "additive_noise", "estimator": "relu"}, [NOISE_ALONE]),
     (
         A,
@@ -63,7 +68,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     (
         A,
         {"rounding": "additive_noise", "grid": "asymmetric"},
-        ["rounding: additive_noise excludes grid: asymmetric"],
+        ["rounding: additive_noise excludes grid: asymmetric; choose unsigned or full"],
     ),
     (
         W,
