@@ -103,7 +103,7 @@ def _inspect_run(folder: Path) -> Inspection:
         layer = modules[row["layer"]]
         for key, quantizer in (
             ("weight scale", layer.weight_quantizer),
-            ("input scale", layer.input_quantizer),
+            ("input scale", layer.quantizer_of_input),
         ):
             row[key] = "" if quantizer is None else _scale_range(quantizer.scale.detach())
     return found

@@ -1,4 +1,4 @@
-"""What qtool keeps on a model that it made, as `model.qtool`: it travels with every copy."""
+"""What qtool keeps on a model that it made, as `model.qtool`, and how it swaps a model's parts."""
 
 from typing import Any, TypeVar
 
@@ -23,3 +23,12 @@ def kept_state(model: nn.Module, kind: type[T], maker: str) -> T:
     if not isinstance(state, kind):
         raise ValueError(f"this model did not come from {maker}")
     return state
+
+
+def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Put `new` at every place where the module called `name` stands in the model."""
+    old = model.get_submodule(name)
+    for parent in list(model.modules()):
+        for child, module in list(parent.named_children()):
+            if module is old:
+                setattr(parent, child, new)

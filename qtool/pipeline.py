@@ -19,7 +19,8 @@ from qtool.console import say
 from qtool.conversion.to_integer import convert as convert_model
 from qtool.conversion.to_integer import round_biases
 from qtool.errors import ExportError, InputError, RecipeError, TrainingError
-from qtool.export.onnx_qdq import Ceil, export_onnx
+from qtool.export.onnx_qdq import export_onnx
+from qtool.export.qdq_modules import Ceil
 from qtool.export.targets import TARGETS
 from qtool.integer.file import save_integer
 from qtool.numerics.estimators import ESTIMATORS

@@ -1,30 +1,32 @@
 """Fake-quantized model -> integer model, and the proof that both say the same."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from qtool.conversion.fold_batch_norm import fold_batch_norm
+from qtool.conversion.proof import prove
 from qtool.errors import ConversionError
 from qtool.integer.layers import (
     Converted,
     IntegerLayer,
     LayerSpec,
-    integer_layers,
     make_integer_layer,
-    replace_module,
 )
-from qtool.model_state import keep_state
+from qtool.integer.relu import CallSpec, IntegerReLU, ReluSpec
+from qtool.model_state import keep_state, replace_module
 from qtool.numerics.grid import quantize, to_codes
+from qtool.quantizers.activation_quantizer import ActivationQuantizer
+from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, blend_alphas, quant_layers
 from qtool.quantizers.prepare import Prepared, prepared_state
+from qtool.quantizers.relu import QuantReLU, quant_relus
 
 INT32_MAX = 2**31 - 1
-TOLERANCE = 1e-4  # of a layer's largest output: float32 sums of some thousand products
 
 
 @torch.no_grad()
@@ -59,10 +61,14 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
         if layer.spec.batch_norm is not None:
             replace_module(integer, layer.spec.batch_norm, nn.Identity())
         done.layers.append(layer.spec)
+    for name, relu in quant_relus(reference).items():
+        converted = _convert_relu(name, relu).to(next(reference.parameters()).device)
+        replace_module(integer, name, converted)
+        done.relus.append(converted.spec)
     keep_state(integer, done)
     example = state.recording.example
     proof = batches if batches is not None else ([example] if example is not None else [])
-    _prove(reference, integer, proof)
+    prove(reference, integer, proof)
     return integer
 
 
@@ -71,7 +77,7 @@ def _float_biases(model: nn.Module, state: Prepared) -> set[str]:
     at_zero = {
         name
         for name, layer in quant_layers(model).items()
-        if (q := layer.input_quantizer)
+        if (q := layer.quantizer_of_input)
         and (q.deployed_rounding == "ceil" or q.known_grid.kind == "mid_rise")
     }
     return {name for name, fed in state.recording.feeds.items() if fed & at_zero}
@@ -84,12 +90,8 @@ def _check_ready(model: nn.Module) -> None:
             f"the blend has not reached 1 in {names}; train to the end of it "
             f"(in a loop of your own, qtool.set_progress moves it)"
         )
-    unset = [
-        f"{name}.{kind}"
-        for name, layer in quant_layers(model).items()
-        for kind, quantizer in layer.named_children()
-        if not getattr(quantizer, "ready", True)
-    ]
+    quantizers = [(n, m) for n, m in model.named_modules() if isinstance(m, FakeQuantize)]
+    unset = [name for name, quantizer in quantizers if not quantizer.ready]
     if unset:
         raise ConversionError(
             f"no data has set the range of {', '.join(unset)}; calibrate or train the model first"
@@ -112,19 +114,48 @@ def round_biases(model: nn.Module) -> None:
     _check_ready(model)
     floating = _float_biases(model, state)
     for name, source in quant_layers(model).items():
-        if name in floating or source.weight_quantizer is None or source.input_quantizer is None:
+        if name in floating or source.weight_quantizer is None or source.quantizer_of_input is None:
             continue
         exact = _fold(name, source, model, state, Converted())
         fitted = _integer_bias(exact, source, Converted())
         if exact.bias is None or fitted.bias is None or fitted.spec.bias != "int32":
             continue
-        inputs = source.input_quantizer
+        inputs = source.quantizer_of_input
         input_scale = inputs.known_grid.code_scale(inputs.scale)
         steps = (input_scale * fitted.scale.float()).double()
         norm = exact.spec.batch_norm
         holder = source if norm is None else model.get_submodule(norm)
         if isinstance(holder.bias, Tensor):
             holder.bias.add_((fitted.bias * steps - exact.bias).to(holder.bias.dtype))
+
+
+def _rounding(quantizer: ActivationQuantizer) -> Literal["half_to_even", "ceil"]:
+    return "ceil" if quantizer.deployed_rounding == "ceil" else "half_to_even"
+
+
+def _place_of(quantizer: ActivationQuantizer, model: nn.Module) -> str:
+    """Return the ReLU and the call that a quantizer stands at, as NAME:CALL."""
+    return next(
+        f"{name}:{call}"
+        for name, relu in quant_relus(model).items()
+        for call, found in enumerate(relu.quantizers)
+        if found is quantizer
+    )
+
+
+def _convert_relu(name: str, source: QuantReLU) -> IntegerReLU:
+    """Return the integer form of a quantized ReLU."""
+    calls = [
+        CallSpec(q.known_grid.bits, q.known_grid.kind, _rounding(q))
+        if isinstance(q, ActivationQuantizer)
+        else CallSpec()
+        for q in source.quantizers
+    ]
+    relu = IntegerReLU(ReluSpec(name, calls))
+    for call, quantizer in enumerate(source.quantizers):
+        if isinstance(quantizer, ActivationQuantizer):
+            relu.scales[call] = quantizer.scale
+    return relu
 
 
 class _Parts(NamedTuple):
@@ -144,14 +175,14 @@ def _convert_layer(
 ) -> IntegerLayer:
     """Return the integer form of one layer, with its batch norm folded in where that is exact."""
     parts = _fold(name, source, model, state, done)
-    if source.weight_quantizer is not None and source.input_quantizer is not None:
+    if source.weight_quantizer is not None and source.quantizer_of_input is not None:
         if name not in _float_biases(model, state):
             parts = _integer_bias(parts, source, done)
         elif parts.bias is not None:
             why = "its bias stays float, for what follows is rounded at zero"
             parts = parts._replace(spec=replace(parts.spec, unfused=why))
     elif not parts.spec.unfused:
-        side = "input" if source.input_quantizer is None else "weight"
+        side = "input" if source.quantizer_of_input is None else "weight"
         parts = parts._replace(spec=replace(parts.spec, unfused=f"its {side} is float"))
     return _fill(parts, source)
 
@@ -160,7 +191,7 @@ def _fold(
     name: str, source: QuantLayer, model: nn.Module, state: Prepared, done: Converted
 ) -> _Parts:
     """Return a layer's codes, scales and bias, its batch norm folded in where that is exact."""
-    weights, inputs = source.weight_quantizer, source.input_quantizer
+    weights, inputs = source.weight_quantizer, source.quantizer_of_input
     if inputs is not None:
         inputs.place_zero_point()
     spec = LayerSpec(
@@ -174,7 +205,8 @@ def _fold(
         bias="none" if source.bias is None else "float32",
         weight_estimator=weights.gradient if weights else "",
         input_estimator=inputs.gradient if inputs else "",
-        input_rounding="ceil" if inputs and inputs.deployed_rounding == "ceil" else "half_to_even",
+        input_rounding="half_to_even" if source.source or inputs is None else _rounding(inputs),
+        input_from=_place_of(source.source[0], model) if source.source else "",
     )
     bias = None if source.bias is None else source.bias.detach().double()
     if weights is None:
@@ -210,7 +242,7 @@ def _integer_bias(parts: _Parts, source: QuantLayer, done: Converted) -> _Parts:
     codes written as 0; a layer with any other such channel keeps a float bias.
     """
     spec, codes, scale, bias = parts
-    inputs = source.input_quantizer
+    inputs = source.quantizer_of_input
     assert inputs is not None
     if bias is None:
         return parts
@@ -245,65 +277,10 @@ def _fill(parts: _Parts, source: QuantLayer) -> IntegerLayer:
         layer.weight_scale.copy_(parts.scale)
     if parts.bias is not None and layer.bias is not None:
         layer.bias.copy_(parts.bias)
-    if source.input_quantizer is not None:
+    if source.quantizer_of_input is not None:
         assert layer.input_scale is not None
         assert layer.input_zero_point is not None
-        quantizer = source.input_quantizer
+        quantizer = source.quantizer_of_input
         layer.input_scale.copy_(quantizer.known_grid.code_scale(quantizer.scale.detach()))
         layer.input_zero_point.copy_(quantizer.zero_point)
     return layer.eval()
-
-
-def _prove(reference: nn.Module, integer: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Check codes, and each layer's output on the inputs it really gets.
-
-    Layers are compared one by one on the same input: through a whole network a difference in the
-    last bit can move a value across a rounding threshold, which says nothing about the layer.
-    """
-    layers = integer_layers(integer)
-    for name, layer in layers.items():
-        grid = layer.spec.weight
-        zeroed = layer.spec.rewritten and grid is not None and grid.kind == "mid_rise"
-        if grid is not None and not zeroed and not grid.contains(layer.codes):
-            raise ConversionError(f"{name}: a code lies outside its grid {grid}")
-    given: dict[str, Tensor] = {}
-
-    def run_integer(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            given[name] = layers[name](args[0])
-
-        return hook
-
-    def compare(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            _check_agreement(layers[name], expected=output, given=given.pop(name))
-
-        return hook
-
-    handles = []
-    for name, layer in layers.items():
-        last = reference.get_submodule(layer.spec.batch_norm or name)
-        handles.append(reference.get_submodule(name).register_forward_hook(run_integer(name)))
-        handles.append(last.register_forward_hook(compare(name)))
-    try:
-        for batch in batches:
-            reference(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _check_agreement(layer: IntegerLayer, *, expected: Tensor, given: Tensor) -> None:
-    """Raise ConversionError where two outputs differ by more than arithmetic explains."""
-    largest = float(expected.abs().max())
-    difference = (given - expected).abs()
-    room = torch.full_like(difference[0], TOLERANCE * largest + 1e-12)
-    if layer.spec.bias == "int32":
-        # an int32 bias is off by at most half of its own step
-        room = room + layer.channelwise(layer.bias_scale) / 2
-    if not bool((difference <= room).all()):
-        raise ConversionError(
-            f"{layer.spec.name}: the integer layer's output differs by "
-            f"{float(difference.max()):.3g} from the fake-quantized one, whose largest value "
-            f"is {largest:.3g}"
-        )

@@ -18,6 +18,7 @@ from qtool.export.packing import Packed, Part, pack
 from qtool.export.runtime import INTEGER_KERNELS
 from qtool.export.targets import Target
 from qtool.integer.layers import LayerSpec
+from qtool.numerics.grid import IntegerGrid
 
 LAYER, ROLE = "qtool.layer", "qtool.role"  # how traced nodes are marked
 
@@ -39,7 +40,7 @@ class WeightWriter:
 
     def write(self, spec: LayerSpec) -> dict[str, Any]:
         """Store one layer's codes; return `codes`, the name of their tensor, and their bytes."""
-        self._annotations[spec.name] = self._input_annotation(spec)
+        self._annotations[spec.name] = self.input_annotation(spec.name, spec.input)
         grid = spec.weight
         if grid is None:
             return {"codes": "", "packed_bytes": 4 * spec.weights}
@@ -151,16 +152,16 @@ class WeightWriter:
         users = {id(user) for user in weight.consumers()}
         return any(id(user) not in users for user in bias.outputs[0].consumers())
 
-    def _input_annotation(self, spec: LayerSpec) -> list[Annotation]:
-        grid = spec.input
-        node = self._nodes.get((spec.name, "real_input"))
+    def input_annotation(self, owner: str, grid: IntegerGrid | None) -> list[Annotation]:
+        """Return what there is to say of the quantized values that a layer or a ReLU marked."""
+        node = self._nodes.get((owner, "real_input"))
         if grid is None or node is None:
             return []
         quantized, scale, zero_point = node.inputs
         assert quantized is not None
         assert scale is not None
         assert zero_point is not None
-        quantized.name = f"{spec.name}.input_codes"
+        quantized.name = f"{owner}.codes" if ":" in owner else f"{owner}.input_codes"
         names = (str(quantized.name), str(scale.name), str(zero_point.name))
         # a signed grid is stored as uint8 around 128, so its codes need all eight bits
         kind = "UINT8" if grid.signed else grid.finn_datatype

@@ -14,9 +14,10 @@ from qtool.integer.layers import (
     Converted,
     converted_state,
     make_integer_layer,
-    replace_module,
 )
-from qtool.model_state import keep_state
+from qtool.integer.relu import IntegerReLU
+from qtool.model_state import keep_state, replace_module
+from qtool.quantizers.relu import restart_calls
 from qtool.run_folder import write_atomically
 
 FORMAT = "2"
@@ -36,6 +37,7 @@ def save_integer(integer: nn.Module, path: Path, about: dict[str, Any]) -> None:
         "format": FORMAT,
         "about": json.dumps(about),
         "layers": json.dumps([spec.as_dict() for spec in state.layers]),
+        "relus": json.dumps([spec.as_dict() for spec in state.relus]),
         "left_float": json.dumps(state.left_float),
         "notes": json.dumps(state.notes),
     }
@@ -61,6 +63,7 @@ def read_about(path: Path) -> tuple[dict[str, Any], Converted]:
         raise InputError(f"{path}: not an integer model of format {formats}, which qtool reads")
     try:
         parts = {key: json.loads(said[key]) for key in ("layers", "left_float", "notes")}
+        parts["relus"] = json.loads(said.get("relus", "[]"))
         state = TypeAdapter(Converted).validate_python(parts)
         return TypeAdapter(dict[str, Any]).validate_python(json.loads(said["about"])), state
     except (KeyError, TypeError, ValueError) as error:
@@ -85,6 +88,9 @@ def load_integer(path: Path, float_model: nn.Module) -> nn.Module:
             replace_module(float_model, spec.name, make_integer_layer(spec, source))
             if spec.batch_norm is not None:
                 replace_module(float_model, spec.batch_norm, nn.Identity())
+        for relu in state.relus:
+            replace_module(float_model, relu.name, IntegerReLU(relu))
+        float_model.register_forward_pre_hook(restart_calls)
         float_model.load_state_dict(load_file(path))
     except (AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

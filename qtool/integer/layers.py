@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qtool.integer.relu import ReluSpec
 from qtool.model_state import kept_state
 from qtool.numerics.grid import IntegerGrid, Kind, quantize
 from qtool.numerics.roundings import ROUNDINGS
@@ -37,6 +38,7 @@ class LayerSpec:
         rewritten: channels whose codes were written as 0, because only their bias matters.
         weight_estimator, input_estimator: what training used; "" where the side is float.
         input_rounding: which integer an input becomes.
+        input_from: the ReLU that puts the input on its grid already, and its call, as NAME:CALL.
     """
 
     name: str
@@ -53,6 +55,7 @@ class LayerSpec:
     weight_estimator: str = ""
     input_estimator: str = ""
     input_rounding: Literal["half_to_even", "ceil"] = "half_to_even"
+    input_from: str = ""
 
     @property
     def weight(self) -> IntegerGrid | None:
@@ -235,26 +238,19 @@ def integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:
     return {n: m for n, m in model.named_modules() if isinstance(m, IntegerLayer)}
 
 
-def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Put `new` at every place where the module called `name` stands in the model."""
-    old = model.get_submodule(name)
-    for parent in list(model.modules()):
-        for child, module in list(parent.named_children()):
-            if module is old:
-                setattr(parent, child, new)
-
-
 @dataclass
 class Converted:
     """What `convert` knows about the model it returns, kept on it as `model.qtool`.
 
     Attributes:
         layers: one for each integer layer, in the model's order.
+        relus: one for each quantized ReLU.
         left_float: name of every layer with weights that stays float -> why.
         notes: what a user should know, one line each.
     """
 
     layers: list[LayerSpec] = field(default_factory=list)
+    relus: list[ReluSpec] = field(default_factory=list)
     left_float: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from qtool.numerics.ranges import SMALLEST_SCALE, min_to_zero_point
+from qtool.numerics.roundings import additive_noise
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.tensor_settings import ActivationQuantization
 
@@ -77,8 +79,10 @@ class ActivationQuantizer(FakeQuantize):
             if self.offset is not None:
                 self.offset.copy_(low[0])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the fake-quantized input, same shape and dtype."""
+    def forward(self, x: Tensor, rectify: bool = False) -> Tensor:
+        """Return the fake-quantized input, same shape and dtype; `rectify` quantizes its ReLU."""
+        if rectify and not self._rectifies:
+            x, rectify = F.relu(x), False
         if self.watching:
             self.watch(x)
             return x
@@ -87,10 +91,19 @@ class ActivationQuantizer(FakeQuantize):
             self.settle()
         elif self.follows and self.training:
             with torch.no_grad():
-                self.observed.lerp_(_extremes(x.detach()).float(), 1 - self.decay)
+                extremes = _extremes(x.detach()).float()
+                extremes = extremes.clamp_min_(0) if rectify else extremes
+                self.observed.lerp_(extremes, 1 - self.decay)
                 self._fit(self.observed.unsqueeze(0))
         self.place_zero_point()
         return self.round_to_grid(x, self.offset)
+
+    @property
+    def _rectifies(self) -> bool:
+        """Tell whether rounding is ReLU, too: it saturates at zero, and keeps nothing below."""
+        if self.watching or not self.ready or self.blend is not None:
+            return False
+        return self.known_grid.kind == "unsigned" and self.rounding is not additive_noise
 
     @torch.no_grad()
     def place_zero_point(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from qtool.quantizers.activation_quantizer import ActivationQuantizer
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.recording import without_traces
 
@@ -23,11 +24,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     Raises:
         ValueError: If there is no batch.
     """
-    watchers = [
-        layer.input_quantizer
-        for layer in quant_layers(model).values()
-        if layer.input_quantizer is not None
-    ]
+    watchers = [m for m in model.modules() if isinstance(m, ActivationQuantizer)]
     seen = 0
     for watcher in watchers:
         watcher.watching = True

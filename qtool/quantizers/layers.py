@@ -1,7 +1,5 @@
 """Layers whose weight and input are fake-quantized."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +17,8 @@ class QuantLayer(nn.Module):
         weight_quantizer: None where the weight is left float.
         input_quantizer: None where the input is left float.
         learning_rate_scale: factor on the learning rate of the latent weight.
+        source: the quantizer of the ReLU whose output the input is, in a tuple, so that it is not
+            the layer's own; empty where there is none.
     """
 
     weight: Tensor
@@ -26,6 +26,12 @@ class QuantLayer(nn.Module):
     weight_quantizer: WeightQuantizer | None
     input_quantizer: ActivationQuantizer | None
     learning_rate_scale: float
+    source: tuple[()] | tuple[ActivationQuantizer]
+
+    @property
+    def quantizer_of_input(self) -> ActivationQuantizer | None:
+        """Return what quantizes the input, here or before it gets here."""
+        return self.source[0] if self.source else self.input_quantizer
 
     def quantized_operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input and the weight as the layer computes with them."""
@@ -35,23 +41,17 @@ class QuantLayer(nn.Module):
             return x, self.weight
         return x, self.weight_quantizer(self.weight)
 
-    def quantizers(self) -> Iterator[FakeQuantize]:
-        """Yield the quantizers there are."""
-        if self.weight_quantizer is not None:
-            yield self.weight_quantizer
-        if self.input_quantizer is not None:
-            yield self.input_quantizer
-
     def fit_weight(self) -> None:
         """Fit the weight's scales, unless its blend is done."""
         if self.weight_quantizer is not None and not self.weight_quantizer.frozen:
             self.weight_quantizer.fit(self.weight)
 
     def set_progress(self, progress: float) -> None:
-        """Move every schedule; a weight whose blend is done no longer trains."""
-        for quantizer in self.quantizers():
-            quantizer.set_progress(progress)
-        if self.weight_quantizer is not None and self.weight_quantizer.blend_is_done:
+        """Move the weight's schedules; a weight whose blend is done no longer trains."""
+        if self.weight_quantizer is None:
+            return
+        self.weight_quantizer.set_progress(progress)
+        if self.weight_quantizer.blend_is_done:
             self.fit_weight()
             self.weight_quantizer.frozen = True
             self.weight.requires_grad_(False)
@@ -86,13 +86,22 @@ _FLOAT_TYPES: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def make_quant_layer(
-    layer: nn.Module, weights: WeightQuantization | None, activations: ActivationQuantization | None
+    layer: nn.Module,
+    weights: WeightQuantization | None,
+    activations: ActivationQuantization | None,
+    source: ActivationQuantizer | None = None,
 ) -> QuantLayer:
-    """Turn a Conv2d or Linear into its quantized form, in place: parameters and hooks stay."""
+    """Turn a Conv2d or Linear into its quantized form, in place: parameters and hooks stay.
+
+    With a `source`, the layer has no quantizer of its own for its input.
+    """
     layer.__class__ = QUANT_TYPES[type(layer)]
     assert isinstance(layer, QuantLayer)
     layer.weight_quantizer = WeightQuantizer(weights, layer.weight) if weights else None
-    layer.input_quantizer = ActivationQuantizer(activations) if activations else None
+    layer.input_quantizer = None
+    if activations is not None and source is None:
+        layer.input_quantizer = ActivationQuantizer(activations)
+    layer.source = () if source is None else (source,)
     if layer.input_quantizer is not None:
         layer.input_quantizer.to(layer.weight.device)
     layer.learning_rate_scale = weights.learning_rate_scale if weights else 1.0
@@ -103,7 +112,7 @@ def make_quant_layer(
 def release_quant_layer(layer: nn.Module) -> None:
     """Turn a quantized layer into its float form again, in place."""
     layer.__class__ = _FLOAT_TYPES[type(layer)]
-    for name in ("weight_quantizer", "input_quantizer", "learning_rate_scale"):
+    for name in ("weight_quantizer", "input_quantizer", "learning_rate_scale", "source"):
         delattr(layer, name)
 
 
@@ -114,8 +123,9 @@ def quant_layers(model: nn.Module) -> dict[str, QuantLayer]:
 
 def set_progress(model: nn.Module, progress: float) -> None:
     """Move every quantizer's schedules to `progress`, the share of training done (0..1)."""
-    for layer in quant_layers(model).values():
-        layer.set_progress(progress)
+    for module in model.modules():
+        if isinstance(module, QuantLayer | ActivationQuantizer):
+            module.set_progress(progress)
 
 
 def dampening_penalty(model: nn.Module) -> Tensor | None:

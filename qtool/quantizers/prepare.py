@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qtool.model_state import ATTRIBUTE, keep_state, kept_state
+from qtool.model_state import ATTRIBUTE, keep_state, kept_state, replace_module
 from qtool.numerics.estimators import ESTIMATORS
+from qtool.quantizers.activation_quantizer import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import (
     QUANT_TYPES,
@@ -19,6 +20,7 @@ from qtool.quantizers.layers import (
     release_quant_layer,
 )
 from qtool.quantizers.recording import Recording, record_first_forward, without_traces
+from qtool.quantizers.relu import QuantReLU, find_places, restart_calls, shared_places
 from qtool.quantizers.settings import Quantization
 from qtool.quantizers.user_estimators import load_estimator, used_by
 from qtool.registry import did_you_mean
@@ -74,7 +76,8 @@ def prepare(
 
     Raises:
         RecipeError: If the section is wrong, or an override matches no layer.
-        ValueError: If the model is prepared already.
+        ValueError: If the model is prepared already, or there is no example where the places of
+            quantizers are found by a forward pass.
     """
     if isinstance(quantization, dict):
         for _, name, params in used_by(quantization):
@@ -91,13 +94,14 @@ def prepare(
         raise report("quantization", found)
     model = deepcopy(model)
     state = Prepared()
+    sources = _quantize_relus(model, settings, example)
     for name, module in list(model.named_modules()):
         if type(module) in QUANT_TYPES:
             weights, activations, where = settings.for_layer(name)
             if weights is None and activations is None:
                 state.left_float[name] = f"{where} leaves weights and input float"
             else:
-                make_quant_layer(module, weights, activations)
+                make_quant_layer(module, weights, activations, sources.get(name))
         elif isinstance(module, tuple(QUANT_TYPES)):
             state.left_float[name] = f"{type(module).__name__} is a subclass that may differ"
         elif any(p.ndim > 1 for p in module.parameters(recurse=False)):
@@ -108,6 +112,33 @@ def prepare(
         with without_traces(model):
             model(example)
     return model
+
+
+def _quantize_relus(
+    model: nn.Module, settings: Quantization, example: Tensor | None
+) -> dict[str, ActivationQuantizer]:
+    """Put quantizers at the outputs of ReLUs where that is asked for; return layer -> quantizer."""
+    found = [name for name, module in model.named_modules() if type(module) in QUANT_TYPES]
+    layers = {name: settings.for_layer(name)[1] for name in found}
+    names = {name for name, inputs in layers.items() if inputs and inputs.place == "relu_outputs"}
+    if not names:
+        return {}
+    if example is None:
+        raise ValueError("place: relu_outputs needs an example, to see which layers read a ReLU")
+    with without_traces(model):
+        places, calls = find_places(model, set(layers), example)
+    sources: dict[str, ActivationQuantizer] = {}
+    quantizers: dict[str, list[ActivationQuantizer | None]] = {}
+    for (relu, call), readers in shared_places(settings, places):
+        inputs = layers[readers[0]]
+        assert inputs is not None
+        quantizer = ActivationQuantizer(inputs).to(example.device)
+        quantizers.setdefault(relu, [None] * calls[relu])[call] = quantizer
+        sources |= dict.fromkeys(readers, quantizer)
+    for name, of_calls in quantizers.items():
+        replace_module(model, name, QuantReLU(of_calls).train(model.training))
+    model.register_forward_pre_hook(restart_calls)
+    return sources
 
 
 def _release_uncalled(model: nn.Module, bypassed: set[str]) -> None:
@@ -159,7 +190,9 @@ def _quantized_row(name: str, layer: QuantLayer) -> PlanRow:
     if layer.weight_quantizer is not None:
         each = "channel" if layer.weight_quantizer.scale.ndim else "tensor"
         weights_how = f"{weights_how}, per {each}"
-    activations, activations_how = _described(layer.input_quantizer)
+    activations, activations_how = _described(layer.quantizer_of_input)
+    if layer.source:
+        activations = f"{activations}, at the ReLU"
     shape = list(layer.weight.shape)
     return PlanRow(name, shape, weights, weights_how, activations, activations_how, "")
 

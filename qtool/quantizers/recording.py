@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qtool.quantizers.layers import QuantLayer
+from qtool.quantizers.relu import QuantReLU
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 KEPT = 32  # images of the recorded batch that are kept
@@ -107,6 +108,8 @@ class _FirstPass:
                 seen.weights[name] = id(module.weight)
                 seen.uses.watched[id(module.weight)] = module.weight
                 seen.handles.append(module.register_forward_hook(seen.after_layer(name)))
+            elif isinstance(module, QuantReLU):
+                seen.handles.append(module.register_forward_hook(seen.after_relu))
             elif type(module) in BATCH_NORMS and module.track_running_stats:
                 seen.handles.append(module.register_forward_pre_hook(seen.before_norm(name)))
         # registered last, so that it runs after the hooks of a model that is a single layer
@@ -157,6 +160,10 @@ class _Seen:
             self.uses.origins[output] = frozenset([name])
 
         return hook
+
+    def after_relu(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """Note whose output a quantized ReLU took; what rounds is no function that is seen."""
+        self.uses.origins[output] = self.uses.origins_of(args)
 
     def before_norm(self, name: str) -> Callable[..., None]:
         """Return the hook that notes whose output a batch norm takes."""

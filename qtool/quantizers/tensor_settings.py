@@ -127,6 +127,9 @@ class ActivationQuantization(TensorQuantization):
     grid: Literal["auto", "unsigned", "full", "narrow", "mid_rise", "asymmetric"] = "auto"
     """The integers allowed; auto is unsigned where no value is negative, else full."""
 
+    place: Literal["layer_inputs", "relu_outputs"] = "layer_inputs"
+    """Where the quantizers stand; relu_outputs makes each ReLU and its quantizer one."""
+
     rounding: Literal["half_to_even", "ceil", "stochastic_rounding", "additive_noise"] = (
         "half_to_even"
     )
@@ -152,6 +155,8 @@ class ActivationQuantization(TensorQuantization):
             found.append(("range", "half_normal is for grid: unsigned"))
         if self.range.name == "he_uniform":
             found.append(("range", "he_uniform is for weights; use learned or ema_min_max"))
+        if self.place == "relu_outputs" and self.grid not in ("auto", "unsigned"):
+            found.append(("place", "relu_outputs needs grid: auto or unsigned"))
         if self.rounding == "ceil":
             found += self._ceil_problems()
         if found:

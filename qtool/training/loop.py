@@ -14,6 +14,7 @@ from qtool.errors import TrainingError
 from qtool.evaluation import evaluate
 from qtool.numerics.schedules import Schedule
 from qtool.quantizers.layers import (
+    QuantLayer,
     blend_alphas,
     dampening_penalty,
     set_progress,
@@ -168,7 +169,7 @@ def first_bad_layer(model: nn.Module, inputs: Tensor) -> str:
         return look
 
     leaves = [(n, m) for n, m in model.named_modules() if n and not list(m.children())]
-    owners = [(n, m) for n, m in model.named_modules() if hasattr(m, "quantizers")]
+    owners = [(n, m) for n, m in model.named_modules() if isinstance(m, QuantLayer)]
     handles = [m.register_forward_hook(hook(n)) for n, m in [*leaves, *owners]]
     try:
         model(inputs)

@@ -1,0 +1,164 @@
+"""Integer layers and ReLUs as torch.onnx should see them: standard quantization operators."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qtool.export.weights import LAYER, ROLE
+from qtool.integer.layers import IntegerLayer
+from qtool.integer.relu import IntegerReLU
+from qtool.numerics.grid import IntegerGrid
+from qtool.quantizers.relu import CountsCalls
+
+Ceil = Literal["exact", "shifted"]
+SHIFT = 128  # a signed grid travels as uint8 around this zero point: the kernels want uint8
+
+
+def emit(
+    owner: str,
+    operator: str,
+    role: str,
+    inputs: list[Any],
+    dtype: torch.dtype,
+    **attributes: Any,
+) -> Tensor:
+    """Put a standard operator into the graph, marked with its owner and its role there."""
+    return torch.onnx.ops.symbolic(
+        operator,
+        inputs,
+        attributes,
+        dtype=dtype,
+        shape=inputs[0].shape,
+        metadata_props={LAYER: owner, ROLE: role},
+    )
+
+
+class QdqValues(nn.Module):
+    """What turns real values into codes, and DequantizeLinear.
+
+    ceil: Div, Ceil, a float Clip, and QuantizeLinear with scale 1; or half a step added before an
+    ordinary QuantizeLinear, which differs at and next to whole steps. {-1, +1}: half a step added,
+    QuantizeLinear, Clip to {0, 1}, and 2q - 1 around the zero point.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    step: Tensor
+    low: Tensor
+    high: Tensor
+    half_step: Tensor
+    one: Tensor
+    none: Tensor
+    two: Tensor
+    below: Tensor
+
+    def __init__(
+        self,
+        owner: str,
+        grid: IntegerGrid,
+        scale: Tensor,
+        zero_point: Tensor,
+        rounding: str,
+        ceil: Ceil,
+    ) -> None:
+        """Take the scale of the codes, [], and the zero point on the grid, []."""
+        super().__init__()
+        self.owner, self.bipolar = owner, grid.kind == "mid_rise"
+        self.ceils = rounding == "ceil" and ceil == "exact"
+        self.shifts = self.bipolar or rounding == "ceil"
+        shift = SHIFT if grid.signed else 0
+        zero = int(zero_point) + shift
+        self.limits = (0, 1) if self.bipolar else (grid.qmin + shift, grid.qmax + shift)
+        self.steps = (self.limits[0] - zero, self.limits[1] - zero)
+        self.register_buffer("scale", scale.clone())
+        self.register_buffer("step", scale * grid.code_step)
+        for name, value in (("one", 1.0), ("half_step", float(self.step) / 2)):
+            self.register_buffer(name, torch.tensor(value))
+        integers = {"zero_point": zero, "low": self.limits[0], "high": self.limits[1]}
+        integers |= {"none": 0, "two": 2, "below": SHIFT - 1}
+        for name, value in integers.items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Emit the operators; return real values of the grid, x's shape."""
+        if self.ceils:
+            u = torch.ceil(x / self.scale).clamp(*self.steps)
+            q = self._emit("QuantizeLinear", "input", [u, self.one, self.zero_point])
+        else:
+            if self.shifts:
+                x = x + self.half_step
+            pair = [self.step, self.none if self.bipolar else self.zero_point]
+            q = self._emit("QuantizeLinear", "input", [x, *pair])
+            if self.limits != (0, 255):
+                q = self._emit("Clip", "clip", [q, self.low, self.high])
+        if self.bipolar:
+            q = self._emit("Mul", "double", [q, self.two])
+            q = self._emit("Add", "sign", [q, self.below])
+        inputs = [q, self.scale, self.zero_point]
+        return emit(self.owner, "DequantizeLinear", "real_input", inputs, torch.float32)
+
+    def _emit(self, operator: str, role: str, inputs: list[Any]) -> Tensor:
+        return emit(self.owner, operator, role, inputs, torch.uint8)
+
+
+class QdqLayer(nn.Module):
+    """An integer layer: Q, Clip, DQ on its input, DQ on weight and bias, the float operator."""
+
+    codes: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: IntegerLayer, ceil: Ceil) -> None:
+        super().__init__()
+        spec = layer.spec
+        self.spec, self.operate = spec, layer.operate
+        self.register_buffer("codes", layer.codes)
+        self.values: QdqValues | None = None
+        if spec.input is not None and not spec.input_from:
+            assert layer.input_scale is not None
+            assert layer.input_zero_point is not None
+            scale, zero, rounding = layer.input_scale, layer.input_zero_point, spec.input_rounding
+            self.values = QdqValues(spec.name, spec.input, scale, zero, rounding, ceil)
+        if layer.weight_scale is not None:
+            self.register_buffer("weight_scale", layer.weight_scale)
+            zeros = torch.zeros_like(layer.weight_scale).to(torch.int8)
+            self.register_buffer("weight_zero_point", zeros)
+        self.register_buffer("bias", layer.bias)
+        if spec.bias == "int32":
+            self.register_buffer("bias_scale", layer.bias_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Emit the operators; return the layer's output."""
+        name, weight, bias = self.spec.name, self.codes, self.bias
+        if self.values is not None:
+            x = self.values(x)
+        if self.spec.weight_bits is not None:
+            inputs = [self.codes, self.weight_scale, self.weight_zero_point]
+            weight = emit(name, "DequantizeLinear", "weight", inputs, torch.float32, axis=0)
+        if bias is not None and self.spec.bias == "int32":
+            inputs = [bias, self.bias_scale]
+            bias = emit(name, "DequantizeLinear", "bias", inputs, torch.float32, axis=0)
+        return self.operate(x, weight, bias)
+
+
+class QdqReLU(CountsCalls):
+    """A quantized ReLU: Relu, and Q, Clip, DQ of its own for each call."""
+
+    def __init__(self, relu: IntegerReLU, ceil: Ceil) -> None:
+        super().__init__()
+        zero = torch.zeros(())
+        self.values = nn.ModuleList(
+            nn.Identity()
+            if (grid := call.integers) is None
+            else QdqValues(
+                f"{relu.spec.name}:{index}", grid, relu.scales[index], zero, call.rounding, ceil
+            )
+            for index, call in enumerate(relu.spec.calls)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Emit the operators; return real values of the grid, x's shape."""
+        call = self.next_call()
+        x = F.relu(x)
+        return self.values[call](x) if call < len(self.values) else x

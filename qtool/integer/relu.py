@@ -1,0 +1,82 @@
+"""ReLUs whose outputs were quantized: what they put out lies on a grid."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qtool.numerics.grid import IntegerGrid, Kind, dequantize, quantize
+from qtool.numerics.roundings import ROUNDINGS
+from qtool.quantizers.relu import CountsCalls
+
+
+@dataclass(frozen=True)
+class CallSpec:
+    """What becomes of a ReLU's output in one of its calls.
+
+    Attributes:
+        bits, grid: None where the call stays float.
+        rounding: which integer a value becomes.
+    """
+
+    bits: int | None = None
+    grid: Kind | None = None
+    rounding: Literal["half_to_even", "ceil"] = "half_to_even"
+
+    @property
+    def integers(self) -> IntegerGrid | None:
+        """Return the grid."""
+        return None if self.bits is None or self.grid is None else IntegerGrid(self.bits, self.grid)
+
+
+@dataclass(frozen=True)
+class ReluSpec:
+    """What a quantized ReLU is, apart from its scales; kept in the integer model's metadata."""
+
+    name: str
+    calls: list[CallSpec]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+class IntegerReLU(CountsCalls):
+    """A ReLU that puts out real values of a grid, call by call.
+
+    Attributes:
+        scales: float32 [calls]; 1 where a call stays float.
+    """
+
+    scales: Tensor
+
+    def __init__(self, spec: ReluSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("scales", torch.ones(len(spec.calls)))
+
+    def codes(self, x: Tensor, call: int) -> Tensor:
+        """Return the codes of what the ReLU makes of x, integers in float32."""
+        spec = self.spec.calls[call]
+        assert spec.integers is not None
+        rounding = ROUNDINGS[spec.rounding]
+        return quantize(F.relu(x.float()), self.scales[call], 0, spec.integers, rounding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the quantized ReLU of x, float32."""
+        call = self.next_call()
+        grid = self.spec.calls[call].integers if call < len(self.spec.calls) else None
+        if grid is None:
+            return F.relu(x)
+        return dequantize(self.codes(x, call), self.scales[call], 0, grid)
+
+    def extra_repr(self) -> str:
+        """Show the widths in `print(model)`."""
+        return ", ".join(str(call.integers) for call in self.spec.calls)
+
+
+def integer_relus(model: nn.Module) -> dict[str, IntegerReLU]:
+    """Return every quantized ReLU by its name, each once."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, IntegerReLU)}
