@@ -8,9 +8,8 @@ in float32 whatever the type of x; its backward is the chosen estimator. With a 
 (1 - alpha) x + alpha x_hat instead, with the gradient through the first term only.
 """
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,90 +17,14 @@ from torch import Tensor, nn
 from qtool.numerics.estimators import ESTIMATORS, Bound, Estimator, straight_through
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE
-from qtool.numerics.roundings import ROUNDINGS, Rounding, additive_noise, deployed
+from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
+from qtool.quantizers.rounding_function import Backward, RoundToGrid
 from qtool.quantizers.tensor_settings import (
     LEARNED,
     ActivationQuantization,
     WeightQuantization,
 )
-
-
-@dataclass(frozen=True)
-class Backward:
-    """How gradients come back through the rounding.
-
-    Attributes:
-        estimator: gives the gradient with respect to u.
-        scale_rule: of a learned scale: lsq and chain_rule as in the recipe; pact learns the clip
-            a = s (high - o), da = sum of g over saturated values, whose step is taken by s.
-        factor: on the gradient of the scale, and of the offset.
-        decay: of the clip, added to the scale's gradient.
-    """
-
-    estimator: Estimator
-    scale_rule: Literal["lsq", "chain_rule", "pact"]
-    factor: float
-    decay: float = 0.0
-
-
-class _FakeQuantize(torch.autograd.Function):
-    """Forward: divide, round, saturate, multiply. Backward: whatever the estimator says.
-
-    Saves x and, for a learned scale, x_hat (which the layer keeps anyway); u is recomputed.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        scale: Tensor,
-        shift: Tensor | None,
-        low: Bound,
-        high: Bound,
-        offset: float,
-        rounding: Rounding,
-        how: Backward,
-    ) -> Tensor:
-        u = torch.div(x.float(), scale)
-        if offset:
-            u.add_(offset)
-        # both bounds are numbers or both are tensors, which their union cannot say
-        x_hat = rounding(u).clamp_(low, high)  # pyright: ignore[reportCallIssue, reportArgumentType]
-        if offset:
-            x_hat.sub_(offset)
-        x_hat = x_hat.mul_(scale).to(x.dtype)
-        ctx.save_for_backward(x, scale, x_hat if ctx.needs_input_grad[1] else None)
-        ctx.bounds, ctx.offset, ctx.how, ctx.shifted = (low, high), offset, how, shift is not None
-        return x_hat
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, x_hat = ctx.saved_tensors
-        grad, x32 = grads[0].float(), x.float()
-        how: Backward = ctx.how
-        u = torch.div(x32, scale)
-        if ctx.offset:
-            u.add_(ctx.offset)
-        grad_x = how.estimator(grad, u, *ctx.bounds)
-        grad_scale = grad_shift = None
-        if ctx.needs_input_grad[1]:
-            inner = grad_x
-            if how.scale_rule != "chain_rule" and how.estimator is not straight_through:
-                inner = straight_through(grad, u, *ctx.bounds)
-            if how.scale_rule == "pact":
-                products = (grad - inner) * x_hat.float()
-            else:
-                # ds = (<g, x_hat> - <g_x, x>) / s, the chain rule of s * Q(x / s)
-                products = (grad * x_hat.float()).addcmul_(inner, x32, value=-1)
-            grad_scale = products.sum_to_size(scale.shape).div_(scale)
-            if ctx.shifted:
-                # the offset beta stays where it is when s moves: x_hat saturates at s q + beta
-                saturated = (grad - inner).sum()
-                grad_scale.sub_(ctx.bounds[0] * saturated)
-                grad_shift = saturated.mul(how.factor)
-            grad_scale = grad_scale.mul_(how.factor).add_(scale, alpha=how.decay)
-        return grad_x.to(x.dtype), grad_scale, grad_shift, None, None, None, None, None
 
 
 class FakeQuantize(nn.Module):
@@ -197,21 +120,20 @@ class FakeQuantize(nn.Module):
         """
         grid = self.known_grid
         if self.learns:
-            with torch.no_grad():
-                self.scale.clamp_(min=SMALLEST_SCALE)
+            self.scale.detach().clamp_(min=SMALLEST_SCALE)
         rounding = self.rounding if self.training else ROUNDINGS[self.deployed_rounding]
-        # the next call may change the scale before this one's backward
-        scale, how = self.scale.clone(), self._backward(max(1, x.numel() // self.scale.numel()))
+        how = self._backward(max(1, x.numel() // self.scale.numel()))
         if rounding is additive_noise:
-            return _with_noise(x, scale, self.bounds(), grid.offset, how.factor)
-        given = x if self.blend is None else x.detach()
-        x_hat = cast(
+            return _with_noise(x, self.scale.clone(), self.bounds(), grid.offset, how.factor)
+        if self.blend is not None:  # excludes a learned scale
+            x_hat = RoundToGrid.apply(
+                x.detach(), self.scale, None, *self.bounds(), grid.offset, rounding, how
+            )
+            return torch.mul(x, 1 - self.alpha).add_(x_hat.mul_(self.alpha))
+        return cast(
             Tensor,
-            _FakeQuantize.apply(given, scale, shift, *self.bounds(), grid.offset, rounding, how),
+            RoundToGrid.apply(x, self.scale, shift, *self.bounds(), grid.offset, rounding, how),
         )
-        if self.blend is None:
-            return x_hat
-        return (1 - self.alpha) * x + self.alpha * x_hat
 
     def _backward(self, values: int) -> Backward:
         """Return how gradients come back where `values` elements share a scale."""

@@ -33,6 +33,7 @@ class OscillationTracker(nn.Module):
     average: Tensor
     frozen: Tensor
     watched: Tensor
+    channel: Tensor
     flips: Tensor
 
     def __init__(self, weight: Tensor, momentum: float | None) -> None:
@@ -41,9 +42,11 @@ class OscillationTracker(nn.Module):
         self.freezes = momentum is not None
         self.momentum = MOMENTUM if momentum is None else momentum
         count = weight.numel()
-        stride = 1 if self.freezes else max(1, -(-count // SAMPLE))
-        watched = torch.arange(0, count, stride, device=weight.device)
+        self.stride = 1 if self.freezes else max(1, -(-count // SAMPLE))
+        watched = torch.arange(0, count, self.stride, device=weight.device)
         self.register_buffer("watched", watched, persistent=False)
+        channel = watched // max(1, count // max(1, len(weight)))
+        self.register_buffer("channel", channel, persistent=False)
         for name in ("codes", "direction", "frequency"):
             self.register_buffer(name, torch.zeros(len(watched), device=weight.device))
         held = count if self.freezes else 0
@@ -58,12 +61,9 @@ class OscillationTracker(nn.Module):
         values, scales = weight.detach(), scale.detach().reshape(-1)
         if values.ndim == 4 and not self.freezes:
             values = values.permute(0, 2, 3, 1)  # no copy where the channels are innermost
-        values = values.reshape(-1)
         if len(scales) > 1:
-            scales = scales[self.watched // (values.numel() // len(scales))]
-        if len(self.watched) < len(values):
-            values = values[self.watched]
-        codes = quantize(values, scales, 0, grid)
+            scales = scales.index_select(0, self.channel)
+        codes = quantize(values.reshape(-1)[:: self.stride], scales, 0, grid)
         if not self.started:
             self.started = True
             self.codes.copy_(codes)
@@ -71,11 +71,11 @@ class OscillationTracker(nn.Module):
                 self.average.copy_(codes)
             return
         move = (codes - self.codes).sign_()
-        turned = (move * self.direction) < 0
-        self.frequency.lerp_(turned.float(), self.momentum)
-        self.direction.copy_(torch.where(move == 0, self.direction, move))
+        turned = (move * self.direction).clamp_(max=0).neg_()
+        self.frequency.lerp_(turned, self.momentum)
+        self.direction.add_(move, alpha=2).sign_()  # that of the last move that was one
         self.codes.copy_(codes)
-        self.flips += move.abs().sum()
+        self.flips.add_(move.abs_().sum())
         self.steps += 1
         if self.freezes:
             self._freeze(codes, threshold)

@@ -126,8 +126,8 @@ def test_the_backward_is_the_estimator_in_steps(grid: IntegerGrid, estimator: st
     quantizer(grid, 0.25, estimator=estimator).round_to_grid(x).backward(g)
     u = x.detach() / 0.25 + (0.5 if grid.kind == "mid_rise" else 0.0)
     expected = ESTIMATORS.build(estimator)(g, u, grid.qmin, grid.qmax)
-    assert x.grad is not None
-    assert torch.equal(x.grad, expected)
+    largest = float(expected.abs().max())
+    torch.testing.assert_close(x.grad, expected, rtol=0, atol=1e-6 * largest)
 
 
 @pytest.mark.parametrize("z", [0, 3, 15])

@@ -1,0 +1,213 @@
+"""The rounding itself, with its backward pass, as one autograd function.
+
+Forward, in float32 whatever the type of x:
+
+    x_hat = s * (clamp(round(x / s + o), low, high) - o)
+
+Backward: g_x is the estimator's. A learned scale gets the chain rule of s * Q(x / s),
+
+    ds = (<g, x_hat> - <g_x, x>) / s,
+
+which is LSQ's where g_x is straight_through's. On a CPU this goes over the tensors in blocks that
+fit the cache, with the estimator's fast form where it has one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from qtool.numerics.estimators import Bound, Estimator, straight_through
+from qtool.numerics.fast_estimators import (
+    Fast,
+    closed,
+    fast_form,
+    half_open,
+    limits_before_division,
+    stop_outside,
+)
+from qtool.numerics.roundings import Rounding
+
+BLOCK = 1 << 18  # elements; three float32 blocks, shared by two cores, fit their L2 caches
+FEW = 1 << 16  # elements that are divided again sooner than limits of x are found
+
+
+@dataclass(frozen=True)
+class Backward:
+    """How gradients come back through the rounding.
+
+    Attributes:
+        estimator: gives the gradient with respect to u.
+        scale_rule: of a learned scale: lsq and chain_rule as in the recipe; pact learns the clip
+            a = s (high - o), da = sum of g over saturated values, whose step is taken by s.
+        factor: on the gradient of the scale, and of the offset.
+        decay: of the clip, added to the scale's gradient.
+    """
+
+    estimator: Estimator
+    scale_rule: Literal["lsq", "chain_rule", "pact"]
+    factor: float
+    decay: float = 0.0
+
+
+class _Sums:
+    """What a scale, and an offset, learn by, added up over parts of the tensors.
+
+    Attributes:
+        products: <g, x_hat> - <inner, x>, for pact <g - inner, x_hat>, shaped as the scale, where
+            inner is the gradient of x that the scale's rule takes; None before the first part.
+        saturated: the sum of g - inner, [], where an offset is learned.
+    """
+
+    def __init__(self, how: Backward, scale: Tensor, shifted: bool) -> None:
+        self.pact, self.shape, self.shifted = how.scale_rule == "pact", scale.shape, shifted
+        self.products: Tensor | None = None
+        self.saturated: Tensor | float = 0.0
+
+    def add(self, grad: Tensor, inner: Tensor, x: Tensor, x_hat: Tensor) -> None:
+        """Add a part."""
+        if grad.ndim == 1 and not self.shape:
+            found = torch.dot(grad, x_hat).sub_(torch.dot(inner, x_hat if self.pact else x))
+        elif self.pact:
+            found = (grad - inner).mul_(x_hat).sum_to_size(self.shape)
+        else:
+            found = torch.mul(grad, x_hat).addcmul_(inner, x, value=-1).sum_to_size(self.shape)
+        self.products = found if self.products is None else self.products.add_(found)
+        if self.shifted:
+            self.saturated = self.saturated + grad.sum() - inner.sum()
+
+
+class RoundToGrid(torch.autograd.Function):
+    """Forward: divide, round, saturate, multiply. Backward: whatever the estimator says.
+
+    Saves x and, for a learned scale, x_hat (which the layer keeps anyway); u is recomputed.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor | None,
+        low: Bound,
+        high: Bound,
+        offset: float,
+        rounding: Rounding,
+        how: Backward,
+    ) -> Tensor:
+        """Return x_hat, of the shape and dtype of x."""
+        if x.device.type == "cpu":  # elsewhere reading a bound would wait for the device
+            low, high = float(low), float(high)
+        u = torch.div(x.float(), scale)
+        if offset:
+            u.add_(offset)
+        # both bounds are numbers or both are tensors, which their union cannot say
+        x_hat = rounding(u).clamp_(low, high)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        if offset:
+            x_hat.sub_(offset)
+        x_hat = x_hat.mul_(scale).to(x.dtype)
+        # the next call may change the scale before this one's backward
+        ctx.save_for_backward(x, scale.clone(), x_hat if ctx.needs_input_grad[1] else None)
+        ctx.bounds, ctx.offset, ctx.how, ctx.shifted = (low, high), offset, how, shift is not None
+        return x_hat
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, scale and shift."""
+        x, scale, x_hat = ctx.saved_tensors
+        how: Backward = ctx.how
+        hat = None if x_hat is None else x_hat.float()
+        sums = _Sums(how, scale, ctx.shifted)
+        fast = fast_form(how.estimator) if x.device.type == "cpu" else None
+        if fast is None:
+            grad_x = _at_once(ctx, sums, grads[0].float(), x.float(), hat, scale)
+        else:
+            grad_x = _in_parts(fast, ctx, sums, grads[0].float(), x.float(), hat, scale)
+        grad_scale = grad_shift = None
+        if sums.products is not None:
+            grad_scale = sums.products.div_(scale)
+            if ctx.shifted:
+                # the offset beta stays where it is when s moves: x_hat saturates at s q + beta
+                grad_scale.sub_(ctx.bounds[0] * sums.saturated)
+                grad_shift = torch.mul(sums.saturated, how.factor)
+            grad_scale.mul_(how.factor)
+            if how.decay:
+                grad_scale.add_(scale, alpha=how.decay)
+        return grad_x.to(x.dtype), grad_scale, grad_shift, None, None, None, None, None
+
+
+def _at_once(
+    ctx: Any, sums: _Sums, grad: Tensor, x: Tensor, x_hat: Tensor | None, scale: Tensor
+) -> Tensor:
+    """Return the gradient of x by any estimator, on any device."""
+    how: Backward = ctx.how
+    u = torch.div(x, scale)
+    if ctx.offset:
+        u.add_(ctx.offset)
+    inner = grad_x = how.estimator(grad, u, *ctx.bounds)
+    if x_hat is not None:
+        if how.scale_rule != "chain_rule" and how.estimator is not straight_through:
+            inner = straight_through(grad, u, *ctx.bounds)
+        sums.add(grad, inner, x, x_hat)
+    return grad_x
+
+
+def _in_parts(
+    fast: Fast,
+    ctx: Any,
+    sums: _Sums,
+    grad: Tensor,
+    x: Tensor,
+    x_hat: Tensor | None,
+    scale: Tensor,
+) -> Tensor:
+    """Return the gradient of x by a fast form, block by block where there is one scale."""
+    how: Backward = ctx.how
+    (low, high), offset = ctx.bounds, ctx.offset
+    straight = closed(low, high)
+    limits = None if fast.limits is None else fast.limits(low, high, torch.float32)
+    divides = fast.slope is not None or offset or scale.ndim or x.numel() <= FEW
+    if not divides:
+        step = scale.item()
+        straight = limits_before_division(straight, step)
+        limits = limits and limits_before_division(limits, step)
+    # at low = 0 the gradients that only half_open stops are multiplied by x = 0
+    same = fast.limits is closed or (fast.limits is half_open and low == 0 == offset)
+    chain = how.scale_rule == "chain_rule"
+    out = torch.empty_like(x)
+    parts = [(grad, x, out, x_hat)]
+    if scale.ndim == 0:  # without a slope the passes are too few for blocks to pay off
+        size = x.numel() if fast.slope is None else BLOCK
+        parts = _blocks(max(1, size), out, grad, x, out, x_hat)
+    for g, x_part, out_part, hat in parts:
+        u = torch.div(x_part, scale) if divides else x_part
+        if offset:
+            u.add_(offset)
+        kept = g if limits is None else stop_outside(g, u, limits, out_part)
+        if hat is not None and not chain:
+            inner = kept if same else stop_outside(g, u, straight, torch.empty_like(g))
+            sums.add(g, inner, x_part, hat)
+        if fast.slope is not None:
+            fast.slope(kept, u, low, high, out_part)
+            kept = out_part
+        if hat is not None and chain:
+            sums.add(g, kept, x_part, hat)
+    return grad if fast.limits is None and fast.slope is None else out
+
+
+def _blocks(size: int, like: Tensor, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Yield the same block of each tensor in memory order; a tensor of other strides is copied."""
+    flat, count = [], like.numel()
+    for tensor in tensors:
+        if tensor is not None:
+            if tensor.stride() != like.stride():
+                tensor = torch.empty_like(like).copy_(tensor)
+            tensor = tensor.as_strided((count,), (1,))
+        flat.append(tensor)
+    if count <= size:
+        yield tuple(flat)
+        return
+    for start in range(0, count, size):
+        yield tuple(None if t is None else t[start : start + size] for t in flat)
