@@ -23,7 +23,7 @@ from qtool.errors import InputError, RecipeError
 from qtool.models.vision import Built, build_model, input_channels
 from qtool.numerics.schedules import SCHEDULES, Schedule, with_warmup
 from qtool.quantizers.calibrate import calibrate
-from qtool.quantizers.layers import QUANT_TYPES
+from qtool.quantizers.layers import QUANT_TYPES, compile_kernels
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.quantizers.settings import Quantization
 from qtool.recipe import Recipe
@@ -235,6 +235,7 @@ def make_trainer(
 ) -> Trainer:
     """Return what trains the model, at its very beginning."""
     training = recipe.training
+    compile_kernels(model, training.compile)
     rate = make_learning_rate(recipe)
     optimizer = OPTIMIZERS.build(training.optimizer.name, **training.optimizer.params)
     return Trainer(

@@ -83,6 +83,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on exactly from the last checkpoint.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Measure where the time of a step goes.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the network that RECIPE describes.
@@ -91,7 +94,7 @@ def train(
     """
     from qtool import pipeline, tables
 
-    result = pipeline.train(recipe, run_dir, assignments, device, resume)
+    result = pipeline.train(recipe, run_dir, assignments, device, resume, profile)
     _present(result, as_json, tables.show_summary)
 
 

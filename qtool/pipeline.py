@@ -4,8 +4,6 @@ recipe -> loaders, float model -> prepare -> train -> checkpoint
 -> convert -> integer model -> export -> ONNX, proven in the runtime
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from qtool.recipe import Recipe
 from qtool.recipe_file import check_recipe, override, read_recipe_file
 from qtool.registry import did_you_mean
 from qtool.tables import show_plan
+from qtool.training.profile import StepProfile
 from qtool.training.progress import say_epoch
 
 PROOF_BATCHES = 2  # a proof needs real images, not all of them
@@ -42,27 +41,35 @@ def train(
     assignments: list[str] | None = None,
     device: str = "auto",
     resume: bool = False,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Recipe -> data, model -> fake quantizers -> training -> checkpoint; return the summary."""
     recipe = assembly.load_checked(recipe_path, assignments)
     folder = run_dir or Path("runs") / recipe_path.stem
-    return train_recipe(recipe, folder, device, resume=resume)
+    return train_recipe(recipe, folder, device, resume=resume, profile=profile)
 
 
 def train_recipe(
-    recipe: Recipe, folder: Path, device: str, *, resume: bool, with_plan: bool = True
+    recipe: Recipe,
+    folder: Path,
+    device: str,
+    *,
+    resume: bool,
+    with_plan: bool = True,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Train a checked recipe in a run folder, from the start or from its last checkpoint."""
     chosen = assembly.pick_device(device)
     runs.open_run(recipe, folder, resume=resume)
     if (finished := runs.finished_summary(folder)) is not None:
-        say(f"{folder} is finished already")
+        say(f"{folder} is finished already" + (", so nothing is measured" if profile else ""))
         return finished
     say(f"training {folder} on {chosen} ({assembly.device_name(chosen)})")
     for note in recipe.quantization.notes():
         say(f"note: {note}")
     loaders = assembly.make_data(recipe, chosen)
     trainer, architecture = runs.start_or_resume(recipe, loaders, folder, chosen)
+    trainer.profile = StepProfile(chosen) if profile else None
     if with_plan:
         show_plan(plan(trainer.model))
     runs.keep_recipe(recipe, folder, "the resolved recipe of this run")
@@ -93,7 +100,8 @@ def train_recipe(
         recipe_file = folder / run_folder.RECIPE
         say(f"stopped; go on with: qtool train {recipe_file} --run-dir {folder} --resume")
         raise
-    return runs.summarize(folder, "finished", trainer.model, trainer.history)
+    measured = {"profile": trainer.profile.report()} if trainer.profile else {}
+    return runs.summarize(folder, "finished", trainer.model, trainer.history, **measured)
 
 
 def convert(source: Path, output: Path | None = None, device: str = "auto") -> dict[str, Any]:
@@ -145,7 +153,7 @@ def export(
     loaders = assembly.make_data(recipe, torch.device("cpu"))
     images = assembly.first_images(loaders)
     metadata = {"recipe": recipe.as_dict(), "architecture": architecture}
-    with _unproven(path) as trial:
+    with run_folder.unproven(path) as trial:
         described = export_onnx(
             integer,
             images,
@@ -178,17 +186,6 @@ def _up_to_date_integer(folder: Path) -> Path:
         say(f"converting {folder} first")
         convert(folder)
     return folder / run_folder.INTEGER
-
-
-@contextmanager
-def _unproven(path: Path) -> Iterator[Path]:
-    """Lend a name beside `path` for a file that must prove itself before it takes that place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    trial = path.with_name(f".{path.name}.unproven.onnx")
-    try:
-        yield trial
-    finally:
-        trial.unlink(missing_ok=True)
 
 
 def compare_estimators(

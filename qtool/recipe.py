@@ -156,6 +156,9 @@ class Training(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of layers; rounding to the grid is always decided in float32."""
 
+    compile: bool = False
+    """Compile the rounding and its gradients; takes a compiler, and half a minute at the start."""
+
     channels_last: bool = True
     """Keep images with their channels innermost, which is faster."""
 

@@ -96,6 +96,17 @@ def intact(path: Path, what: str) -> Iterator[None]:
         raise InputError(f"{path}: {what}: {reason}") from error
 
 
+@contextmanager
+def unproven(path: Path) -> Iterator[Path]:
+    """Lend a name beside `path` for a file that must prove itself before it takes that place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trial = path.with_name(f".{path.name}.unproven.onnx")
+    try:
+        yield trial
+    finally:
+        trial.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in one move."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

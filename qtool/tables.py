@@ -55,6 +55,22 @@ def show_summary(result: dict[str, Any]) -> None:
         ("run folder", result["run"]),
     ]
     show(table(f"training {result['status']}", ["", "#"], rows), on_stdout=True)
+    if profile := result.get("profile"):
+        show_profile(profile)
+
+
+def show_profile(profile: dict[str, Any]) -> None:
+    """Show where the time of a training step goes."""
+    shares = profile["share"]
+    rows = [
+        (phase.replace("_", " "), f"{taken:.2f}", f"{100 * shares[phase]:.1f} %")
+        for phase, taken in profile["milliseconds"].items()
+    ]
+    rows.append(("whole step", f"{profile['step_milliseconds']:.2f}", ""))
+    title = f"a training step, median of {profile['steps']}"
+    show(table(title, ["", "#ms", "#share"], rows), on_stdout=True)
+    if (peak := profile["peak_memory_bytes"]) is not None:
+        say(f"peak memory: {_bytes(peak)}", on_stdout=True)
 
 
 def show_conversion(result: dict[str, Any]) -> None:

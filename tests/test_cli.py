@@ -26,7 +26,7 @@ training: {epochs: 1, learning_rate: 0.01}
 # CONTRACT.md: people write scripts against these. Add freely; take away or rename never.
 OPTIONS = {
     "qtool": ["--version"],
-    "train": ["RECIPE", "--run-dir", "--set", "--device", "--resume", "--json"],
+    "train": ["RECIPE", "--run-dir", "--set", "--device", "--resume", "--profile", "--json"],
     "convert": ["SOURCE", "--output", "--device", "--json"],
     "export": [
         "SOURCE",
@@ -228,6 +228,7 @@ STORIES = [
     (["export", "run/integer.safetensors", "--output", "i.onnx"], "i.export.json"),
     (["compare", "estimators", "r.yaml", *ARMS], "arms/comparison.json"),
     (["compare", "runs", "run", "run/model.onnx", "--output", "both"], "both/comparison.json"),
+    (["train", "r.yaml", "--run-dir", "p", "--profile", "--resume"], "p/summary.json"),
 ]
 READERS = [
     ["inspect", "r.yaml"],

@@ -36,6 +36,7 @@ class FakeQuantize(nn.Module):
         zero_point: float32 integer that represents 0.0, []; 0 but on the asymmetric grid.
         alpha: float32 [], the share of x_hat in a blend; 1 without one.
         grid: the integers allowed; None until the first values decide an `auto` grid.
+        compiles: use compiled kernels; `compile_kernels` sets it.
     """
 
     scale: Tensor
@@ -47,7 +48,7 @@ class FakeQuantize(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.bits, self.grid = settings, settings.bits, grid
-        self.ready, self.progress = False, 0.0
+        self.ready, self.progress, self.compiles = False, 0.0, False
         self.rule = RANGES.build(settings.range.name, **settings.range.params)
         self.learns = settings.range.name in LEARNED
         self.blend: Schedule | None = None
@@ -138,12 +139,13 @@ class FakeQuantize(nn.Module):
     def _backward(self, values: int) -> Backward:
         """Return how gradients come back where `values` elements share a scale."""
         high = self.known_grid.qmax - self.known_grid.offset
+        compiles = self.compiles and not self.moving  # a kernel holds its numbers
         if self.settings.range.name == "pact":
             l2 = RANGES.parameters("pact")["l2"].default
             decay = self.settings.range.params.get("l2", l2)
-            return Backward(self.estimator, "pact", high**-2, decay)
+            return Backward(self.estimator, "pact", high**-2, decay, compiles)
         factor = (values * self.known_grid.qmax) ** -0.5
-        return Backward(self.estimator, self.settings.scale_gradient, factor)
+        return Backward(self.estimator, self.settings.scale_gradient, factor, 0.0, compiles)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold beside the tensors."""

@@ -128,6 +128,13 @@ def set_progress(model: nn.Module, progress: float) -> None:
             module.set_progress(progress)
 
 
+def compile_kernels(model: nn.Module, wanted: bool = True) -> None:
+    """Let every quantizer compile kernels of its own, where a compiler is found, or no longer."""
+    for module in model.modules():
+        if isinstance(module, FakeQuantize):
+            module.compiles = wanted
+
+
 def dampening_penalty(model: nn.Module) -> Tensor | None:
     """Return what oscillation dampening adds to the loss, [], or None where nothing is dampened."""
     layers = [layer for layer in quant_layers(model).values() if layer.weight_quantizer is not None]

@@ -29,6 +29,7 @@ from qtool.numerics.fast_estimators import (
     stop_outside,
 )
 from qtool.numerics.roundings import Rounding
+from qtool.quantizers import compiled
 
 BLOCK = 1 << 18  # elements; three float32 blocks, shared by two cores, fit their L2 caches
 FEW = 1 << 16  # elements that are divided again sooner than limits of x are found
@@ -44,12 +45,14 @@ class Backward:
             a = s (high - o), da = sum of g over saturated values, whose step is taken by s.
         factor: on the gradient of the scale, and of the offset.
         decay: of the clip, added to the scale's gradient.
+        compiles: take compiled kernels where there are any.
     """
 
     estimator: Estimator
     scale_rule: Literal["lsq", "chain_rule", "pact"]
     factor: float
     decay: float = 0.0
+    compiles: bool = False
 
 
 class _Sums:
@@ -100,17 +103,20 @@ class RoundToGrid(torch.autograd.Function):
         """Return x_hat, of the shape and dtype of x."""
         if x.device.type == "cpu":  # elsewhere reading a bound would wait for the device
             low, high = float(low), float(high)
-        u = torch.div(x.float(), scale)
-        if offset:
-            u.add_(offset)
-        # both bounds are numbers or both are tensors, which their union cannot say
-        x_hat = rounding(u).clamp_(low, high)  # pyright: ignore[reportCallIssue, reportArgumentType]
-        if offset:
-            x_hat.sub_(offset)
-        x_hat = x_hat.mul_(scale).to(x.dtype)
-        # the next call may change the scale before this one's backward
-        ctx.save_for_backward(x, scale.clone(), x_hat if ctx.needs_input_grad[1] else None)
         ctx.bounds, ctx.offset, ctx.how, ctx.shifted = (low, high), offset, how, shift is not None
+        ctx.rounding = rounding
+        x_hat = None
+        ctx.compiles = how.compiles and shift is None and compiled.can_compile(rounding, x)
+        if ctx.compiles and isinstance(low, float) and isinstance(high, float):
+            try:
+                x_hat = compiled.forward(x, scale, low, high, offset, rounding)
+            except Exception as error:  # compilers fail in many ways
+                compiled.give_up(error)
+        if x_hat is None:
+            ctx.compiles, x_hat = False, _rounded(x, scale, low, high, offset, rounding)
+        # the next call may change the scale before this one's backward
+        keeps = ctx.needs_input_grad[1] and not ctx.compiles
+        ctx.save_for_backward(x, scale.clone(), x_hat if keeps else None)
         return x_hat
 
     @staticmethod
@@ -118,6 +124,14 @@ class RoundToGrid(torch.autograd.Function):
         """Return the gradients of x, scale and shift."""
         x, scale, x_hat = ctx.saved_tensors
         how: Backward = ctx.how
+        if ctx.compiles:
+            try:
+                return _by_kernels(ctx, grads[0], x, scale)
+            except Exception as error:  # such as a user's estimator that cannot be traced
+                compiled.give_up(error)
+            if ctx.needs_input_grad[1]:
+                low, high = ctx.bounds
+                x_hat = _rounded(x, scale, low, high, ctx.offset, ctx.rounding)
         hat = None if x_hat is None else x_hat.float()
         sums = _Sums(how, scale, ctx.shifted)
         fast = fast_form(how.estimator) if x.device.type == "cpu" else None
@@ -136,6 +150,35 @@ class RoundToGrid(torch.autograd.Function):
             if how.decay:
                 grad_scale.add_(scale, alpha=how.decay)
         return grad_x.to(x.dtype), grad_scale, grad_shift, None, None, None, None, None
+
+
+def _rounded(
+    x: Tensor, scale: Tensor, low: Bound, high: Bound, offset: float, rounding: Rounding
+) -> Tensor:
+    """Return x_hat, of the shape and dtype of x."""
+    u = torch.div(x.float(), scale)
+    if offset:
+        u.add_(offset)
+    # both bounds are numbers or both are tensors, which their union cannot say
+    x_hat = rounding(u).clamp_(low, high)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    if offset:
+        x_hat.sub_(offset)
+    return x_hat.mul_(scale).to(x.dtype)
+
+
+def _by_kernels(ctx: Any, grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor | None, ...]:
+    """Return what `RoundToGrid.backward` returns, by compiled kernels."""
+    how: Backward = ctx.how
+    rule = how.scale_rule if ctx.needs_input_grad[1] else None
+    low, high = ctx.bounds
+    grad_x, grad_scale = compiled.backward(
+        grad, x, scale, how.estimator, low, high, ctx.offset, rule, ctx.rounding
+    )
+    if grad_scale is not None:
+        grad_scale = grad_scale.mul_(how.factor)
+        if how.decay:
+            grad_scale.add_(scale, alpha=how.decay)
+    return grad_x, grad_scale, None, None, None, None, None, None
 
 
 def _at_once(

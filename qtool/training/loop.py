@@ -22,6 +22,7 @@ from qtool.quantizers.layers import (
 )
 from qtool.training.losses import Loss
 from qtool.training.optimizers import set_rate
+from qtool.training.profile import StepProfile
 from qtool.training.progress import EpochBar, progress_bar
 
 
@@ -48,6 +49,7 @@ class Trainer:
         precision: torch.float32, or torch.bfloat16 for autocast.
         epochs: of the whole run, also when it goes on from a checkpoint.
         history: one line of metrics for each epoch that is done.
+        profile: measures the steps, where that is asked for.
     """
 
     model: nn.Module
@@ -60,6 +62,7 @@ class Trainer:
     precision: torch.dtype
     epochs: int
     history: list[dict[str, Any]]
+    profile: StepProfile | None = None
 
     def fit(
         self,
@@ -80,7 +83,8 @@ class Trainer:
         with progress_bar(steps * self.epochs, steps * done) as bar:
             for epoch in range(done, self.epochs):
                 started = time.perf_counter()
-                line = self._train_epoch(epoch, bar)
+                with self.profile.epoch(self.model) if self.profile else nullcontext():
+                    line = self._train_epoch(epoch, bar)
                 if epoch == self.epochs - 1:
                     finish(self.model)
                 line |= self._validate(epoch)
@@ -102,20 +106,28 @@ class Trainer:
         hits = torch.zeros((), device=self.device, dtype=torch.int64)
         images, rate, started = 0, 0.0, time.perf_counter()
         inputs = torch.empty(0)
-        for index, (inputs, labels) in enumerate(self.train.batches(epoch)):
+        batches, mark = self.train.batches(epoch), _measure_nothing
+        if self.profile is not None:
+            batches, mark = self.profile.batches(batches), self.profile.mark
+        for index, (inputs, labels) in enumerate(batches):
             progress = (epoch * steps + index) / total
             rate = self.learning_rate(progress)
             set_rate(self.optimizer, rate)
             set_progress(self.model, progress)
+            mark("forward")
             with self._autocast():
                 logits = self.model(inputs)
             loss = self.loss(logits.float(), labels)
             if self.device.type == "cpu" and not torch.isfinite(loss):
                 raise self._diverged(epoch, index, inputs, float(loss.detach()))
             penalty = dampening_penalty(self.model)
+            mark("optimizer")
             self.optimizer.zero_grad(set_to_none=True)
+            mark("backward")
             (loss if penalty is None else loss + penalty).backward()
+            mark("optimizer")
             self.optimizer.step()
+            mark("rest")
             loss_sum += loss.detach() * len(labels)
             hits += (logits.detach().argmax(1) == labels).sum()
             images += len(labels)
@@ -150,6 +162,10 @@ class Trainer:
             f"the loss became {loss} in epoch {epoch + 1}, step {step + 1}; {place}. "
             f"Lower training.learning_rate.start, or start from trained weights"
         )
+
+
+def _measure_nothing(phase: str) -> None:
+    """Stand in for the marks of a profile."""
 
 
 @torch.no_grad()

@@ -1,0 +1,139 @@
+"""How much longer a training step takes than the float step, for every estimator.
+
+    python tests/benchmarks/step_time.py --estimators straight_through,hyperbolic_tangent
+
+Each quantized step stands between two float steps, in one process and in turn, so that what slows
+the machine slows both; a ratio is the quantized step over the mean of its neighbours, and the
+figure is the median over rounds. Images are random and stay on the device.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import qtool
+from qtool.models.vision import build_model
+from qtool.numerics.estimators import ESTIMATORS
+from qtool.numerics.relu_family import RELU_FAMILY
+from qtool.numerics.sign_family import SIGN_FAMILY
+from qtool.quantizers.layers import compile_kernels
+from qtool.training.optimizers import OPTIMIZERS, parameter_groups
+
+Step = Callable[[], None]
+
+
+def make_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, bfloat16: bool) -> Step:
+    """Return one training step: forward, cross entropy, backward, SGD with momentum."""
+    model.train()
+    optimizer = OPTIMIZERS.build("sgd", weight_decay=1e-4)(parameter_groups(model), 1e-3)
+
+    def step() -> None:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def quantization(estimator: str, bits: int, range_: str, place: str) -> dict[str, Any]:
+    """Return the section that puts an estimator on weights and inputs, where it fits both."""
+    of_weights = "straight_through" if estimator in RELU_FAMILY else estimator
+    return {
+        "weights": {"bits": bits, "range": range_, "estimator": of_weights},
+        "activations": {"bits": bits, "range": range_, "estimator": estimator, "place": place},
+    }
+
+
+def timed(step: Step, device: torch.device) -> float:
+    """Return the seconds that a step takes."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def measure(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[str, dict[str, Any]]:
+    """Return milliseconds and the ratio to the float step of every step but `float`."""
+    base = steps["float"]
+    for step in steps.values():
+        for _ in range(3):
+            step()
+    ratios: dict[str, list[float]] = {name: [] for name in steps if name != "float"}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        before = timed(base, device)
+        for name, found in ratios.items():
+            taken, after = timed(steps[name], device), timed(base, device)
+            found.append(2 * taken / (before + after))
+            times[name].append(taken)
+            times["float"].append(after)
+            before = after
+    return {
+        name: {
+            "ms": round(1000 * median(times[name]), 2),
+            "ratio": round(median(ratios[name]), 3) if name in ratios else 1.0,
+            "spread": [round(f(ratios[name]), 3) for f in (min, max)] if name in ratios else [],
+        }
+        for name in times
+    }
+
+
+def main() -> None:
+    """Measure, and print a table and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--range", default="learned")
+    parser.add_argument("--place", default="relu_outputs")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--estimators", default="")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    device = torch.device(given.device)
+    torch.manual_seed(0)
+    shape = (given.batch, 3, given.image_size, given.image_size)
+    images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
+    labels = torch.randint(10, (given.batch,), device=device)
+    network = build_model(given.model, 10, 3, given.image_size).model.to(device)
+    network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    two_levels = given.bits == 1
+    every = [n for n in ESTIMATORS.names() if two_levels or n not in SIGN_FAMILY]
+    names = given.estimators.split(",") if given.estimators else every
+    prepared = {n: quantization(n, given.bits, given.range, given.place) for n in names}
+    for name in [*prepared] if given.compile else []:
+        prepared[f"{name}, compiled"] = prepared[name]
+    models = {n: qtool.prepare(network, section, images) for n, section in prepared.items()}
+    for name, model in models.items():
+        compile_kernels(model, name.endswith("compiled"))
+    steps = {n: make_step(m, images, labels, given.bfloat16) for n, m in models.items()}
+    steps = {"float": make_step(network, images, labels, given.bfloat16), **steps}
+    found = measure(steps, given.rounds, device)
+    for name, row in found.items():
+        spread = " to ".join(f"{value:.2f}" for value in row["spread"])
+        print(f"{name:32} {row['ms']:9.2f} ms  {row['ratio']:6.3f} x float  {spread}")  # noqa: T201
+    about = {"torch": torch.__version__, "machine": platform.machine(), **vars(given)}
+    print(json.dumps({"about": about, "steps": found}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
