@@ -50,13 +50,14 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
     reference = deepcopy(model).eval()
     integer = deepcopy(reference)
     done = Converted(left_float=dict(state.left_float))
-    if names := _float_biases(reference, state):
+    if floating := _float_biases(reference, state):
         done.notes.append(
-            f"{', '.join(sorted(names))}: biases stay float, for what follows is rounded at zero "
-            f"(ceil, or {{-1, +1}}), and in steps of int32 many sums would lie exactly there"
+            f"{', '.join(sorted(floating))}: biases stay float, for what follows is rounded at "
+            f"zero (ceil, or {{-1, +1}}), and in steps of int32 many sums would lie exactly there"
         )
     for name, source in quant_layers(reference).items():
-        layer = _convert_layer(name, source, reference, state, done)
+        parts = _fold(name, source, reference, state, done)
+        layer = _convert_layer(parts, source, done, stays_float=name in floating)
         replace_module(integer, name, layer)
         if layer.spec.batch_norm is not None:
             replace_module(integer, layer.spec.batch_norm, nn.Identity())
@@ -171,12 +172,11 @@ class _Parts(NamedTuple):
 
 
 def _convert_layer(
-    name: str, source: QuantLayer, model: nn.Module, state: Prepared, done: Converted
+    parts: _Parts, source: QuantLayer, done: Converted, *, stays_float: bool
 ) -> IntegerLayer:
-    """Return the integer form of one layer, with its batch norm folded in where that is exact."""
-    parts = _fold(name, source, model, state, done)
+    """Return the integer form of one layer, whose batch norm is folded in where that is exact."""
     if source.weight_quantizer is not None and source.quantizer_of_input is not None:
-        if name not in _float_biases(model, state):
+        if not stays_float:
             parts = _integer_bias(parts, source, done)
         elif parts.bias is not None:
             why = "its bias stays float, for what follows is rounded at zero"

@@ -19,7 +19,8 @@ from qtool.evaluation import logits_of
 from qtool.export.onnx_qdq import traced
 from qtool.export.runtime import Session, open_session
 from qtool.integer.layers import IntegerLayer, integer_layers
-from qtool.numerics.grid import quantize
+from qtool.integer.relu import IntegerReLU, integer_relus
+from qtool.numerics.grid import IntegerGrid, quantize
 
 
 def run(session: Session, images: Tensor) -> Tensor:
@@ -155,29 +156,46 @@ def compare_outputs(
 def shifted_share(integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
     """Return the share of input values whose code changes where a shift stands in for ceil.
 
-    None where no layer's input has rounding ceil.
+    None where nothing has rounding ceil.
     """
     layers = [m for m in integer_layers(integer).values() if m.spec.input_rounding == "ceil"]
+    relus = [
+        m
+        for m in integer_relus(integer).values()
+        if any(c.rounding == "ceil" for c in m.spec.calls)
+    ]
     counted = {"changed": 0, "values": 0}
+
+    def count(x: Tensor, scale: Tensor, zero: Tensor | int, grid: IntegerGrid, q: Tensor) -> None:
+        shifted = quantize(x.float() + scale / 2, scale, zero, grid)
+        counted["changed"] += int((shifted != q).sum())
+        counted["values"] += q.numel()
 
     def look(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         assert isinstance(layer, IntegerLayer)
         assert layer.spec.input is not None
         assert layer.input_scale is not None
         assert layer.input_zero_point is not None
-        shifted = args[0].float() + layer.input_scale / 2
-        q = quantize(shifted, layer.input_scale, layer.input_zero_point, layer.spec.input)
-        counted["changed"] += int((q != layer.input_codes(args[0])).sum())
-        counted["values"] += q.numel()
+        codes = layer.input_codes(args[0])
+        count(args[0], layer.input_scale, layer.input_zero_point, layer.spec.input, codes)
+
+    def look_at_relu(relu: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(relu, IntegerReLU)
+        call = relu.calls
+        spec = relu.spec.calls[call] if call < len(relu.spec.calls) else None
+        if spec is not None and spec.rounding == "ceil" and spec.integers is not None:
+            rectified = args[0].clamp_min(0)
+            count(rectified, relu.scales[call], 0, spec.integers, relu.codes(args[0], call))
 
     handles = [layer.register_forward_pre_hook(look) for layer in layers]
+    handles += [relu.register_forward_pre_hook(look_at_relu) for relu in relus]
     try:
         for images, _ in batches:
             integer(images)
     finally:
         for handle in handles:
             handle.remove()
-    return counted["changed"] / counted["values"] if layers else None
+    return counted["changed"] / counted["values"] if handles else None
 
 
 def accuracy(path: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> float:

@@ -22,6 +22,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from step_time import make_parser, quantization
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
@@ -29,7 +30,6 @@ from torch.nn.utils import parametrize
 
 import qtool
 from qtool.models.vision import build_model
-from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
 
 STATUS = Path("/proc/self/status")
@@ -84,12 +84,7 @@ def make_variant(name: str, given: argparse.Namespace, network: nn.Module, image
         return network
     if name == "torch_fixed":
         return round_as_torch_does(network, given.bits, images)
-    both = {"bits": given.bits, "range": given.range}
-    of_weights = "straight_through" if name in RELU_FAMILY else name
-    section = {
-        "weights": both | {"estimator": of_weights},
-        "activations": both | {"estimator": name, "place": given.place},
-    }
+    section = quantization(name, given.bits, given.range, given.place)
     return qtool.prepare(network, section, images)
 
 
@@ -127,7 +122,7 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     # before preparing, as that runs the network once and leaves memory behind that a step takes up
     base = resident("VmRSS")
     network = build_model(given.model, 10, 3, given.image_size).model
-    network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network = network.to(memory_format=torch.channels_last)
     model = make_variant(name, given, network, images).train()
     optimizer = OPTIMIZERS.build("sgd")(parameter_groups(model), 1e-3)
     CLEAR.write_text("5")  # VmHWM begins again, at what is resident now
@@ -153,21 +148,14 @@ def in_a_process(name: str, settings: dict[str, str]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, and print a table and one line of JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--bits", type=int, default=4)
-    parser.add_argument("--range", default="learned")
-    parser.add_argument("--place", default="relu_outputs")
+    parser = make_parser(__doc__ or "")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--estimators", default="straight_through,hyperbolic_tangent")
     parser.add_argument("--variant", help="Measure this one only, and print its JSON.")
     given = parser.parse_args()
     if given.variant:
-        print(json.dumps(measure(given.variant, given)))  # noqa: T201
+        print(json.dumps(measure(given.variant, given)))
         return
     found: dict[str, dict[str, Any]] = {}
     for name in ("float", *given.estimators.split(","), "torch_fixed"):
@@ -180,9 +168,9 @@ def main() -> None:
             for key in ("saved", "peak", "usual_peak")
         ]
         spread = " to ".join(f"{f(row['usual_peaks']) / 2**20:.0f}" for f in (min, max))
-        print(f"{name:20} {'  '.join(figures)}  {spread}", flush=True)  # noqa: T201
+        print(f"{name:20} {'  '.join(figures)}  {spread}", flush=True)
     about = {"torch": torch.__version__, "machine": platform.machine(), **vars(given)}
-    print(json.dumps({"about": about, "steps": found}))  # noqa: T201
+    print(json.dumps({"about": about, "steps": found}))
 
 
 if __name__ == "__main__":

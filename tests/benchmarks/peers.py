@@ -95,7 +95,7 @@ class Swapped(nn.Module):
         weight = self.of_weight(layer.weight)
         if isinstance(layer, nn.Conv2d):
             return layer._conv_forward(x, weight, layer.bias)
-        return F.linear(x, weight, layer.bias)  # pyright: ignore[reportArgumentType]
+        return F.linear(x, weight, layer.bias)
 
 
 def swapped(kind: type[Fixed]) -> Swap:
@@ -175,7 +175,7 @@ def main() -> None:
     images = torch.randn(given.batch, 3, 32, 32).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (given.batch,))
     network = build_model("resnet20", 10, 3, 32).model
-    network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network = network.to(memory_format=torch.channels_last)
     models = {"float": deepcopy(network)}
     for place in ("relu_outputs", "layer_inputs"):
         section = quantization("straight_through", 4, "learned", place)
@@ -186,14 +186,14 @@ def main() -> None:
             model(images)
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(f"{name:36} does not run here: {reason}")  # noqa: T201
+            print(f"{name:36} does not run here: {reason}")
         else:
             models[name] = model
     steps = {name: make_step(model, images, labels, False) for name, model in models.items()}
     found = measure(steps, given.rounds, images.device)
     for name, row in found.items():
-        print(f"{name:36} {row['ms']:9.2f} ms  {row['ratio']:6.3f} x float")  # noqa: T201
-    print(json.dumps({"torch": torch.__version__, **vars(given), "steps": found}))  # noqa: T201
+        print(f"{name:36} {row['ms']:9.2f} ms  {row['ratio']:6.3f} x float")
+    print(json.dumps({"torch": torch.__version__, **vars(given), "steps": found}))
 
 
 if __name__ == "__main__":

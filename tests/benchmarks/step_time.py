@@ -92,17 +92,23 @@ def measure(steps: dict[str, Step], rounds: int, device: torch.device) -> dict[s
     }
 
 
-def main() -> None:
-    """Measure, and print a table and one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def make_parser(about: str) -> argparse.ArgumentParser:
+    """Return a parser that knows which step is measured."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--range", default="learned")
     parser.add_argument("--place", default="relu_outputs")
-    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+def main() -> None:
+    """Measure, and print a table and one line of JSON."""
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--compile", action="store_true")
@@ -115,7 +121,7 @@ def main() -> None:
     images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (given.batch,), device=device)
     network = build_model(given.model, 10, 3, given.image_size).model.to(device)
-    network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network = network.to(memory_format=torch.channels_last)
     two_levels = given.bits == 1
     every = [n for n in ESTIMATORS.names() if two_levels or n not in SIGN_FAMILY]
     names = given.estimators.split(",") if given.estimators else every
@@ -130,9 +136,9 @@ def main() -> None:
     found = measure(steps, given.rounds, device)
     for name, row in found.items():
         spread = " to ".join(f"{value:.2f}" for value in row["spread"])
-        print(f"{name:32} {row['ms']:9.2f} ms  {row['ratio']:6.3f} x float  {spread}")  # noqa: T201
+        print(f"{name:32} {row['ms']:9.2f} ms  {row['ratio']:6.3f} x float  {spread}")
     about = {"torch": torch.__version__, "machine": platform.machine(), **vars(given)}
-    print(json.dumps({"about": about, "steps": found}))  # noqa: T201
+    print(json.dumps({"about": about, "steps": found}))
 
 
 if __name__ == "__main__":

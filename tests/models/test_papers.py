@@ -41,7 +41,7 @@ def test_resnet20_has_the_parameters_of_the_original() -> None:
 def test_a_shortcut_of_resnet20_halves_the_size_and_adds_channels_of_zeros(shortcut: str) -> None:
     block = MODELS["resnet20"](10, 3, 32, shortcut=shortcut).get_submodule("layer2.0")
     x = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = block.shortcut(x)  # pyright: ignore[reportCallIssue]
+    found = block.shortcut(x)
     assert found.shape == (1, 32, 4, 4)
     assert not found[:, :8].any()
     assert not found[:, 24:].any()

@@ -54,7 +54,7 @@ def check(made: FakeQuantize, x: Tensor) -> None:
     assert not compiled._failures
     for one, other in zip(plain, fast, strict=True):
         assert (one is None) == (other is None)
-    assert torch.equal(plain[0], fast[0])  # pyright: ignore[reportArgumentType]
+    assert torch.equal(plain[0], fast[0])
     of_x, of_x_compiled = plain[1], fast[1]
     assert of_x is not None
     assert of_x_compiled is not None
@@ -109,7 +109,7 @@ def test_without_a_compiler_one_note_is_shown_and_nothing_else_changes(
     made, g = inputs(), torch.randn(4, 6, 5, 5)
     plain = outcome(made, x, g, compiles=False)
     tried = [outcome(made, x, g, compiles=True) for _ in range(3)]
-    assert all(torch.equal(a, b) for found in tried for a, b in zip(plain, found, strict=True))  # pyright: ignore[reportArgumentType]
+    assert all(torch.equal(a, b) for found in tried for a, b in zip(plain, found, strict=True))
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 1
     assert "without compiled kernels" in notes[0]
@@ -129,4 +129,4 @@ def test_a_backward_that_cannot_be_compiled_is_computed_plainly(
     x, g = torch.randn(4, 6, 5, 5), torch.randn(4, 6, 5, 5)
     made = inputs()
     plain = outcome(made, x, g, compiles=False)
-    assert all(torch.equal(a, b) for a, b in zip(plain, outcome(made, x, g, True), strict=True))  # pyright: ignore[reportArgumentType]
+    assert all(torch.equal(a, b) for a, b in zip(plain, outcome(made, x, g, True), strict=True))

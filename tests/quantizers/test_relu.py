@@ -14,7 +14,9 @@ from torchvision import models
 
 import qtool
 from qtool.errors import RecipeError
+from qtool.export.parity import shifted_share
 from qtool.integer.file import load_integer, save_integer
+from qtool.integer.relu import IntegerReLU
 from qtool.models.papers import MODELS
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import RANGES
@@ -188,9 +190,9 @@ def test_calibration_sets_the_ranges_at_relus_too() -> None:
     model = qtool.prepare(lenet(), section(range="absmax"), IMAGES)
     relu = model.get_submodule("relu1")
     assert isinstance(relu, QuantReLU)
-    before = float(relu.quantizers[0].scale)  # pyright: ignore[reportArgumentType]
+    before = float(relu.quantizers[0].scale)
     qtool.calibrate(model, [5 * IMAGES])
-    assert float(relu.quantizers[0].scale) > 2 * before  # pyright: ignore[reportArgumentType]
+    assert float(relu.quantizers[0].scale) > 2 * before
 
 
 @pytest.mark.parametrize("rounding", ["half_to_even", "ceil"])
@@ -217,3 +219,36 @@ def test_it_converts_saves_exports_and_runs(tmp_path: Path, name: str, rounding:
     (logits,) = session.run(None, {"images": images.numpy()})
     assert isinstance(logits, np.ndarray)
     assert (logits.argmax(1) == given.numpy().argmax(1)).mean() >= 15 / 16
+
+
+def test_a_shift_in_place_of_ceil_is_counted_at_relus() -> None:
+    model = qtool.prepare(lenet(), section(rounding="ceil"), IMAGES)
+    integer = qtool.convert(model)
+    seen: list[Tensor] = []
+    handle = integer.get_submodule("relu4").register_forward_pre_hook(
+        lambda module, args: seen.append(args[0])
+    )
+    share = shifted_share(integer, [(IMAGES, torch.zeros(4))])
+    handle.remove()
+    assert share is not None
+    assert 0 <= share < 1e-3
+    relu = integer.get_submodule("relu4")
+    assert isinstance(relu, IntegerReLU)
+    whole = torch.arange(1.0, 12.0) * relu.scales[0]  # exact multiples of the step, from 1 to 11
+    odd = shifted_share(nn.Sequential(relu, Restart(relu)), [(whole, torch.zeros(1))])
+    u = whole.numpy() / relu.scales[0].numpy()
+    moved = (whole.numpy() + relu.scales[0].numpy() / 2) / relu.scales[0].numpy()
+    assert odd == np.mean(np.clip(np.ceil(u), 0, 15) != np.clip(np.rint(moved), 0, 15)) > 0
+
+
+class Restart(nn.Module):
+    """Lets a ReLU that stands alone count its calls anew."""
+
+    def __init__(self, relu: IntegerReLU) -> None:
+        super().__init__()
+        self.relu = (relu,)
+        relu.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.relu[0].calls = 0
+        return x
