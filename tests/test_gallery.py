@@ -193,7 +193,7 @@ def test_the_derivative_of_straight_through_is_a_step(drawn):
         for item in labels
         if item.get("text-anchor") == "end" and 0 < left - float(item.get("x")) < 10
     }
-    unit = (across["3"] - across["−3"]) / 6  # noqa: RUF001
+    unit = (across["3"] - across["\u22123"]) / 6
     values = [
         ((x - across["0"]) / unit, (down["0"] - 4 - y) / (down["0"] - down["1"])) for x, y in points
     ]

@@ -28,6 +28,7 @@ def _are_betas(value: list[float]) -> list[float]:
 
 
 Betas = Annotated[list[float], AfterValidator(_are_betas)]
+ADAM_BETAS = [0.9, 0.999]
 
 
 @OPTIMIZERS.add
@@ -50,7 +51,7 @@ def adamw(
     groups: list[Group],
     rate: float,
     *,
-    betas: Betas = [0.9, 0.999],  # noqa: B006 - never changed
+    betas: Betas = ADAM_BETAS,
     eps: Annotated[float, Field(gt=0)] = 1e-8,
     weight_decay: Decay = 0.01,
 ) -> torch.optim.Optimizer:
