@@ -235,7 +235,10 @@ def make_trainer(
 ) -> Trainer:
     """Return what trains the model, at its very beginning."""
     training = recipe.training
-    compile_kernels(model, training.compile)
+    on_cuda = device.type == "cuda"
+    compile_kernels(model, training.compile and not on_cuda)
+    if training.cuda_graph and not on_cuda:
+        say("note: going on without training.cuda_graph, which is for CUDA devices")
     rate = make_learning_rate(recipe)
     optimizer = OPTIMIZERS.build(training.optimizer.name, **training.optimizer.params)
     return Trainer(
@@ -249,4 +252,6 @@ def make_trainer(
         precision=getattr(torch, training.precision),
         epochs=training.epochs,
         history=[],
+        compiles=training.compile and on_cuda,
+        captures=training.cuda_graph and on_cuda,
     )

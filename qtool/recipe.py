@@ -157,7 +157,10 @@ class Training(Section):
     """Arithmetic of layers; rounding to the grid is always decided in float32."""
 
     compile: bool = False
-    """Compile the rounding and its gradients; takes a compiler, and half a minute at the start."""
+    """Compile the rounding and its gradients, on CUDA the whole model; takes a compiler."""
+
+    cuda_graph: bool = False
+    """On CUDA, capture the training step once and replay it: for small networks."""
 
     channels_last: bool = True
     """Keep images with their channels innermost, which is faster."""

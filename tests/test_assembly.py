@@ -51,6 +51,17 @@ def test_an_initialization_excludes_given_weights():
         recipe(initialization="he_uniform", weights="some/file.pt")
 
 
+def test_a_cuda_graph_is_left_out_on_a_cpu_with_a_note(capsys):
+    wanted = recipe()
+    wanted.training.cuda_graph = True
+    network = assembly.make_network(wanted, IMAGES).model
+    loaders = SimpleNamespace(train=None, validation=None)
+    trainer = assembly.make_trainer(wanted, network, loaders, torch.device("cpu"))
+
+    assert not trainer.captures
+    assert "without training.cuda_graph" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("wanted", ["gpu", "cuda:", "cuda:x", "cpu:0", ""])
 def test_a_device_that_is_none_is_refused(wanted):
     with pytest.raises(InputError, match="choose auto, cpu, cuda or cuda:N"):

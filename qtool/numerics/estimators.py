@@ -22,7 +22,15 @@ from torch import Tensor
 from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.numerics.schedules import MOVES
 from qtool.numerics.sign_family import SIGN_FAMILY
-from qtool.numerics.steps import Bound, from_level, from_threshold, inside, sech_squared, widen
+from qtool.numerics.steps import (
+    Bound,
+    from_level,
+    from_threshold,
+    inside,
+    sech_squared,
+    tanh_of,
+    widen,
+)
 from qtool.registry import Registry
 
 Estimator = Callable[[Tensor, Tensor, Bound, Bound], Tensor]
@@ -75,7 +83,7 @@ def hyperbolic_tangent(
     Reference: HTGE of Schoenbauer et al., 2024, arXiv:2405.05171; DSQ, Gong et al., 2019,
     arXiv:1908.05033.
     """
-    peak = sharpness / math.tanh(sharpness)
+    peak = sharpness / tanh_of(sharpness)
     slope = peak * sech_squared(2 * sharpness * from_threshold(u))
     return inside(grad * slope, u, low, high)
 

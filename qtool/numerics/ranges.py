@@ -75,16 +75,21 @@ def percentile(
 
 @RANGES.add
 def ema_min_max(
-    rows: Tensor, grid: IntegerGrid, *, decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    rows: Tensor,
+    grid: IntegerGrid,
+    *,
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99,
+    every: Annotated[int, Field(ge=1)] = 8,
 ) -> Tensor:
-    """Follow the smallest and largest value of each batch by an exponential moving average.
+    """Follow the smallest and largest value of batches by an exponential moving average.
 
-    m <- decay * m + (1 - decay) * batch's;  s as min_max has it. This function turns extremes
-    into a scale; the quantizer of activations averages them.
+    At every k-th training step, k = `every`, m <- d^k m + (1 - d^k) batch's, d = `decay`; s as
+    min_max has it. This function turns extremes into a scale; the quantizer of activations looks
+    at the batches and averages. To look at each would cost two passes over every activation.
 
     Reference: Jacob et al., 2018, arXiv:1712.05877.
     """
-    del decay
+    del decay, every
     return min_max(rows, grid)
 
 

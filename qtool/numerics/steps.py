@@ -3,6 +3,8 @@
 Steps u = x / s + o put levels at integers and rounding thresholds at half-integers.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,11 @@ def from_level(u: Tensor) -> Tensor:
     """Return f = u - nearest integer, in [-1/2, 1/2], ties as the forward breaks them."""
     u = widen(u)
     return u - torch.round(u)
+
+
+def tanh_of(number: Bound) -> Bound:
+    """Return tanh of a number, which is a tensor [] where a schedule moves it in a trace."""
+    return torch.tanh(number) if isinstance(number, Tensor) else math.tanh(number)
 
 
 def sech_squared(x: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Fake quantization of inputs: grid and scale from the values that are seen."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.numerics.ranges import SMALLEST_SCALE, min_to_zero_point
+from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, min_to_zero_point
 from qtool.numerics.roundings import additive_noise
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.tensor_settings import ActivationQuantization
@@ -21,6 +23,8 @@ class ActivationQuantizer(FakeQuantize):
         offset: float32 [], what the grid's lowest level means where that is learned (LSQ+, Bhalgat
             et al., 2020, arXiv:2004.09576), else None; the zero point is round(-offset / s).
         watching: while true, values are collected and passed on as they are.
+        looks: whether the values of this training step are taken into `observed`.
+        ahead: that is decided before the forward pass, not in it.
     """
 
     observed: Tensor
@@ -33,7 +37,10 @@ class ActivationQuantizer(FakeQuantize):
         self.offset = nn.Parameter(torch.zeros(())) if learns_offset else None
         self.register_buffer("observed", torch.zeros(2))
         self.follows = settings.range.name == "ema_min_max"
-        self.decay = settings.range.params.get("decay", 0.99)
+        keys = {name: p.default for name, p in RANGES.parameters("ema_min_max").items()}
+        keys |= settings.range.params if self.follows else {}
+        self.decay, self.every = keys["decay"], keys["every"]
+        self.steps, self.ahead, self.looks = 0, False, False
         self.watching = False
         self._samples: list[Tensor] = []
 
@@ -90,13 +97,29 @@ class ActivationQuantizer(FakeQuantize):
             self.watch(x)
             self.settle()
         elif self.follows and self.training:
-            with torch.no_grad():
-                extremes = _extremes(x.detach()).float()
-                extremes = extremes.clamp_min_(0) if rectify else extremes
-                self.observed.lerp_(extremes, 1 - self.decay)
-                self._fit(self.observed.unsqueeze(0))
+            if not self.ahead:
+                self._count_step()
+            if self.looks:
+                self._follow(x.detach(), rectify)
         self.place_zero_point()
         return self.round_to_grid(x, self.offset)
+
+    def begin_step(self) -> None:
+        """Decide, before a training step's forward pass, whether to look at its values."""
+        self.ahead = True
+        self._count_step()
+
+    def _count_step(self) -> None:
+        self.looks = self.follows and self.steps % self.every == 0
+        self.steps += 1
+
+    @torch.no_grad()
+    def _follow(self, x: Tensor, rectify: bool) -> None:
+        """Take the extremes of x, or of its ReLU, into the moving average that sets the scale."""
+        extremes = _extremes(x).float()
+        extremes = extremes.clamp_min_(0) if rectify else extremes
+        self.observed.lerp_(extremes, 1 - self.decay**self.every)
+        self._fit(self.observed.unsqueeze(0))
 
     @property
     def _rectifies(self) -> bool:
@@ -111,6 +134,15 @@ class ActivationQuantizer(FakeQuantize):
         if self.offset is not None:
             scale = self.scale.clamp_min(SMALLEST_SCALE)
             self.zero_point.copy_(min_to_zero_point(self.offset, scale, self.known_grid))
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside the tensors."""
+        return super().get_extra_state() | {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take what `get_extra_state` returned."""
+        super().set_extra_state(state)
+        self.steps = state["steps"]
 
 
 def _extremes(values: Tensor) -> Tensor:

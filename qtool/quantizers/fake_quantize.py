@@ -54,6 +54,7 @@ class FakeQuantize(nn.Module):
         self.blend: Schedule | None = None
         self.estimator: Estimator = straight_through
         self.moving: dict[str, Schedule] = {}
+        self.moved: dict[str, Tensor] = {}  # their values, where those are kept in tensors
         self.rounding = ROUNDINGS[settings.rounding]
         self.deployed_rounding = deployed(settings.rounding)
         if settings.blend is not None:
@@ -77,12 +78,22 @@ class FakeQuantize(nn.Module):
 
     def _set_moving(self) -> None:
         """Give the estimator the values that its moving parameters have at this progress."""
-        if self.moving:
-            now = {key: schedule(self.progress) for key, schedule in self.moving.items()}
+        now = {key: schedule(self.progress) for key, schedule in self.moving.items()}
+        for key, value in self.moved.items():
+            value.fill_(now[key])
+        if now and not self.moved:
             base = self.estimator
             fixed = base.keywords if isinstance(base, partial) else {}
             function = base.func if isinstance(base, partial) else base
             self.estimator = partial(function, **{**fixed, **now})
+
+    def move_in_tensors(self) -> None:
+        """Keep the estimator's moving parameters in tensors [], beside the scale."""
+        if self.moving and not self.moved and isinstance(self.estimator, partial):
+            made = self.estimator
+            device = self.scale.device
+            self.moved = {k: torch.tensor(made.keywords[k], device=device) for k in self.moving}
+            self.estimator = partial(made.func, **{**made.keywords, **self.moved})
 
     @property
     def gradient(self) -> str:

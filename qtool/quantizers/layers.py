@@ -8,6 +8,7 @@ from qtool.quantizers.activation_quantizer import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.tensor_settings import ActivationQuantization, WeightQuantization
 from qtool.quantizers.weight_quantizer import WeightQuantizer
+from qtool.quantizers.weight_quantizer import begin_step as begin_step_of_weights
 
 
 class QuantLayer(nn.Module):
@@ -126,6 +127,32 @@ def set_progress(model: nn.Module, progress: float) -> None:
     for module in model.modules():
         if isinstance(module, QuantLayer | ActivationQuantizer):
             module.set_progress(progress)
+
+
+def begin_step(model: nn.Module) -> None:
+    """Do what is due once per training step: fit scales again, watch weights oscillate.
+
+    A forward pass does so by itself until this is called for the first time. From then on it must
+    be called before each step, and the forward pass in training is tensor arithmetic alone, which
+    can be compiled as a whole or captured in a CUDA graph.
+    """
+    quantizers, weights = [], []
+    for module in model.modules():
+        if isinstance(module, ActivationQuantizer):
+            module.begin_step()
+        elif isinstance(module, QuantLayer) and module.weight_quantizer is not None:
+            module.weight_quantizer.ahead = True
+            quantizers.append(module.weight_quantizer)
+            weights.append(module.weight)
+    if quantizers:
+        begin_step_of_weights(quantizers, weights)
+
+
+def make_traceable(model: nn.Module) -> None:
+    """Keep in tensors what schedules move, so that a trace of the model follows them."""
+    for module in model.modules():
+        if isinstance(module, FakeQuantize):
+            module.move_in_tensors()
 
 
 def compile_kernels(model: nn.Module, wanted: bool = True) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from qtool.numerics.grid import IntegerGrid, quantize
 
-SAMPLE = 16_384  # weights of a layer that are watched where none is ever frozen
+SAMPLE = 4_096  # weights of a layer that are watched where none is ever frozen
 MOMENTUM = 0.01
+ATEN = torch.ops.aten
 
 
 class OscillationTracker(nn.Module):
@@ -55,36 +56,21 @@ class OscillationTracker(nn.Module):
         self.register_buffer("flips", torch.zeros((), device=weight.device), persistent=False)
         self.started, self.steps = False, 0
 
-    @torch.no_grad()
-    def observe(self, weight: Tensor, scale: Tensor, grid: IntegerGrid, threshold: float) -> None:
-        """Look at a weight [C, ...] before a training step; freeze what is above `threshold`."""
+    def codes_of(self, weight: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
+        """Return the codes of the watched elements of a weight [C, ...], [N]."""
         values, scales = weight.detach(), scale.detach().reshape(-1)
         if values.ndim == 4 and not self.freezes:
             values = values.permute(0, 2, 3, 1)  # no copy where the channels are innermost
         if len(scales) > 1:
             scales = scales.index_select(0, self.channel)
-        codes = quantize(values.reshape(-1)[:: self.stride], scales, 0, grid)
-        if not self.started:
-            self.started = True
-            self.codes.copy_(codes)
-            if self.freezes:
-                self.average.copy_(codes)
-            return
-        move = (codes - self.codes).sign_()
-        turned = (move * self.direction).clamp_(max=0).neg_()
-        self.frequency.lerp_(turned, self.momentum)
-        self.direction.add_(move, alpha=2).sign_()  # that of the last move that was one
-        self.codes.copy_(codes)
-        self.flips.add_(move.abs_().sum())
-        self.steps += 1
-        if self.freezes:
-            self._freeze(codes, threshold)
+        return quantize(values.reshape(-1)[:: self.stride], scales, 0, grid).float()
 
-    def _freeze(self, codes: Tensor, threshold: float) -> None:
+    def freeze(self, codes: Tensor, threshold: float) -> None:
+        """Take the newest codes into their average, and freeze what is above `threshold`."""
         self.average.lerp_(codes, self.momentum)
         new = (self.frequency > threshold) & ~self.frozen
         self.average.copy_(torch.where(new, self.average.round(), self.average))
-        self.frozen = self.frozen | new  # the backward of `hold` still needs the old one
+        self.frozen.logical_or_(new)
         # a frozen weight's code stays as it is, so its average, once whole, does too
 
     def hold(self, weight: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
@@ -92,7 +78,8 @@ class OscillationTracker(nn.Module):
         if not self.freezes:
             return weight
         levels = (self.average.round().reshape(weight.shape) - grid.offset) * scale
-        return torch.where(self.frozen.reshape(weight.shape), levels.to(weight.dtype), weight)
+        frozen = self.frozen.reshape(weight.shape).clone()  # this backward still needs it as it is
+        return torch.where(frozen, levels.to(weight.dtype), weight)
 
     def take_metrics(self) -> dict[str, float]:
         """Return what was seen since the last call, averaged over weights and steps."""
@@ -114,3 +101,34 @@ class OscillationTracker(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take what `get_extra_state` returned."""
         self.started = state["started"]
+
+
+@torch.no_grad()
+def observe(trackers: list[OscillationTracker], codes: list[Tensor]) -> None:
+    """Take the codes [N] that each tracker's weight has before a training step.
+
+    All go together, as a network has many small weights and each operation has its price.
+    """
+    for tracker, first in zip(trackers, codes, strict=True):
+        if not tracker.started:
+            tracker.started = True
+            tracker.codes.copy_(first)
+            tracker.average.copy_(first[: len(tracker.average)])
+            tracker.direction.zero_()
+            tracker.steps -= 1  # there is no change to count yet
+    moves = ATEN._foreach_sub(codes, [t.codes for t in trackers])
+    ATEN._foreach_sign_(moves)
+    directions = [t.direction for t in trackers]
+    turned = ATEN._foreach_mul(moves, directions)
+    ATEN._foreach_clamp_max_(turned, 0)
+    ATEN._foreach_neg_(turned)
+    for momentum in {t.momentum for t in trackers}:
+        alike = [k for k, t in enumerate(trackers) if t.momentum == momentum]
+        frequencies = [trackers[k].frequency for k in alike]
+        ATEN._foreach_lerp_(frequencies, [turned[k] for k in alike], momentum)
+    ATEN._foreach_add_(directions, moves, alpha=2)
+    ATEN._foreach_sign_(directions)  # that of the last move that was one
+    ATEN._foreach_copy_([t.codes for t in trackers], codes)
+    ATEN._foreach_add_([t.flips for t in trackers], ATEN._foreach_norm(moves, 1))
+    for tracker in trackers:
+        tracker.steps += 1

@@ -1,6 +1,6 @@
 """The rounding itself, with its backward pass, as one autograd function.
 
-Forward, in float32 whatever the type of x:
+Forward, in float32 unless x is float64:
 
     x_hat = s * (clamp(round(x / s + o), low, high) - o)
 
@@ -9,7 +9,8 @@ Backward: g_x is the estimator's. A learned scale gets the chain rule of s * Q(x
     ds = (<g, x_hat> - <g_x, x>) / s,
 
 which is LSQ's where g_x is straight_through's. On a CPU this goes over the tensors in blocks that
-fit the cache, with the estimator's fast form where it has one.
+fit the cache, with the estimator's fast form where it has one. Where a compiler traces the whole
+model, or on other devices, it is plain tensor arithmetic: nothing waits for a number.
 """
 
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from qtool.numerics.fast_estimators import (
     stop_outside,
 )
 from qtool.numerics.roundings import Rounding
+from qtool.numerics.steps import widen
 from qtool.quantizers import compiled
 
 BLOCK = 1 << 18  # elements; three float32 blocks, shared by two cores, fit their L2 caches
@@ -101,7 +103,7 @@ class RoundToGrid(torch.autograd.Function):
         how: Backward,
     ) -> Tensor:
         """Return x_hat, of the shape and dtype of x."""
-        if x.device.type == "cpu":  # elsewhere reading a bound would wait for the device
+        if _by_numbers(x):
             low, high = float(low), float(high)
         ctx.bounds, ctx.offset, ctx.how, ctx.shifted = (low, high), offset, how, shift is not None
         ctx.rounding = rounding
@@ -132,13 +134,13 @@ class RoundToGrid(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 low, high = ctx.bounds
                 x_hat = _rounded(x, scale, low, high, ctx.offset, ctx.rounding)
-        hat = None if x_hat is None else x_hat.float()
+        hat = None if x_hat is None else widen(x_hat)
         sums = _Sums(how, scale, ctx.shifted)
-        fast = fast_form(how.estimator) if x.device.type == "cpu" else None
+        fast = fast_form(how.estimator) if _by_numbers(x) else None
         if fast is None:
-            grad_x = _at_once(ctx, sums, grads[0].float(), x.float(), hat, scale)
+            grad_x = _at_once(ctx, sums, widen(grads[0]), widen(x), hat, scale)
         else:
-            grad_x = _in_parts(fast, ctx, sums, grads[0].float(), x.float(), hat, scale)
+            grad_x = _in_parts(fast, ctx, sums, widen(grads[0]), widen(x), hat, scale)
         grad_scale = grad_shift = None
         if sums.products is not None:
             grad_scale = sums.products.div_(scale)
@@ -152,11 +154,16 @@ class RoundToGrid(torch.autograd.Function):
         return grad_x.to(x.dtype), grad_scale, grad_shift, None, None, None, None, None
 
 
+def _by_numbers(x: Tensor) -> bool:
+    """Tell whether reading a number from a tensor beside x costs nothing."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _rounded(
     x: Tensor, scale: Tensor, low: Bound, high: Bound, offset: float, rounding: Rounding
 ) -> Tensor:
     """Return x_hat, of the shape and dtype of x."""
-    u = torch.div(x.float(), scale)
+    u = torch.div(widen(x), scale)
     if offset:
         u.add_(offset)
     # both bounds are numbers or both are tensors, which their union cannot say
@@ -209,9 +216,10 @@ def _in_parts(
     """Return the gradient of x by a fast form, block by block where there is one scale."""
     how: Backward = ctx.how
     (low, high), offset = ctx.bounds, ctx.offset
-    straight = closed(low, high)
-    limits = None if fast.limits is None else fast.limits(low, high, torch.float32)
+    straight = closed(low, high, x.dtype)
+    limits = None if fast.limits is None else fast.limits(low, high, x.dtype)
     divides = fast.slope is not None or offset or scale.ndim or x.numel() <= FEW
+    divides = divides or x.dtype != torch.float32
     if not divides:
         step = scale.item()
         straight = limits_before_division(straight, step)

@@ -9,7 +9,7 @@ from torch import Tensor
 from qtool.numerics.grid import dequantize, quantize
 from qtool.numerics.schedules import SCHEDULES, Schedule
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.oscillation import OscillationTracker
+from qtool.quantizers.oscillation import OscillationTracker, observe
 from qtool.quantizers.tensor_settings import WeightQuantization
 from qtool.sections import Choice
 
@@ -22,7 +22,13 @@ class WeightQuantizer(FakeQuantize):
 
     A range that is not learned is fitted to the weight again every so many training steps, until
     alpha of a blend reaches 1: from then on the scales, and so the codes, are frozen.
+
+    Attributes:
+        ahead: what is due once per training step is done before the forward pass, not in it.
+        strength: float32 [], of oscillation dampening.
     """
+
+    strength: Tensor
 
     def __init__(self, settings: WeightQuantization, weight: Tensor) -> None:
         super().__init__(settings, settings.integer_grid)
@@ -33,11 +39,14 @@ class WeightQuantizer(FakeQuantize):
             self.rule = partial(self.rule, fan_in=weight[0].numel())
         self.squashes = name == "dorefa" and self.bits > 1
         self.steps = 0
-        self.frozen = False
+        self.frozen = self.ahead = False
         freezing = settings.freezing
         self.tracker = OscillationTracker(weight, freezing.momentum if freezing else None)
-        self._threshold = _schedule(freezing.threshold if freezing else None)
+        self.threshold = _schedule(freezing.threshold if freezing else None)
+        self.dampens = settings.dampening is not None
         self._dampening = _schedule(settings.dampening)
+        strength = torch.tensor(self._dampening(0.0))
+        self.register_buffer("strength", strength, persistent=False)
         per_channel = settings.granularity == "per_channel"
         shape = [len(weight), *[1] * (weight.ndim - 1)] if per_channel else []
         self.scale.data = torch.ones(shape, device=weight.device)
@@ -51,6 +60,18 @@ class WeightQuantizer(FakeQuantize):
         rows = weight.detach().float().reshape(channels, -1)
         self.scale.copy_(self.rule(rows, self.known_grid).reshape(self.scale.shape))
         self.ready = True
+
+    def set_progress(self, progress: float) -> None:
+        """Move all schedules to `progress`, the share of training done."""
+        super().set_progress(progress)
+        self.strength.fill_(self._dampening(progress))
+
+    def refit(self, weight: Tensor) -> None:
+        """Set the scales anew where that is due at this training step."""
+        if self.refits and not self.frozen:
+            if self.steps % self.refit_every == 0:
+                self.fit(weight)
+            self.steps += 1
 
     @property
     def blend_is_done(self) -> bool:
@@ -70,15 +91,9 @@ class WeightQuantizer(FakeQuantize):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight, same shape."""
-        trains = self.training and torch.is_grad_enabled()
-        if trains and self.refits and not self.frozen:
-            if self.steps % self.refit_every == 0:
-                self.fit(weight)
-            self.steps += 1
+        if not self.ahead and self.training and torch.is_grad_enabled():
+            begin_step([self], [weight])
         weight = self.before_rounding(weight)
-        if trains:
-            threshold = self._threshold(self.progress)
-            self.tracker.observe(weight, self.scale, self.known_grid, threshold)
         rounded = self.round_to_grid(weight)
         if not self.tracker.freezes:
             return rounded
@@ -94,15 +109,14 @@ class WeightQuantizer(FakeQuantize):
 
         Reference: Nagel et al., 2022, arXiv:2203.11086.
         """
-        strength = self._dampening(self.progress)
-        if not strength:
+        if not self.dampens:
             return None
         grid, scale = self.known_grid, self.scale.detach()
         weight = self.before_rounding(weight)
         low, high = ((end - grid.offset) * scale for end in (grid.qmin, grid.qmax))
         clipped = torch.maximum(torch.minimum(weight, high), low)
         level = dequantize(quantize(weight.detach(), scale, 0, grid), scale, 0, grid)
-        return strength * (level - clipped).square().sum()
+        return self.strength * (level - clipped).square().sum()
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold beside the tensors."""
@@ -112,6 +126,20 @@ class WeightQuantizer(FakeQuantize):
         """Take what `get_extra_state` returned."""
         super().set_extra_state(state)
         self.steps, self.frozen = state["steps"], state["frozen"]
+
+
+@torch.no_grad()
+def begin_step(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> None:
+    """Do what is due once per training step: fit scales again, watch weights oscillate."""
+    codes = []
+    for quantizer, weight in zip(quantizers, weights, strict=True):
+        quantizer.refit(weight)
+        held = quantizer.before_rounding(weight)
+        codes.append(quantizer.tracker.codes_of(held, quantizer.scale, quantizer.known_grid))
+    observe([quantizer.tracker for quantizer in quantizers], codes)
+    for quantizer, now in zip(quantizers, codes, strict=True):
+        if quantizer.tracker.freezes:
+            quantizer.tracker.freeze(now, quantizer.threshold(quantizer.progress))
 
 
 def _schedule(choice: Choice | None) -> Schedule:

@@ -16,14 +16,19 @@ from qtool.numerics.schedules import Schedule
 from qtool.quantizers.layers import (
     QuantLayer,
     blend_alphas,
-    dampening_penalty,
+    make_traceable,
     set_progress,
     take_oscillations,
 )
+from qtool.training.captured import CapturedStep
 from qtool.training.losses import Loss
-from qtool.training.optimizers import set_rate
+from qtool.training.optimizers import make_capturable, set_rate
 from qtool.training.profile import StepProfile
 from qtool.training.progress import EpochBar, progress_bar
+from qtool.training.step import TrainingStep
+from qtool.training.whole_model import compiled_forward
+
+TakeStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Batches(Protocol):
@@ -50,6 +55,8 @@ class Trainer:
         epochs: of the whole run, also when it goes on from a checkpoint.
         history: one line of metrics for each epoch that is done.
         profile: measures the steps, where that is asked for.
+        compiles: compile the whole model.
+        captures: capture the steps in CUDA graphs.
     """
 
     model: nn.Module
@@ -63,6 +70,8 @@ class Trainer:
     epochs: int
     history: list[dict[str, Any]]
     profile: StepProfile | None = None
+    compiles: bool = False
+    captures: bool = False
 
     def fit(
         self,
@@ -80,11 +89,12 @@ class Trainer:
         """
         steps = len(self.train)
         done = len(self.history)
+        take = self._make_step()
         with progress_bar(steps * self.epochs, steps * done) as bar:
             for epoch in range(done, self.epochs):
                 started = time.perf_counter()
                 with self.profile.epoch(self.model) if self.profile else nullcontext():
-                    line = self._train_epoch(epoch, bar)
+                    line = self._train_epoch(epoch, bar, take)
                 if epoch == self.epochs - 1:
                     finish(self.model)
                 line |= self._validate(epoch)
@@ -92,12 +102,21 @@ class Trainer:
                 self.history.append(line)
                 after_epoch(line)
 
-    def _autocast(self) -> Any:
-        if self.precision == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.precision)
+    def _make_step(self) -> TakeStep:
+        """Return what takes a training step; a measured one is neither compiled nor captured."""
+        step = TrainingStep(self.model, self.loss, self.optimizer, self.precision)
+        if self.profile is not None:
+            step.mark = self.profile.mark
+            return step
+        if self.compiles:
+            step.forward = compiled_forward(self.model)
+        if not self.captures:
+            return step
+        make_traceable(self.model)
+        make_capturable(self.optimizer, self.device)
+        return CapturedStep(step)
 
-    def _train_epoch(self, epoch: int, bar: EpochBar) -> dict[str, Any]:
+    def _train_epoch(self, epoch: int, bar: EpochBar, take: TakeStep) -> dict[str, Any]:
         self.model.train()
         steps = len(self.train)
         total = steps * self.epochs
@@ -106,36 +125,26 @@ class Trainer:
         hits = torch.zeros((), device=self.device, dtype=torch.int64)
         images, rate, started = 0, 0.0, time.perf_counter()
         inputs = torch.empty(0)
-        batches, mark = self.train.batches(epoch), _measure_nothing
+        batches = self.train.batches(epoch)
         if self.profile is not None:
-            batches, mark = self.profile.batches(batches), self.profile.mark
+            batches = self.profile.batches(batches)
         for index, (inputs, labels) in enumerate(batches):
             progress = (epoch * steps + index) / total
             rate = self.learning_rate(progress)
             set_rate(self.optimizer, rate)
             set_progress(self.model, progress)
-            mark("forward")
-            with self._autocast():
-                logits = self.model(inputs)
-            loss = self.loss(logits.float(), labels)
-            if self.device.type == "cpu" and not torch.isfinite(loss):
-                raise self._diverged(epoch, index, inputs, float(loss.detach()))
-            penalty = dampening_penalty(self.model)
-            mark("optimizer")
-            self.optimizer.zero_grad(set_to_none=True)
-            mark("backward")
-            (loss if penalty is None else loss + penalty).backward()
-            mark("optimizer")
-            self.optimizer.step()
-            mark("rest")
-            loss_sum += loss.detach() * len(labels)
-            hits += (logits.detach().argmax(1) == labels).sum()
+            try:
+                loss, logits = take(inputs, labels)
+            except FloatingPointError as error:
+                raise self._diverged(epoch, index, inputs, str(error)) from None
+            loss_sum += loss * len(labels)
+            hits += (logits.argmax(1) == labels).sum()
             images += len(labels)
             if self.device.type == "cpu" or index % 20 == 19:
                 seconds = time.perf_counter() - started
                 bar.step(epoch + 1, float(loss_sum) / images, int(hits) / images, images / seconds)
         if not torch.isfinite(loss_sum):
-            raise self._diverged(epoch, steps - 1, inputs, float(loss_sum))
+            raise self._diverged(epoch, steps - 1, inputs, str(float(loss_sum)))
         set_progress(self.model, (epoch + 1) / self.epochs)
         line = {
             "epoch": epoch + 1,
@@ -153,19 +162,15 @@ class Trainer:
         score = evaluate(self.model, self.validation.batches(epoch), self.loss)
         if not math.isfinite(score.loss):
             inputs = next(iter(self.validation.batches(epoch)))[0]
-            raise self._diverged(epoch, len(self.train) - 1, inputs, score.loss)
+            raise self._diverged(epoch, len(self.train) - 1, inputs, str(score.loss))
         return {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
 
-    def _diverged(self, epoch: int, step: int, inputs: Tensor, loss: float) -> TrainingError:
+    def _diverged(self, epoch: int, step: int, inputs: Tensor, loss: str) -> TrainingError:
         place = first_bad_layer(self.model, inputs)
         return TrainingError(
             f"the loss became {loss} in epoch {epoch + 1}, step {step + 1}; {place}. "
             f"Lower training.learning_rate.start, or start from trained weights"
         )
-
-
-def _measure_nothing(phase: str) -> None:
-    """Stand in for the marks of a profile."""
 
 
 @torch.no_grad()

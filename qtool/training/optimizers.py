@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator, Field
-from torch import nn
+from torch import Tensor, nn
 
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer
@@ -104,4 +104,15 @@ def parameter_groups(model: nn.Module) -> list[Group]:
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every group, times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["rate_scale"]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate * group["rate_scale"])
+        else:
+            group["lr"] = rate * group["rate_scale"]
+
+
+def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Keep what changes from step to step on the device, as a CUDA graph of a step needs."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), device=device)
+        if "capturable" in group:
+            group["capturable"] = True

@@ -4,7 +4,8 @@
 
 Each quantized step stands between two float steps, in one process and in turn, so that what slows
 the machine slows both; a ratio is the quantized step over the mean of its neighbours, and the
-figure is the median over rounds. Images are random and stay on the device.
+figure is the median over rounds. Images are random and stay on the device. With `--way` the step
+is compiled or captured; where that is done to the whole model, it is done to the float one, too.
 """
 
 import argparse
@@ -12,38 +13,46 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 import qtool
 from qtool.models.vision import build_model
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.numerics.sign_family import SIGN_FAMILY
-from qtool.quantizers.layers import compile_kernels
-from qtool.training.optimizers import OPTIMIZERS, parameter_groups
+from qtool.quantizers.layers import compile_kernels, make_traceable
+from qtool.training.captured import CapturedStep
+from qtool.training.losses import cross_entropy
+from qtool.training.optimizers import OPTIMIZERS, make_capturable, parameter_groups
+from qtool.training.step import TrainingStep
+from qtool.training.whole_model import compiled_forward
 
-Step = Callable[[], None]
+Step = Callable[[], Any]
+WAYS = ("kernels", "whole_model", "captured", "whole_model+captured")
 
 
-def make_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, bfloat16: bool) -> Step:
-    """Return one training step: forward, cross entropy, backward, SGD with momentum."""
+def make_step(model: nn.Module, images: Tensor, labels: Tensor, way: str = "", **keys: Any) -> Step:
+    """Return one training step: forward, cross entropy, backward, SGD with momentum.
+
+    `way` is what training.compile and training.cuda_graph choose: "" for neither, kernels,
+    whole_model, captured, or whole_model+captured; `keys` are fields of TrainingStep.
+    """
     model.train()
+    compile_kernels(model, way == "kernels")
     optimizer = OPTIMIZERS.build("sgd", weight_decay=1e-4)(parameter_groups(model), 1e-3)
-
-    def step() -> None:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-            logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    return step
+    taken: Any = TrainingStep(model, cross_entropy, optimizer, **keys)
+    if "whole_model" in way:
+        taken.forward = compiled_forward(model)
+    if "captured" in way:
+        make_capturable(optimizer, images.device)
+        make_traceable(model)
+        taken = CapturedStep(taken)
+    return lambda: taken(images, labels)
 
 
 def quantization(estimator: str, bits: int, range_: str, place: str) -> dict[str, Any]:
@@ -111,7 +120,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bfloat16", action="store_true")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--way", default="", choices=("", *WAYS), help="Compiled or captured.")
     parser.add_argument("--estimators", default="")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -126,13 +135,15 @@ def main() -> None:
     every = [n for n in ESTIMATORS.names() if two_levels or n not in SIGN_FAMILY]
     names = given.estimators.split(",") if given.estimators else every
     prepared = {n: quantization(n, given.bits, given.range, given.place) for n in names}
-    for name in [*prepared] if given.compile else []:
-        prepared[f"{name}, compiled"] = prepared[name]
-    models = {n: qtool.prepare(network, section, images) for n, section in prepared.items()}
-    for name, model in models.items():
-        compile_kernels(model, name.endswith("compiled"))
-    steps = {n: make_step(m, images, labels, given.bfloat16) for n, m in models.items()}
-    steps = {"float": make_step(network, images, labels, given.bfloat16), **steps}
+    keys = {"precision": torch.bfloat16 if given.bfloat16 else torch.float32}
+    whole = given.way if given.way in WAYS[1:] else ""
+    steps = {"float": make_step(deepcopy(network), images, labels, whole, **keys)}
+    for name, section in prepared.items():
+        for way in dict.fromkeys([whole, given.way]):
+            model = qtool.prepare(network, section, images)
+            steps[", ".join(filter(None, (name, way)))] = make_step(
+                model, images, labels, way, **keys
+            )
     found = measure(steps, given.rounds, device)
     for name, row in found.items():
         spread = " to ".join(f"{value:.2f}" for value in row["spread"])

@@ -14,7 +14,7 @@ from qtool.quantizers.tensor_settings import ActivationQuantization
 
 NEEDED = {"fixed": {"scale": 0.1}}  # parameters without a default
 RULES = [name for name in RANGES.names() if name != "he_uniform"]
-FOLLOW = {"name": "ema_min_max", "decay": 0.9}
+FOLLOW = {"name": "ema_min_max", "decay": 0.9, "every": 1}
 
 
 def quantizer(**keys: Any) -> ActivationQuantizer:
@@ -111,6 +111,24 @@ def test_extremes_follow_by_a_moving_average_in_training() -> None:
         np.testing.assert_allclose(made.observed, [low, high], rtol=1e-5)
         np.testing.assert_allclose(made.scale, (high - low) / 15, rtol=1e-5)
         assert made.zero_point == round(-low / ((high - low) / 15))
+
+
+def test_only_every_so_many_steps_are_looked_at_and_a_checkpoint_knows_which_is_next() -> None:
+    made = quantizer(range=FOLLOW | {"every": 3}, grid="asymmetric")
+    made(span(-2, 6))  # sets the range
+    low, high, counted = -2.0, 6.0, []
+    for step in range(7):
+        made(span(-3 - step, 9))
+        if step % 3 == 0:
+            kept = 0.9**3
+            low, high = kept * low + (1 - kept) * (-3 - step), kept * high + (1 - kept) * 9
+        counted.append(made.observed.tolist())
+        np.testing.assert_allclose(counted[-1], [low, high], rtol=1e-5)
+        if step == 3:
+            again = quantizer(range=FOLLOW | {"every": 3}, grid="asymmetric")
+            again.load_state_dict(made.state_dict())
+            made = again
+    assert counted[0] == counted[1] == counted[2] != counted[3]
 
 
 @pytest.mark.parametrize("grid", ["full", "narrow"])

@@ -1,0 +1,68 @@
+"""One training step: forward, backward, the optimizer's step; as it is, compiled, or captured."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qtool.quantizers.layers import begin_step, dampening_penalty
+from qtool.training.losses import Loss
+
+
+def measure_nothing(phase: str) -> None:
+    """Stand in for the marks of a profile."""
+
+
+@dataclass
+class TrainingStep:
+    """A step on one batch, without the schedules, which are to be set before.
+
+    Attributes:
+        model: fake-quantized or float.
+        precision: torch.float32, or torch.bfloat16 for autocast.
+        mark: told which phase of the step begins.
+        forward: a compiled form of the model's forward pass; None takes the model.
+    """
+
+    model: nn.Module
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    precision: torch.dtype = torch.float32
+    mark: Callable[[str], None] = measure_nothing
+    forward: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the step on images [B, C, H, W]; return loss [] and logits [B, classes], detached.
+
+        Raises:
+            FloatingPointError: Says the loss where it is not finite, before the weights move; on a
+                CPU only, as elsewhere looking at it would wait for the device.
+        """
+        self.mark("forward")
+        begin_step(self.model)
+        return self.run(images, labels)
+
+    def run(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Do what `__call__` does, after what is due once per step: tensor arithmetic alone."""
+        with self._autocast(images.device):
+            logits = (self.forward or self.model)(images)
+        loss = self.loss(logits.float(), labels)
+        if loss.device.type == "cpu" and not torch.isfinite(loss):
+            raise FloatingPointError(str(float(loss.detach())))
+        penalty = dampening_penalty(self.model)
+        self.mark("optimizer")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.mark("backward")
+        (loss if penalty is None else loss + penalty).backward()
+        self.mark("optimizer")
+        self.optimizer.step()
+        self.mark("rest")
+        return loss.detach(), logits.detach()
+
+    def _autocast(self, device: torch.device) -> Any:
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(device.type, dtype=self.precision)
