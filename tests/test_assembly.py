@@ -52,8 +52,9 @@ def test_an_initialization_excludes_given_weights():
 
 
 def test_a_cuda_graph_is_left_out_on_a_cpu_with_a_note(capsys):
-    wanted = recipe()
-    wanted.training.cuda_graph = True
+    plain = recipe()
+    training = plain.training.model_copy(update={"cuda_graph": True})
+    wanted = plain.model_copy(update={"training": training})
     network = assembly.make_network(wanted, IMAGES).model
     loaders = SimpleNamespace(train=None, validation=None)
     trainer = assembly.make_trainer(wanted, network, loaders, torch.device("cpu"))
