@@ -116,19 +116,19 @@ def observe(trackers: list[OscillationTracker], codes: list[Tensor]) -> None:
             tracker.average.copy_(first[: len(tracker.average)])
             tracker.direction.zero_()
             tracker.steps -= 1  # there is no change to count yet
-    moves = ATEN._foreach_sub(codes, [t.codes for t in trackers])
-    ATEN._foreach_sign_(moves)
+    moves = ATEN._foreach_sub.List(codes, [t.codes for t in trackers])
+    ATEN._foreach_sign_.default(moves)
     directions = [t.direction for t in trackers]
-    turned = ATEN._foreach_mul(moves, directions)
-    ATEN._foreach_clamp_max_(turned, 0)
-    ATEN._foreach_neg_(turned)
+    turned = ATEN._foreach_mul.List(moves, directions)
+    ATEN._foreach_clamp_max_.Scalar(turned, 0)
+    ATEN._foreach_neg_.default(turned)
     for momentum in {t.momentum for t in trackers}:
         alike = [k for k, t in enumerate(trackers) if t.momentum == momentum]
         frequencies = [trackers[k].frequency for k in alike]
-        ATEN._foreach_lerp_(frequencies, [turned[k] for k in alike], momentum)
-    ATEN._foreach_add_(directions, moves, alpha=2)
-    ATEN._foreach_sign_(directions)  # that of the last move that was one
-    ATEN._foreach_copy_([t.codes for t in trackers], codes)
-    ATEN._foreach_add_([t.flips for t in trackers], ATEN._foreach_norm(moves, 1))
+        ATEN._foreach_lerp_.Scalar(frequencies, [turned[k] for k in alike], momentum)
+    ATEN._foreach_add_.List(directions, moves, alpha=2)
+    ATEN._foreach_sign_.default(directions)  # that of the last move that was one
+    ATEN._foreach_copy_.default([t.codes for t in trackers], codes)
+    ATEN._foreach_add_.List([t.flips for t in trackers], ATEN._foreach_norm.Scalar(moves, 1))
     for tracker in trackers:
         tracker.steps += 1
