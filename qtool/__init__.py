@@ -5,7 +5,9 @@ For people who have their own training loop:
     model = qtool.prepare(model, quantization, example)
     qtool.calibrate(model, batches)
     ...                                 # train as usual; set_progress(model, share) moves what is
-                                        # scheduled, dampening_penalty(model) joins the loss
+                                        # scheduled, dampening_penalty(model) joins the loss;
+                                        # begin_step(model) before each step lets torch.compile
+                                        # trace model.forward as a whole
     qtool.reestimate_batch_norm(model, batches)
     qtool.round_biases(model)
     integer = qtool.convert(model)
@@ -19,13 +21,14 @@ if TYPE_CHECKING:
     from qtool.conversion.to_integer import convert, round_biases
     from qtool.export.onnx_qdq import export_onnx
     from qtool.quantizers.calibrate import calibrate
-    from qtool.quantizers.layers import dampening_penalty, set_progress
+    from qtool.quantizers.layers import begin_step, dampening_penalty, set_progress
     from qtool.quantizers.prepare import prepare
     from qtool.training.batch_norm import reestimate_batch_norm
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "begin_step",
     "calibrate",
     "convert",
     "dampening_penalty",
@@ -39,6 +42,7 @@ __all__ = [
 _HOME = {
     "prepare": "qtool.quantizers.prepare",
     "calibrate": "qtool.quantizers.calibrate",
+    "begin_step": "qtool.quantizers.layers",
     "set_progress": "qtool.quantizers.layers",
     "dampening_penalty": "qtool.quantizers.layers",
     "reestimate_batch_norm": "qtool.training.batch_norm",

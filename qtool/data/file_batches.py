@@ -1,35 +1,29 @@
 """Batches of a data set of image files: worker processes read, crop and stack the images.
 
 What happens to an image depends on seed, epoch and its place in the data set only, so any number
-of workers gives the same batches.
+of workers gives the same batches. Training workers go on with the next epoch while the validation
+set is judged, so that its first batches are ready or under way when it begins.
 """
 
-import math
 import multiprocessing
 import os
 from collections.abc import Iterator
+from itertools import count
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qtool.data.batches import Normalizer, batch_sizes, seeded_generator
+from qtool.data.image_files import centre_crop, random_crop
 from qtool.data.sources import FileSplit
 from qtool.errors import DataError
 
 RGB = 3
-# As in torchvision's RandomResizedCrop: Szegedy et al., 2014, arXiv:1409.4842.
-CROP_AREA = (0.08, 1.0)  # share of the image
-CROP_ASPECT = (3 / 4, 4 / 3)  # width over height
-CROP_ATTEMPTS = 10
-VALIDATION_RESIZE = 256 / 224  # shorter side before the centre crop, over the crop
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom; pixels
-Work = tuple[int, list[int]]  # epoch, indices of the images of one batch
+Work = tuple[int, list[tuple[int, Path, int]]]  # epoch; index, file and label of each image
 
 
 class FileBatches:
@@ -64,21 +58,23 @@ class FileBatches:
             training: Shuffle, and drop a last batch that is not full.
             seed: Sets order and crops, together with the epoch.
             device: Where batches are put.
-            workers: Processes that read files; 0 reads in this one.
+            workers: Processes that read files; 0 reads in this one. Beside a GPU, as many as
+                there are cores; where the network itself trains on the cores, 1 or 2.
         """
         self._normalize = normalizer
         self._training = training
-        self._seed = seed
         self._device = device
         self._samples = len(split)
         self._sizes = batch_sizes(len(split), batch_size, drop_last=training)
         self._pass = 0
-        self._work: list[Work] = []
+        self._plan = _Plan(split, self._sizes, training=training, seed=seed)
         self._reader = _ImageBatchReader(
-            split, image_size=image_size, augment=augment, flip=flip, seed=seed
+            image_size=image_size, augment=augment, flip=flip, seed=seed
         )
         self._workers = min(workers, _usable_cores())
         self._loader = self._new_loader()
+        self._stream: Iterator[tuple[Tensor, Tensor] | str] = iter(())
+        self._ready: int | None = None  # the epoch whose first batch the stream gives next
 
     @property
     def samples(self) -> int:
@@ -97,12 +93,18 @@ class FileBatches:
         """
         self._pass += 1
         this_pass = self._pass
-        self._work[:] = self._plan(epoch)
-        for read in self._loader:
+        if self._ready != epoch:
+            self._plan.first_epoch = epoch
+            self._stream = iter(self._loader)
+        self._ready = None
+        for place in range(len(self)):
+            read = next(self._stream)
             if isinstance(read, str):
                 # Workers stop at once when their loader goes; the error would keep it alive.
-                self._loader = self._new_loader()
+                self._stream, self._loader = iter(()), self._new_loader()
                 raise DataError(read)
+            if self._training and place == len(self) - 1:
+                self._ready = epoch + 1
             images, labels = (part.to(self._device, non_blocking=True) for part in read)
             yield self._normalize(images.permute(0, 3, 1, 2)), labels
             if self._pass != this_pass:
@@ -112,7 +114,7 @@ class FileBatches:
         return DataLoader(
             self._reader,
             batch_size=None,
-            sampler=_LatestWork(self._work),
+            sampler=self._plan,
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             multiprocessing_context=_process_context() if self._workers else None,
@@ -121,25 +123,35 @@ class FileBatches:
             generator=torch.Generator(),
         )
 
-    def _plan(self, epoch: int) -> list[Work]:
-        order = torch.arange(self._samples)
-        if self._training:
-            order = torch.randperm(self._samples, generator=seeded_generator(self._seed, epoch))
-        used = order[: sum(self._sizes)].split(self._sizes)
-        return [(epoch, indices.tolist()) for indices in used]
 
+class _Plan:
+    """The sampler: what to read for each batch of `first_epoch`, and in training of all after it.
 
-class _LatestWork:
-    """The sampler of a loader that outlives its epochs: the list it was given, as it is now."""
+    Workers are told the files batch by batch: a copy of the whole list in each of them would make
+    large sets slow to start.
+    """
 
-    def __init__(self, work: list[Work]) -> None:
-        self._work = work
+    def __init__(self, split: FileSplit, sizes: list[int], *, training: bool, seed: int) -> None:
+        self.first_epoch = 0
+        self._split = split
+        self._sizes = sizes
+        self._training = training
+        self._seed = seed
 
     def __iter__(self) -> Iterator[Work]:
-        return iter(list(self._work))
+        for epoch in count(self.first_epoch) if self._training else [self.first_epoch]:
+            order = self._order(epoch)[: sum(self._sizes)]
+            for indices in order.split(self._sizes):
+                yield epoch, [self._file(index) for index in indices.tolist()]
 
-    def __len__(self) -> int:
-        return len(self._work)
+    def _order(self, epoch: int) -> Tensor:
+        samples = len(self._split)
+        if self._training:
+            return torch.randperm(samples, generator=seeded_generator(self._seed, epoch))
+        return torch.arange(samples)
+
+    def _file(self, index: int) -> tuple[int, Path, int]:
+        return index, self._split.paths[index], self._split.labels[index]
 
 
 class _ImageBatchReader(Dataset[tuple[Tensor, Tensor] | str]):
@@ -149,87 +161,30 @@ class _ImageBatchReader(Dataset[tuple[Tensor, Tensor] | str]):
     worker's traceback in it.
     """
 
-    def __init__(
-        self, split: FileSplit, *, image_size: int, augment: bool, flip: bool, seed: int
-    ) -> None:
-        self._split = split
+    def __init__(self, *, image_size: int, augment: bool, flip: bool, seed: int) -> None:
         self._image_size = image_size
         self._augment = augment
         self._flip = flip
         self._seed = seed
 
     def __getitem__(self, work: Work) -> tuple[Tensor, Tensor] | str:
-        epoch, indices = work
+        epoch, files = work
+        images = np.empty((len(files), self._image_size, self._image_size, RGB), np.uint8)
         try:
-            images = np.stack([self._read(epoch, index) for index in indices])
+            for place, (index, path, _) in enumerate(files):
+                images[place] = self._read(epoch, index, path)
         except DataError as error:
             return str(error)
-        return torch.from_numpy(images), torch.tensor([self._split.labels[i] for i in indices])
+        return torch.from_numpy(images), torch.tensor([label for *_, label in files])
 
-    def _read(self, epoch: int, index: int) -> np.ndarray:
-        image = read_image(self._split.paths[index])
+    def _read(self, epoch: int, index: int, path: Path) -> np.ndarray:
         size = self._image_size
         if not self._augment:
-            return np.array(_centre_crop(image, size))
+            return np.asarray(centre_crop(path, size))
         generator = seeded_generator(self._seed, epoch, index)
-        box = random_box(image.width, image.height, generator)
-        crop = np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+        crop = np.asarray(random_crop(path, size, generator))
         mirrored = self._flip and float(torch.rand((), generator=generator)) < 0.5
         return crop[:, ::-1] if mirrored else crop
-
-
-def read_image(path: Path) -> Image.Image:
-    """Decode an image file as RGB, 8 bits per channel.
-
-    Raises:
-        DataError: If it is missing, damaged, or holds more than 8 bits per channel.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode == "F" or image.mode.startswith("I"):
-                raise DataError(f"{path}: has more than 8 bits per channel; save it with 8")
-            # Pillow warns when transparent palettes are turned into RGB directly.
-            opaque = image.convert("RGBA") if "transparency" in image.info else image
-            return opaque.convert("RGB")
-    except DataError:
-        raise
-    # Each of Pillow's formats fails on damaged files in its own way.
-    except Exception as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise DataError(f"{path}: cannot be read as an image ({reason})") from error
-
-
-def _centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to `size` * 256 / 224, then cut `size` x `size` from the middle."""
-    shorter = min(image.width, image.height)
-    target = round(size * VALIDATION_RESIZE)
-    width, height = (int(target * side / shorter) for side in (image.width, image.height))
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + size, top + size))
-
-
-def random_box(width: int, height: int, generator: torch.Generator) -> Box:
-    """Draw the part of an image of `width` x `height` pixels that a training crop shows.
-
-    Its area and aspect are uniform in CROP_AREA and, on a log scale, CROP_ASPECT; where no such
-    box fits in CROP_ATTEMPTS, it is the largest centred one.
-    """
-    low, high = (math.log(aspect) for aspect in CROP_ASPECT)
-    for _ in range(CROP_ATTEMPTS):
-        drawn_area, drawn_aspect, across, down = torch.rand(4, generator=generator).tolist()
-        area = width * height * (CROP_AREA[0] + drawn_area * (CROP_AREA[1] - CROP_AREA[0]))
-        aspect = math.exp(low + drawn_aspect * (high - low))
-        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < box_width <= width and 0 < box_height <= height:
-            left = int(across * (width - box_width + 1))
-            top = int(down * (height - box_height + 1))
-            return left, top, left + box_width, top + box_height
-    box_width = min(width, round(height * CROP_ASPECT[1]))
-    box_height = min(height, round(width / CROP_ASPECT[0]))
-    left, top = (width - box_width) // 2, (height - box_height) // 2
-    return left, top, left + box_width, top + box_height
 
 
 def _usable_cores() -> int:

@@ -7,8 +7,7 @@ from torch.nn import functional as F
 from qtool.quantizers.activation_quantizer import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.tensor_settings import ActivationQuantization, WeightQuantization
-from qtool.quantizers.weight_quantizer import WeightQuantizer
-from qtool.quantizers.weight_quantizer import begin_step as begin_step_of_weights
+from qtool.quantizers.weight_quantizer import WeightQuantizer, begin_steps
 
 
 class QuantLayer(nn.Module):
@@ -145,7 +144,7 @@ def begin_step(model: nn.Module) -> None:
             quantizers.append(module.weight_quantizer)
             weights.append(module.weight)
     if quantizers:
-        begin_step_of_weights(quantizers, weights)
+        begin_steps(quantizers, weights)
 
 
 def make_traceable(model: nn.Module) -> None:

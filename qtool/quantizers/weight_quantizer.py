@@ -92,7 +92,7 @@ class WeightQuantizer(FakeQuantize):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight, same shape."""
         if not self.ahead and self.training and torch.is_grad_enabled():
-            begin_step([self], [weight])
+            begin_steps([self], [weight])
         weight = self.before_rounding(weight)
         rounded = self.round_to_grid(weight)
         if not self.tracker.freezes:
@@ -129,7 +129,7 @@ class WeightQuantizer(FakeQuantize):
 
 
 @torch.no_grad()
-def begin_step(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> None:
+def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> None:
     """Do what is due once per training step: fit scales again, watch weights oscillate."""
     codes = []
     for quantizer, weight in zip(quantizers, weights, strict=True):

@@ -31,14 +31,22 @@ def floating(model: nn.Module, images: Tensor) -> nn.Module:
     return deepcopy(model)
 
 
-def prepared(model: nn.Module, images: Tensor, place: str) -> nn.Module:
-    """Return the model under qtool."""
-    return qtool.prepare(model, quantization("straight_through", 4, "learned", place), images)
+def prepared(model: nn.Module, images: Tensor, place: str, scales: str) -> nn.Module:
+    """Return the model under qtool, with learned scales or with those of the first values."""
+    section = quantization("straight_through", 4, "learned", place)
+    if scales == "fixed":
+        for side in section.values():
+            side["range"] = "absmax"
+        section["weights"]["refit_every"] = 10**9
+    return qtool.prepare(model, section, images)
 
 
 PLAIN = {"float": Peer(floating, "none", 32, "none")}
 OURS = {
-    f"qtool, {place}": Peer(partial(prepared, place=place), "learned", place=place)
+    f"qtool, {place}, {scales}": Peer(
+        partial(prepared, place=place, scales=scales), scales, place=place
+    )
+    for scales in ("learned", "fixed")
     for place in ("relu_outputs", "layer_inputs")  # the second is where most peers quantize
 }
 

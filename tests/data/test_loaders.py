@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import multiprocessing
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from qtool.data import tensor_batches
-from qtool.data.batches import Batches, seeded_generator
-from qtool.data.file_batches import random_box, read_image
+from qtool.data.batches import Batches
+from qtool.data.file_batches import FileBatches
 from qtool.data.loaders import Loaders, make_loaders
 from qtool.data.sources import DataSource, FileSplit, Split
 from qtool.errors import DataError
@@ -293,22 +294,54 @@ def test_starting_another_epoch_ends_the_one_before(files: DataSource) -> None:
         next(first)
 
 
-@pytest.mark.parametrize(("width", "height"), [(60, 40), (1, 1), (400, 2), (2, 400)])
-def test_random_boxes_lie_in_the_image(width: int, height: int) -> None:
-    boxes = [random_box(width, height, seeded_generator(seed)) for seed in range(100)]
-    for left, top, right, bottom in boxes:
-        assert 0 <= left < right <= width
-        assert 0 <= top < bottom <= height
+def starts_of_streams(batches: Batches, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collect the epochs at which the workers were told to start over."""
+    assert isinstance(batches, FileBatches)
+    starts: list[int] = []
+    whole = batches._plan.__class__.__iter__
+
+    def noted(plan: Any) -> Any:
+        starts.append(plan.first_epoch)
+        return whole(plan)
+
+    monkeypatch.setattr(batches._plan.__class__, "__iter__", noted)
+    return starts
 
 
-def test_random_boxes_have_the_areas_and_aspects_published() -> None:
-    boxes = [random_box(1000, 1000, seeded_generator(seed)) for seed in range(400)]
-    areas = [(right - left) * (bottom - top) / 1e6 for left, top, right, bottom in boxes]
-    aspects = [(right - left) / (bottom - top) for left, top, right, bottom in boxes]
-    assert 0.079 < min(areas) < 0.12
-    assert max(areas) > 0.85
-    assert 0.74 < min(aspects) < 0.77
-    assert 1.3 < max(aspects) < 1.35
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_go_on_from_one_training_epoch_to_the_next(
+    files: DataSource, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = load(files, image_size=16, workers=workers, batch_size=3).train
+    starts = starts_of_streams(train, monkeypatch)
+    going_on = [epoch_of(train, epoch) for epoch in (2, 3, 4)]
+    assert set(starts) == {2}
+    for epoch, found in zip((2, 3, 4), going_on, strict=True):
+        fresh = load(files, image_size=16, workers=0, batch_size=3).train
+        assert same(found, epoch_of(fresh, epoch))
+
+
+def test_an_epoch_left_early_or_out_of_turn_starts_over(
+    files: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = load(files, image_size=16, workers=0, batch_size=3).train
+    first = epoch_of(train, 0)
+    starts = starts_of_streams(train, monkeypatch)
+    next(train.batches(1))
+    assert same(first, epoch_of(train, 0))
+    assert same(first, epoch_of(train, 0))
+    assert starts == [0, 0]
+
+
+def test_workers_are_told_of_files_batch_by_batch(files: DataSource) -> None:
+    train = load(files, image_size=16, workers=0, batch_size=3).train
+    assert isinstance(train, FileBatches)
+    assert len(pickle.dumps(train._reader)) < 500
+    epoch, images = next(iter(train._plan))
+    assert isinstance(files.train, FileSplit)
+    assert epoch == 0
+    assert [path for _, path, _ in images] == [files.train.paths[index] for index, *_ in images]
+    assert [label for *_, label in images] == [files.train.labels[index] for index, *_ in images]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -322,30 +355,6 @@ def test_a_damaged_image_is_named_without_a_traceback(
         epoch_of(load(source, image_size=16, workers=workers).validation, 0)
     assert str(caught.value).startswith(f"{broken}: cannot be read as an image")
     assert "Traceback" not in str(caught.value)
-
-
-def test_images_cut_short_or_missing_are_data_errors(files: DataSource, tmp_path: Path) -> None:
-    assert isinstance(files.train, FileSplit)
-    short = tmp_path / "short.png"
-    short.write_bytes(files.train.paths[0].read_bytes()[:500])
-    with pytest.raises(DataError, match=r"short.png: cannot be read"):
-        read_image(short)
-    with pytest.raises(DataError, match="no such file"):
-        read_image(tmp_path / "gone.png")
-
-
-def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match="more than 8 bits per channel"):
-        read_image(tmp_path / "deep.png")
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
-def test_images_of_every_mode_become_rgb(mode: str, tmp_path: Path) -> None:
-    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
-    transparency: dict[str, Any] = {"transparency": b"\x00\x80"} if mode == "P" else {}
-    Image.new(mode, (4, 4)).save(path, **transparency)
-    assert read_image(path).mode == "RGB"
 
 
 def test_more_train_samples_than_there_are_is_a_data_error() -> None:
