@@ -182,8 +182,9 @@ def test_given_weights_are_quantized_without_training(story, tmp_path, monkeypat
     plain = {k: v for k, v in state.items() if "quantizer" not in k and "extra" not in k}
     torch.save(plain, tmp_path / "weights.pt")
     recipe = RECIPE | {"model": {"name": "lenet5", "weights": str(tmp_path / "weights.pt")}}
-    eight = {"bits": 8, "range": "absmax"}
-    recipe = recipe | {"quantization": {"weights": eight, "activations": eight}}
+    # 7 bits of weight: products of 8 and 8 saturate in int8 kernels that have AVX2 but no VNNI
+    seven, eight = ({"bits": bits, "range": "absmax"} for bits in (7, 8))
+    recipe = recipe | {"quantization": {"weights": seven, "activations": eight}}
     result = pipeline.convert(write(tmp_path, recipe), device="cpu")
 
     assert result["validation_accuracy_float"] > 0.8  # latent weights are only near good ones
