@@ -20,6 +20,7 @@ from qtool.data.datasets import DATASETS, default_root
 from qtool.data.loaders import Loaders, make_loaders
 from qtool.data.sources import known_channels, known_classes, known_image_size
 from qtool.errors import InputError, RecipeError
+from qtool.models.two_layers import begin_near_spurious_minimum
 from qtool.models.vision import Built, build_model, input_channels
 from qtool.numerics.schedules import SCHEDULES, Schedule, with_warmup
 from qtool.quantizers.calibrate import calibrate
@@ -33,6 +34,7 @@ from qtool.training.batch_norm import reestimate_batch_norm
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES, Loss
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
+from qtool.training.population import Population
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -102,6 +104,7 @@ def make_data(recipe: Recipe, device: torch.device) -> Loaders:
         image_size=data.image_size,
         channels=input_channels(recipe.model.name),
         train_samples=data.train_samples,
+        repeats=data.repeats,
         seed=recipe.seed,
         device=device,
         augment=data.augment,
@@ -130,7 +133,8 @@ def check_against_network(recipe: Recipe, source: str) -> None:
     Raises:
         RecipeError: If a pattern matches no layer, or the images are too small.
     """
-    if recipe.data.image_size is None and known_image_size(recipe.data.name) is None:
+    data = recipe.data
+    if data.image_size is None and known_image_size(data.name, **data.params) is None:
         return
     try:
         with torch.device("meta"):
@@ -162,6 +166,9 @@ def make_network(recipe: Recipe, loaders: Loaders) -> Built:
         say(built.note)
     if model.initialization == "he_uniform":
         _draw_he_uniform(built.model, recipe.quantization)
+    if model.start == "near_spurious_minimum":
+        assert loaders.teacher is not None
+        begin_near_spurious_minimum(built.model, *loaders.teacher)
     return built
 
 
@@ -175,14 +182,15 @@ def _draw_he_uniform(network: nn.Module, quantization: Quantization) -> None:
 def make_network_without_data(recipe: Recipe) -> Built:
     """Return the recipe's network as far as the recipe tells: no data, no weights, no download.
 
-    Where only the data would tell, there are 1000 classes.
+    Where only the data would tell, there are 1000 classes, or as many as fit hidden neurons.
     """
     data, model = recipe.data, recipe.model
+    any_number = model.params.get("hidden", 1000)
     return build_model(
         model.name,
-        known_classes(data.name, **data.params) or 1000,
+        known_classes(data.name, **data.params) or any_number,
         input_channels(model.name) or known_channels(data.name) or 3,
-        data.image_size or known_image_size(data.name) or 224,
+        data.image_size or known_image_size(data.name, **data.params) or 224,
         **model.params,
     )
 
@@ -254,4 +262,15 @@ def make_trainer(
         history=[],
         compiles=training.compile and on_cuda,
         captures=training.cuda_graph and on_cuda,
+        population=_population(recipe, model, loaders),
     )
+
+
+def _population(recipe: Recipe, model: nn.Module, loaders: Loaders) -> Population | None:
+    """Return what knows the population loss of the model, where there are closed forms of it."""
+    if recipe.why_no_closed_form():
+        return None
+    assert loaders.teacher is not None
+    v, w = model.get_parameter("second.weight"), model.get_parameter("first.weight")
+    takes_over = recipe.training.gradient == "population"
+    return Population(v, w, *loaders.teacher, recipe.closed_form if takes_over else None)

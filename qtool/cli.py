@@ -14,20 +14,15 @@ import typer
 
 from qtool import __version__
 from qtool.errors import QtoolError
+from qtool.options import AsJson, Assignments, Device, batch_size, rates_of, seeds_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-compare_app = typer.Typer(no_args_is_help=True, help="Compare estimators, or finished runs.")
+compare_app = typer.Typer(
+    no_args_is_help=True, help="Compare estimators, one with its equivalent, or finished runs."
+)
 app.add_typer(compare_app, name="compare")
 
 INTERRUPTED = 130
-MOST_SEEDS = 1000
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override one recipe key, as key=value; may be repeated."),
-]
 
 
 def _show_version(wanted: bool) -> None:
@@ -103,28 +98,30 @@ def train(
 def convert(
     source: Annotated[Path, typer.Argument(help="Run folder, or a recipe to quantize untrained.")],
     output: Annotated[
-        Path | None, typer.Option("--output", help="File of the integer model.")
+        Path | None, typer.Option("--output", help="File of the integer model; or run folder.")
     ] = None,
+    to: Annotated[
+        str, typer.Option("--to", help="integer, or straight_through: the run as an STE run.")
+    ] = "integer",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Turn a trained run, or a recipe's given weights, into an integer model.
 
+    With --to straight_through: a run with another estimator into the equivalent STE run.
+
     Example: qtool convert runs/digits
     """
+    if to not in ("integer", "straight_through"):
+        why = f"{to!r} is neither integer nor straight_through"
+        raise typer.BadParameter(why, param_hint="--to")
     from qtool import pipeline, tables
 
+    if to == "straight_through":
+        result = pipeline.convert_to_straight_through(source, output, device)
+        _present(result, as_json, tables.show_straight_through)
+        return
     _present(pipeline.convert(source, output, device), as_json, tables.show_conversion)
-
-
-def _batch_size(value: str) -> int | None:
-    """Return a fixed batch size, or None for a dynamic one."""
-    if value == "dynamic":
-        return None
-    if not value.isdecimal() or int(value) < 1:
-        why = f"{value!r} is not a number of images; give one, or dynamic"
-        raise typer.BadParameter(why, param_hint="--batch")
-    return int(value)
 
 
 @app.command()
@@ -153,32 +150,13 @@ def export(
 
     Example: qtool export runs/digits --output digits.onnx
     """
-    size = _batch_size(batch)
+    size = batch_size(batch)
     if ceil not in ("exact", "shifted"):
         raise typer.BadParameter(f"{ceil!r} is neither exact nor shifted", param_hint="--ceil")
     from qtool import pipeline, tables
 
     result = pipeline.export(source, output, target, size, annotation, ceil)
     _present(result, as_json, tables.show_export)
-
-
-def _seeds(text: str) -> int | list[int]:
-    """Return how many seeds, or the seeds themselves where there is a comma."""
-    parts = [part.strip() for part in text.removesuffix(",").split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise _bad_seeds(f"{text!r} is neither a number of seeds nor a list such as 1,2,3")
-    numbers = [int(part) for part in parts]
-    if "," in text:
-        if len(set(numbers)) < len(numbers):
-            raise _bad_seeds(f"{text!r} names a seed twice")
-        return numbers
-    if not 1 <= numbers[0] <= MOST_SEEDS:
-        raise _bad_seeds(f"{text} is not a number of seeds from 1 to {MOST_SEEDS}; 3 is usual")
-    return numbers[0]
-
-
-def _bad_seeds(why: str) -> typer.BadParameter:
-    return typer.BadParameter(why, param_hint="--seeds")
 
 
 @compare_app.command("estimators")
@@ -203,7 +181,7 @@ def compare_estimators(
 
     Example: qtool compare estimators recipes/digits.yaml --estimators straight_through,identity
     """
-    chosen = _seeds(seeds)
+    chosen = seeds_of(seeds)
     if on not in (None, "weights", "activations"):
         raise typer.BadParameter(f"{on!r} is neither weights nor activations", param_hint="--on")
     from qtool import pipeline, tables
@@ -211,6 +189,39 @@ def compare_estimators(
     names = None if estimators is None else [name.strip() for name in estimators.split(",")]
     result = pipeline.compare_estimators(recipe, names, on, chosen, output, assignments, device)
     _present(result, as_json, tables.show_comparison)
+
+
+@compare_app.command("equivalence")
+@_interruptible
+def compare_equivalence(
+    recipe: Annotated[Path, typer.Argument(help="Recipe with a fixed range of the weights.")],
+    estimator: Annotated[
+        str | None, typer.Option("--estimator", help="Of the weights; default: the recipe's.")
+    ] = None,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option("--learning-rates", help="As a,b,c; default: the recipe's x 4, 2, 1, 1/2."),
+    ] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="How many, or a list such as 1,2,3.")] = "1",
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder; default: runs/NAME-equivalence.")
+    ] = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train with an estimator and with the STE it should be equal to, and see how far they part.
+
+    Example: qtool compare equivalence recipes/digits.yaml --estimator sinusoidal --seeds 1
+    """
+    chosen = seeds_of(seeds)
+    rates = None if learning_rates is None else rates_of(learning_rates)
+    from qtool import pipeline, tables
+
+    result = pipeline.compare_equivalence(
+        recipe, estimator, rates, chosen, output, assignments, device
+    )
+    _present(result, as_json, tables.show_equivalence)
 
 
 @compare_app.command("runs")

@@ -12,14 +12,27 @@ class Score:
     """How a model does on a data set.
 
     Attributes:
-        accuracy: share of images whose largest logit is at the label, 0..1.
+        accuracy: share of images whose largest logit is at the label, 0..1; None where the labels
+            are no classes but numbers to be met.
         loss: mean over images.
         images: how many there were.
     """
 
-    accuracy: float
+    accuracy: float | None
     loss: float
     images: int
+
+
+def count_hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many logits are largest at their label, int64 []; 0 where labels are numbers."""
+    if labels.is_floating_point():
+        return torch.zeros((), dtype=torch.int64, device=labels.device)
+    return (logits.argmax(1) == labels).sum()
+
+
+def share_of_hits(hits: int | Tensor, images: int, labels: Tensor) -> float | None:
+    """Return the accuracy 0..1, or None where `labels`, any of them, are no classes."""
+    return None if labels.is_floating_point() else int(hits) / images
 
 
 @torch.no_grad()
@@ -29,13 +42,13 @@ def evaluate(
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> Score:
     """Return accuracy and mean loss of `model` (a module should be in evaluation mode)."""
-    images, total_loss, hits = 0, 0.0, 0
+    images, total_loss, hits, labels = 0, 0.0, 0, torch.empty(0)
     for inputs, labels in batches:
         logits = model(inputs).float()
         total_loss += float(loss(logits, labels)) * len(labels)
-        hits += int((logits.argmax(1) == labels).sum())
+        hits += int(count_hits(logits, labels))
         images += len(labels)
-    return Score(hits / images, total_loss / images, images)
+    return Score(share_of_hits(hits, images, labels), total_loss / images, images)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from qtool import assembly, checkpoint, run_folder, runs
 from qtool.errors import InputError
 from qtool.export import annotation, parity
 from qtool.integer.layers import LayerSpec, converted_state, integer_layers
+from qtool.models.two_layers import shape_of_input
 from qtool.models.vision import rebuild_model
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.prepare import plan, prepare
@@ -53,9 +54,8 @@ def _inspect_recipe(path: Path) -> Inspection:
 
 
 def _prepared(recipe: Recipe, network: nn.Module, architecture: dict[str, Any]) -> nn.Module:
-    size = architecture["image_size"]
-    channels = architecture.get("channels", 3)
-    images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    shape = shape_of_input(architecture)
+    images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     return prepare(network, recipe.quantization, images)
 
 

@@ -4,6 +4,7 @@ recipe -> loaders, float model -> prepare -> train -> checkpoint
 -> convert -> integer model -> export -> ONNX, proven in the runtime
 """
 
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from qtool import assembly, checkpoint, gallery, inspection, run_folder, runs
-from qtool.comparison.trials import Arm, run_trials, summarize_trials
+from qtool import (
+    arms,
+    assembly,
+    checkpoint,
+    equivalent_run,
+    gallery,
+    inspection,
+    run_folder,
+    runs,
+)
+from qtool.comparison.change_points import ChangeRecorder
+from qtool.comparison.equivalence import equivalence_report, read_trial
+from qtool.comparison.trials import run_trials, summarize_trials
 from qtool.console import say
 from qtool.conversion.to_integer import convert as convert_model
 from qtool.conversion.to_integer import round_biases
-from qtool.errors import ExportError, InputError, RecipeError, TrainingError
+from qtool.errors import ExportError, InputError, TrainingError
 from qtool.export.onnx_qdq import export_onnx
 from qtool.export.qdq_modules import Ceil
 from qtool.export.targets import TARGETS
 from qtool.integer.file import save_integer
-from qtool.numerics.estimators import ESTIMATORS
-from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.quantizers.prepare import plan
-from qtool.quantizers.user_estimators import is_users, load_estimator
 from qtool.recipe import Recipe
-from qtool.recipe_file import check_recipe, override, read_recipe_file
-from qtool.registry import did_you_mean
 from qtool.tables import show_plan
 from qtool.training.profile import StepProfile
 from qtool.training.progress import say_epoch
@@ -57,8 +64,12 @@ def train_recipe(
     resume: bool,
     with_plan: bool = True,
     profile: bool = False,
+    records: bool = False,
 ) -> dict[str, Any]:
-    """Train a checked recipe in a run folder, from the start or from its last checkpoint."""
+    """Train a checked recipe in a run folder, from the start or from its last checkpoint.
+
+    With `records`, every change of a weight's code is kept in the folder too.
+    """
     chosen = assembly.pick_device(device)
     runs.open_run(recipe, folder, resume=resume)
     if (finished := runs.finished_summary(folder)) is not None:
@@ -75,6 +86,8 @@ def train_recipe(
     runs.keep_recipe(recipe, folder, "the resolved recipe of this run")
     runs.write_environment(recipe, folder, chosen)
     runs.summarize(folder, "running", trainer.model, trainer.history)
+    if records:
+        trainer.watcher = ChangeRecorder(trainer.model, folder, len(trainer.history))
     every = recipe.training.checkpoint_every
     if trainer.history and (folder / run_folder.INTEGER).is_file():
         say("note: what was converted and exported of this run before is of an earlier epoch")
@@ -102,6 +115,13 @@ def train_recipe(
         raise
     measured = {"profile": trainer.profile.report()} if trainer.profile else {}
     return runs.summarize(folder, "finished", trainer.model, trainer.history, **measured)
+
+
+def convert_to_straight_through(
+    source: Path, output: Path | None = None, device: str = "auto"
+) -> dict[str, Any]:
+    """Run with a custom estimator -> the straight-through run it is; return convert.json."""
+    return equivalent_run.convert_run(source, output, assembly.pick_device(device))
 
 
 def convert(source: Path, output: Path | None = None, device: str = "auto") -> dict[str, Any]:
@@ -199,84 +219,61 @@ def compare_estimators(
 ) -> dict[str, Any]:
     """Recipe x estimators x seeds -> trials -> comparison.json; return what it says."""
     assembly.pick_device(device)
-    data = override(read_recipe_file(recipe_path), assignments or [])
-    base = check_recipe(data, recipe_path)
-    assembly.check_against_network(base, str(recipe_path))
-    for name in names or []:
-        if is_users(name):
-            load_estimator(name, recipe_path.parent)
-        elif name not in ESTIMATORS:
-            hint = did_you_mean(name, ESTIMATORS.names())
-            raise InputError(f"--estimators: unknown estimator {name!r}{hint}")
-    if names is not None and len(set(names)) < len(names):
-        raise InputError(f"--estimators {','.join(names)}: an estimator is named twice")
-    side = on or _side_of(base, names or ESTIMATORS.names())
-    if getattr(base.quantization, side) is None:
-        raise InputError(f"{recipe_path}: quantization.{side} is float, so it has no estimator")
-    chosen = seeds if isinstance(seeds, list) else [base.seed + k for k in range(seeds)]
-    names = names or _fitting(data, side, recipe_path)
-    arms = [
-        Arm(name, [_arm_recipe(data, side, name, seed, recipe_path) for seed in chosen])
-        for name in names
-    ]
-    folder = output or Path("runs") / f"{recipe_path.stem}-estimators"
-    run_folder.refuse_unless_makeable(folder)
-    if run_folder.is_run_folder(folder):
-        raise InputError(f"{folder}: holds a run; choose another --output for the comparison")
-
-    def run_trial(recipe: Recipe, place: Path) -> dict[str, Any]:
-        try:
-            return train_recipe(recipe, place, device, resume=True, with_plan=False)
-        except TrainingError as error:
-            say(f"trial failed: {error}")
-            return run_folder.read_json(place / run_folder.SUMMARY)
-
-    summaries = run_trials(arms, chosen, folder, run_trial)
+    compared, chosen, side = arms.estimator_arms(recipe_path, names, on, seeds, assignments)
+    folder = arms.comparison_folder(output, recipe_path, "estimators")
+    summaries = run_trials(compared, chosen, folder, partial(_run_trial, device=device))
     result = summarize_trials("estimators", str(recipe_path), chosen, summaries) | {"on": side}
     run_folder.write_json(folder / run_folder.COMPARISON, result)
     return result
 
 
-def _side_of(recipe: Recipe, names: list[str]) -> str:
-    """Return whose estimators the arms are: activations for the ReLU family, else weights."""
-    family = {"identity", "straight_through", *RELU_FAMILY.names()}
-    quantized = recipe.quantization.activations is not None
-    only = recipe.quantization.weights is None
-    return "activations" if quantized and (only or set(names) <= family) else "weights"
+def compare_equivalence(
+    recipe_path: Path,
+    name: str | None = None,
+    rates: list[float] | None = None,
+    seeds: int | list[int] = 1,
+    output: Path | None = None,
+    assignments: list[str] | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Recipe x learning rates x seeds -> custom, mapped, naive, jitter -> comparison.json."""
+    assembly.pick_device(device)
+    recipe, question = arms.equivalence(recipe_path, name, rates, seeds, assignments)
+    folder = arms.comparison_folder(output, recipe_path, "equivalence")
+    compared = arms.equivalence_arms(recipe, question, folder, recipe_path)
+    run_trial = partial(_run_trial, device=device, records=True)
+    summaries = run_trials(compared, question.seeds, folder, run_trial)
+    result = equivalence_report(
+        str(recipe_path),
+        question,
+        summaries,
+        lambda arm, seed: read_trial(folder / arm / f"seed-{seed}"),
+    )
+    run_folder.write_json(folder / run_folder.COMPARISON, result)
+    return result
 
 
-def _fitting(data: dict[str, Any], side: str, source: Path) -> list[str]:
-    """Return qtool's own estimators that the recipe can have; say which it cannot."""
-    fitting, others = [], []
-    for name in ESTIMATORS.names():
-        try:
-            _arm_recipe(data, side, name, 0, source)
-        except RecipeError:
-            others.append(name)
-        else:
-            fitting.append(name)
-    if others:
-        say(f"left out, as they do not fit these {side}: {', '.join(others)}")
-    return [name for name in fitting if not is_users(name)]
-
-
-def _arm_recipe(data: dict[str, Any], side: str, name: str, seed: int, source: Path) -> Recipe:
-    """Return the recipe of one trial; an estimator takes the place of a blend."""
-    key = f"quantization.{side}"
-    changes = [f"seed={seed}", f"{key}.estimator={name}", f"{key}.blend=null"]
-    return check_recipe(override(data, changes), source, f" with {name}")
+def _run_trial(
+    recipe: Recipe, place: Path, *, device: str, records: bool = False
+) -> dict[str, Any]:
+    """Train a trial, go on with it or reuse it; one that diverges does not stop the others."""
+    try:
+        return train_recipe(recipe, place, device, resume=True, with_plan=False, records=records)
+    except TrainingError as error:
+        say(f"trial failed: {error}")
+        return run_folder.read_json(place / run_folder.SUMMARY)
 
 
 def compare_runs(sources: list[Path], output: Path | None = None) -> dict[str, Any]:
     """Finished runs and ONNX files -> one table; written to comparison.json where asked."""
-    arms = [inspection.arm_of(source) for source in sources]
+    shown = [inspection.arm_of(source) for source in sources]
     result = {
         "kind": "runs",
         "recipe": None,
         "seeds": [],
-        "arms": arms,
+        "arms": shown,
         "differences": [],
-        "verdict": inspection.verdict_on(arms),
+        "verdict": inspection.verdict_on(shown),
     }
     if output is not None:
         run_folder.write_json(output / run_folder.COMPARISON, result)

@@ -14,7 +14,9 @@ from pydantic import (
 )
 
 from qtool.data.datasets import DATASETS
+from qtool.data.sources import SYNTHETIC
 from qtool.models.vision import model_problems
+from qtool.numerics.coarse_gradient import CLOSED_FORMS
 from qtool.numerics.schedules import SCHEDULES
 from qtool.quantizers.choices import number_is_constant, schedule_problems
 from qtool.quantizers.settings import Quantization
@@ -47,6 +49,13 @@ def _wrong_rate(value: float) -> str | None:
     return f"the learning rate becomes {value:g}; it must stay finite and >= 0"
 
 
+BINARY = {  # what makes 1 of x > 0 and 0 of the rest
+    "bits": 1,
+    "grid": "unsigned",
+    "rounding": "ceil",
+    "place": "relu_outputs",
+    "range": {"name": "fixed", "scale": 1.0},
+}
 _rate_check = in_registry(SCHEDULES, also=_take_warmup)
 OptimizerChoice = Annotated[Choice, in_registry(OPTIMIZERS)]
 LossChoice = Annotated[Choice, in_registry(LOSSES)]
@@ -91,17 +100,23 @@ class Model(_NamedSection):
     """The network."""
 
     name: str
-    """A torchvision classification model by its own name, or one of qtool's (lenet5, resnet20)."""
+    """A torchvision classification model by its own name, or one of qtool's."""
 
     weights: str = "none"
-    """`none`, a torchvision weight name such as DEFAULT, or the path of a state_dict file."""
+    """`none`, a torchvision weight name such as DEFAULT, or a file: a state_dict, or a run's
+    checkpoint.pt."""
 
     initialization: Literal["default", "he_uniform"] = "default"
     """he_uniform draws the weights of quantized layers from U(-m, m), m = sqrt(6 / fan_in)."""
 
+    start: Literal["random", "near_spurious_minimum"] = "random"
+    """near_spurious_minimum puts two_linear_layers beside the local minimum that is not the teacher
+    of gaussian_teacher."""
+
     @classmethod
     def _named_problems(cls, name: str, params: dict[str, Any]) -> list[Problem]:
         found = []
+        params.pop("start", None)
         drawn = params.pop("initialization", "default") != "default"
         if drawn and params.get("weights", "none") != "none":
             found.append(("initialization", "excludes given weights; leave out one of the two"))
@@ -112,7 +127,7 @@ class Data(_NamedSection):
     """The images."""
 
     name: str
-    """A data set: digits, mnist, fashion_mnist, cifar10, cifar100, image_folder or arrays."""
+    """A data set by its name, such as digits or image_folder."""
 
     batch_size: int = Field(default=64, ge=1)
     """Images in a training step."""
@@ -122,6 +137,9 @@ class Data(_NamedSection):
 
     train_samples: int | None = Field(default=None, ge=1)
     """Train on the first so many of a seeded shuffle; default: all."""
+
+    repeats: int = Field(default=1, ge=1, le=100_000)
+    """Passes over the training images in an epoch; for sets of a few batches."""
 
     augment: bool = True
     """Random crops and flips, as the data set's own recipe has them."""
@@ -152,6 +170,10 @@ class Training(Section):
 
     loss: LossChoice = Choice(name="cross_entropy")
     """What training makes small."""
+
+    gradient: Literal["sampled", "population"] = "sampled"
+    """population takes expected gradients, in closed form; two_linear_layers on gaussian_teacher
+    only."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of layers; rounding to the grid is always decided in float32."""
@@ -202,6 +224,56 @@ class Recipe(Section):
     @classmethod
     def _null_is_float(cls, value: object) -> object:
         return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        """Check what one section asks of another."""
+        model, data, training = self.model, self.data.name, self.training
+        found: list[Problem] = []
+        if data in SYNTHETIC and model.name != "two_linear_layers":
+            found.append(("model.name", f"{data} has no pictures; choose two_linear_layers"))
+        if data == "gaussian_teacher" and training.loss.name != "squared_error":
+            found.append(("training.loss", "its targets are numbers; choose squared_error"))
+        given = "model.weights: none" if model.weights != "none" else ""
+        if model.start != "random" and (why := self._why_no_student() or given):
+            found.append(("model.start", f"{model.start} takes {why}"))
+        why = self.why_no_closed_form()
+        if not (why or self.closed_form):
+            why = f"an estimator of activations among {', '.join(CLOSED_FORMS)}"
+        if training.gradient == "population" and why:
+            found.append(("training.gradient", f"population takes {why}"))
+        if found:
+            raise ProblemsError(found)
+        return self
+
+    def _why_no_student(self) -> str:
+        """Return what the student of a teacher like itself takes, "" where the network is one."""
+        if self.model.name != "two_linear_layers" or self.data.name != "gaussian_teacher":
+            return "model.name: two_linear_layers with data.name: gaussian_teacher"
+        own = {"hidden": 1, "output": "trained"} | self.model.params
+        if own["hidden"] != 1 or own["output"] != "trained":
+            return "model.hidden: 1 and model.output: trained"
+        return ""
+
+    def why_no_closed_form(self) -> str:
+        """Return what the closed forms of arXiv:1903.05662 take, "" where they describe the run."""
+        if why := self._why_no_student():
+            return why
+        side = self.quantization.for_layer
+        inputs = side("second")[1]
+        if side("first")[:2] != (None, None) or side("second")[0] is not None or inputs is None:
+            return "float weights, and of the inputs only that of the layer `second` quantized"
+        given = inputs.model_dump()
+        if any(given[key] != value for key, value in BINARY.items()):
+            return f"activations: {BINARY}".replace("'", "")
+        return ""
+
+    @property
+    def closed_form(self) -> str | None:
+        """Return the estimator of the activations where its expected gradient is known."""
+        inputs = self.quantization.for_layer("second")[1]
+        name = inputs.estimator.name if inputs is not None and inputs.estimator else ""
+        return name if name in CLOSED_FORMS else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the resolved recipe as plain data; loading it again gives an equal recipe."""

@@ -19,6 +19,8 @@ CONVERT = "convert.json"
 ONNX = "model.onnx"
 EXPORT = "export.json"
 COMPARISON = "comparison.json"
+INITIAL = "initial.safetensors"
+CHANGES = "changes"
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:

@@ -180,10 +180,10 @@ def load_run(folder: Path, device: torch.device) -> tuple[Recipe, nn.Module, Loa
 
 def calibrated(
     recipe: Recipe, device: torch.device
-) -> tuple[nn.Module, Loaders, Architecture, float]:
+) -> tuple[nn.Module, Loaders, Architecture, float | None]:
     """Return a recipe's network with its given weights, quantized without training.
 
-    The last item is the accuracy of the float network.
+    The last item is the accuracy of the float network, None where labels are no classes.
     """
     loaders = assembly.make_data(recipe, device)
     if recipe.model.weights == "none":

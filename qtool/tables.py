@@ -135,6 +135,42 @@ def show_comparison(result: dict[str, Any]) -> None:
     say(result["verdict"], on_stdout=True)
 
 
+def show_equivalence(result: dict[str, Any]) -> None:
+    """Show how near each arm stays to the custom estimator's run, by learning rate."""
+    columns = ["arm", "#alignment error", "#codes", "#changes", "#answers", "#accuracy"]
+    shares = ("quantized_weight_agreement", "change_point_agreement", "inference_agreement")
+    accuracy = {arm["name"]: arm["mean"] for arm in result["arms"]}
+    errors = result["weight_alignment_error"]
+    rows = []
+    for at, rate in enumerate(result["learning_rates"]):
+        name = f"lr-{rate:g}/custom"
+        rows.append((name, "", "", "", "", percent(accuracy[name])))
+        for arm in errors:
+            name = f"lr-{rate:g}/{arm}"
+            alike = (percent(result[key][arm][at]) for key in shares)
+            rows.append((name, _number(errors[arm][at], 3), *alike, percent(accuracy.get(name))))
+    show(table(f"as with {result['estimator']}", columns, rows), on_stdout=True)
+    say(result["verdict"], on_stdout=True)
+
+
+def show_straight_through(result: dict[str, Any]) -> None:
+    """Show what became of a run on its way to straight_through."""
+    columns = ["layer", "estimator", "#learning rate x", "#largest shift, steps"]
+    rows = [
+        (la["layer"], la["estimator"], _number(la["alpha"]), _number(la["largest_shift"], 3))
+        for la in result["layers"]
+    ]
+    show(table("rewritten for straight_through", columns, rows), on_stdout=True)
+    folder, done, epochs = (result[key] for key in ("run", "epochs_done", "epochs"))
+    if done < epochs:
+        then = f"qtool train {folder}/recipe.yaml --run-dir {folder} --resume"
+        say(f"{done} of {epochs} epochs are done; go on with: {then}")
+    else:
+        say(f"written to {folder}; the run was finished")
+    for note in result["notes"]:
+        say(f"note: {note}")
+
+
 def show_runs(result: dict[str, Any]) -> None:
     """Show runs and files side by side."""
     rows = [

@@ -27,7 +27,7 @@ training: {epochs: 1, learning_rate: 0.01}
 OPTIONS = {
     "qtool": ["--version"],
     "train": ["RECIPE", "--run-dir", "--set", "--device", "--resume", "--profile", "--json"],
-    "convert": ["SOURCE", "--output", "--device", "--json"],
+    "convert": ["SOURCE", "--output", "--to", "--device", "--json"],
     "export": [
         "SOURCE",
         "--output",
@@ -43,6 +43,16 @@ OPTIONS = {
         "RECIPE",
         "--estimators",
         "--on",
+        "--seeds",
+        "--output",
+        "--set",
+        "--device",
+        "--json",
+    ],
+    "compare equivalence": [
+        "RECIPE",
+        "--estimator",
+        "--learning-rates",
         "--seeds",
         "--output",
         "--set",
@@ -128,6 +138,8 @@ main(sys.argv[1:])
         (["train", "r.yaml", "--epochs", "3"], 2),
         (["export", "runs/a", "--batch", "x"], 2),
         (["compare", "estimators", "r.yaml", "--seeds", "0"], 2),
+        (["compare", "equivalence", "r.yaml", "--learning-rates", "x"], 2),
+        (["convert", "runs/a", "--to", "float"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -138,7 +150,11 @@ def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) ->
     assert ended.returncode == code
     loaded = ended.stderr.splitlines()[-1].split()
     assert HEAVY.intersection(loaded) == set()
-    assert {name for name in loaded if name.startswith("qtool.")} == {"qtool.cli", "qtool.errors"}
+    assert {name for name in loaded if name.startswith("qtool.")} == {
+        "qtool.cli",
+        "qtool.errors",
+        "qtool.options",
+    }
 
 
 def test_help_is_quick() -> None:
@@ -219,6 +235,8 @@ def shell(
 
 
 ARMS = ["--estimators", "identity,straight_through", "--seeds", "1", "--output", "arms"]
+FIXED = ["--set", "quantization.weights.range=he_uniform"]
+EQUAL = ["r.yaml", "--estimator", "sinusoidal", "--learning-rates", "0.01", "--output", "same"]
 STORIES = [
     (["train", "r.yaml", "--run-dir", "run"], "run/summary.json"),
     (["train", "r.yaml", "--run-dir", "run", "--resume"], "run/summary.json"),
@@ -229,6 +247,9 @@ STORIES = [
     (["compare", "estimators", "r.yaml", *ARMS], "arms/comparison.json"),
     (["compare", "runs", "run", "run/model.onnx", "--output", "both"], "both/comparison.json"),
     (["train", "r.yaml", "--run-dir", "p", "--profile", "--resume"], "p/summary.json"),
+    (["compare", "equivalence", *EQUAL, *FIXED], "same/comparison.json"),
+    (["train", "r.yaml", "--run-dir", "fixed", *FIXED], "fixed/summary.json"),
+    (["convert", "fixed", "--to", "straight_through", "--output", "st"], "st/convert.json"),
 ]
 READERS = [
     ["inspect", "r.yaml"],
@@ -256,7 +277,9 @@ def test_json_is_one_object_and_the_same_as_the_file_that_was_written(shell: She
         assert isinstance(json.loads(out, parse_constant=no_constants), dict)
         assert err == ""
     # people get the same results as tables
-    for argv in [STORIES[1][0], *[story[0] for story in STORIES[6:]], *READERS]:
+    again = [story[0] for story in STORIES[6:10]]
+    to_straight_through = ["convert", "fixed", "--to", "straight_through", "--output", "st2"]
+    for argv in [STORIES[1][0], *again, to_straight_through, *READERS]:
         out, _ = shell(*argv)
         assert out.strip()
         assert not out.startswith("{")

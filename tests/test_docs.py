@@ -117,4 +117,4 @@ def test_every_recipe_opens_with_its_command_and_its_result(path):
     head = path.read_text().split("seed:")[0]
 
     assert f"qtool train {path.relative_to(ROOT)}" in head
-    assert re.search(r"accuracy .*\d", head)
+    assert re.search(r"accuracy .*\d|Result.*: ", head)

@@ -24,9 +24,32 @@ class Batches(Protocol):
         """Yield the batches of one epoch, the same ones whenever the epoch is the same.
 
         Yields:
-            Normalised images, float32 [B, C, H, W], and their classes, int64 [B].
+            Normalised images, float32 [B, C, H, W], and their classes, int64 [B], or numbers to
+            be met, float32 [B].
         """
         ...
+
+
+class Repeated:
+    """Batches of several passes over a set, one after the other, as one epoch."""
+
+    def __init__(self, one_pass: Batches, passes: int) -> None:
+        """Take what gives the batches of one pass; each pass has an order of its own."""
+        self._one_pass, self._passes = one_pass, passes
+
+    @property
+    def samples(self) -> int:
+        """Number of images in the set, each counted once."""
+        return self._one_pass.samples
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self._passes * len(self._one_pass)
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of all passes of one epoch."""
+        for number in range(epoch * self._passes, (epoch + 1) * self._passes):
+            yield from self._one_pass.batches(number)
 
 
 def batch_sizes(samples: int, batch_size: int, *, drop_last: bool) -> list[int]:
@@ -65,7 +88,12 @@ class Normalizer:
         self._std = 255 * torch.tensor(std, device=device).reshape(-1, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalise `images`, uint8 [B, C, H, W], to float32 [B, channels, H, W]."""
+        """Normalise `images`, uint8 [B, C, H, W], to float32 [B, channels, H, W].
+
+        Floats are no pictures, and stay as they are.
+        """
+        if images.is_floating_point():
+            return images
         normalised = (images.to(torch.float32) - self._mean) / self._std
         repeated = normalised.expand(-1, self.channels, -1, -1)
         return repeated.contiguous(memory_format=self._memory_format)

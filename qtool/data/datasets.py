@@ -21,6 +21,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from qtool.data.arrays import arrays, read_npz
 from qtool.data.image_folder import image_folder
 from qtool.data.sources import DataSource, Split, channel_statistics, fixed_split, make_source
+from qtool.data.synthetic import gaussian_teacher, linear_subspaces
 from qtool.errors import DataError
 from qtool.registry import Registry
 
@@ -106,8 +107,8 @@ def cifar100(root: Path) -> DataSource:
     return make_source("cifar100", train, validation)
 
 
-DATASETS.add(image_folder)
-DATASETS.add(arrays)
+for further in (image_folder, arrays, gaussian_teacher, linear_subspaces):
+    DATASETS.add(further)
 
 
 def _official(name: str, kind: Callable[..., Any], root: Path, example: str) -> tuple[Split, Split]:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from qtool.data.batches import Batches, Normalizer, seeded_generator
+from qtool.data.batches import Batches, Normalizer, Repeated, seeded_generator
 from qtool.data.file_batches import RGB, FileBatches
-from qtool.data.sources import DataSource, FileSplit, Split
+from qtool.data.sources import SYNTHETIC, DataSource, FileSplit, Split, Teacher
 from qtool.data.tensor_batches import TensorBatches
 from qtool.errors import DataError
 
@@ -22,8 +22,9 @@ class Loaders:
     validation: Batches
     classes: int
     channels: int
-    image_size: int  # height and width of every image, pixels
+    image_size: int  # height and width of every image, pixels; the width of what is no picture
     note: str  # one line said to the user
+    teacher: Teacher | None = None  # that computed the targets
 
 
 def make_loaders(
@@ -33,6 +34,7 @@ def make_loaders(
     image_size: int | None,
     channels: int | None = None,
     train_samples: int | None,
+    repeats: int = 1,
     seed: int,
     device: torch.device,
     augment: bool = True,
@@ -48,6 +50,7 @@ def make_loaders(
         channels: Repeat grey to so many channels; None keeps what the data has.
         train_samples: Take only the first so many of a shuffle of the training images, which is
             the same one for every `seed`.
+        repeats: Passes over the training images in an epoch.
         seed: Sets order and augmentation, together with the epoch; the global random generator
             is neither read nor moved.
         device: Where batches are put, and where images in memory are kept.
@@ -62,9 +65,12 @@ def make_loaders(
         ("batch_size", batch_size),
         ("image_size", image_size),
         ("train_samples", train_samples),
+        ("repeats", repeats),
     ):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if source.name in SYNTHETIC and image_size not in (None, source.image_size):
+        raise DataError(f"{source.name}: has no pictures to resize; leave out data.image_size")
     for split in (source.train, source.validation):
         _check(split, source)
     train = source.train if train_samples is None else _subset(source, train_samples)
@@ -101,13 +107,15 @@ def make_loaders(
             device=device,
         )
 
+    one_pass = make(train, training=True)
     return Loaders(
-        train=make(train, training=True),
+        train=one_pass if repeats == 1 else Repeated(one_pass, repeats),
         validation=make(source.validation, training=False),
         classes=source.classes,
         channels=shown_channels,
         image_size=size,
         note=source.note,
+        teacher=source.teacher,
     )
 
 
@@ -115,6 +123,8 @@ def _check(split: Split | FileSplit, source: DataSource) -> None:
     if not len(split):
         raise DataError(f"{source.name}: has no images to train on, or none to judge by")
     labels = torch.as_tensor(split.labels)
+    if labels.is_floating_point():
+        return
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= source.classes:
         raise DataError(

@@ -5,7 +5,7 @@ To add a data set, write its row in FACTS and its function in `qtool.data.datase
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ IMAGENET_CLASSES = 1000
 class Split:
     """One half of a data set that fits in memory."""
 
-    images: Tensor  # uint8 [N, C, H, W]
-    labels: Tensor  # int64 [N]
+    images: Tensor  # uint8 [N, C, H, W]; float32 where they are no pictures: taken as they are
+    labels: Tensor  # int64 [N], classes; float32 [N] where they are numbers to be met
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,6 +45,13 @@ class FileSplit:
         return FileSplit([self.paths[i] for i in chosen], [self.labels[i] for i in chosen])
 
 
+class Teacher(NamedTuple):
+    """The network of two linear layers that computed the targets of a data set."""
+
+    v: Tensor  # second layer, float64 [m]
+    w: Tensor  # first layer, shared by all rows of an input, float64 [n], of norm 1
+
+
 @dataclass(frozen=True)
 class DataSource:
     """A data set: two halves, how to normalise its images and how to vary them in training."""
@@ -55,10 +62,11 @@ class DataSource:
     classes: int
     mean: tuple[float, ...]  # per channel, of images scaled to 0..1
     std: tuple[float, ...]
-    image_size: int  # natural height and width, pixels
+    image_size: int  # natural height and width, pixels; the width of what is no picture
     crop_padding: int  # training crops shift by up to so many pixels at image_size; 0: none
     flip: bool  # training images are mirrored left to right, every second one at random
     note: str = ""  # one line said to the user
+    teacher: Teacher | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,10 @@ FACTS = {
         std=(0.229, 0.224, 0.225),
     ),
     "arrays": Facts(None, None, None, crop_padding=0, flip=False),
+    "gaussian_teacher": Facts(1, 1, None, crop_padding=0, flip=False, mean=(0.0,), std=(1.0,)),
+    "linear_subspaces": Facts(None, 1, None, crop_padding=0, flip=False, mean=(0.0,), std=(1.0,)),
 }
+SYNTHETIC = ("gaussian_teacher", "linear_subspaces")  # vectors and matrices, no pictures
 
 
 def make_source(
@@ -131,12 +142,16 @@ def known_classes(name: str, **params: Any) -> int | None:
     """Return the number of classes of data set `name`, or None where only its files can tell."""
     if name == "image_folder" and params.get("labels") == "imagenet":
         return IMAGENET_CLASSES
-    return FACTS[name].classes
+    return params["classes"] if name == "linear_subspaces" else FACTS[name].classes
 
 
-def known_image_size(name: str) -> int | None:
-    """Return the natural image size in pixels, or None where only the files can tell."""
-    return FACTS[name].image_size
+def known_image_size(name: str, **params: Any) -> int | None:
+    """Return the natural image size in pixels, or None where only the files can tell.
+
+    Of what is no picture it is the width.
+    """
+    widths = {"gaussian_teacher": "columns", "linear_subspaces": "dimension"}
+    return params[widths[name]] if name in SYNTHETIC else FACTS[name].image_size
 
 
 def known_channels(name: str) -> int | None:

@@ -67,7 +67,7 @@ class TensorBatches:
         return len(self._sizes)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalised images, float32 [B, C, H, W], and their classes, int64 [B]."""
+        """Yield normalised images, float32 [B, C, H, W], and their classes or targets [B]."""
         generator = seeded_generator(self._seed, epoch)
         if not self._training:
             start = 0
@@ -95,8 +95,8 @@ class TensorBatches:
 
 
 def _resize_all(images: Tensor, size: int) -> Tensor:
-    samples, channels, height, _ = images.shape
-    if height == size or samples * channels * size**2 > LARGEST_RESIZED_SET:
+    samples, channels, _, width = images.shape
+    if width == size or samples * channels * size**2 > LARGEST_RESIZED_SET:
         return images
     resized = images.new_empty(samples, channels, size, size)
     for chunk, target in zip(images.split(RESIZE_CHUNK), resized.split(RESIZE_CHUNK), strict=True):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qtool.errors import ExportError
-from qtool.evaluation import logits_of
+from qtool.evaluation import count_hits, logits_of, share_of_hits
 from qtool.export.onnx_qdq import traced
 from qtool.export.runtime import Session, open_session
 from qtool.integer.layers import IntegerLayer, integer_layers
@@ -147,8 +147,8 @@ def compare_outputs(
     figures = agreement(expected, given)
     return {
         **figures,
-        "accuracy_integer": float((expected.argmax(1) == labels).double().mean()),
-        "accuracy_runtime": float((given.argmax(1) == labels).double().mean()),
+        "accuracy_integer": _accuracy(expected, labels),
+        "accuracy_runtime": _accuracy(given, labels),
         "disagreement": judge(figures, given),
     }
 
@@ -198,11 +198,18 @@ def shifted_share(integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) 
     return counted["changed"] / counted["values"] if handles else None
 
 
-def accuracy(path: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Return the share of images whose top class a file gets right in the runtime."""
+def accuracy(path: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
+    """Return the share of images whose top class a file gets right in the runtime.
+
+    None where labels are no classes.
+    """
     session = open_session(path)
     given, labels = logits_of(lambda batch: run(session, batch), batches)
-    return float((given.argmax(1) == labels).double().mean())
+    return _accuracy(given, labels)
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float | None:
+    return share_of_hits(count_hits(logits, labels), len(labels), labels)
 
 
 def export_float(model: nn.Module, example: Tensor, path: Path) -> None:

@@ -6,21 +6,32 @@ arguments, its recipe parameters. To add one, write a function here and decorate
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import nn
 
 from qtool.errors import RecipeError
 from qtool.models.residual import Shortcut, SmallResNet
+from qtool.models.two_layers import Output, TwoLinearLayers
 from qtool.registry import Registry
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
+Whole = Annotated[int, Field(ge=1)]
 
 LENET5_SMALLEST = 12  # pixels
+VGG11_WIDTHS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+CONVNET_SMALLEST = 4  # pixels: two poolings leave one
+VGG11_SMALLEST = 32  # pixels: five poolings leave one
 
 
 @MODELS.add
-def lenet5(classes: int, channels: int, image_size: int) -> nn.Module:
+def lenet5(
+    classes: int, channels: int, image_size: int, *, batch_norm: Literal["none", "fixed"] = "none"
+) -> nn.Module:
     """Build LeNet-5 with ReLU and max pooling: 61,706 parameters for 10 classes of 28 px grey.
+
+    A fixed batch norm, without scale and shift, stands before each ReLU in arXiv:1903.05662.
 
     Reference: LeCun et al., 1998, Gradient-based learning applied to document recognition.
     """
@@ -30,32 +41,43 @@ def lenet5(classes: int, channels: int, image_size: int) -> nn.Module:
             "set data.image_size"
         )
     after_pools = (image_size // 2 - 4) // 2
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(channels, 6, kernel_size=5, padding=2),
-            relu1=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),
-            conv2=nn.Conv2d(6, 16, kernel_size=5),
-            relu2=nn.ReLU(),
-            pool2=nn.MaxPool2d(2),
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(16 * after_pools**2, 120),
-            relu3=nn.ReLU(),
-            fc2=nn.Linear(120, 84),
-            relu4=nn.ReLU(),
-            fc3=nn.Linear(84, classes),
-        )
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=nn.Conv2d(channels, 6, kernel_size=5, padding=2),
+        bn1=nn.BatchNorm2d(6, affine=False),
+        relu1=nn.ReLU(),
+        pool1=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(6, 16, kernel_size=5),
+        bn2=nn.BatchNorm2d(16, affine=False),
+        relu2=nn.ReLU(),
+        pool2=nn.MaxPool2d(2),
+        flatten=nn.Flatten(),
+        fc1=nn.Linear(16 * after_pools**2, 120),
+        bn3=nn.BatchNorm1d(120, affine=False),
+        relu3=nn.ReLU(),
+        fc2=nn.Linear(120, 84),
+        bn4=nn.BatchNorm1d(84, affine=False),
+        relu4=nn.ReLU(),
+        fc3=nn.Linear(84, classes),
     )
+    if batch_norm == "none":
+        layers = OrderedDict((k, v) for k, v in layers.items() if not k.startswith("bn"))
+    return nn.Sequential(layers)
 
 
 @MODELS.add
 def resnet20(
-    classes: int, channels: int, image_size: int, *, shortcut: Shortcut = "average_pool"
+    classes: int,
+    channels: int,
+    image_size: int,
+    *,
+    shortcut: Shortcut = "average_pool",
+    batch_norm: Literal["trained", "fixed"] = "trained",
 ) -> nn.Module:
     """Build the ResNet-20 for small images: about 0.27 million parameters for 10 classes.
 
     The shortcut halves the size by averaging, as in arXiv:1903.05662, or by leaving out pixels, as
-    published weights of the original have it; added channels are zeros.
+    published weights of the original have it; added channels are zeros. A fixed batch norm, without
+    scale and shift, is that of arXiv:1903.05662 too.
 
     Reference: He et al., 2016, arXiv:1512.03385.
     """
@@ -64,4 +86,90 @@ def resnet20(
             f"resnet20 halves the images twice, and {image_size} is no multiple of 4; "
             "set data.image_size"
         )
-    return SmallResNet(classes, channels, 3, shortcut)
+    return SmallResNet(classes, channels, 3, shortcut, affine=batch_norm == "trained")
+
+
+@MODELS.add
+def vgg11_cifar(
+    classes: int,
+    channels: int,
+    image_size: int,
+    *,
+    batch_norm: Literal["trained", "fixed"] = "trained",
+) -> nn.Module:
+    """Build VGG-11 for small images, with one linear layer: 9.23 million parameters at 32 px.
+
+    A fixed batch norm, without scale and shift, is that of arXiv:1903.05662.
+
+    Reference: Simonyan and Zisserman, 2014, arXiv:1409.1556, configuration A.
+    """
+    if image_size < VGG11_SMALLEST:
+        raise RecipeError(
+            f"vgg11_cifar halves the images five times, so they need {VGG11_SMALLEST} pixels, got "
+            f"{image_size}; set data.image_size"
+        )
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    inputs, convolutions, pools = channels, 0, 0
+    for width in VGG11_WIDTHS:
+        if isinstance(width, str):
+            pools += 1
+            layers[f"pool{pools}"] = nn.MaxPool2d(2)
+            continue
+        convolutions += 1
+        layers[f"conv{convolutions}"] = nn.Conv2d(inputs, width, 3, padding=1)
+        layers[f"bn{convolutions}"] = nn.BatchNorm2d(width, affine=batch_norm == "trained")
+        layers[f"relu{convolutions}"] = nn.ReLU()
+        inputs = width
+    layers["flatten"] = nn.Flatten()
+    layers["linear"] = nn.Linear(inputs * (image_size // 2**pools) ** 2, classes)
+    return nn.Sequential(layers)
+
+
+@MODELS.add
+def mnist_convnet(classes: int, channels: int, image_size: int) -> nn.Module:
+    """Build two convolutions and two linear layers: 824,458 parameters for MNIST.
+
+    Average pooling halves the images twice. It is the network of Flax's MNIST example, which the
+    code of arXiv:2405.05171 seems to have trained.
+    """
+    if image_size < CONVNET_SMALLEST:
+        raise RecipeError(
+            f"mnist_convnet halves the images twice, so they need {CONVNET_SMALLEST} pixels, got "
+            f"{image_size}; set data.image_size"
+        )
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(channels, 32, kernel_size=3, padding=1),
+            relu1=nn.ReLU(),
+            pool1=nn.AvgPool2d(2),
+            conv2=nn.Conv2d(32, 64, kernel_size=3, padding=1),
+            relu2=nn.ReLU(),
+            pool2=nn.AvgPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(64 * (image_size // 4) ** 2, 256),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(256, classes),
+        )
+    )
+
+
+@MODELS.add
+def two_linear_layers(
+    classes: int,
+    channels: int,
+    image_size: int,
+    *,
+    columns: Whole,
+    rows: Whole = 1,
+    hidden: Whole = 1,
+    output: Output = "trained",
+    initial_std: Annotated[float, Field(gt=0)] = 1.0,
+) -> nn.Module:
+    """Build two linear layers without biases around a ReLU; the rows of an input share the first.
+
+    With hidden 1 it is the network of Yin et al., 2019, arXiv:1903.05662; with one row and a fixed
+    output that of Long et al., 2020, arXiv:2011.11256. The sizes of the data are not used: rows and
+    columns cut up whatever values there are. Weights start as N(0, initial_std^2).
+    """
+    del channels, image_size
+    return TwoLinearLayers(classes, rows, columns, hidden, output, initial_std)

@@ -16,13 +16,15 @@ WIDTHS = (16, 32, 64)
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut without weights; the activation comes after the sum."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: Shortcut) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, shortcut: Shortcut, affine: bool
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
+        self.bn1 = nn.BatchNorm2d(outputs, affine=affine)
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2 = nn.BatchNorm2d(outputs, affine=affine)
         self.relu2 = nn.ReLU()
         self.stride, self.more, self.averages = stride, outputs - inputs, shortcut == "average_pool"
 
@@ -41,19 +43,24 @@ class BasicBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """Three stages of basic blocks, 16, 32 and 64 channels wide."""
+    """Three stages of basic blocks, 16, 32 and 64 channels wide.
 
-    def __init__(self, classes: int, channels: int, blocks: int, shortcut: Shortcut) -> None:
+    `affine` gives batch norms a scale and a shift.
+    """
+
+    def __init__(
+        self, classes: int, channels: int, blocks: int, shortcut: Shortcut, *, affine: bool
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        self.bn1 = nn.BatchNorm2d(WIDTHS[0], affine=affine)
         self.relu = nn.ReLU()
         inputs = WIDTHS[0]
         for stage, width in enumerate(WIDTHS, start=1):
             strides = [1 if stage == 1 else 2] + [1] * (blocks - 1)
             members = []
             for stride in strides:
-                members.append(BasicBlock(inputs, width, stride, shortcut))
+                members.append(BasicBlock(inputs, width, stride, shortcut, affine))
                 inputs = width
             self.add_module(f"layer{stage}", nn.Sequential(*members))
         self.linear = nn.Linear(WIDTHS[-1], classes)

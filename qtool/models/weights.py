@@ -1,4 +1,7 @@
-"""Weights from files: a state_dict, read safely and put into a model, every difference reported."""
+"""Weights from files: a state_dict, read safely and put into a model, every difference reported.
+
+The checkpoint.pt of a run serves too: its float and latent weights, without its quantizers.
+"""
 
 import warnings
 from collections import OrderedDict
@@ -31,7 +34,9 @@ def read_state_dict(path: Path) -> StateDict:
     if not path.exists():
         raise DataError(f"{path}: no such file; model.weights names a file of weights")
     if path.is_dir():
-        raise DataError(f"{path}: is a folder; model.weights names a file of weights")
+        raise DataError(
+            f"{path}: is a folder; model.weights names a file, such as checkpoint.pt of a run"
+        )
     if not path.stat().st_size:
         raise DataError(f"{path}: is empty; model.weights names a file of weights")
     return plain_state_dict(_load(path), str(path))
@@ -61,6 +66,8 @@ def plain_state_dict(loaded: Any, where: str) -> StateDict:
         where: The file's name, for messages.
     """
     inner = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if _is_checkpoint(inner):
+        inner = _float_part(inner["model"])
     if not isinstance(inner, dict) or not inner:
         raise DataError(f"{where}: holds no state_dict, a mapping from names to tensors")
     if wrong := [key for key, value in inner.items() if not _is_dense(value)]:
@@ -74,6 +81,20 @@ def plain_state_dict(loaded: Any, where: str) -> StateDict:
     state = OrderedDict((str(key).removeprefix(prefix), value) for key, value in inner.items())
     _copy_versions(inner, state, prefix)
     return state
+
+
+def _is_checkpoint(loaded: object) -> bool:
+    """Tell whether a file is the checkpoint.pt of one of qtool's runs."""
+    keys = ("format", "model", "architecture")
+    return isinstance(loaded, dict) and all(key in loaded for key in keys)
+
+
+def _float_part(state: Any) -> Any:
+    """Return a run's latent weights and batch norms, without the state of its quantizers."""
+    if not isinstance(state, dict):
+        return state
+    quantizers = {"weight_quantizer", "input_quantizer", "quantizers"}
+    return {k: v for k, v in state.items() if not quantizers & set(str(k).split("."))}
 
 
 def _is_dense(value: object) -> bool:

@@ -63,9 +63,15 @@ class WeightMap:
     @property
     def passes_beyond(self) -> bool:
         """Tell whether gradients pass outside the grid, where straight_through stops them."""
-        grid = self.settings.integer_grid
+        chosen, grid = self.settings.estimator, self.settings.integer_grid
+        if chosen is None:
+            return True
+        fixed = {k: v for k, v in chosen.params.items() if not isinstance(v, dict)}
         away = torch.linspace(0.01, 2.0, 200)
-        return bool((self._slope(torch.cat([grid.qmin - away, grid.qmax + away])) != 0).any())
+        u = torch.cat([grid.qmin - away, grid.qmax + away])
+        estimator = ESTIMATORS.build(chosen.name, **fixed)
+        passed = estimator(torch.ones_like(u), u, float(grid.qmin), float(grid.qmax))
+        return bool((passed != 0).any())
 
     def move(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Return M(w), of the weight's shape and dtype; its codes are the weight's."""
@@ -76,18 +82,6 @@ class WeightMap:
         before, after = (quantize(w, scale, 0, grid) for w in (weight.detach(), moved))
         # in the weight's own dtype M may round across a threshold that it comes close to
         return torch.where(before == after, moved, weight.detach())
-
-    def slope(self, weight: Tensor, scale: Tensor) -> Tensor:
-        """Return the estimator's derivative at w, of the weight's shape and dtype."""
-        return self._slope(weight.detach() / scale.detach() + self.settings.integer_grid.offset)
-
-    def _slope(self, u: Tensor) -> Tensor:
-        chosen, grid = self.settings.estimator, self.settings.integer_grid
-        if chosen is None:
-            raise ValueError("a blend has no estimator")
-        fixed = {key: value for key, value in chosen.params.items() if key != self.moving}
-        estimator = ESTIMATORS.build(chosen.name, **fixed)
-        return estimator(torch.ones_like(u), u, float(grid.qmin), float(grid.qmax))
 
     def largest_level(self, scale: Tensor) -> float:
         """Return mx, the real value of the outermost level: s (high - 1/2) on mid_rise, s high."""

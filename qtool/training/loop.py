@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.errors import TrainingError
-from qtool.evaluation import evaluate
+from qtool.evaluation import count_hits, evaluate, share_of_hits
 from qtool.numerics.schedules import Schedule
 from qtool.quantizers.layers import (
     QuantLayer,
@@ -23,6 +23,7 @@ from qtool.quantizers.layers import (
 from qtool.training.captured import CapturedStep
 from qtool.training.losses import Loss
 from qtool.training.optimizers import make_capturable, set_rate
+from qtool.training.population import Population
 from qtool.training.profile import StepProfile
 from qtool.training.progress import EpochBar, progress_bar
 from qtool.training.step import TrainingStep
@@ -43,6 +44,22 @@ class Batches(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Looks on while a model trains, and changes nothing."""
+
+    def before_step(self, step: int) -> None:
+        """See the weights after `step` training steps."""
+        ...
+
+    def validated(self, logits: Tensor, labels: Tensor) -> None:
+        """See the logits [B, classes] and the labels [B] of a batch of validation images."""
+        ...
+
+    def end_epoch(self, epoch: int, step: int) -> None:
+        """See an epoch end, before its checkpoint is written."""
+        ...
+
+
 @dataclass
 class Trainer:
     """Everything one run of training moves.
@@ -55,8 +72,10 @@ class Trainer:
         epochs: of the whole run, also when it goes on from a checkpoint.
         history: one line of metrics for each epoch that is done.
         profile: measures the steps, where that is asked for.
+        watcher: looks on, where that is asked for.
         compiles: compile the whole model.
         captures: capture the steps in CUDA graphs.
+        population: looks at, or takes, each step where the teacher of the data is known.
     """
 
     model: nn.Module
@@ -70,8 +89,10 @@ class Trainer:
     epochs: int
     history: list[dict[str, Any]]
     profile: StepProfile | None = None
+    watcher: Watcher | None = None
     compiles: bool = False
     captures: bool = False
+    population: Population | None = None
 
     def fit(
         self,
@@ -90,6 +111,8 @@ class Trainer:
         steps = len(self.train)
         done = len(self.history)
         take = self._make_step()
+        if self.population is not None:
+            take = self.population.around(take, self.optimizer)
         with progress_bar(steps * self.epochs, steps * done) as bar:
             for epoch in range(done, self.epochs):
                 started = time.perf_counter()
@@ -100,6 +123,8 @@ class Trainer:
                 line |= self._validate(epoch)
                 line["seconds"] = round(time.perf_counter() - started, 3)
                 self.history.append(line)
+                if self.watcher is not None:
+                    self.watcher.end_epoch(line["epoch"], line["step"])
                 after_epoch(line)
 
     def _make_step(self) -> TakeStep:
@@ -124,7 +149,7 @@ class Trainer:
         loss_sum = torch.zeros((), device=self.device)
         hits = torch.zeros((), device=self.device, dtype=torch.int64)
         images, rate, started = 0, 0.0, time.perf_counter()
-        inputs = torch.empty(0)
+        inputs = labels = torch.empty(0)
         batches = self.train.batches(epoch)
         if self.profile is not None:
             batches = self.profile.batches(batches)
@@ -133,16 +158,19 @@ class Trainer:
             rate = self.learning_rate(progress)
             set_rate(self.optimizer, rate)
             set_progress(self.model, progress)
+            if self.watcher is not None:
+                self.watcher.before_step(epoch * steps + index)
             try:
                 loss, logits = take(inputs, labels)
             except FloatingPointError as error:
                 raise self._diverged(epoch, index, inputs, str(error)) from None
             loss_sum += loss * len(labels)
-            hits += (logits.argmax(1) == labels).sum()
+            hits += count_hits(logits, labels)
             images += len(labels)
             if self.device.type == "cpu" or index % 20 == 19:
                 seconds = time.perf_counter() - started
-                bar.step(epoch + 1, float(loss_sum) / images, int(hits) / images, images / seconds)
+                share = share_of_hits(hits, images, labels)
+                bar.step(epoch + 1, float(loss_sum) / images, share, images / seconds)
         if not torch.isfinite(loss_sum):
             raise self._diverged(epoch, steps - 1, inputs, str(float(loss_sum)))
         set_progress(self.model, (epoch + 1) / self.epochs)
@@ -150,20 +178,27 @@ class Trainer:
             "epoch": epoch + 1,
             "step": (epoch + 1) * steps,
             "train_loss": float(loss_sum) / images,
-            "train_accuracy": int(hits) / images,
+            "train_accuracy": share_of_hits(hits, images, labels),
             "learning_rate": rate,
         }
         if alphas := blend_alphas(self.model):
             line["alpha"] = min(alphas.values())
+        if self.population is not None:
+            line |= self.population.take_measures()
         return line | take_oscillations(self.model)
 
     def _validate(self, epoch: int) -> dict[str, Any]:
         self.model.eval()
-        score = evaluate(self.model, self.validation.batches(epoch), self.loss)
+        score = evaluate(self.model, self.validation.batches(epoch), self._judge)
         if not math.isfinite(score.loss):
             inputs = next(iter(self.validation.batches(epoch)))[0]
             raise self._diverged(epoch, len(self.train) - 1, inputs, str(score.loss))
         return {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
+
+    def _judge(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.watcher is not None:
+            self.watcher.validated(logits, labels)
+        return self.loss(logits, labels)
 
     def _diverged(self, epoch: int, step: int, inputs: Tensor, loss: str) -> TrainingError:
         place = first_bad_layer(self.model, inputs)

@@ -1,7 +1,7 @@
 """Losses: what training makes small.
 
-Each takes logits [B, classes] and labels [B] and returns a mean over the batch, []. To add one,
-write a function here and decorate it: its name is its name in recipes.
+Each takes logits [B, classes] and labels [B], int64 classes, and returns a mean over the batch, [].
+To add one, write a function here and decorate it: its name is its name in recipes.
 """
 
 from collections.abc import Callable
@@ -40,6 +40,12 @@ def multiclass_hinge(
 
 @LOSSES.add
 def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean of (logits - one_hot(labels))^2 / 2, summed over classes."""
-    target = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    """Return the mean of (logits - one_hot(labels))^2 / 2, summed over classes.
+
+    Labels that are numbers, float [B], are themselves what the one logit [B, 1] should be.
+    """
+    if labels.is_floating_point():
+        target = labels.unsqueeze(1)
+    else:
+        target = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
     return (logits - target).square().sum(1).mean() / 2

@@ -69,7 +69,7 @@ def with_decay(groups: list[Group], weight_decay: float) -> list[Group]:
 
 
 def parameter_groups(model: nn.Module) -> list[Group]:
-    """Split the model's parameters by role; each group keeps its own `rate_scale`.
+    """Split the parameters that train by role; each group keeps its own `rate_scale`.
 
     weights: latent and float weights, the only ones that decay; scales: learned scales;
     others: biases and batch norm.
@@ -78,7 +78,7 @@ def parameter_groups(model: nn.Module) -> list[Group]:
     scales, others, seen = [], [], set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen:
+            if id(parameter) in seen or not parameter.requires_grad:
                 continue
             seen.add(id(parameter))
             if isinstance(module, FakeQuantize):

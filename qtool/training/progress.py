@@ -15,9 +15,10 @@ class EpochBar:
     def __init__(self, bar: Progress, task: Any) -> None:
         self._bar, self._task = bar, task
 
-    def step(self, epoch: int, loss: float, accuracy: float, rate: float) -> None:
+    def step(self, epoch: int, loss: float, accuracy: float | None, rate: float) -> None:
         """Move on by one training step; `rate` is in images per second."""
-        note = f"epoch {epoch}  loss {loss:.3f}  accuracy {accuracy:.3f}  {rate:.0f} images/s"
+        known = "" if accuracy is None else f"  accuracy {accuracy:.3f}"
+        note = f"epoch {epoch}  loss {loss:.3f}{known}  {rate:.0f} images/s"
         self._bar.update(self._task, advance=1, description=note)
 
 
@@ -40,7 +41,12 @@ def say_epoch(line: dict[str, Any], epochs: int) -> None:
     alpha = f"  alpha {line['alpha']:.3f}" if "alpha" in line else ""
     say(
         f"epoch {line['epoch']:>3}/{epochs}  "
-        f"train loss {line['train_loss']:.4f}  accuracy {line['train_accuracy']:.4f}  "
-        f"validation loss {line['validation_loss']:.4f}  "
-        f"accuracy {line['validation_accuracy']:.4f}{alpha}  {line['seconds']:.1f} s"
+        f"train loss {line['train_loss']:.4f}{_accuracy(line['train_accuracy'])}  "
+        f"validation loss {line['validation_loss']:.4f}{_accuracy(line['validation_accuracy'])}"
+        f"{alpha}  {line['seconds']:.1f} s"
     )
+
+
+def _accuracy(share: float | None) -> str:
+    """Return the accuracy for a line, or nothing where there is none."""
+    return "" if share is None else f"  accuracy {share:.4f}"

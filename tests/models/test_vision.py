@@ -122,7 +122,11 @@ def test_the_weights_of_a_file_decide_the_stem(tmp_path: Path) -> None:
             [("steam", "resnet18 has no parameter steam; did you mean stem?")],
         ),
         ("vgg11", {"stem": "small"}, [("stem", "vgg11 has no parameter stem; it takes none")]),
-        ("lenet5", {"stem": "small"}, [("stem", "lenet5 has no parameter stem; it takes none")]),
+        (
+            "lenet5",
+            {"stem": "small"},
+            [("stem", "lenet5 has no parameter stem; choose one of: batch_norm")],
+        ),
         ("resnet18", {"weights": 3}, [("weights", "3 is not text")]),
         (
             "lenet5",

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import qtool
+from qtool import checkpoint
 from qtool.errors import DataError
 from qtool.models.vision import Built, build_model
 from qtool.models.weights import is_weights_file
@@ -194,3 +196,40 @@ def test_missing_and_empty_files_and_folders_are_told_apart(tmp_path: Path) -> N
     ):
         with pytest.raises(DataError, match=f"{path}: {message}"):
             lenet(path)
+
+
+def run_checkpoint(folder: Path, quantization: dict[str, Any], size: int = 16) -> dict[str, Any]:
+    """Write what a run's checkpoint.pt holds; return its model's state."""
+    network = qtool.prepare(
+        build_model("lenet5", 10, 1, size).model, quantization, torch.randn(4, 1, size, size)
+    )
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    state = checkpoint.take(network, optimizer, [{"epoch": 1, "train_accuracy": None}], {"a": 1})
+    checkpoint.save(state, folder / "checkpoint.pt")
+    return state.model
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        {},
+        {"activations": {"bits": 2, "place": "relu_outputs"}},
+        {"weights": {"bits": 4, "granularity": "per_channel"}, "activations": {"bits": 4}},
+    ],
+    ids=["float", "at relus", "weights and inputs"],
+)
+def test_the_checkpoint_of_a_run_gives_its_weights_without_its_quantizers(
+    quantization: dict[str, Any], tmp_path: Path
+) -> None:
+    trained = run_checkpoint(tmp_path, quantization)
+    found = lenet(tmp_path / "checkpoint.pt").model.state_dict()
+    assert len(found) == 10
+    assert all(torch.equal(value, trained[key]) for key, value in found.items())
+
+
+def test_the_checkpoint_of_a_network_of_another_size_is_refused(tmp_path: Path) -> None:
+    run_checkpoint(tmp_path, {}, size=28)
+    with pytest.raises(DataError, match=r"does not fit the model\n.*fc1\.weight \[120, 400\]"):
+        lenet(tmp_path / "checkpoint.pt")
+    with pytest.raises(DataError, match=r"a folder; model\.weights names a file, such as checkpoi"):
+        lenet(f"{tmp_path}/.")

@@ -37,3 +37,9 @@ def test_a_loss_matches_its_formula(name):
         found = LOSSES.build(name, **params)(torch.tensor(LOGITS), torch.tensor(LABELS))
 
         assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+def test_squared_error_meets_numbers_too():
+    found = LOSSES.build("squared_error")(torch.tensor([[1.0], [2.0]]), torch.tensor([0.5, 3.0]))
+
+    assert float(found) == pytest.approx((0.5**2 + 1.0**2) / 2 / 2)

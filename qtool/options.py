@@ -1,0 +1,55 @@
+"""Options that several commands take, and how the text given for an option is read."""
+
+from typing import Annotated
+
+import typer
+
+MOST_SEEDS = 1000
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override one recipe key, as key=value; may be repeated."),
+]
+
+
+def batch_size(value: str) -> int | None:
+    """Return a fixed batch size, or None for a dynamic one."""
+    if value == "dynamic":
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        why = f"{value!r} is not a number of images; give one, or dynamic"
+        raise typer.BadParameter(why, param_hint="--batch")
+    return int(value)
+
+
+def seeds_of(text: str) -> int | list[int]:
+    """Return how many seeds, or the seeds themselves where there is a comma."""
+    parts = [part.strip() for part in text.removesuffix(",").split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise _bad_seeds(f"{text!r} is neither a number of seeds nor a list such as 1,2,3")
+    numbers = [int(part) for part in parts]
+    if "," in text:
+        if len(set(numbers)) < len(numbers):
+            raise _bad_seeds(f"{text!r} names a seed twice")
+        return numbers
+    if not 1 <= numbers[0] <= MOST_SEEDS:
+        raise _bad_seeds(f"{text} is not a number of seeds from 1 to {MOST_SEEDS}; 3 is usual")
+    return numbers[0]
+
+
+def _bad_seeds(why: str) -> typer.BadParameter:
+    return typer.BadParameter(why, param_hint="--seeds")
+
+
+def rates_of(text: str) -> list[float]:
+    """Return learning rates from a list such as 0.1,0.05."""
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 < rate < float("inf") for rate in rates):
+        why = f"{text!r} is not a list of learning rates such as 0.1,0.05"
+        raise typer.BadParameter(why, param_hint="--learning-rates")
+    return rates

@@ -1,0 +1,75 @@
+"""Every recipe that is shipped: loads, plans, takes a step, converts and exports, on tiny data."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qtool import assembly, pipeline
+from qtool.models.papers import MODELS
+from qtool.recipe import Recipe
+from qtool.recipe_file import load_recipe, override, write_recipe
+from qtool.sections import check
+
+ROOT = Path(__file__).parents[1] / "recipes"
+RECIPES = sorted(ROOT.rglob("*.yaml"))
+SMALLEST = {"lenet5": 12, "resnet20": 8, "two_linear_layers": 28}  # pixels
+SMALLEST_ELSE = 32
+COUNTS = {"gaussian_teacher": "samples", "linear_subspaces": "samples_per_class"}
+CLASSES = 10
+each_recipe = pytest.mark.parametrize(
+    "path", RECIPES, ids=lambda path: str(path.relative_to(ROOT).with_suffix(""))
+)
+
+
+def write_images(path: Path, size: int, channels: int) -> None:
+    """Write an image of each class to train on and one to judge by."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (CLASSES, size, size, channels), np.uint8), np.arange(CLASSES)
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+
+
+def tiny(path: Path, folder: Path) -> Path:
+    """Write the recipe again, for one step on a few small images, from fresh weights."""
+    recipe = load_recipe(path)
+    data: dict[str, Any] = recipe.as_dict()
+    if recipe.data.name in COUNTS:
+        changes = [f"data.{COUNTS[recipe.data.name]}=8", "data.repeats=1"]
+    else:
+        grey = recipe.data.name in ("mnist", "digits") and recipe.model.name in MODELS
+        size = SMALLEST.get(recipe.model.name, SMALLEST_ELSE)
+        write_images(folder / "tiny.npz", size, 1 if grey else 3)
+        data["data"] = {"name": "arrays", "file": "tiny.npz", "root": str(folder)}
+        data["data"]["image_size"] = size
+        changes = ["data.augment=false"]
+    changes += ["data.batch_size=32", "model.weights=none"]
+    changes += ["training.epochs=1", "training.calibration_batches=1"]
+    written = folder / "tiny.yaml"
+    write_recipe(check(Recipe, override(data, changes), "tiny"), written, "a tiny form")
+    return written
+
+
+@each_recipe
+def test_a_recipe_plans_what_it_quantizes_before_there_are_data(path: Path) -> None:
+    recipe = load_recipe(path)
+    assembly.check_against_network(recipe, str(path))
+    found = pipeline.inspect(path)
+
+    assert found["layers"]
+    for side in ("weights", "input"):
+        wanted = getattr(recipe.quantization, {"input": "activations"}.get(side, side))
+        assert any(row[side] != "float" for row in found["layers"]) == (wanted is not None)
+
+
+@each_recipe
+def test_a_recipe_takes_a_step_and_goes_all_the_way_to_a_file(path: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained = pipeline.train(tiny(path, tmp_path), run, device="cpu")
+    converted = pipeline.convert(run, device="cpu")
+    exported = pipeline.export(run)
+
+    assert trained["status"] == "finished"
+    assert trained["epochs"] == 1
+    assert converted["layers"]
+    assert exported["disagreement"] == ""
