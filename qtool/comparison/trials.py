@@ -61,7 +61,7 @@ def summarize_trials(
     for name, reached in values.items():
         finished = [value for value in reached if value is not None]
         mean, spread = mean_and_std(finished)
-        failed = len(reached) - len(finished)
+        failed = sum(summary["status"] != "finished" for summary in summaries[name])
         arms.append(
             {"name": name, "values": reached, "mean": mean, "std": spread, "failed": failed}
         )

@@ -31,7 +31,7 @@ def test_one_pair_has_no_interval_and_none_has_nothing():
     assert (one.mean, one.low, one.high) == (pytest.approx(0.1), None, None)
     assert (none.mean, none.pairs) == (None, 0)
     assert "too few seeds" in verdict([one])
-    assert "no seed finished" in verdict([none])
+    assert "no seed has an accuracy" in verdict([none])
 
 
 def test_an_arm_against_itself_is_called_different_in_about_five_of_a_hundred_comparisons():

@@ -26,6 +26,14 @@ def test_trials_run_seed_by_seed_each_in_a_folder_of_its_own():
     assert {name: len(done) for name, done in summaries.items()} == {"a": 2, "b": 2}
 
 
+def test_a_trial_without_an_accuracy_has_not_failed():
+    plain = {"status": "finished", "validation_accuracy": None}
+    result = summarize_trials("estimators", "r.yaml", [0], {"a": [plain], "b": [plain]})
+
+    assert [arm["failed"] for arm in result["arms"]] == [0, 0]
+    assert "no seed has an accuracy in both" in result["verdict"]
+
+
 def test_a_failed_trial_is_counted_and_left_out_of_the_mean():
     failed = {"status": "failed", "validation_accuracy": 0.1}
     summaries = {"a": [finished(0.9), finished(0.8)], "b": [failed, finished(0.7)]}

@@ -87,7 +87,11 @@ def train(step: TrainingStep, steps: int = 5) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+QUICK = ("blend", "moving estimator", "frozen and dampened", "zero point")
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name not in QUICK]
+
+
+@pytest.mark.parametrize("name", [*QUICK, *OTHERS])
 def test_a_trace_of_the_whole_model_trains_as_the_plain_model_does(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +167,7 @@ def test_residual_blocks_trace_with_quantizers_that_layers_share(
     def build() -> TrainingStep:
         torch.manual_seed(0)
         net = nn.Sequential(
-            BasicBlock(3, 4, 1, "average_pool"), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+            BasicBlock(3, 4, 1, "average_pool", affine=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
         )
         model = qtool.prepare(net, section(activations={"place": "relu_outputs"}), images())
         sgd = OPTIMIZERS.build("sgd")(parameter_groups(model.train()), 0.05)
