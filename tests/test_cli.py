@@ -1,9 +1,9 @@
 """The command line: its options, its help, its speed and its JSON."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,10 +158,15 @@ def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) ->
 
 
 def test_help_is_quick() -> None:
+    def seconds_of_children() -> float:
+        """Return their time on a core, which other processes do not add to."""
+        used = os.times()
+        return used.children_user + used.children_system
+
     def seconds() -> float:
-        start = time.perf_counter()
+        start = seconds_of_children()
         subprocess.run([sys.executable, "-m", "qtool", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - start
+        return seconds_of_children() - start
 
     assert min(seconds() for _ in range(3)) < 0.6
 

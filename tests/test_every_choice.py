@@ -89,6 +89,7 @@ def test_every_rounding_trains_and_converts(tmp_path: Path, side: str, name: str
     train_and_convert(tmp_path, side, {"rounding": name})
 
 
+@pytest.mark.usefixtures("untimed")
 @pytest.mark.parametrize(("side", "settings"), GRID_CASES, ids=str)
 def test_every_new_grid_trains_converts_and_exports(
     tmp_path: Path, side: str, settings: dict[str, Any]
@@ -99,6 +100,7 @@ def test_every_new_grid_trains_converts_and_exports(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untimed")
 @pytest.mark.parametrize(
     ("side", "settings"),
     [(side, of_estimator(name)) for side, name in ESTIMATOR_CASES]

@@ -62,6 +62,7 @@ def test_a_recipe_plans_what_it_quantizes_before_there_are_data(path: Path) -> N
         assert any(row[side] != "float" for row in found["layers"]) == (wanted is not None)
 
 
+@pytest.mark.usefixtures("untimed")
 @each_recipe
 def test_a_recipe_takes_a_step_and_goes_all_the_way_to_a_file(path: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

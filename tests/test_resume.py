@@ -79,12 +79,6 @@ RESTLESS = LEARNED | {
 QUICK = LEARNED | {"training": LEARNED["training"] | {"epochs": 2}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let child processes sum in the same order as this one, and not wait for other cores."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
 def write(folder: Path, recipe: dict[str, Any], **training: Any) -> Path:
     path = folder / "r.yaml"
     path.write_text(yaml.safe_dump(recipe | {"training": recipe["training"] | training}))
@@ -98,7 +92,13 @@ def start(recipe: Path, folder: Path) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
+
+
+def heed_interrupts() -> None:
+    """Undo what a shell does to processes in the background, pytest among them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def end_in_the_middle(
