@@ -10,19 +10,37 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
+from torchvision.models import resnet50
+from torchvision.models.resnet import Bottleneck
 
 from qtool.errors import RecipeError
+from qtool.models.preactivation import PreActivationResNet
 from qtool.models.residual import Shortcut, SmallResNet
 from qtool.models.two_layers import Output, TwoLinearLayers
 from qtool.registry import Registry
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
 Whole = Annotated[int, Field(ge=1)]
+Width = Annotated[float, Field(gt=0, le=4)]
 
 LENET5_SMALLEST = 12  # pixels
 VGG11_WIDTHS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 CONVNET_SMALLEST = 4  # pixels: two poolings leave one
 VGG11_SMALLEST = 32  # pixels: five poolings leave one
+BINARYNET_WIDTHS = (128, 128, 256, 256, 512, 512)  # of convolutions; every second one is pooled
+BINARYNET_HIDDEN = 1024
+BINARYNET_SMALLEST = 8  # pixels: three poolings leave one
+MOBILENET_BLOCKS = (  # channels and stride of each depthwise separable convolution
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    *[(512, 1)] * 5,
+    (1024, 2),
+    (1024, 1),
+)
 
 
 @MODELS.add
@@ -151,6 +169,115 @@ def mnist_convnet(classes: int, channels: int, image_size: int) -> nn.Module:
             fc2=nn.Linear(256, classes),
         )
     )
+
+
+@MODELS.add
+def binarynet(classes: int, channels: int, image_size: int, *, width: Width = 1.0) -> nn.Module:
+    """Build BinaryNet for small images: 14.0 million parameters at width 1 and 32 px.
+
+    Max pooling comes before the batch norm, and a hard tanh where a binarized network takes signs:
+    quantize activations with 1 bit and grid mid_rise. Width multiplies all channels.
+
+    Reference: Courbariaux et al., 2016, arXiv:1602.02830, section 2.3 for CIFAR-10.
+    """
+    if image_size < BINARYNET_SMALLEST:
+        raise RecipeError(
+            f"binarynet halves the images three times, so they need {BINARYNET_SMALLEST} pixels, "
+            f"got {image_size}; set data.image_size"
+        )
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    inputs = channels
+    for index, full in enumerate(BINARYNET_WIDTHS, start=1):
+        outputs = _widened(full, width)
+        layers[f"conv{index}"] = nn.Conv2d(inputs, outputs, 3, padding=1)
+        if index % 2 == 0:
+            layers[f"pool{index // 2}"] = nn.MaxPool2d(2)
+        layers[f"bn{index}"] = nn.BatchNorm2d(outputs)
+        layers[f"tanh{index}"] = nn.Hardtanh()
+        inputs = outputs
+    layers["flatten"] = nn.Flatten()
+    inputs *= (image_size // 8) ** 2
+    for index in (1, 2):
+        hidden = _widened(BINARYNET_HIDDEN, width)
+        layers[f"fc{index}"] = nn.Linear(inputs, hidden)
+        layers[f"bn{6 + index}"] = nn.BatchNorm1d(hidden)
+        layers[f"tanh{6 + index}"] = nn.Hardtanh()
+        inputs = hidden
+    layers["fc3"] = nn.Linear(inputs, classes)
+    layers["bn9"] = nn.BatchNorm1d(classes)
+    return nn.Sequential(layers)
+
+
+def _widened(channels: int, width: float) -> int:
+    return max(1, round(channels * width))
+
+
+@MODELS.add
+def mobilenet_v1(classes: int, channels: int, image_size: int, *, width: Width = 1.0) -> nn.Module:
+    """Build MobileNet: 4.23 million parameters at width 1 for 1,000 classes.
+
+    Width multiplies all channels. Images are halved five times, rounding up, so any size will do.
+
+    Reference: Howard et al., 2017, arXiv:1704.04861, table 1.
+    """
+    del image_size
+    inputs = _widened(32, width)
+    layers = OrderedDict(
+        conv1=_with_norm_and_relu(nn.Conv2d(channels, inputs, 3, 2, 1, bias=False))
+    )
+    for index, (full, stride) in enumerate(MOBILENET_BLOCKS, start=1):
+        outputs = _widened(full, width)
+        depthwise = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
+        pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
+        layers[f"depthwise{index}"] = _with_norm_and_relu(depthwise)
+        layers[f"pointwise{index}"] = _with_norm_and_relu(pointwise)
+        inputs = outputs
+    head = OrderedDict(
+        pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(inputs, classes)
+    )
+    model = nn.Sequential(OrderedDict([*layers.items(), *head.items()]))
+    _initialize_convolutions(model)
+    return model
+
+
+def _with_norm_and_relu(convolution: nn.Conv2d) -> nn.Sequential:
+    norm = nn.BatchNorm2d(convolution.out_channels)
+    return nn.Sequential(OrderedDict(conv=convolution, bn=norm, relu=nn.ReLU()))
+
+
+def _initialize_convolutions(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+@MODELS.add
+def resnet50_v1(classes: int, channels: int, image_size: int) -> nn.Module:
+    """Build ResNet-50 as first published: its first 1x1 convolutions take the strides.
+
+    torchvision's `resnet50`, called v1.5, leaves them to the 3x3 convolutions; its weights fit.
+
+    Reference: He et al., 2015, arXiv:1512.03385, table 1.
+    """
+    del image_size
+    model = resnet50(weights=None, num_classes=classes)
+    for module in model.modules():
+        if isinstance(module, Bottleneck):
+            module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
+    if channels != model.conv1.in_channels:
+        model.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+        _initialize_convolutions(nn.Sequential(model.conv1))
+    return model
+
+
+@MODELS.add
+def resnet50_v2(classes: int, channels: int, image_size: int) -> nn.Module:
+    """Build ResNet-50 with batch norm and ReLU before each convolution: 25.5 million parameters.
+
+    Reference: He et al., 2016, arXiv:1603.05027.
+    """
+    del image_size
+    return PreActivationResNet(classes, channels)
 
 
 @MODELS.add

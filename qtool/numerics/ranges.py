@@ -144,14 +144,23 @@ def ppq(
     return _positive(largest * best)
 
 
+def refine_scale(rows: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
+    """Return the scales [R] after one iteration of `ppq` from `scale` [R]; the error never grows.
+
+    A scale so large that every q is zero stays as it is.
+    """
+    levels = quantize(rows, scale.unsqueeze(1), 0, grid) - grid.offset
+    fitted = (rows * levels).sum(1) / levels.square().sum(1)
+    return torch.where(fitted > 0, fitted, scale)
+
+
 def _alternate(rows: Tensor, scale: Tensor, grid: IntegerGrid, iterations: int) -> Tensor:
     """Return the scales [R] that the alternation of `ppq` reaches from `scale` [R]."""
     scale, moving = scale.clone(), torch.arange(len(rows), device=rows.device)
     for _ in range(iterations):
         last = scale[moving]
-        levels = quantize(rows, last.unsqueeze(1), 0, grid) - grid.offset
-        fitted = (rows * levels).sum(1) / levels.square().sum(1)
-        moves = (fitted > 0) & (fitted != last)  # where every q is zero, nothing fits
+        fitted = refine_scale(rows, last, grid)
+        moves = fitted != last
         if not moves.all():
             moving, rows, fitted = moving[moves], rows[moves], fitted[moves]
         if not len(moving):

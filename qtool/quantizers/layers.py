@@ -42,7 +42,7 @@ class QuantLayer(nn.Module):
         return x, self.weight_quantizer(self.weight)
 
     def fit_weight(self) -> None:
-        """Fit the weight's scales, unless its blend is done."""
+        """Fit the weight's scales anew, unless its blend is done."""
         if self.weight_quantizer is not None and not self.weight_quantizer.frozen:
             self.weight_quantizer.fit(self.weight)
 
@@ -52,7 +52,8 @@ class QuantLayer(nn.Module):
             return
         self.weight_quantizer.set_progress(progress)
         if self.weight_quantizer.blend_is_done:
-            self.fit_weight()
+            if not self.weight_quantizer.frozen:
+                self.weight_quantizer.fit_again(self.weight)
             self.weight_quantizer.frozen = True
             self.weight.requires_grad_(False)
             self.weight.grad = None

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from qtool.numerics.grid import dequantize, quantize
+from qtool.numerics.ranges import refine_scale
 from qtool.numerics.schedules import SCHEDULES, Schedule
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.oscillation import OscillationTracker, observe
 from qtool.quantizers.tensor_settings import WeightQuantization
 from qtool.sections import Choice
 
-SEARCHES = ("mse", "ppq", "percentile")  # ranges that are too slow for every step
+SEARCHES = ("mse", "percentile")  # ranges that are too slow for every step
 GIVEN = ("fixed", "he_uniform")  # ranges that do not depend on the weight's values
 
 
@@ -21,7 +22,8 @@ class WeightQuantizer(FakeQuantize):
     """Fake quantization of a weight: scales per tensor or per output channel.
 
     A range that is not learned is fitted to the weight again every so many training steps, until
-    alpha of a blend reaches 1: from then on the scales, and so the codes, are frozen.
+    alpha of a blend reaches 1: from then on the scales, and so the codes, are frozen. Only `ppq`
+    does not begin anew: from the second fit on it goes on from its last scale, by one iteration.
 
     Attributes:
         ahead: what is due once per training step is done before the forward pass, not in it.
@@ -35,6 +37,7 @@ class WeightQuantizer(FakeQuantize):
         name = settings.range.name
         self.refit_every = settings.refit_every or (100 if name in SEARCHES else 1)
         self.refits = not self.learns and name not in GIVEN
+        self.refines = name == "ppq"
         if name == "he_uniform" and settings.range.params.get("fan_in") is None:
             self.rule = partial(self.rule, fan_in=weight[0].numel())
         self.squashes = name == "dorefa" and self.bits > 1
@@ -56,10 +59,22 @@ class WeightQuantizer(FakeQuantize):
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
         """Set the scales from the weight [C, ...] by the range rule."""
-        channels = self.scale.numel() if self.scale.ndim else 1
-        rows = weight.detach().float().reshape(channels, -1)
-        self.scale.copy_(self.rule(rows, self.known_grid).reshape(self.scale.shape))
+        scale = self.rule(self._rows(weight), self.known_grid)
+        self.scale.copy_(scale.reshape(self.scale.shape))
         self.ready = True
+
+    @torch.no_grad()
+    def fit_again(self, weight: Tensor) -> None:
+        """Set the scales from the weight [C, ...], which has moved a little since they were set."""
+        if not self.refines:
+            self.fit(weight)
+            return
+        scale = refine_scale(self._rows(weight), self.scale.reshape(-1), self.known_grid)
+        self.scale.copy_(scale.reshape(self.scale.shape))
+
+    def _rows(self, weight: Tensor) -> Tensor:
+        """Return the elements that share each scale, float32 [scales, K]."""
+        return weight.detach().float().reshape(self.scale.numel(), -1)
 
     def set_progress(self, progress: float) -> None:
         """Move all schedules to `progress`, the share of training done."""
@@ -69,8 +84,10 @@ class WeightQuantizer(FakeQuantize):
     def refit(self, weight: Tensor) -> None:
         """Set the scales anew where that is due at this training step."""
         if self.refits and not self.frozen:
-            if self.steps % self.refit_every == 0:
+            if self.steps == 0:
                 self.fit(weight)
+            elif self.steps % self.refit_every == 0:
+                self.fit_again(weight)
             self.steps += 1
 
     @property

@@ -21,6 +21,7 @@ from qtool.numerics.ranges import (
     min_to_zero_point,
     mse,
     ppq,
+    refine_scale,
 )
 
 GRIDS = [
@@ -366,6 +367,22 @@ def test_the_error_of_ppq_never_grows_with_an_iteration(grid: IntegerGrid) -> No
         now = errors(rows, ppq(rows, grid, iterations=iterations, starts=1), grid)
         assert (now <= last * (1 + 1e-12)).all()
         last = now
+
+
+@each_grid
+def test_an_iteration_from_any_scale_never_makes_the_error_larger(grid: IntegerGrid) -> None:
+    rows = sample(grid).double()
+    for factor in (0.05, 0.3, 1.0, 1.7):
+        start = factor * absmax(rows, grid)
+        before = errors(rows, start, grid)
+        after = errors(rows, refine_scale(rows, start, grid), grid)
+        assert (after <= before * (1 + 1e-12)).all()
+
+
+def test_a_scale_at_which_all_codes_are_zero_stays() -> None:
+    rows = torch.tensor([[0.1, -0.2], [0.0, 0.0]])
+    scale = torch.tensor([1.0, 0.5])
+    assert torch.equal(refine_scale(rows, scale, IntegerGrid(4, "narrow")), scale)
 
 
 @each_grid

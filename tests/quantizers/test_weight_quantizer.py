@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
-from qtool.numerics.ranges import RANGES
+from qtool.numerics.ranges import RANGES, ppq, refine_scale
 from qtool.quantizers.layers import QuantConv2d, make_quant_layer, set_progress
 from qtool.quantizers.tensor_settings import WeightQuantization
 from qtool.quantizers.weight_quantizer import WeightQuantizer
@@ -101,6 +101,31 @@ def test_absmax_is_fitted_at_every_step_and_a_search_at_every_hundredth(
         made(2 * w)
         changed += 1
     assert changed == steps
+
+
+def test_ppq_goes_on_from_its_last_scale_by_one_iteration_at_each_step() -> None:
+    w, grid = weight(3, 40), IntegerGrid(4, "narrow")
+    made = WeightQuantizer(settings(range="ppq"), w)
+    made(w)
+    expected = made.scale.clone()
+    for step in range(1, 6):
+        moved = (1 + 0.01 * step) * w + 0.02 * step
+        made(moved)
+        expected = refine_scale(moved, expected.flatten(), grid).reshape(expected.shape)
+        assert torch.equal(made.scale, expected)
+    anew = ppq(moved, grid)
+    np.testing.assert_allclose(made.scale.flatten(), anew, rtol=0.1)
+
+
+def test_ppq_follows_a_weight_that_moved_to_what_it_would_settle_at() -> None:
+    w, grid = weight(4, 60), IntegerGrid(3, "narrow")
+    made = WeightQuantizer(settings(range="ppq", bits=3), w)
+    moved = 1.02 * w
+    for _ in range(40):
+        made(moved)
+    settled = refine_scale(moved, made.scale.flatten(), grid)
+    assert torch.equal(settled, made.scale.flatten())
+    np.testing.assert_allclose(settled, 1.02 * ppq(w, grid), rtol=1e-5)
 
 
 def test_evaluation_never_fits_and_counts_no_step() -> None:
