@@ -24,7 +24,7 @@ from qtool.models.two_layers import begin_near_spurious_minimum
 from qtool.models.vision import Built, build_model, input_channels
 from qtool.numerics.schedules import SCHEDULES, Schedule, with_warmup
 from qtool.quantizers.calibrate import calibrate
-from qtool.quantizers.layers import QUANT_TYPES, compile_kernels
+from qtool.quantizers.layers import QUANT_TYPES, blend_alphas, compile_kernels
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.quantizers.settings import Quantization
 from qtool.recipe import Recipe
@@ -35,6 +35,8 @@ from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES, Loss
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
 from qtool.training.population import Population
+
+AFTER_A_BLEND = 100  # training batches for batch norm statistics, unless the recipe says otherwise
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -214,8 +216,14 @@ def calibrate_on(model: nn.Module, recipe: Recipe, loaders: Loaders) -> None:
 
 
 def reestimate_batch_norm_on(model: nn.Module, recipe: Recipe, loaders: Loaders) -> None:
-    """Estimate batch norm statistics on the recipe's training batches, where it asks for that."""
-    if count := recipe.training.batch_norm_batches:
+    """Estimate batch norm statistics on training batches, where the recipe or a blend asks for it.
+
+    While alpha rises, the moving averages follow a network that is not yet the one to be deployed.
+    """
+    count = recipe.training.batch_norm_batches
+    if count is None:
+        count = AFTER_A_BLEND if blend_alphas(model) else 0
+    if count:
         batches = islice(loaders.train.batches(recipe.training.epochs), count)
         reestimate_batch_norm(model, (images for images, _ in batches))
 

@@ -190,8 +190,9 @@ class Training(Section):
     calibration_batches: int = Field(default=8, ge=1)
     """Batches that set the activation ranges before the first step."""
 
-    batch_norm_batches: int = Field(default=0, ge=0)
-    """Training batches that batch norm statistics are estimated on again after the last step."""
+    batch_norm_batches: int | None = Field(default=None, ge=0)
+    """Training batches that batch norm statistics are estimated on again after the last step;
+    default: 100 where weights are blended, else none."""
 
     checkpoint_every: int = Field(default=1, ge=1)
     """Epochs between checkpoints; the last epoch always has one."""

@@ -1,6 +1,7 @@
 """The whole story on real digits: train, convert, export, compare, inspect."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -211,10 +212,16 @@ def test_a_blend_that_is_not_done_is_not_converted(tmp_path):
         patch.setattr(pipeline, "say_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
             pipeline.train(path, run, device="cpu")
-    with pytest.raises(ConversionError, match=r"conv1\.weight_quantizer \(alpha 0\.875\)"):
-        pipeline.convert(run, device="cpu")
+    for command in (partial(pipeline.convert, device="cpu"), pipeline.export):
+        with pytest.raises(ConversionError, match=r"conv1\.weight_quantizer \(alpha 0\.875\)"):
+            command(run)
+    assert not list(run.glob("*.safetensors")) + list(run.glob("*.onnx"))
 
     pipeline.train(path, run, device="cpu", resume=True)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    both = [(x["validation_accuracy"], x["blended_validation_accuracy"]) for x in lines]
+    assert both[0][0] < both[0][1]
+    assert both[1][0] == both[1][1]
     result = pipeline.convert(run, device="cpu")
     before, after = (result[f"validation_accuracy_{when}"] for when in ("before", "after"))
     assert before == after

@@ -86,7 +86,7 @@ def _float_biases(model: nn.Module, state: Prepared) -> set[str]:
 
 def _check_ready(model: nn.Module) -> None:
     if unfinished := {name: a for name, a in blend_alphas(model).items() if a < 1.0}:
-        names = ", ".join(f"{name} (alpha {alpha:.3f})" for name, alpha in unfinished.items())
+        names = ", ".join(f"{name} (alpha {_below_one(a)})" for name, a in unfinished.items())
         raise ConversionError(
             f"the blend has not reached 1 in {names}; train to the end of it "
             f"(in a loop of your own, qtool.set_progress moves it)"
@@ -97,6 +97,10 @@ def _check_ready(model: nn.Module) -> None:
         raise ConversionError(
             f"no data has set the range of {', '.join(unset)}; calibrate or train the model first"
         )
+
+
+def _below_one(alpha: float) -> str:
+    return "just below 1" if alpha >= 0.9995 else f"{alpha:.3f}"
 
 
 @torch.no_grad()

@@ -166,3 +166,20 @@ def with_warmup(schedule: Schedule, warmup: float) -> Schedule:
     if not warmup:
         return schedule
     return lambda progress: schedule(progress) * min(1.0, progress / warmup)
+
+
+def in_phases(schedule: Schedule, phases: int, window: list[float]) -> Schedule:
+    """Return a `schedule` that moves within `window` so that it moves `phases` times there.
+
+    v(t) = schedule at the share (phases t) mod 1 of the window, and at its end from t = 1 on
+    """
+    first, last = window
+
+    def again(progress: float) -> float:
+        share = _share(progress, window)
+        if phases == 1 or share in (0.0, 1.0):
+            return schedule(progress)
+        within = (phases * share + ROUNDING) % 1.0
+        return schedule(first + within * (last - first))
+
+    return again

@@ -7,11 +7,13 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES
-from qtool.numerics.schedules import MOVES, SCHEDULES
+from qtool.numerics.schedules import MOVES, SCHEDULES, WHOLE, Schedule, in_phases
 from qtool.quantizers.user_estimators import is_users
 from qtool.registry import plain_message, shown
 from qtool.sections import Choice, Problem, finite, in_registry
 
+MOST_PHASES = 100
+RISING = ("linear", "cosine", "cubic", "polynomial", "exponential")  # reach stop at the end only
 SAMPLED = [k / 100 for k in range(101)]  # where on the way a schedule's values are looked at
 
 
@@ -91,10 +93,23 @@ def _take_blend(name: str, params: dict[str, Any]) -> list[Problem]:
     def wrong(alpha: float) -> str | None:
         return None if 0.0 <= alpha <= 1.0 else "alpha must stay within 0 and 1"
 
+    phases = params.pop("phases", 1)
+    if type(phases) is not int or not 1 <= phases <= MOST_PHASES:
+        return [("phases", f"{shown(phases)} is not a whole number from 1 to {MOST_PHASES}")]
+    if phases > 1 and name not in RISING:
+        why = f"{phases} phases need a shape that reaches 1 at its end only"
+        return [("phases", f"{why}; choose one of: {', '.join(RISING)}")]
     if found := schedule_problems(name, params, wrong):
         return found
     last = SCHEDULES.build(name, **params)(1.0)
     return [] if last == 1.0 else [("", f"alpha ends at {last}; it must reach 1")]
+
+
+def blend_schedule(choice: Choice) -> Schedule:
+    """Return the schedule of alpha that a blend asks for, with its `phases`."""
+    params = choice.params
+    phases, window = params.pop("phases", 1), params.get("window", WHOLE)
+    return in_phases(SCHEDULES.build(choice.name, **params), phases, window)
 
 
 def number_is_constant(value: object) -> object:

@@ -19,6 +19,7 @@ from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE
 from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
+from qtool.quantizers.choices import blend_schedule
 from qtool.quantizers.rounding_function import Backward, RoundToGrid
 from qtool.quantizers.tensor_settings import (
     LEARNED,
@@ -58,7 +59,7 @@ class FakeQuantize(nn.Module):
         self.rounding = ROUNDINGS[settings.rounding]
         self.deployed_rounding = deployed(settings.rounding)
         if settings.blend is not None:
-            self.blend = SCHEDULES.build(settings.blend.name, **settings.blend.params)
+            self.blend = blend_schedule(settings.blend)
         elif settings.estimator is not None:
             self._choose_estimator(settings.estimator.name, settings.estimator.params)
         if self.learns:

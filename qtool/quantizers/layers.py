@@ -1,5 +1,8 @@
 """Layers whose weight and input are fake-quantized."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -182,6 +185,20 @@ def take_oscillations(model: nn.Module) -> dict[str, dict[str, float]]:
             for measure, value in layer.weight_quantizer.tracker.take_metrics().items():
                 measures.setdefault(measure, {})[name] = value
     return measures
+
+
+@contextmanager
+def without_blends(model: nn.Module) -> Iterator[None]:
+    """Let blended tensors be quantized in full while inside, as if alpha were 1."""
+    blended = [m for m in model.modules() if isinstance(m, FakeQuantize) and m.blend is not None]
+    kept = [module.alpha.clone() for module in blended]
+    for module in blended:
+        module.alpha.fill_(1.0)
+    try:
+        yield
+    finally:
+        for module, alpha in zip(blended, kept, strict=True):
+            module.alpha.copy_(alpha)
 
 
 def blend_alphas(model: nn.Module) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.errors import TrainingError
-from qtool.evaluation import count_hits, evaluate, share_of_hits
+from qtool.evaluation import Score, count_hits, evaluate, share_of_hits
 from qtool.numerics.schedules import Schedule
 from qtool.quantizers.layers import (
     QuantLayer,
@@ -19,6 +19,7 @@ from qtool.quantizers.layers import (
     make_traceable,
     set_progress,
     take_oscillations,
+    without_blends,
 )
 from qtool.training.captured import CapturedStep
 from qtool.training.losses import Loss
@@ -188,12 +189,25 @@ class Trainer:
         return line | take_oscillations(self.model)
 
     def _validate(self, epoch: int) -> dict[str, Any]:
+        """Judge the quantized network and, where there are blends, the blended one beside it."""
         self.model.eval()
+        alphas = blend_alphas(self.model).values()
+        with without_blends(self.model):
+            score = self._score(epoch)
+        line = {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
+        if alphas:
+            # once every alpha is 1 the two are the same network
+            blended = self._score(epoch) if min(alphas) < 1 else score
+            line["blended_validation_loss"] = blended.loss
+            line["blended_validation_accuracy"] = blended.accuracy
+        return line
+
+    def _score(self, epoch: int) -> Score:
         score = evaluate(self.model, self.validation.batches(epoch), self._judge)
         if not math.isfinite(score.loss):
             inputs = next(iter(self.validation.batches(epoch)))[0]
             raise self._diverged(epoch, len(self.train) - 1, inputs, str(score.loss))
-        return {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
+        return score
 
     def _judge(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.watcher is not None:

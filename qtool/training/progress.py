@@ -38,15 +38,23 @@ def progress_bar(steps: int, done: int) -> Iterator[EpochBar]:
 
 def say_epoch(line: dict[str, Any], epochs: int) -> None:
     """Show one epoch's line of metrics."""
-    alpha = f"  alpha {line['alpha']:.3f}" if "alpha" in line else ""
     say(
         f"epoch {line['epoch']:>3}/{epochs}  "
         f"train loss {line['train_loss']:.4f}{_accuracy(line['train_accuracy'])}  "
         f"validation loss {line['validation_loss']:.4f}{_accuracy(line['validation_accuracy'])}"
-        f"{alpha}  {line['seconds']:.1f} s"
+        f"{_blend(line)}  {line['seconds']:.1f} s"
     )
 
 
 def _accuracy(share: float | None) -> str:
     """Return the accuracy for a line, or nothing where there is none."""
     return "" if share is None else f"  accuracy {share:.4f}"
+
+
+def _blend(line: dict[str, Any]) -> str:
+    """Return how the blended network does, or nothing where there is no blend."""
+    if "alpha" not in line:
+        return ""
+    share = line["blended_validation_accuracy"]
+    blended = "" if share is None else f" (blended {share:.4f})"
+    return f"{blended}  alpha {line['alpha']:.3f}"

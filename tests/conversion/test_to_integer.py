@@ -210,6 +210,20 @@ def test_a_blend_that_is_not_done_is_refused_by_name():
     assert integer_layers(qtool.convert(model))
 
 
+@pytest.mark.parametrize(
+    ("alpha", "said"), [(0.999, "alpha 0.999"), (1 - 2.0**-24, "alpha just below 1")]
+)
+def test_every_layer_whose_alpha_is_not_quite_one_is_named(alpha, said):
+    blend = {"name": "piecewise", "values": [alpha, 1.0], "at": [0.8]}
+    model = prepared(quantization(range="absmax", blend=blend))
+    set_progress(model, 0.5)
+    with pytest.raises(ConversionError) as caught:
+        qtool.convert(model)
+
+    for layer in ("conv1", "conv2", "fc"):
+        assert f"{layer}.weight_quantizer ({said})" in str(caught.value)
+
+
 def test_a_range_that_no_data_has_set_is_refused_by_name():
     model = qtool.prepare(float_net(), quantization())
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtool.errors import RecipeError
-from qtool.numerics.schedules import SCHEDULES, Schedule, with_warmup
+from qtool.numerics.schedules import SCHEDULES, Schedule, in_phases, with_warmup
 
 CUBES = [0.271, 0.488, 0.657, 0.784, 0.875, 0.936, 0.973, 0.992, 0.999, 1.0]
 UP = {"start": 0.0, "stop": 1.0}
@@ -261,3 +261,19 @@ def test_warmup_starts_at_zero_and_no_warmup_does_not() -> None:
     schedule = SCHEDULES.build("constant", value=0.4)
     assert [with_warmup(schedule, 0.1)(p) for p in (0.0, 0.05, 0.1)] == [0.0, 0.2, 0.4]
     assert with_warmup(schedule, 0.0)(0.0) == 0.4
+
+
+def test_phases_run_through_a_schedule_again_and_rest_at_its_end() -> None:
+    window = [0.25, 0.75]
+    once = SCHEDULES.build("linear", start=0.0, stop=1.0, window=window)
+    twice = in_phases(once, 2, window)
+    at = [0.0, 0.25, 0.375, 0.4375, 0.5, 0.625, 0.6875, 0.75, 1.0]
+    assert [twice(p) for p in at] == pytest.approx([0, 0, 0.5, 0.75, 0, 0.5, 0.75, 1, 1], abs=1e-9)
+    assert [twice(p) for p in (0.75, 1.0)] == [1.0, 1.0]
+
+
+@given(progress=share, start=share, width=share)
+def test_one_phase_is_the_schedule_itself(progress: float, start: float, width: float) -> None:
+    window = [start, start + (1 - start) * width]
+    once = SCHEDULES.build("cubic", start=0.0, stop=1.0, window=window)
+    assert in_phases(once, 1, window)(progress) == once(progress)

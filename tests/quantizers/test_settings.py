@@ -86,6 +86,24 @@ def test_alpha_stays_within_zero_and_one_and_reaches_one(
     assert problems(data) == [f"{side}.blend: {why}"]
 
 
+@pytest.mark.parametrize(
+    ("blend", "why"),
+    [
+        ({"phases": 0}, "blend.phases: 0 is not a whole number from 1 to 100"),
+        ({"phases": 1.5}, "blend.phases: 1.5 is not a whole number from 1 to 100"),
+        ({"phases": True}, "blend.phases: true is not a whole number from 1 to 100"),
+        (
+            {"name": "step", "phases": 2},
+            "blend.phases: 2 phases need a shape that reaches 1 at its end only; choose one of: "
+            "linear, cosine, cubic, polynomial, exponential",
+        ),
+    ],
+)
+def test_phases_are_counted_and_need_a_shape_that_rises(blend: dict[str, Any], why: str) -> None:
+    data = {"weights": {"bits": 4, "range": "absmax", "blend": {"name": "cubic"} | blend}}
+    assert problems(data) == [f"weights.{why}"]
+
+
 def test_a_blend_may_rise_in_a_window_of_any_width() -> None:
     for window in ([0.0, 1.0], [0.2, 0.8], [0.5, 0.5], [1.0, 1.0]):
         assert weights(range="absmax", blend=BLEND | {"window": window}).blend is not None

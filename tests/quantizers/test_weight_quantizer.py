@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import qtool
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 from qtool.numerics.ranges import RANGES, ppq, refine_scale
-from qtool.quantizers.layers import QuantConv2d, make_quant_layer, set_progress
+from qtool.quantizers.layers import QuantConv2d, blend_alphas, make_quant_layer, set_progress
 from qtool.quantizers.tensor_settings import WeightQuantization
 from qtool.quantizers.weight_quantizer import WeightQuantizer
 
@@ -210,6 +211,37 @@ def test_a_weight_freezes_also_between_its_backward_and_the_step() -> None:
     set_progress(layer, 1.0)
     optimizer.step()
     assert torch.equal(layer.weight, before)
+
+
+def test_a_blend_of_several_phases_falls_back_and_freezes_after_the_last() -> None:
+    layer = conv_layer(range="absmax", blend={"name": "linear", "phases": 2, "window": [0.0, 0.8]})
+    made = layer.weight_quantizer
+    assert made is not None
+    alphas, trains = [], []
+    for progress in (0.0, 0.2, 0.399, 0.4, 0.6, 0.799, 0.8, 1.0):
+        layer.set_progress(progress)
+        alphas.append(float(made.alpha))
+        trains.append(layer.weight.requires_grad)
+    assert alphas == pytest.approx([0, 0.5, 0.9975, 0, 0.5, 0.9975, 1, 1], abs=1e-6)
+    assert trains == [True] * 6 + [False] * 2
+
+
+@pytest.mark.parametrize("first", ["front", "back"])
+def test_overrides_blend_layers_one_after_the_other(first: str) -> None:
+    windows = [[0.0, 0.4], [0.4, 0.8]][:: 1 if first == "front" else -1]
+    overrides = [
+        {"match": name, "weights": {"blend": {"name": "cubic", "window": window}}}
+        for name, window in zip(("0", "2"), windows, strict=True)
+    ]
+    section = {"weights": {"bits": 4, "range": "ppq", "blend": "cubic"}, "overrides": overrides}
+    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    model = qtool.prepare(net, section, torch.zeros(1, 6))
+    done = []
+    for progress in (0.3, 0.4, 0.7, 0.8):
+        set_progress(model, progress)
+        done.append([float(alpha) == 1 for alpha in blend_alphas(model).values()])
+    expected = [[False, False], [True, False], [True, False], [True, True]]
+    assert done == (expected if first == "front" else [row[::-1] for row in expected])
 
 
 def test_a_frozen_scale_stays_when_the_weight_changes_and_when_alpha_is_set_again() -> None:

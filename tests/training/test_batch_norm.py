@@ -160,3 +160,15 @@ def test_it_is_off_unless_asked_for(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
     tracked = [value for name, value in state.items() if name.endswith("num_batches_tracked")]
     assert all(value == 4 for value in tracked)
+
+
+@pytest.mark.parametrize(("asked", "tracked"), [(None, 4), (2, 2), (0, 12)])
+def test_after_a_blend_it_is_on_unless_the_recipe_says_otherwise(
+    tmp_path: Path, asked: int | None, tracked: int
+) -> None:
+    path = recipe(tmp_path, epochs=3, batch_norm_batches=asked)
+    blend = ["quantization.weights.blend=cubic", "quantization.weights.range=absmax"]
+    pipeline.train(path, tmp_path / "run", blend, device="cpu")
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
+    counted = {int(v) for name, v in state.items() if name.endswith("num_batches_tracked")}
+    assert counted == {tracked}  # there are 4 batches in an epoch

@@ -6,7 +6,9 @@ from torch import nn
 
 import qtool
 from qtool.errors import TrainingError
+from qtool.evaluation import evaluate
 from qtool.numerics.schedules import SCHEDULES
+from qtool.quantizers.layers import blend_alphas, without_blends
 from qtool.training.loop import Trainer, first_bad_layer
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
@@ -110,6 +112,39 @@ def test_alpha_stands_in_the_metrics_at_its_value_after_the_epoch():
     run.fit(lambda line: None)
 
     assert [line["alpha"] for line in run.history] == pytest.approx([0.875, 1, 1, 1])
+
+
+def test_a_blended_network_is_judged_as_it_is_and_as_it_would_be_deployed():
+    run = trainer(
+        epochs=4, bits=1, blend={"name": "linear", "start": 0.0, "stop": 1.0, "window": [0.0, 0.7]}
+    )
+    by_hand = []
+
+    def judge(line):
+        alphas = blend_alphas(run.model)
+        blended = evaluate(run.model, run.validation.batches(0), run.loss)
+        with without_blends(run.model):
+            hard = evaluate(run.model, run.validation.batches(0), run.loss)
+        by_hand.append((hard.loss, hard.accuracy, blended.loss, blended.accuracy))
+        assert blend_alphas(run.model) == alphas
+
+    run.fit(judge)
+    keys = ["validation_loss", "validation_accuracy"]
+    found = [
+        [line[k] for k in (*keys, *(f"blended_{key}" for key in keys))] for line in run.history
+    ]
+
+    assert found == [pytest.approx(row) for row in by_hand]
+    gaps = [abs(row[0] - row[2]) for row in found]
+    assert gaps[0] > 0.01
+    assert gaps[2:] == [0, 0]
+
+
+def test_without_a_blend_there_is_nothing_blended_in_the_metrics():
+    run = trainer(epochs=1)
+    run.fit(lambda line: None)
+
+    assert not [key for key in run.history[0] if "blend" in key or key == "alpha"]
 
 
 def test_the_model_is_finished_once_after_the_last_step_and_before_it_is_judged():
