@@ -41,7 +41,7 @@ def estimator_arms(
     Raises:
         InputError: If an estimator is unknown or named twice, or that side is float.
     """
-    data, base = _read(source, assignments)
+    data, base = read_base(source, assignments)
     for name in names or []:
         _refuse_unknown(name, source, "--estimators")
     if names is not None and len(set(names)) < len(names):
@@ -49,7 +49,7 @@ def estimator_arms(
     side = on or _side_of(base, names or ESTIMATORS.names())
     if getattr(base.quantization, side) is None:
         raise InputError(f"{source}: quantization.{side} is float, so it has no estimator")
-    chosen = _seeds(base, seeds)
+    chosen = chosen_seeds(base, seeds)
     arms = [
         Arm(name, [_with_estimator(data, side, name, seed, source) for seed in chosen])
         for name in names or _fitting(data, side, source)
@@ -70,14 +70,16 @@ def comparison_folder(output: Path | None, source: Path, kind: str) -> Path:
     return folder
 
 
-def _read(source: Path, assignments: list[str] | None) -> tuple[dict[str, Any], Recipe]:
+def read_base(source: Path, assignments: list[str] | None) -> tuple[dict[str, Any], Recipe]:
+    """Return what the arms of a comparison share: the recipe's data, and the recipe."""
     data = override(read_recipe_file(source), assignments or [])
     recipe = check_recipe(data, source)
     assembly.check_against_network(recipe, str(source))
     return data, recipe
 
 
-def _seeds(recipe: Recipe, seeds: int | list[int]) -> list[int]:
+def chosen_seeds(recipe: Recipe, seeds: int | list[int]) -> list[int]:
+    """Return the seeds; where only their number is given, from the recipe's own on."""
     return seeds if isinstance(seeds, list) else [recipe.seed + k for k in range(seeds)]
 
 
@@ -136,13 +138,13 @@ def equivalence(
     Raises:
         InputError: If it cannot be asked, or the learning rates are no learning rates.
     """
-    data, recipe = _read(source, assignments)
+    data, recipe = read_base(source, assignments)
     if name is not None:
         _refuse_unknown(name, source, "--estimator")
         if recipe.quantization.weights is None:
             raise InputError(f"{source}: quantization.weights is float, so it has no estimator")
         recipe = _with_estimator(data, "weights", name, recipe.seed, source)
-    own = _rate_of(recipe.training.learning_rate.params)
+    own = rate_of(recipe.training.learning_rate.params)
     rates = rates or [factor * own for factor in USUAL_FACTORS]
     if not all(isfinite(rate) and rate > 0 for rate in rates) or own <= 0:
         raise InputError(f"{source}: a learning rate that starts at 0 cannot be scaled")
@@ -152,7 +154,7 @@ def equivalence(
     for note in [theory.outside and f"outside the class: {theory.outside}", *theory.notes]:
         if note:
             say(f"note: {note}")
-    chosen = _seeds(recipe, seeds)
+    chosen = chosen_seeds(recipe, seeds)
     return recipe, Question(
         theory.maps, theory.adaptive, theory.outside, theory.notes, rates, chosen
     )
@@ -198,7 +200,7 @@ def _with_rate(recipe: Recipe, rate: float, seed: int, source: Path) -> Equivale
     """Return the recipe with another seed and learning rate; its whole schedule scales with it."""
     data: dict[str, Any] = recipe.as_dict() | {"seed": seed}
     chosen = data["training"]["learning_rate"]
-    factor = rate / _rate_of(chosen)
+    factor = rate / rate_of(chosen)
     if "values" in chosen:
         chosen["values"] = [factor * value for value in chosen["values"]]
     else:
@@ -209,7 +211,7 @@ def _with_rate(recipe: Recipe, rate: float, seed: int, source: Path) -> Equivale
     return equivalent_of(check(Recipe, data, where), where)
 
 
-def _rate_of(schedule: dict[str, Any]) -> float:
+def rate_of(schedule: dict[str, Any]) -> float:
     """Return the learning rate that a schedule is known by: where it starts."""
     if "values" in schedule:
         return float(schedule["values"][0])

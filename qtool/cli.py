@@ -14,11 +14,21 @@ import typer
 
 from qtool import __version__
 from qtool.errors import QtoolError
-from qtool.options import AsJson, Assignments, Device, batch_size, rates_of, seeds_of
+from qtool.options import (
+    AsJson,
+    Assignments,
+    Device,
+    batch_size,
+    names_of,
+    rates_of,
+    seeds_of,
+    windows_of,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 compare_app = typer.Typer(
-    no_args_is_help=True, help="Compare estimators, one with its equivalent, or finished runs."
+    no_args_is_help=True,
+    help="Compare estimators, schedules, an estimator with its equivalent, or finished runs.",
 )
 app.add_typer(compare_app, name="compare")
 
@@ -186,8 +196,48 @@ def compare_estimators(
         raise typer.BadParameter(f"{on!r} is neither weights nor activations", param_hint="--on")
     from qtool import pipeline, tables
 
-    names = None if estimators is None else [name.strip() for name in estimators.split(",")]
+    names = None if estimators is None else names_of(estimators)
     result = pipeline.compare_estimators(recipe, names, on, chosen, output, assignments, device)
+    _present(result, as_json, tables.show_comparison)
+
+
+@compare_app.command("schedules")
+@_interruptible
+def compare_schedules(
+    recipe: Annotated[Path, typer.Argument(help="Recipe that all arms share.")],
+    schedules: Annotated[
+        str | None, typer.Option("--schedules", help="Arms, as a,b,c; default: the usual four.")
+    ] = None,
+    on: Annotated[
+        str, typer.Option("--on", help="alpha of the blends, against the STE; or learning_rate.")
+    ] = "alpha",
+    windows: Annotated[
+        str | None,
+        typer.Option("--windows", help="Shares of training, as 0-0.8,0-1: each schedule in each."),
+    ] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="How many, or a list such as 1,2,3.")] = "3",
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder; default: runs/NAME-schedules.")
+    ] = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train arms that differ in one schedule only: alpha's against the STE, or the learning rate's.
+
+    Example: qtool compare schedules recipes/digits_blend.yaml --schedules linear,cubic --seeds 3
+    """
+    chosen = seeds_of(seeds)
+    if on not in ("alpha", "learning_rate"):
+        why = f"{on!r} is neither alpha nor learning_rate"
+        raise typer.BadParameter(why, param_hint="--on")
+    within = None if windows is None else windows_of(windows)
+    from qtool import pipeline, tables
+
+    names = None if schedules is None else names_of(schedules)
+    result = pipeline.compare_schedules(
+        recipe, names, on, within, chosen, output, assignments, device
+    )
     _present(result, as_json, tables.show_comparison)
 
 

@@ -43,6 +43,11 @@ def _bad_seeds(why: str) -> typer.BadParameter:
     return typer.BadParameter(why, param_hint="--seeds")
 
 
+def names_of(text: str) -> list[str]:
+    """Return names from a list such as a,b,c."""
+    return [name.strip() for name in text.split(",")]
+
+
 def rates_of(text: str) -> list[float]:
     """Return learning rates from a list such as 0.1,0.05."""
     try:
@@ -53,3 +58,17 @@ def rates_of(text: str) -> list[float]:
         why = f"{text!r} is not a list of learning rates such as 0.1,0.05"
         raise typer.BadParameter(why, param_hint="--learning-rates")
     return rates
+
+
+def windows_of(text: str) -> list[list[float]]:
+    """Return windows [a, b], shares of training, from a list such as 0-0.8,0.2-1."""
+    try:
+        windows = [[float(end) for end in part.split("-")] for part in text.split(",")]
+    except ValueError:
+        windows = []
+    if not windows or not all(len(w) == 2 and 0 <= w[0] <= w[1] <= 1 for w in windows):
+        why = f"{text!r} is not a list of windows a-b with 0 <= a <= b <= 1, such as 0-0.8,0.2-1"
+        raise typer.BadParameter(why, param_hint="--windows")
+    if len({tuple(window) for window in windows}) < len(windows):
+        raise typer.BadParameter(f"{text!r} names a window twice", param_hint="--windows")
+    return windows

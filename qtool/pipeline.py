@@ -24,7 +24,7 @@ from qtool import (
 )
 from qtool.comparison.change_points import ChangeRecorder
 from qtool.comparison.equivalence import equivalence_report, read_trial
-from qtool.comparison.trials import run_trials, summarize_trials
+from qtool.comparison.trials import Arm, run_trials, summarize_trials
 from qtool.console import say
 from qtool.conversion.to_integer import convert as convert_model
 from qtool.conversion.to_integer import round_biases
@@ -35,6 +35,7 @@ from qtool.export.targets import TARGETS
 from qtool.integer.file import save_integer
 from qtool.quantizers.prepare import plan
 from qtool.recipe import Recipe
+from qtool.schedule_arms import schedule_arms
 from qtool.tables import show_plan
 from qtool.training.profile import StepProfile
 from qtool.training.progress import say_epoch
@@ -220,9 +221,38 @@ def compare_estimators(
     """Recipe x estimators x seeds -> trials -> comparison.json; return what it says."""
     assembly.pick_device(device)
     compared, chosen, side = arms.estimator_arms(recipe_path, names, on, seeds, assignments)
-    folder = arms.comparison_folder(output, recipe_path, "estimators")
-    summaries = run_trials(compared, chosen, folder, partial(_run_trial, device=device))
-    result = summarize_trials("estimators", str(recipe_path), chosen, summaries) | {"on": side}
+    return _compare("estimators", side, recipe_path, compared, chosen, output, device)
+
+
+def compare_schedules(
+    recipe_path: Path,
+    names: list[str] | None = None,
+    on: str = "alpha",
+    windows: list[list[float]] | None = None,
+    seeds: int | list[int] = 3,
+    output: Path | None = None,
+    assignments: list[str] | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Recipe x schedules x seeds -> trials -> comparison.json; return what it says."""
+    assembly.pick_device(device)
+    compared, chosen = schedule_arms(recipe_path, names, on, windows, seeds, assignments)
+    return _compare("schedules", on, recipe_path, compared, chosen, output, device)
+
+
+def _compare(
+    kind: str,
+    on: str,
+    recipe_path: Path,
+    compared: list[Arm],
+    seeds: list[int],
+    output: Path | None,
+    device: str,
+) -> dict[str, Any]:
+    """Run every trial of a comparison, and write and return comparison.json."""
+    folder = arms.comparison_folder(output, recipe_path, kind)
+    summaries = run_trials(compared, seeds, folder, partial(_run_trial, device=device))
+    result = summarize_trials(kind, str(recipe_path), seeds, summaries) | {"on": on}
     run_folder.write_json(folder / run_folder.COMPARISON, result)
     return result
 

@@ -49,6 +49,17 @@ OPTIONS = {
         "--device",
         "--json",
     ],
+    "compare schedules": [
+        "RECIPE",
+        "--schedules",
+        "--on",
+        "--windows",
+        "--seeds",
+        "--output",
+        "--set",
+        "--device",
+        "--json",
+    ],
     "compare equivalence": [
         "RECIPE",
         "--estimator",

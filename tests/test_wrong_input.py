@@ -598,6 +598,7 @@ def test_a_recipe_whose_files_or_layers_are_not_there_leaves_no_run_folder(
 
 TRAIN = ["train", "r.yaml", "--run-dir", "new"]
 ARMS = ["compare", "estimators", "r.yaml", "--output", "new"]
+SHAPES = ["compare", "schedules", "r.yaml", "--output", "new"]
 
 # what is wrong -> (command line, words of the message)
 WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
@@ -663,6 +664,27 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
     "--estimators nope": ([*ARMS, "--estimators", "nope"], "unknown estimator 'nope'; choose one"),
     "--estimators a,a": ([*ARMS, "--estimators", "relu,relu"], "an estimator is named twice"),
     "--estimators of nothing": ([*ARMS, "--estimators", ""], "unknown estimator ''"),
+    "--schedules nope": ([*SHAPES, "--schedules", "nope"], "unknown schedule 'nope'; choose one"),
+    "--schedules a,a": ([*SHAPES, "--schedules", "step,step"], "a schedule is named twice"),
+    "--schedules of another value": (
+        [*SHAPES, "--schedules", "constant", "--set", "quantization.weights.range=absmax"],
+        "quantization.weights.blend.value: missing",
+    ),
+    "--on weights": ([*SHAPES, "--on", "weights"], "'weights' is neither alpha nor learning_rate"),
+    "--windows 0.8-0": ([*SHAPES, "--windows", "0.8-0"], "'0.8-0' is not a list of windows a-b"),
+    "--windows 0-1-2": ([*SHAPES, "--windows", "0-1-2"], "'0-1-2' is not a list of windows a-b"),
+    "--windows of nothing": ([*SHAPES, "--windows", ""], "'' is not a list of windows a-b"),
+    "--windows 0-nan": ([*SHAPES, "--windows", "0-nan"], "'0-nan' is not a list of windows a-b"),
+    "--windows twice": ([*SHAPES, "--windows", "0-1,0.0-1"], "'0-1,0.0-1' names a window twice"),
+    "blends of a learned range": (SHAPES, "blend: excludes range: learned; choose absmax or mse"),
+    "alpha of a float network": (
+        [*SHAPES, "--set", "quantization=null"],
+        "r.yaml: nothing is quantized, so there is no alpha",
+    ),
+    "schedules into a file": (
+        ["compare", "schedules", "r.yaml", "--output", "r.yaml"],
+        "is a file",
+    ),
     "arms with a wrong recipe": (
         [*ARMS, "--set", "training.epochs=x"],
         "'x' is not a whole number",

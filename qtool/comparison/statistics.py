@@ -7,6 +7,7 @@ from typing import Any
 from scipy.stats import t as student_t
 
 CONFIDENCE = 0.95
+NOTHING = 1e-9  # smaller than one image in any data set
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,14 @@ def _sentence(item: Difference) -> str:
     if item.low is None or item.high is None:
         points = f"{100 * item.mean:+.2f} points on one seed"
         return f"{names}: {points}, too few seeds to say anything."
+    if item.high - item.low < NOTHING:
+        if abs(item.mean) < NOTHING:
+            return f"{names}: equal on every seed."
+        points = f"{100 * item.mean:+.2f} points on each of {item.pairs} seeds"
+        return f"{names}: {points}, which says nothing of how far seeds differ."
     interval = f"{100 * item.low:+.2f} to {100 * item.high:+.2f} points"
     if item.low > 0:
         return f"{item.arm} is better than {item.against}: {interval}."
     if item.high < 0:
         return f"{item.arm} is worse than {item.against}: {interval}."
-    if item.low == item.high:
-        return f"{names}: equal on every seed."
     return f"{names}: no difference detected with {item.pairs} seeds ({interval})."

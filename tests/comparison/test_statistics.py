@@ -52,6 +52,7 @@ def test_an_arm_against_itself_is_called_different_in_about_five_of_a_hundred_co
         (-0.02, -0.01, "a is worse than b"),
         (-0.01, 0.02, "no difference detected"),
         (0.0, 0.0, "equal on every seed"),
+        (0.002, 0.002, "+0.20 points on each of 3 seeds, which says nothing of how far seeds"),
     ],
 )
 def test_the_verdict_follows_the_interval(low, high, says):

@@ -1,0 +1,110 @@
+"""The arms of a comparison of schedules: recipes that differ in how one number moves."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from qtool.arms import chosen_seeds, rate_of, read_base
+from qtool.comparison.trials import Arm
+from qtool.errors import InputError
+from qtool.numerics.schedules import SCHEDULES
+from qtool.recipe import Recipe
+from qtool.registry import did_you_mean
+from qtool.sections import check
+
+USUAL_SHAPES = {
+    "alpha": ["linear", "cubic", "cosine", "step"],
+    "learning_rate": ["cosine", "linear", "step", "constant"],
+}
+USUAL_WINDOW = [0.0, 0.8]  # of alpha, where the recipe has no blend
+STE = "straight_through"
+SIDES = ("weights", "activations")
+
+
+def schedule_arms(
+    source: Path,
+    shapes: list[str] | None,
+    on: str,
+    windows: list[list[float]] | None,
+    seeds: int | list[int],
+    assignments: list[str] | None,
+) -> tuple[list[Arm], list[int]]:
+    """Return one arm for each schedule, those of alpha after the straight-through one, and seeds.
+
+    Args:
+        source: the recipe.
+        shapes: names of schedules; None takes the usual ones.
+        on: alpha, or learning_rate.
+        windows: shares of training within which the value moves; each shape has one arm for each.
+            None leaves them to the recipe.
+        seeds: how many, or which.
+        assignments: changes of the recipe.
+
+    Raises:
+        InputError: If a schedule is unknown or named twice, or does not fit the recipe.
+    """
+    _, base = read_base(source, assignments)
+    shapes = shapes or USUAL_SHAPES[on]
+    for shape in shapes:
+        if shape not in SCHEDULES:
+            raise InputError(
+                f"--schedules: unknown schedule {shape!r}{did_you_mean(shape, SCHEDULES.names())}"
+            )
+    if len(set(shapes)) < len(shapes):
+        raise InputError(f"--schedules {','.join(shapes)}: a schedule is named twice")
+    if on == "alpha" and not any(getattr(base.quantization, side) for side in SIDES):
+        raise InputError(f"{source}: nothing is quantized, so there is no alpha")
+    resolved, chosen = base.as_dict(), chosen_seeds(base, seeds)
+    changed = {STE: _with_alpha(resolved, None)} if on == "alpha" else {}
+    change = _with_alpha if on == "alpha" else _with_rate_shape
+    for shape in shapes:
+        for window in windows or [None]:
+            at = "" if window is None else f"@{window[0]:g}-{window[1]:g}"
+            changed[shape + at] = change(resolved, (shape, window))
+    made = []
+    for name, data in changed.items():
+        where = f"{source} with {name}"
+        made.append(Arm(name, [check(Recipe, data | {"seed": seed}, where) for seed in chosen]))
+    return made, chosen
+
+
+def _with_alpha(data: dict[str, Any], choice: tuple[str, list[float] | None] | None) -> Any:
+    """Return a recipe with another schedule of alpha; without a choice the straight-through one.
+
+    Every blend is changed, those of overrides too; a recipe that has none gets one, for its weights
+    if they are quantized.
+    """
+    data = deepcopy(data)
+    section = data["quantization"]
+    sections = [section, *section.get("overrides", [])]
+    tensors = [place[side] for place in sections for side in SIDES if place.get(side)]
+    for tensor in [tensor for tensor in tensors if tensor.get("blend")] or tensors[:1]:
+        own = tensor.pop("blend", {"window": USUAL_WINDOW})
+        tensor.pop("estimator", None)
+        if choice is None:
+            tensor["estimator"] = {"name": STE}
+            continue
+        kept = own if choice[0] == own.get("name") else _window_of(own)
+        tensor["blend"] = _moved(kept, *choice)
+    return data
+
+
+def _with_rate_shape(data: dict[str, Any], choice: tuple[str, list[float] | None]) -> Any:
+    """Return a recipe whose learning rate moves by another schedule between the same ends."""
+    own = data["training"]["learning_rate"]
+    rate = {"warmup": own.get("warmup", 0.0)}
+    if choice[0] == "constant":
+        rate |= {"value": rate_of(own)}
+    else:
+        rate |= {"start": rate_of(own), "stop": own.get("stop", 0.0), **_window_of(own)}
+    kept = own if choice[0] == own["name"] else rate
+    return data | {"training": data["training"] | {"learning_rate": _moved(kept, *choice)}}
+
+
+def _window_of(schedule: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in schedule.items() if key == "window"}
+
+
+def _moved(own: dict[str, Any], shape: str, window: list[float] | None) -> dict[str, Any]:
+    """Return a schedule of another shape, and in another window where that is given."""
+    return {**own, "name": shape} | ({} if window is None else {"window": window})

@@ -1,0 +1,145 @@
+"""Which recipes a comparison of schedules trains, and that it trains them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qtool import pipeline
+from qtool.schedule_arms import schedule_arms
+
+RECIPE: dict[str, Any] = {
+    "seed": 5,
+    "model": {"name": "lenet5"},
+    "data": {"name": "digits", "batch_size": 32, "image_size": 16, "train_samples": 64},
+    "quantization": {
+        "weights": {"bits": 4, "range": "ppq", "blend": {"name": "cubic", "window": [0.1, 0.7]}},
+        "activations": {"bits": 4},
+    },
+    "training": {
+        "epochs": 2,
+        "learning_rate": {"name": "cosine", "start": 0.1, "stop": 0.01, "warmup": 0.1},
+    },
+}
+WEIGHTS = RECIPE["quantization"]["weights"]
+
+
+def write(folder: Path, **quantization: Any) -> Path:
+    path = folder / "r.yaml"
+    changed = RECIPE["quantization"] | quantization
+    path.write_text(yaml.safe_dump(RECIPE | {"quantization": changed}))
+    return path
+
+
+def arms(path: Path, names: Any = None, on: str = "alpha", windows: Any = None) -> dict[str, Any]:
+    made, _ = schedule_arms(path, names, on, windows, 1, None)
+    return {arm.name: arm.recipes[0].as_dict() for arm in made}
+
+
+def test_each_shape_has_an_arm_and_the_first_one_is_straight_through(tmp_path: Path) -> None:
+    made, seeds = schedule_arms(write(tmp_path), None, "alpha", None, 2, None)
+    assert [arm.name for arm in made] == ["straight_through", "linear", "cubic", "cosine", "step"]
+    assert seeds == [5, 6]
+    first = made[0].recipes[0].as_dict()
+    assert first["quantization"]["weights"]["estimator"] == {"name": "straight_through"}
+    for arm in made:
+        assert [recipe.seed for recipe in arm.recipes] == seeds
+        data = arm.recipes[0].as_dict()
+        weights = data["quantization"]["weights"]
+        assert ("blend" in weights) != ("estimator" in weights)
+        for key in ("blend", "estimator"):
+            weights.pop(key, None)
+        first["quantization"]["weights"].pop("estimator", None)
+        assert data == first
+
+
+def test_a_shape_moves_in_the_recipe_s_own_window_or_in_those_given(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    own = arms(path, ["step"])["step"]["quantization"]["weights"]["blend"]
+    assert own == {"name": "step", "start": 0.0, "stop": 1.0, "window": [0.1, 0.7]}
+    made = arms(path, ["linear", "step"], windows=[[0.0, 0.8], [0.25, 1.0]])
+    assert list(made) == [
+        "straight_through",
+        "linear@0-0.8",
+        "linear@0.25-1",
+        "step@0-0.8",
+        "step@0.25-1",
+    ]
+    blend = made["linear@0.25-1"]["quantization"]["weights"]["blend"]
+    assert blend == {"name": "linear", "start": 0.0, "stop": 1.0, "window": [0.25, 1.0]}
+
+
+def test_the_recipe_s_own_shape_keeps_its_parameters(tmp_path: Path) -> None:
+    blend = {"name": "polynomial", "power": 5.0, "phases": 2}
+    made = arms(write(tmp_path, weights=WEIGHTS | {"blend": blend}), ["polynomial", "cubic"])
+    found = {
+        name: made[name]["quantization"]["weights"]["blend"] for name in made if name[0] != "s"
+    }
+    assert found["polynomial"] == blend | {"start": 0.0, "stop": 1.0}
+    assert found["cubic"] == {"name": "cubic", "start": 0.0, "stop": 1.0}
+
+
+def test_every_blend_is_changed_also_in_overrides_and_of_activations(tmp_path: Path) -> None:
+    blend = {"name": "cubic"}
+    path = write(
+        tmp_path,
+        weights={"bits": 4, "range": "ppq"},
+        activations={"bits": 4, "range": "ema_min_max", "blend": blend},
+        overrides=[{"match": "fc3", "weights": {"blend": blend}, "activations": {"bits": 8}}],
+    )
+    made = arms(path, ["cosine"])
+    for name, sort in (("straight_through", "estimator"), ("cosine", "blend")):
+        section = made[name]["quantization"]
+        changed = [section["activations"], section["overrides"][0]["weights"]]
+        assert [tensor[sort]["name"] for tensor in changed] == [name, name]
+        assert section["weights"]["estimator"] == {"name": "straight_through"}
+        assert section["overrides"][0]["activations"] == {"bits": 8}
+
+
+def test_a_recipe_without_a_blend_gets_one_for_its_weights(tmp_path: Path) -> None:
+    path = write(tmp_path, weights={"bits": 4, "range": "mse", "estimator": "identity"})
+    made = arms(path, ["linear"])["linear"]["quantization"]
+    blend = {"name": "linear", "start": 0.0, "stop": 1.0, "window": [0.0, 0.8]}
+    assert made["weights"]["blend"] == blend
+    assert "estimator" not in made["weights"]
+    assert "blend" not in made["activations"]
+
+
+def test_learning_rates_move_between_the_same_ends(tmp_path: Path) -> None:
+    made = arms(write(tmp_path), None, "learning_rate")
+    rates = {name: data["training"]["learning_rate"] for name, data in made.items()}
+    ends = {"start": 0.1, "stop": 0.01, "warmup": 0.1}
+    assert rates == {name: {"name": name, **ends} for name in ("cosine", "linear", "step")} | {
+        "constant": {"name": "constant", "value": 0.1, "warmup": 0.1}
+    }
+    assert all(data["quantization"]["weights"]["blend"] for data in made.values())
+
+
+def test_trials_are_compared_with_the_straight_through_one_and_reused(tmp_path: Path) -> None:
+    path, folder = write(tmp_path), tmp_path / "out"
+    arguments = (path, ["linear", "step"], "alpha", None, 2, folder, None, "cpu")
+    result = pipeline.compare_schedules(*arguments)
+    assert (result["kind"], result["on"], result["seeds"]) == ("schedules", "alpha", [5, 6])
+    assert [arm["name"] for arm in result["arms"]] == ["straight_through", "linear", "step"]
+    assert [gap["against"] for gap in result["differences"]] == ["straight_through"] * 2
+    assert json.loads((folder / "comparison.json").read_text()) == result
+    for arm in ("linear", "step"):
+        for seed in (5, 6):
+            lines = (folder / arm / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+            last = json.loads(lines[-1])
+            assert last["alpha"] == 1
+            assert last["validation_accuracy"] == last["blended_validation_accuracy"]
+    changed = (folder / "linear/seed-5/checkpoint.pt").stat().st_mtime_ns
+    assert pipeline.compare_schedules(*arguments) == result
+    assert (folder / "linear/seed-5/checkpoint.pt").stat().st_mtime_ns == changed
+
+
+@pytest.mark.parametrize("windows", [None, [[0.0, 1.0]]])
+def test_the_straight_through_arm_is_there_once_whatever_the_windows(
+    tmp_path: Path, windows: Any
+) -> None:
+    assert [n for n in arms(write(tmp_path), ["cubic"], windows=windows) if "cubic" not in n] == [
+        "straight_through"
+    ]
