@@ -682,8 +682,8 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
         "r.yaml: nothing is quantized, so there is no alpha",
     ),
     "schedules into a file": (
-        ["compare", "schedules", "r.yaml", "--output", "r.yaml"],
-        "is a file",
+        ["compare", "schedules", "r.yaml", "--on", "learning_rate", "--output", "r.yaml"],
+        "r.yaml is a file",
     ),
     "arms with a wrong recipe": (
         [*ARMS, "--set", "training.epochs=x"],
