@@ -43,11 +43,28 @@ def tiny(path: Path, folder: Path) -> Path:
         data["data"] = {"name": "arrays", "file": "tiny.npz", "root": str(folder)}
         data["data"]["image_size"] = size
         changes = ["data.augment=false"]
+    if "width" in recipe.model.params:
+        changes.append("model.width=0.125")
     changes += ["data.batch_size=32", "model.weights=none"]
     changes += ["training.epochs=1", "training.calibration_batches=1"]
+    data["quantization"] = simpler(data["quantization"])
     written = folder / "tiny.yaml"
     write_recipe(check(Recipe, override(data, changes), "tiny"), written, "a tiny form")
     return written
+
+
+def simpler(quantization: Any) -> Any:
+    """Search scales less, and narrow weights of 8 bits by one.
+
+    Random ones of 8 bits saturate in the int8 kernels of some processors.
+    """
+    sections = [quantization, *quantization.get("overrides", [])]
+    for weights in filter(None, (section.get("weights") for section in sections)):
+        if weights.get("bits") == 8:
+            weights["bits"] = 7
+        if weights.get("range", {}).get("name") == "ppq":
+            weights["range"] = {"name": "ppq", "starts": 1, "iterations": 2}
+    return quantization
 
 
 @each_recipe

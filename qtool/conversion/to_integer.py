@@ -91,6 +91,9 @@ def _check_ready(model: nn.Module) -> None:
             f"the blend has not reached 1 in {names}; train to the end of it "
             f"(in a loop of your own, qtool.set_progress moves it)"
         )
+    for layer in quant_layers(model).values():
+        if layer.weight_quantizer is not None and not layer.weight_quantizer.ready:
+            layer.fit_weight()
     quantizers = [(n, m) for n, m in model.named_modules() if isinstance(m, FakeQuantize)]
     unset = [name for name, quantizer in quantizers if not quantizer.ready]
     if unset:

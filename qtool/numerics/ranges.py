@@ -20,6 +20,7 @@ from qtool.numerics.half_normal import Fit, normal_scale
 from qtool.registry import Registry
 
 RANGES: Registry[Callable[..., Tensor]] = Registry("range")
+TRIAL = 3  # iterations of ppq after which one start is chosen
 SMALLEST_SCALE = 1e-8  # a row of zeros has no scale of its own; a learned scale stays above it
 
 
@@ -126,22 +127,33 @@ def ppq(
 
         q <- clamp(round(x / s + o)),  s <- <x, q - o> / <q - o, q - o>
 
-    The error never grows, but it may stop at a local minimum. So it starts from
-    k / starts * absmax's scale for k = starts, starts - 1 .. 1, and each row keeps the scale of
-    its smallest error. starts = 1 is the paper's.
+    The error never grows, but it may stop at a local minimum. So the search begins at k / starts of
+    absmax's scale for k = starts .. 1, the first of which alone is the paper's. After three
+    iterations each row goes on from the best of the others, too, and keeps the better outcome.
 
     Reference: Liu and Mattina, 2019, arXiv:1903.01061.
     """
     largest = absmax(rows, grid)
     x = rows / largest.unsqueeze(1)  # of the size of the grid, so that no square overflows
-    best, smallest_error = torch.ones_like(largest), torch.full_like(largest, torch.inf)
-    for k in range(starts, 0, -1):
-        scale = _alternate(x, torch.full_like(largest, k / starts), grid, iterations)
-        error = _error(x, scale, grid)
-        better = error < smallest_error
+    first = torch.ones_like(largest)
+    found = [_alternate(x, first, grid, iterations)]
+    if grid.qmax - grid.qmin > 1:  # a sign does not depend on the scale
+        shares = [k / starts for k in range(starts - 1, 0, -1)]
+        tried = [_alternate(x, share * first, grid, min(TRIAL, iterations)) for share in shares]
+        if tried:
+            found.append(_alternate(x, _best(x, tried, grid), grid, iterations))
+    return _positive(largest * _best(x, found, grid))
+
+
+def _best(rows: Tensor, scales: list[Tensor], grid: IntegerGrid) -> Tensor:
+    """Return for each row the scale [R] of its smallest error, the first of equals."""
+    best, smallest = scales[0], _error(rows, scales[0], grid)
+    for scale in scales[1:]:
+        error = _error(rows, scale, grid)
+        better = error < smallest
         best = torch.where(better, scale, best)
-        smallest_error = torch.where(better, error, smallest_error)
-    return _positive(largest * best)
+        smallest = torch.where(better, error, smallest)
+    return best
 
 
 def refine_scale(rows: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:

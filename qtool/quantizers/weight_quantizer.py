@@ -15,6 +15,7 @@ from qtool.quantizers.tensor_settings import WeightQuantization
 from qtool.sections import Choice
 
 SEARCHES = ("mse", "percentile")  # ranges that are too slow for every step
+SLOW = ("mse", "ppq")  # ranges that wait until they are needed: weights may yet be loaded
 GIVEN = ("fixed", "he_uniform")  # ranges that do not depend on the weight's values
 
 
@@ -54,7 +55,8 @@ class WeightQuantizer(FakeQuantize):
         shape = [len(weight), *[1] * (weight.ndim - 1)] if per_channel else []
         self.scale.data = torch.ones(shape, device=weight.device)
         self.to(weight.device)
-        self.fit(weight)
+        if name not in SLOW:
+            self.fit(weight)
 
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
@@ -66,7 +68,7 @@ class WeightQuantizer(FakeQuantize):
     @torch.no_grad()
     def fit_again(self, weight: Tensor) -> None:
         """Set the scales from the weight [C, ...], which has moved a little since they were set."""
-        if not self.refines:
+        if not (self.refines and self.ready):
             self.fit(weight)
             return
         scale = refine_scale(self._rows(weight), self.scale.reshape(-1), self.known_grid)
@@ -84,9 +86,7 @@ class WeightQuantizer(FakeQuantize):
     def refit(self, weight: Tensor) -> None:
         """Set the scales anew where that is due at this training step."""
         if self.refits and not self.frozen:
-            if self.steps == 0:
-                self.fit(weight)
-            elif self.steps % self.refit_every == 0:
+            if self.steps % self.refit_every == 0:
                 self.fit_again(weight)
             self.steps += 1
 
@@ -110,6 +110,8 @@ class WeightQuantizer(FakeQuantize):
         """Return the fake-quantized weight, same shape."""
         if not self.ahead and self.training and torch.is_grad_enabled():
             begin_steps([self], [weight])
+        elif not self.ready:
+            self.fit(weight)
         weight = self.before_rounding(weight)
         rounded = self.round_to_grid(weight)
         if not self.tracker.freezes:

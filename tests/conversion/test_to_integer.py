@@ -14,7 +14,7 @@ from qtool.errors import ConversionError, InputError
 from qtool.integer.file import load_integer, read_about, save_integer
 from qtool.integer.layers import EXACT_FLOAT32, integer_layers
 from qtool.numerics.grid import IntegerGrid
-from qtool.quantizers.layers import set_progress
+from qtool.quantizers.layers import quant_layers, set_progress
 
 
 class Net(nn.Module):
@@ -222,6 +222,19 @@ def test_every_layer_whose_alpha_is_not_quite_one_is_named(alpha, said):
 
     for layer in ("conv1", "conv2", "fc"):
         assert f"{layer}.weight_quantizer ({said})" in str(caught.value)
+
+
+def test_a_search_that_nothing_has_asked_for_yet_is_made_before_converting():
+    section = {"weights": {"bits": 4, "range": "ppq"}}
+    late, early = (qtool.prepare(float_net(), section, IMAGES).eval() for _ in range(2))
+    for layer in quant_layers(late).values():
+        layer.weight_quantizer.ready = False
+        layer.weight_quantizer.scale.fill_(1.0)
+    pairs = [integer_layers(qtool.convert(model)) for model in (late, early)]
+
+    for name, layer in pairs[0].items():
+        assert torch.equal(layer.weight_scale, pairs[1][name].weight_scale)
+        assert torch.equal(layer.codes, pairs[1][name].codes)
 
 
 def test_a_range_that_no_data_has_set_is_refused_by_name():

@@ -47,7 +47,9 @@ def test_scales_per_channel_come_from_each_output_channel(
 ) -> None:
     w = weight(*shape)
     params = NEEDED.get(rule, {})
-    scale = WeightQuantizer(settings(range={"name": rule} | params), w).scale
+    made = WeightQuantizer(settings(range={"name": rule} | params), w).eval()
+    made(w)  # searches wait until the scale is needed
+    scale = made.scale
     assert scale.shape == (5, *[1] * (len(shape) - 1))
     expected = RANGES.build(rule, **params)(w.reshape(5, -1), IntegerGrid(4, "narrow"))
     assert torch.equal(scale.detach().flatten(), expected)
@@ -58,6 +60,7 @@ def test_one_scale_for_the_tensor_comes_from_all_of_it(rule: str) -> None:
     w = weight(5, 3, 2, 2)
     params = NEEDED.get(rule, {})
     made = WeightQuantizer(settings(range={"name": rule} | params, granularity="per_tensor"), w)
+    made.eval()(w)
     assert made.scale.shape == ()
     if rule == "he_uniform":
         params = {"fan_in": 3 * 2 * 2}  # inputs of one output, not the elements of the tensor
