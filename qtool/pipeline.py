@@ -30,6 +30,7 @@ from qtool.conversion.to_integer import convert as convert_model
 from qtool.conversion.to_integer import round_biases
 from qtool.errors import ExportError, InputError, TrainingError
 from qtool.export.onnx_qdq import export_onnx
+from qtool.export.parity import hint_for
 from qtool.export.qdq_modules import Ceil
 from qtool.export.targets import TARGETS
 from qtool.integer.file import save_integer
@@ -195,6 +196,7 @@ def export(
             raise ExportError(
                 f"{path}: ONNX Runtime disagrees with the integer model: "
                 f"{report['disagreement']}; the file was not written"
+                f"{hint_for(described['layers'])}"
             )
         trial.replace(path)
     return report

@@ -129,6 +129,20 @@ def judge(figures: dict[str, float], given: Tensor) -> str:
     return ""
 
 
+def hint_for(layers: list[dict[str, Any]]) -> str:
+    """Return what may be behind a disagreement, "" where nothing is known.
+
+    255 * 127, twice, is more than the 16 bits that kernels without VNNI instructions add up in;
+    255 * 63 is not.
+    """
+    if all((layer["weight_bits"] or 0) < 8 for layer in layers):
+        return ""
+    return (
+        "; on processors with AVX2 but without VNNI, int8 kernels saturate at weights of 8 bits: "
+        "set quantization.weights.bits, of overrides too, to 7"
+    )
+
+
 def compare_outputs(
     path: Path, integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[str, Any]:

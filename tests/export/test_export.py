@@ -303,3 +303,10 @@ def test_agreement_counts_images_by_hand():
     assert found["clear_share"] == 0.75
     assert found["clear_agreement"] == pytest.approx(2 / 3)
     assert found["max_abs_difference"] == 2.0
+
+
+def test_weights_of_8_bits_are_named_as_what_may_be_behind_a_disagreement():
+    narrow = [{"weight_bits": 7}, {"weight_bits": None}]
+
+    assert parity.hint_for(narrow) == ""
+    assert "to 7" in parity.hint_for([*narrow, {"weight_bits": 8}])
