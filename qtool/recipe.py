@@ -192,7 +192,7 @@ class Training(Section):
 
     batch_norm_batches: int | None = Field(default=None, ge=0)
     """Training batches that batch norm statistics are estimated on again after the last step;
-    default: 100 where weights are blended, else none."""
+    default: 100 where there is a blend, else none."""
 
     checkpoint_every: int = Field(default=1, ge=1)
     """Epochs between checkpoints; the last epoch always has one."""

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from qtool.arms import chosen_seeds, rate_of, read_base
+from qtool.assembly import AFTER_A_BLEND
 from qtool.comparison.trials import Arm
 from qtool.errors import InputError
 from qtool.numerics.schedules import SCHEDULES
+from qtool.quantizers.choices import RISING
 from qtool.recipe import Recipe
 from qtool.registry import did_you_mean
 from qtool.sections import check
@@ -52,13 +54,17 @@ def schedule_arms(
             )
     if len(set(shapes)) < len(shapes):
         raise InputError(f"--schedules {','.join(shapes)}: a schedule is named twice")
-    if on == "alpha" and not any(getattr(base.quantization, side) for side in SIDES):
-        raise InputError(f"{source}: nothing is quantized, so there is no alpha")
     resolved, chosen = base.as_dict(), chosen_seeds(base, seeds)
-    changed = {STE: _with_alpha(resolved, None)} if on == "alpha" else {}
+    changed: dict[str, Any] = {}
+    if on == "alpha":
+        if not _tensors(resolved):
+            raise InputError(f"{source}: nothing is quantized, so there is no alpha")
+        # what a blend gets by default, the straight-through arm gets too
+        resolved["training"].setdefault("batch_norm_batches", AFTER_A_BLEND)
+        changed[STE] = _with_alpha(resolved, None)
     change = _with_alpha if on == "alpha" else _with_rate_shape
     for shape in shapes:
-        for window in windows or [None]:
+        for window in (None,) if shape == "constant" else windows or (None,):
             at = "" if window is None else f"@{window[0]:g}-{window[1]:g}"
             changed[shape + at] = change(resolved, (shape, window))
     made = []
@@ -75,34 +81,42 @@ def _with_alpha(data: dict[str, Any], choice: tuple[str, list[float] | None] | N
     if they are quantized.
     """
     data = deepcopy(data)
-    section = data["quantization"]
-    sections = [section, *section.get("overrides", [])]
-    tensors = [place[side] for place in sections for side in SIDES if place.get(side)]
+    tensors = _tensors(data)
     for tensor in [tensor for tensor in tensors if tensor.get("blend")] or tensors[:1]:
         own = tensor.pop("blend", {"window": USUAL_WINDOW})
+        own = {"name": own} if isinstance(own, str) else own
         tensor.pop("estimator", None)
         if choice is None:
             tensor["estimator"] = {"name": STE}
             continue
-        kept = own if choice[0] == own.get("name") else _window_of(own)
+        common = ("start", "window", *(["phases"] if choice[0] in RISING else []))
+        kept = own if choice[0] == own.get("name") else {k: own[k] for k in common if k in own}
         tensor["blend"] = _moved(kept, *choice)
     return data
 
 
+def _tensors(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return every section on weights or activations that a recipe has, overrides' too."""
+    section = data["quantization"]
+    sections = [section, *section.get("overrides", [])]
+    return [place[side] for place in sections for side in SIDES if place.get(side)]
+
+
 def _with_rate_shape(data: dict[str, Any], choice: tuple[str, list[float] | None]) -> Any:
-    """Return a recipe whose learning rate moves by another schedule between the same ends."""
+    """Return a recipe whose learning rate moves by another schedule between the same ends.
+
+    A rate that is constant in the recipe goes down to 0.
+    """
     own = data["training"]["learning_rate"]
+    last = own["values"][-1] if "values" in own else own.get("stop", 0.0)
     rate = {"warmup": own.get("warmup", 0.0)}
     if choice[0] == "constant":
         rate |= {"value": rate_of(own)}
     else:
-        rate |= {"start": rate_of(own), "stop": own.get("stop", 0.0), **_window_of(own)}
+        rate |= {"start": rate_of(own), "stop": last}
+        rate |= {key: own[key] for key in ("window",) if key in own}
     kept = own if choice[0] == own["name"] else rate
     return data | {"training": data["training"] | {"learning_rate": _moved(kept, *choice)}}
-
-
-def _window_of(schedule: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in schedule.items() if key == "window"}
 
 
 def _moved(own: dict[str, Any], shape: str, window: list[float] | None) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def test_the_runtime_agrees_with_the_integer_model(story):
     assert (folder / "m.onnx").stat().st_size == exported["file_bytes"]
 
 
+@pytest.mark.usefixtures("untimed")
 def test_a_run_without_an_integer_model_is_converted_first(story, tmp_path):
     folder, run, _, _, exported = story
     (run / "integer.safetensors").unlink()
@@ -90,6 +91,7 @@ def test_a_run_without_an_integer_model_is_converted_first(story, tmp_path):
     assert again["max_abs_difference"] == exported["max_abs_difference"]
 
 
+@pytest.mark.usefixtures("untimed")
 def test_a_file_that_disagrees_is_not_written(story, tmp_path, monkeypatch):
     _, run, _, _, _ = story
     before = (run / "export.json").read_bytes()

@@ -74,11 +74,28 @@ def test_a_shape_moves_in_the_recipe_s_own_window_or_in_those_given(tmp_path: Pa
 def test_the_recipe_s_own_shape_keeps_its_parameters(tmp_path: Path) -> None:
     blend = {"name": "polynomial", "power": 5.0, "phases": 2}
     made = arms(write(tmp_path, weights=WEIGHTS | {"blend": blend}), ["polynomial", "cubic"])
-    found = {
-        name: made[name]["quantization"]["weights"]["blend"] for name in made if name[0] != "s"
-    }
-    assert found["polynomial"] == blend | {"start": 0.0, "stop": 1.0}
-    assert found["cubic"] == {"name": "cubic", "start": 0.0, "stop": 1.0}
+    own, other = (made[n]["quantization"]["weights"]["blend"] for n in ("polynomial", "cubic"))
+    assert own == blend | {"start": 0.0, "stop": 1.0}
+    assert other == {"name": "cubic", "start": 0.0, "stop": 1.0, "phases": 2}
+    jumps = arms(write(tmp_path, weights=WEIGHTS | {"blend": blend}), ["step"])["step"]
+    assert "phases" not in jumps["quantization"]["weights"]["blend"]
+
+
+def test_all_arms_estimate_batch_norm_statistics_alike(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    batches = [data["training"].get("batch_norm_batches") for data in arms(path).values()]
+    assert batches == [100] * 5
+    given, _ = schedule_arms(path, ["cubic"], "alpha", None, 1, ["training.batch_norm_batches=7"])
+    assert [arm.recipes[0].training.batch_norm_batches for arm in given] == [7, 7]
+    of_rates = arms(path, None, "learning_rate").values()
+    assert {data["training"].get("batch_norm_batches") for data in of_rates} == {None}
+
+
+def test_a_network_that_is_quantized_in_overrides_only_has_an_alpha(tmp_path: Path) -> None:
+    overrides = [{"match": "fc3", "weights": {"bits": 4, "range": "ppq", "blend": "cubic"}}]
+    path = write(tmp_path, weights=None, activations=None, overrides=overrides)
+    made = arms(path, ["linear"])["linear"]["quantization"]["overrides"][0]["weights"]
+    assert made["blend"]["name"] == "linear"
 
 
 def test_every_blend_is_changed_also_in_overrides_and_of_activations(tmp_path: Path) -> None:
@@ -87,7 +104,10 @@ def test_every_blend_is_changed_also_in_overrides_and_of_activations(tmp_path: P
         tmp_path,
         weights={"bits": 4, "range": "ppq"},
         activations={"bits": 4, "range": "ema_min_max", "blend": blend},
-        overrides=[{"match": "fc3", "weights": {"blend": blend}, "activations": {"bits": 8}}],
+        overrides=[
+            {"match": "fc3", "weights": {"blend": "cubic"}, "activations": {"bits": 8}},
+            {"match": "fc2", "weights": None},
+        ],
     )
     made = arms(path, ["cosine"])
     for name, sort in (("straight_through", "estimator"), ("cosine", "blend")):
@@ -136,10 +156,19 @@ def test_trials_are_compared_with_the_straight_through_one_and_reused(tmp_path: 
     assert (folder / "linear/seed-5/checkpoint.pt").stat().st_mtime_ns == changed
 
 
-@pytest.mark.parametrize("windows", [None, [[0.0, 1.0]]])
-def test_the_straight_through_arm_is_there_once_whatever_the_windows(
-    tmp_path: Path, windows: Any
+@pytest.mark.parametrize(
+    ("on", "alone"), [("alpha", ["straight_through"]), ("learning_rate", ["constant"])]
+)
+def test_an_arm_without_a_window_is_there_once_whatever_the_windows(
+    tmp_path: Path, on: str, alone: list[str]
 ) -> None:
-    assert [n for n in arms(write(tmp_path), ["cubic"], windows=windows) if "cubic" not in n] == [
-        "straight_through"
-    ]
+    windows = [[0.0, 1.0], [0.0, 0.5]]
+    made, _ = schedule_arms(write(tmp_path), None, on, windows, 1, None)
+    assert [arm.name for arm in made if "@" not in arm.name] == alone
+
+
+def test_a_piecewise_learning_rate_ends_where_its_last_value_is(tmp_path: Path) -> None:
+    rate = "training.learning_rate={name: piecewise, values: [0.1, 0.01], at: [0.5]}"
+    made, _ = schedule_arms(write(tmp_path), ["linear"], "learning_rate", None, 1, [rate])
+    found = made[0].recipes[0].as_dict()["training"]["learning_rate"]
+    assert found == {"name": "linear", "start": 0.1, "stop": 0.01, "warmup": 0.0}

@@ -149,6 +149,7 @@ def test_a_run_goes_on_and_converts_without_the_original_file(
     assert qtool("inspect", "run")[0] == 0
 
 
+@pytest.mark.usefixtures("untimed")
 def test_what_is_exported_needs_no_source(
     tmp_path: Path, qtool: Run, forget: Callable[[], None]
 ) -> None:

@@ -137,7 +137,7 @@ def ppq(
     x = rows / largest.unsqueeze(1)  # of the size of the grid, so that no square overflows
     first = torch.ones_like(largest)
     found = [_alternate(x, first, grid, iterations)]
-    if grid.qmax - grid.qmin > 1:  # a sign does not depend on the scale
+    if grid.kind != "mid_rise" or grid.bits > 1:  # a sign does not depend on the scale
         shares = [k / starts for k in range(starts - 1, 0, -1)]
         tried = [_alternate(x, share * first, grid, min(TRIAL, iterations)) for share in shares]
         if tried:

@@ -105,11 +105,15 @@ def _take_blend(name: str, params: dict[str, Any]) -> list[Problem]:
     return [] if last == 1.0 else [("", f"alpha ends at {last}; it must reach 1")]
 
 
-def blend_schedule(choice: Choice) -> Schedule:
-    """Return the schedule of alpha that a blend asks for, with its `phases`."""
+def blend_schedule(choice: Choice) -> tuple[Schedule, float]:
+    """Return the schedule of alpha that a blend asks for, and where its last phase begins.
+
+    Before that progress, alpha may come to 1 by rounding, and goes back.
+    """
     params = choice.params
-    phases, window = params.pop("phases", 1), params.get("window", WHOLE)
-    return in_phases(SCHEDULES.build(choice.name, **params), phases, window)
+    phases, (first, last) = params.pop("phases", 1), params.get("window", WHOLE)
+    schedule = in_phases(SCHEDULES.build(choice.name, **params), phases, [first, last])
+    return schedule, 0.0 if phases == 1 else last - (last - first) / phases
 
 
 def number_is_constant(value: object) -> object:

@@ -53,13 +53,14 @@ class FakeQuantize(nn.Module):
         self.rule = RANGES.build(settings.range.name, **settings.range.params)
         self.learns = settings.range.name in LEARNED
         self.blend: Schedule | None = None
+        self.last_phase = 0.0
         self.estimator: Estimator = straight_through
         self.moving: dict[str, Schedule] = {}
         self.moved: dict[str, Tensor] = {}  # their values, where those are kept in tensors
         self.rounding = ROUNDINGS[settings.rounding]
         self.deployed_rounding = deployed(settings.rounding)
         if settings.blend is not None:
-            self.blend = blend_schedule(settings.blend)
+            self.blend, self.last_phase = blend_schedule(settings.blend)
         elif settings.estimator is not None:
             self._choose_estimator(settings.estimator.name, settings.estimator.params)
         if self.learns:

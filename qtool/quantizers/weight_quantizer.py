@@ -23,8 +23,8 @@ class WeightQuantizer(FakeQuantize):
     """Fake quantization of a weight: scales per tensor or per output channel.
 
     A range that is not learned is fitted to the weight again every so many training steps, until
-    alpha of a blend reaches 1: from then on the scales, and so the codes, are frozen. Only `ppq`
-    does not begin anew: from the second fit on it goes on from its last scale, by one iteration.
+    alpha of a blend reaches 1: from then on the scales, and so the codes, are frozen. Only `ppq`,
+    where it is due at every step, does not begin anew but takes one iteration from its last scale.
 
     Attributes:
         ahead: what is due once per training step is done before the forward pass, not in it.
@@ -38,7 +38,7 @@ class WeightQuantizer(FakeQuantize):
         name = settings.range.name
         self.refit_every = settings.refit_every or (100 if name in SEARCHES else 1)
         self.refits = not self.learns and name not in GIVEN
-        self.refines = name == "ppq"
+        self.refines = name == "ppq" and self.refit_every == 1
         if name == "he_uniform" and settings.range.params.get("fan_in") is None:
             self.rule = partial(self.rule, fan_in=weight[0].numel())
         self.squashes = name == "dorefa" and self.bits > 1
@@ -92,8 +92,10 @@ class WeightQuantizer(FakeQuantize):
 
     @property
     def blend_is_done(self) -> bool:
-        """Tell whether there is a blend and alpha has reached 1."""
-        return self.blend is not None and self.blend(self.progress) >= 1.0
+        """Tell whether there is a blend and alpha has reached 1 for good."""
+        if self.blend is None or self.progress < self.last_phase:
+            return False
+        return self.blend(self.progress) >= 1.0
 
     def before_rounding(self, weight: Tensor) -> Tensor:
         """Return the weight as rounding sees it, same shape.

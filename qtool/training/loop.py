@@ -193,17 +193,17 @@ class Trainer:
         self.model.eval()
         alphas = blend_alphas(self.model).values()
         with without_blends(self.model):
-            score = self._score(epoch)
+            score = self._score(epoch, self._judge)
         line = {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
         if alphas:
             # once every alpha is 1 the two are the same network
-            blended = self._score(epoch) if min(alphas) < 1 else score
+            blended = self._score(epoch, self.loss) if min(alphas) < 1 else score
             line["blended_validation_loss"] = blended.loss
             line["blended_validation_accuracy"] = blended.accuracy
         return line
 
-    def _score(self, epoch: int) -> Score:
-        score = evaluate(self.model, self.validation.batches(epoch), self._judge)
+    def _score(self, epoch: int, loss: Loss) -> Score:
+        score = evaluate(self.model, self.validation.batches(epoch), loss)
         if not math.isfinite(score.loss):
             inputs = next(iter(self.validation.batches(epoch)))[0]
             raise self._diverged(epoch, len(self.train) - 1, inputs, str(score.loss))

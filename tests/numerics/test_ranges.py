@@ -379,6 +379,13 @@ def test_an_iteration_from_any_scale_never_makes_the_error_larger(grid: IntegerG
         assert (after <= before * (1 + 1e-12)).all()
 
 
+def test_ppq_has_more_than_one_start_where_a_single_bit_has_a_threshold() -> None:
+    grid = IntegerGrid(1, "unsigned")
+    rows = torch.tensor([[1.0] + [0.3] * 10])
+    searched, alone = (errors(rows, ppq(rows, grid, starts=n), grid) for n in (8, 1))
+    assert (searched < alone).all()
+
+
 def test_a_scale_at_which_all_codes_are_zero_stays() -> None:
     rows = torch.tensor([[0.1, -0.2], [0.0, 0.0]])
     scale = torch.tensor([1.0, 0.5])

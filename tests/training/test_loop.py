@@ -140,6 +140,25 @@ def test_a_blended_network_is_judged_as_it_is_and_as_it_would_be_deployed():
     assert gaps[2:] == [0, 0]
 
 
+def test_a_watcher_sees_each_validation_image_once_although_a_blend_is_judged_twice():
+    run = trainer(epochs=2, blend="linear")
+    seen = []
+
+    class Watches:
+        def before_step(self, step):
+            pass
+
+        def validated(self, logits, labels):
+            seen.append(len(labels))
+
+        def end_epoch(self, epoch, step):
+            pass
+
+    run.watcher = Watches()
+    run.fit(lambda line: None)
+    assert sum(seen) == 2 * len(run.validation.images)
+
+
 def test_without_a_blend_there_is_nothing_blended_in_the_metrics():
     run = trainer(epochs=1)
     run.fit(lambda line: None)
