@@ -3,36 +3,20 @@
 Nothing heavy is imported before a command runs, so that `--help` and usage errors are quick.
 """
 
-import functools
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated
 
 import typer
 
 from qtool import __version__
+from qtool.compare_commands import compare_app
 from qtool.errors import QtoolError
-from qtool.options import (
-    AsJson,
-    Assignments,
-    Device,
-    batch_size,
-    names_of,
-    rates_of,
-    seeds_of,
-    windows_of,
-)
+from qtool.options import AsJson, Assignments, Device, batch_size
+from qtool.outcome import interruptible, present
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-compare_app = typer.Typer(
-    no_args_is_help=True,
-    help="Compare estimators, schedules, an estimator with its equivalent, or finished runs.",
-)
 app.add_typer(compare_app, name="compare")
-
-INTERRUPTED = 130
 
 
 def _show_version(wanted: bool) -> None:
@@ -50,33 +34,8 @@ def _root(
     """Train, convert, compare and export low-bit vision networks."""
 
 
-def _present(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
-    """Print a result: as JSON for scripts, or as a table for people."""
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        show(result)
-
-
-P = ParamSpec("P")
-
-
-def _interruptible(command: Callable[P, None]) -> Callable[P, None]:
-    """End a command with exit code 130 on Ctrl-C, where Typer itself would say 1."""
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            typer.secho("interrupted", fg=typer.colors.RED, err=True)
-            raise typer.Exit(INTERRUPTED) from None
-
-    return wrapped
-
-
 @app.command()
-@_interruptible
+@interruptible
 def train(
     recipe: Annotated[Path, typer.Argument(help="Recipe file, such as recipes/digits.yaml.")],
     run_dir: Annotated[
@@ -100,11 +59,11 @@ def train(
     from qtool import pipeline, tables
 
     result = pipeline.train(recipe, run_dir, assignments, device, resume, profile)
-    _present(result, as_json, tables.show_summary)
+    present(result, as_json, tables.show_summary)
 
 
 @app.command()
-@_interruptible
+@interruptible
 def convert(
     source: Annotated[Path, typer.Argument(help="Run folder, or a recipe to quantize untrained.")],
     output: Annotated[
@@ -129,13 +88,13 @@ def convert(
 
     if to == "straight_through":
         result = pipeline.convert_to_straight_through(source, output, device)
-        _present(result, as_json, tables.show_straight_through)
+        present(result, as_json, tables.show_straight_through)
         return
-    _present(pipeline.convert(source, output, device), as_json, tables.show_conversion)
+    present(pipeline.convert(source, output, device), as_json, tables.show_conversion)
 
 
 @app.command()
-@_interruptible
+@interruptible
 def export(
     source: Annotated[Path, typer.Argument(help="Run folder or integer model.")],
     output: Annotated[
@@ -166,134 +125,11 @@ def export(
     from qtool import pipeline, tables
 
     result = pipeline.export(source, output, target, size, annotation, ceil)
-    _present(result, as_json, tables.show_export)
-
-
-@compare_app.command("estimators")
-@_interruptible
-def compare_estimators(
-    recipe: Annotated[Path, typer.Argument(help="Recipe that all arms share.")],
-    estimators: Annotated[
-        str | None, typer.Option("--estimators", help="Arms, as a,b,c; default: all of them.")
-    ] = None,
-    on: Annotated[
-        str | None, typer.Option("--on", help="weights or activations: whose estimator differs.")
-    ] = None,
-    seeds: Annotated[str, typer.Option("--seeds", help="How many, or a list such as 1,2,3.")] = "3",
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Folder; default: runs/NAME-estimators.")
-    ] = None,
-    assignments: Assignments = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Train arms that differ in their gradient estimator only, seed by seed.
-
-    Example: qtool compare estimators recipes/digits.yaml --estimators straight_through,identity
-    """
-    chosen = seeds_of(seeds)
-    if on not in (None, "weights", "activations"):
-        raise typer.BadParameter(f"{on!r} is neither weights nor activations", param_hint="--on")
-    from qtool import pipeline, tables
-
-    names = None if estimators is None else names_of(estimators)
-    result = pipeline.compare_estimators(recipe, names, on, chosen, output, assignments, device)
-    _present(result, as_json, tables.show_comparison)
-
-
-@compare_app.command("schedules")
-@_interruptible
-def compare_schedules(
-    recipe: Annotated[Path, typer.Argument(help="Recipe that all arms share.")],
-    schedules: Annotated[
-        str | None, typer.Option("--schedules", help="Arms, as a,b,c; default: the usual four.")
-    ] = None,
-    on: Annotated[
-        str, typer.Option("--on", help="alpha of the blends, against the STE; or learning_rate.")
-    ] = "alpha",
-    windows: Annotated[
-        str | None,
-        typer.Option("--windows", help="Shares of training, as 0-0.8,0-1: each schedule in each."),
-    ] = None,
-    seeds: Annotated[str, typer.Option("--seeds", help="How many, or a list such as 1,2,3.")] = "3",
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Folder; default: runs/NAME-schedules.")
-    ] = None,
-    assignments: Assignments = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Train arms that differ in one schedule only: alpha's against the STE, or the learning rate's.
-
-    Example: qtool compare schedules recipes/digits_blend.yaml --schedules linear,cubic --seeds 3
-    """
-    chosen = seeds_of(seeds)
-    if on not in ("alpha", "learning_rate"):
-        why = f"{on!r} is neither alpha nor learning_rate"
-        raise typer.BadParameter(why, param_hint="--on")
-    within = None if windows is None else windows_of(windows)
-    from qtool import pipeline, tables
-
-    names = None if schedules is None else names_of(schedules)
-    result = pipeline.compare_schedules(
-        recipe, names, on, within, chosen, output, assignments, device
-    )
-    _present(result, as_json, tables.show_comparison)
-
-
-@compare_app.command("equivalence")
-@_interruptible
-def compare_equivalence(
-    recipe: Annotated[Path, typer.Argument(help="Recipe with a fixed range of the weights.")],
-    estimator: Annotated[
-        str | None, typer.Option("--estimator", help="Of the weights; default: the recipe's.")
-    ] = None,
-    learning_rates: Annotated[
-        str | None,
-        typer.Option("--learning-rates", help="As a,b,c; default: the recipe's x 4, 2, 1, 1/2."),
-    ] = None,
-    seeds: Annotated[str, typer.Option("--seeds", help="How many, or a list such as 1,2,3.")] = "1",
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Folder; default: runs/NAME-equivalence.")
-    ] = None,
-    assignments: Assignments = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Train with an estimator and with the STE it should be equal to, and see how far they part.
-
-    Example: qtool compare equivalence recipes/digits.yaml --estimator sinusoidal --seeds 1
-    """
-    chosen = seeds_of(seeds)
-    rates = None if learning_rates is None else rates_of(learning_rates)
-    from qtool import pipeline, tables
-
-    result = pipeline.compare_equivalence(
-        recipe, estimator, rates, chosen, output, assignments, device
-    )
-    _present(result, as_json, tables.show_equivalence)
-
-
-@compare_app.command("runs")
-@_interruptible
-def compare_runs(
-    sources: Annotated[list[Path], typer.Argument(help="Run folders and ONNX files.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Folder for comparison.json.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Put finished runs and exported files side by side.
-
-    Example: qtool compare runs runs/digits runs/digits/model.onnx
-    """
-    from qtool import pipeline, tables
-
-    _present(pipeline.compare_runs(sources, output), as_json, tables.show_runs)
+    present(result, as_json, tables.show_export)
 
 
 @app.command()
-@_interruptible
+@interruptible
 def inspect(
     source: Annotated[
         Path,
@@ -320,9 +156,9 @@ def inspect(
 
     if of_estimators:
         result = pipeline.inspect_estimators(output)
-        _present(result, as_json, tables.show_estimators)
+        present(result, as_json, tables.show_estimators)
     else:
-        _present(pipeline.inspect(source), as_json, tables.show_inspection)
+        present(pipeline.inspect(source), as_json, tables.show_inspection)
 
 
 def main(argv: list[str] | None = None) -> None:

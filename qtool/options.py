@@ -1,5 +1,6 @@
 """Options that several commands take, and how the text given for an option is read."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,8 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override one recipe key, as key=value; may be repeated."),
 ]
+Seeds = Annotated[str, typer.Option("--seeds", help="How many, or a list such as 1,2,3.")]
+SharedRecipe = Annotated[Path, typer.Argument(help="Recipe that all arms share.")]
 
 
 def batch_size(value: str) -> int | None:

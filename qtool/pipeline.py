@@ -1,10 +1,11 @@
-"""The stories qtool can tell: train, convert, export, compare, inspect. Start reading here.
+"""The stories qtool can tell: train, convert, export, inspect. Start reading here.
 
 recipe -> loaders, float model -> prepare -> train -> checkpoint
 -> convert -> integer model -> export -> ONNX, proven in the runtime
+
+Comparisons, which train many runs, stand in `qtool.comparisons`.
 """
 
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import torch
 from torch import nn
 
 from qtool import (
-    arms,
     assembly,
     checkpoint,
     equivalent_run,
@@ -23,8 +23,6 @@ from qtool import (
     runs,
 )
 from qtool.comparison.change_points import ChangeRecorder
-from qtool.comparison.equivalence import equivalence_report, read_trial
-from qtool.comparison.trials import Arm, run_trials, summarize_trials
 from qtool.console import say
 from qtool.conversion.to_integer import convert as convert_model
 from qtool.conversion.to_integer import round_biases
@@ -36,7 +34,6 @@ from qtool.export.targets import TARGETS
 from qtool.integer.file import save_integer
 from qtool.quantizers.prepare import plan
 from qtool.recipe import Recipe
-from qtool.schedule_arms import schedule_arms
 from qtool.tables import show_plan
 from qtool.training.profile import StepProfile
 from qtool.training.progress import say_epoch
@@ -209,107 +206,6 @@ def _up_to_date_integer(folder: Path) -> Path:
         say(f"converting {folder} first")
         convert(folder)
     return folder / run_folder.INTEGER
-
-
-def compare_estimators(
-    recipe_path: Path,
-    names: list[str] | None = None,
-    on: str | None = None,
-    seeds: int | list[int] = 3,
-    output: Path | None = None,
-    assignments: list[str] | None = None,
-    device: str = "auto",
-) -> dict[str, Any]:
-    """Recipe x estimators x seeds -> trials -> comparison.json; return what it says."""
-    assembly.pick_device(device)
-    compared, chosen, side = arms.estimator_arms(recipe_path, names, on, seeds, assignments)
-    return _compare("estimators", side, recipe_path, compared, chosen, output, device)
-
-
-def compare_schedules(
-    recipe_path: Path,
-    names: list[str] | None = None,
-    on: str = "alpha",
-    windows: list[list[float]] | None = None,
-    seeds: int | list[int] = 3,
-    output: Path | None = None,
-    assignments: list[str] | None = None,
-    device: str = "auto",
-) -> dict[str, Any]:
-    """Recipe x schedules x seeds -> trials -> comparison.json; return what it says."""
-    assembly.pick_device(device)
-    compared, chosen = schedule_arms(recipe_path, names, on, windows, seeds, assignments)
-    return _compare("schedules", on, recipe_path, compared, chosen, output, device)
-
-
-def _compare(
-    kind: str,
-    on: str,
-    recipe_path: Path,
-    compared: list[Arm],
-    seeds: list[int],
-    output: Path | None,
-    device: str,
-) -> dict[str, Any]:
-    """Run every trial of a comparison, and write and return comparison.json."""
-    folder = arms.comparison_folder(output, recipe_path, kind)
-    summaries = run_trials(compared, seeds, folder, partial(_run_trial, device=device))
-    result = summarize_trials(kind, str(recipe_path), seeds, summaries) | {"on": on}
-    run_folder.write_json(folder / run_folder.COMPARISON, result)
-    return result
-
-
-def compare_equivalence(
-    recipe_path: Path,
-    name: str | None = None,
-    rates: list[float] | None = None,
-    seeds: int | list[int] = 1,
-    output: Path | None = None,
-    assignments: list[str] | None = None,
-    device: str = "auto",
-) -> dict[str, Any]:
-    """Recipe x learning rates x seeds -> custom, mapped, naive, jitter -> comparison.json."""
-    assembly.pick_device(device)
-    recipe, question = arms.equivalence(recipe_path, name, rates, seeds, assignments)
-    folder = arms.comparison_folder(output, recipe_path, "equivalence")
-    compared = arms.equivalence_arms(recipe, question, folder, recipe_path)
-    run_trial = partial(_run_trial, device=device, records=True)
-    summaries = run_trials(compared, question.seeds, folder, run_trial)
-    result = equivalence_report(
-        str(recipe_path),
-        question,
-        summaries,
-        lambda arm, seed: read_trial(folder / arm / f"seed-{seed}"),
-    )
-    run_folder.write_json(folder / run_folder.COMPARISON, result)
-    return result
-
-
-def _run_trial(
-    recipe: Recipe, place: Path, *, device: str, records: bool = False
-) -> dict[str, Any]:
-    """Train a trial, go on with it or reuse it; one that diverges does not stop the others."""
-    try:
-        return train_recipe(recipe, place, device, resume=True, with_plan=False, records=records)
-    except TrainingError as error:
-        say(f"trial failed: {error}")
-        return run_folder.read_json(place / run_folder.SUMMARY)
-
-
-def compare_runs(sources: list[Path], output: Path | None = None) -> dict[str, Any]:
-    """Finished runs and ONNX files -> one table; written to comparison.json where asked."""
-    shown = [inspection.arm_of(source) for source in sources]
-    result = {
-        "kind": "runs",
-        "recipe": None,
-        "seeds": [],
-        "arms": shown,
-        "differences": [],
-        "verdict": inspection.verdict_on(shown),
-    }
-    if output is not None:
-        run_folder.write_json(output / run_folder.COMPARISON, result)
-    return result
 
 
 def inspect(source: Path) -> dict[str, Any]:

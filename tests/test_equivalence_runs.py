@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from qtool import pipeline
+from qtool import comparisons, pipeline
 from qtool.checkpoint import load
 from qtool.cli import main
 from qtool.comparison.change_points import read_record
@@ -43,7 +43,7 @@ def write(folder: Path, recipe: dict[str, Any] = RECIPE, **weights: Any) -> Path
 
 def compare(path: Path, *settings: str, rates: list[float], **more: Any) -> dict[str, Any]:
     folder = more.pop("output", path.parent / "c")
-    return pipeline.compare_equivalence(
+    return comparisons.compare_equivalence(
         path, more.pop("name", None), rates, more.pop("seeds", [0]), folder, list(settings), "cpu"
     )
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import qtool
-from qtool import pipeline
+from qtool import comparisons, pipeline
 from qtool.errors import ConversionError, ExportError, InputError
 from qtool.export import parity
 from qtool.export.runtime import open_session
@@ -113,9 +113,9 @@ def test_comparing_again_reuses_every_trial(tmp_path, monkeypatch):
         "assignments": ["training.epochs=1", "data.train_samples=128"],
         "device": "cpu",
     }
-    first = pipeline.compare_estimators(recipe, **arguments)
+    first = comparisons.compare_estimators(recipe, **arguments)
     monkeypatch.setattr("qtool.training.loop.Trainer.fit", None)  # nothing may train again
-    second = pipeline.compare_estimators(recipe, **arguments)
+    second = comparisons.compare_estimators(recipe, **arguments)
 
     assert first == second
     assert json.loads((tmp_path / "comparison" / "comparison.json").read_text()) == first
@@ -127,7 +127,7 @@ def test_comparing_again_reuses_every_trial(tmp_path, monkeypatch):
 
 def test_arms_of_one_seed_start_from_the_same_weights_and_data(tmp_path):
     recipe = write(tmp_path, RECIPE)
-    result = pipeline.compare_estimators(
+    result = comparisons.compare_estimators(
         recipe,
         ["straight_through", "identity"],
         "weights",
@@ -143,7 +143,7 @@ def test_arms_of_one_seed_start_from_the_same_weights_and_data(tmp_path):
 
 def test_a_trial_that_diverges_is_counted_and_the_others_go_on(tmp_path):
     recipe = write(tmp_path, RECIPE)
-    result = pipeline.compare_estimators(
+    result = comparisons.compare_estimators(
         recipe,
         ["straight_through", "identity"],
         None,
@@ -161,15 +161,15 @@ def test_a_comparison_in_the_folder_of_another_one_is_refused(tmp_path):
     recipe = write(tmp_path, RECIPE)
     settings = ["training.epochs=1", "data.train_samples=64"]
     arguments = (recipe, ["identity"], None, [0], tmp_path / "c")
-    pipeline.compare_estimators(*arguments, settings, "cpu")
+    comparisons.compare_estimators(*arguments, settings, "cpu")
 
     with pytest.raises(InputError, match=r"training\.epochs: 1 there, 2 here"):
-        pipeline.compare_estimators(*arguments, ["training.epochs=2", settings[1]], "cpu")
+        comparisons.compare_estimators(*arguments, ["training.epochs=2", settings[1]], "cpu")
 
 
 def test_runs_and_files_stand_side_by_side(story, tmp_path):
     folder, run, trained, _, exported = story
-    result = pipeline.compare_runs([run, folder / "m.onnx"], tmp_path)
+    result = comparisons.compare_runs([run, folder / "m.onnx"], tmp_path)
     first, second = result["arms"]
 
     assert first["mean"] == trained["validation_accuracy"]

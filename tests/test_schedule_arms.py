@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from qtool import pipeline
+from qtool import comparisons
 from qtool.schedule_arms import schedule_arms
 
 RECIPE: dict[str, Any] = {
@@ -140,7 +140,7 @@ def test_learning_rates_move_between_the_same_ends(tmp_path: Path) -> None:
 def test_trials_are_compared_with_the_straight_through_one_and_reused(tmp_path: Path) -> None:
     path, folder = write(tmp_path), tmp_path / "out"
     arguments = (path, ["linear", "step"], "alpha", None, 2, folder, None, "cpu")
-    result = pipeline.compare_schedules(*arguments)
+    result = comparisons.compare_schedules(*arguments)
     assert (result["kind"], result["on"], result["seeds"]) == ("schedules", "alpha", [5, 6])
     assert [arm["name"] for arm in result["arms"]] == ["straight_through", "linear", "step"]
     assert [gap["against"] for gap in result["differences"]] == ["straight_through"] * 2
@@ -152,7 +152,7 @@ def test_trials_are_compared_with_the_straight_through_one_and_reused(tmp_path: 
             assert last["alpha"] == 1
             assert last["validation_accuracy"] == last["blended_validation_accuracy"]
     changed = (folder / "linear/seed-5/checkpoint.pt").stat().st_mtime_ns
-    assert pipeline.compare_schedules(*arguments) == result
+    assert comparisons.compare_schedules(*arguments) == result
     assert (folder / "linear/seed-5/checkpoint.pt").stat().st_mtime_ns == changed
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qtool import assembly, checkpoint, pipeline, run_folder, runs
+from qtool import assembly, checkpoint, comparisons, pipeline, run_folder, runs
 from qtool.errors import RecipeError
 from qtool.evaluation import evaluate
 from qtool.numerics.coarse_gradient import population_loss, spurious_minimum
@@ -134,7 +134,7 @@ def test_where_there_are_no_classes_there_is_no_accuracy(tmp_path: Path) -> None
     converted = pipeline.convert(run, device="cpu")
     assert converted["validation_accuracy_before"] is None
     assert pipeline.export(run)["accuracy_runtime"] is None
-    assert pipeline.compare_runs([run])["verdict"] == "No accuracy is known."
+    assert comparisons.compare_runs([run])["verdict"] == "No accuracy is known."
 
 
 def test_a_resumed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
