@@ -1,5 +1,6 @@
 """The arms of comparisons: recipes that differ in one thing only."""
 
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,7 @@ def estimator_arms(
     data, base = read_base(source, assignments)
     for name in names or []:
         _refuse_unknown(name, source, "--estimators")
-    if names is not None and len(set(names)) < len(names):
-        raise InputError(f"--estimators {','.join(names)}: an estimator is named twice")
+    refuse_repeated(names or [], "--estimators", "an estimator")
     side = on or _side_of(base, names or ESTIMATORS.names())
     if getattr(base.quantization, side) is None:
         raise InputError(f"{source}: quantization.{side} is float, so it has no estimator")
@@ -55,6 +55,16 @@ def estimator_arms(
         for name in names or _fitting(data, side, source)
     ]
     return arms, chosen, side
+
+
+def refuse_repeated(names: list[str], option: str, what: str) -> None:
+    """Check that no arm is named twice.
+
+    Raises:
+        InputError: If one is; names the option, and what the arms are.
+    """
+    if len(set(names)) < len(names):
+        raise InputError(f"{option} {','.join(names)}: {what} is named twice")
 
 
 def comparison_folder(output: Path | None, source: Path, kind: str) -> Path:
@@ -132,8 +142,8 @@ def equivalence(
     rates: list[float] | None,
     seeds: int | list[int],
     assignments: list[str] | None,
-) -> tuple[Recipe, Question]:
-    """Return the recipe with the custom estimator, and what is asked of it.
+) -> tuple[Equivalent, Question]:
+    """Return what theory says of the recipe with the custom estimator, and what is asked of it.
 
     Raises:
         InputError: If it cannot be asked, or the learning rates are no learning rates.
@@ -155,30 +165,32 @@ def equivalence(
         if note:
             say(f"note: {note}")
     chosen = chosen_seeds(recipe, seeds)
-    return recipe, Question(
+    return theory, Question(
         theory.maps, theory.adaptive, theory.outside, theory.notes, rates, chosen
     )
 
 
-def equivalence_arms(recipe: Recipe, question: Question, folder: Path, source: Path) -> list[Arm]:
+def equivalence_arms(
+    theory: Equivalent, question: Question, folder: Path, source: Path
+) -> list[Arm]:
     """Return every arm at every learning rate; the mapped ones' run folders are begun."""
     arms: dict[str, list[Recipe]] = {}
     for rate in question.rates:
         for seed in question.seeds:
-            made = _arms_at(recipe, question, rate, seed, folder, source)
+            made = _arms_at(theory, question, rate, seed, folder, source)
             for arm in question.arms:
                 arms.setdefault(arm_name(rate, arm), []).append(made[arm])
     return [Arm(name, recipes) for name, recipes in arms.items()]
 
 
 def _arms_at(
-    recipe: Recipe, question: Question, rate: float, seed: int, folder: Path, source: Path
+    theory: Equivalent, question: Question, rate: float, seed: int, folder: Path, source: Path
 ) -> dict[str, Recipe]:
-    theory = _with_rate(recipe, rate, seed, source)
-    made = {CUSTOM: theory.recipe}
-    made[JITTER] = _with_rate(recipe, rate * JITTER_FACTOR, seed, source).recipe
-    if NAIVE in question.arms:
-        made[NAIVE] = _naive(theory)
+    jitter = _with_rate(theory.recipe, rate * JITTER_FACTOR, seed, source)
+    theory = replace(theory, recipe=_with_rate(theory.recipe, rate, seed, source))
+    made = {CUSTOM: theory.recipe, JITTER: jitter}
+    if NAIVE in question.arms:  # straight_through and nothing else changed, whatever M is
+        made[NAIVE] = equivalent_run.straight_through_recipe(replace(theory, adaptive=True))
     if MAPPED not in question.arms:
         return made
     if question.adaptive:
@@ -190,13 +202,7 @@ def _arms_at(
     return made
 
 
-def _naive(theory: Equivalent) -> Recipe:
-    """Return the recipe with straight_through and nothing else changed, whatever M is."""
-    unmapped = Equivalent(theory.recipe, theory.maps, theory.places, True, "", [])
-    return equivalent_run.straight_through_recipe(unmapped)
-
-
-def _with_rate(recipe: Recipe, rate: float, seed: int, source: Path) -> Equivalent:
+def _with_rate(recipe: Recipe, rate: float, seed: int, source: Path) -> Recipe:
     """Return the recipe with another seed and learning rate; its whole schedule scales with it."""
     data: dict[str, Any] = recipe.as_dict() | {"seed": seed}
     chosen = data["training"]["learning_rate"]
@@ -207,8 +213,7 @@ def _with_rate(recipe: Recipe, rate: float, seed: int, source: Path) -> Equivale
         chosen["start" if "start" in chosen else "value"] = rate
         if "stop" in chosen:
             chosen["stop"] *= factor
-    where = f"{source} at learning rate {rate:g}"
-    return equivalent_of(check(Recipe, data, where), where)
+    return check(Recipe, data, f"{source} at learning rate {rate:g}")
 
 
 def rate_of(schedule: dict[str, Any]) -> float:

@@ -73,9 +73,9 @@ def compare_equivalence(
 ) -> dict[str, Any]:
     """Recipe x learning rates x seeds -> custom, mapped, naive, jitter -> comparison.json."""
     assembly.pick_device(device)
-    recipe, question = arms.equivalence(recipe_path, name, rates, seeds, assignments)
+    theory, question = arms.equivalence(recipe_path, name, rates, seeds, assignments)
     folder = arms.comparison_folder(output, recipe_path, "equivalence")
-    compared = arms.equivalence_arms(recipe, question, folder, recipe_path)
+    compared = arms.equivalence_arms(theory, question, folder, recipe_path)
     run_trial = partial(_run_trial, device=device, records=True)
     summaries = run_trials(compared, question.seeds, folder, run_trial)
     result = equivalence_report(

@@ -1,11 +1,15 @@
-"""Options that several commands take, and how the text given for an option is read."""
+"""What commands share: options, how the text given for one is read, and how a command ends."""
 
+import functools
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
 MOST_SEEDS = 1000
+INTERRUPTED = 130
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
@@ -75,3 +79,28 @@ def windows_of(text: str) -> list[list[float]]:
     if len({tuple(window) for window in windows}) < len(windows):
         raise typer.BadParameter(f"{text!r} names a window twice", param_hint="--windows")
     return windows
+
+
+def present(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """Print a result: as JSON for scripts, or as a table for people."""
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        show(result)
+
+
+P = ParamSpec("P")
+
+
+def interruptible(command: Callable[P, None]) -> Callable[P, None]:
+    """End a command with exit code 130 on Ctrl-C, where Typer itself would say 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            typer.secho("interrupted", fg=typer.colors.RED, err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+    return wrapped

@@ -4,7 +4,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from qtool.arms import chosen_seeds, rate_of, read_base
+from qtool.arms import chosen_seeds, rate_of, read_base, refuse_repeated
 from qtool.assembly import AFTER_A_BLEND
 from qtool.comparison.trials import Arm
 from qtool.errors import InputError
@@ -52,8 +52,7 @@ def schedule_arms(
             raise InputError(
                 f"--schedules: unknown schedule {shape!r}{did_you_mean(shape, SCHEDULES.names())}"
             )
-    if len(set(shapes)) < len(shapes):
-        raise InputError(f"--schedules {','.join(shapes)}: a schedule is named twice")
+    refuse_repeated(shapes, "--schedules", "a schedule")
     resolved, chosen = base.as_dict(), chosen_seeds(base, seeds)
     changed: dict[str, Any] = {}
     if on == "alpha":
@@ -89,9 +88,8 @@ def _with_alpha(data: dict[str, Any], choice: tuple[str, list[float] | None] | N
         if choice is None:
             tensor["estimator"] = {"name": STE}
             continue
-        common = ("start", "window", *(["phases"] if choice[0] in RISING else []))
-        kept = own if choice[0] == own.get("name") else {k: own[k] for k in common if k in own}
-        tensor["blend"] = _moved(kept, *choice)
+        common = {"start", "window", "phases"} if choice[0] in RISING else {"start", "window"}
+        tensor["blend"] = _moved(own, _only(own, common), *choice)
     return data
 
 
@@ -113,12 +111,20 @@ def _with_rate_shape(data: dict[str, Any], choice: tuple[str, list[float] | None
     if choice[0] == "constant":
         rate |= {"value": rate_of(own)}
     else:
-        rate |= {"start": rate_of(own), "stop": last}
-        rate |= {key: own[key] for key in ("window",) if key in own}
-    kept = own if choice[0] == own["name"] else rate
-    return data | {"training": data["training"] | {"learning_rate": _moved(kept, *choice)}}
+        rate |= {"start": rate_of(own), "stop": last} | _only(own, {"window"})
+    return data | {"training": data["training"] | {"learning_rate": _moved(own, rate, *choice)}}
 
 
-def _moved(own: dict[str, Any], shape: str, window: list[float] | None) -> dict[str, Any]:
-    """Return a schedule of another shape, and in another window where that is given."""
-    return {**own, "name": shape} | ({} if window is None else {"window": window})
+def _only(schedule: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in schedule.items() if key in keys}
+
+
+def _moved(
+    own: dict[str, Any], common: dict[str, Any], shape: str, window: list[float] | None
+) -> dict[str, Any]:
+    """Return a schedule of a shape, and in another window where that is given.
+
+    The recipe's `own` stays as it is where it has that shape; of others, `common` is carried over.
+    """
+    kept = own if own.get("name") == shape else common
+    return {**kept, "name": shape} | ({} if window is None else {"window": window})

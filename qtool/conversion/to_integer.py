@@ -46,7 +46,7 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
         ConversionError: If a blend has not reached 1, a range was never set, or the proof fails.
     """
     state = prepared_state(model)
-    _check_ready(model)
+    _make_ready(model)
     reference = deepcopy(model).eval()
     integer = deepcopy(reference)
     done = Converted(left_float=dict(state.left_float))
@@ -84,7 +84,8 @@ def _float_biases(model: nn.Module, state: Prepared) -> set[str]:
     return {name for name, fed in state.recording.feeds.items() if fed & at_zero}
 
 
-def _check_ready(model: nn.Module) -> None:
+def _make_ready(model: nn.Module) -> None:
+    """Search the scales that nothing has asked for yet; refuse what training has to do first."""
     if unfinished := {name: a for name, a in blend_alphas(model).items() if a < 1.0}:
         names = ", ".join(f"{name} (alpha {_below_one(a)})" for name, a in unfinished.items())
         raise ConversionError(
@@ -119,7 +120,7 @@ def round_biases(model: nn.Module) -> None:
         ConversionError: If a range was never set.
     """
     state = prepared_state(model)
-    _check_ready(model)
+    _make_ready(model)
     floating = _float_biases(model, state)
     for name, source in quant_layers(model).items():
         if name in floating or source.weight_quantizer is None or source.quantizer_of_input is None:

@@ -8,7 +8,7 @@ training, and `dorefa` comes with a transform of the weights.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import torch
@@ -38,6 +38,19 @@ def _error(rows: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
     column = scale.unsqueeze(1)
     rounded = dequantize(quantize(rows, column, 0, grid), column, 0, grid)
     return (rounded - rows).square().mean(1)
+
+
+def _best(rows: Tensor, scales: Iterable[Tensor], grid: IntegerGrid) -> Tensor:
+    """Return the scale of each row's smallest error, [R], of several [R]: the first of equals."""
+    rest = iter(scales)
+    best = next(rest)
+    smallest = _error(rows, best, grid)
+    for scale in rest:
+        error = _error(rows, scale, grid)
+        better = error < smallest
+        best = torch.where(better, scale, best)
+        smallest = torch.where(better, error, smallest)
+    return best
 
 
 @RANGES.add
@@ -103,16 +116,8 @@ def mse(
     s = argmin_k mean((x - x_hat(s_k))^2),  s_k = k / candidates * scale of absmax
     """
     largest = absmax(rows, grid)
-    best, smallest_error = largest, torch.full_like(largest, torch.inf)
-    for k in range(1, candidates + 1):
-        scale = _positive(largest * (k / candidates))
-        error = _error(rows, scale, grid)
-        better = error < smallest_error
-        best, smallest_error = (
-            torch.where(better, scale, best),
-            torch.where(better, error, smallest_error),
-        )
-    return best
+    scales = (_positive(largest * (k / candidates)) for k in range(1, candidates + 1))
+    return _best(rows, scales, grid)
 
 
 @RANGES.add
@@ -143,17 +148,6 @@ def ppq(
         if tried:
             found.append(_alternate(x, _best(x, tried, grid), grid, iterations))
     return _positive(largest * _best(x, found, grid))
-
-
-def _best(rows: Tensor, scales: list[Tensor], grid: IntegerGrid) -> Tensor:
-    """Return for each row the scale [R] of its smallest error, the first of equals."""
-    best, smallest = scales[0], _error(rows, scales[0], grid)
-    for scale in scales[1:]:
-        error = _error(rows, scale, grid)
-        better = error < smallest
-        best = torch.where(better, scale, best)
-        smallest = torch.where(better, error, smallest)
-    return best
 
 
 def refine_scale(rows: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:

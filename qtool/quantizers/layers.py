@@ -190,21 +190,23 @@ def take_oscillations(model: nn.Module) -> dict[str, dict[str, float]]:
 @contextmanager
 def without_blends(model: nn.Module) -> Iterator[None]:
     """Let blended tensors be quantized in full while inside, as if alpha were 1."""
-    blended = [m for m in model.modules() if isinstance(m, FakeQuantize) and m.blend is not None]
-    kept = [module.alpha.clone() for module in blended]
-    for module in blended:
-        module.alpha.fill_(1.0)
+    alphas = [module.alpha for module in _blended(model).values()]
+    kept = [alpha.clone() for alpha in alphas]
+    for alpha in alphas:
+        alpha.fill_(1.0)
     try:
         yield
     finally:
-        for module, alpha in zip(blended, kept, strict=True):
-            module.alpha.copy_(alpha)
+        for alpha, value in zip(alphas, kept, strict=True):
+            alpha.copy_(value)
 
 
 def blend_alphas(model: nn.Module) -> dict[str, float]:
     """Return alpha of every blended tensor by its quantizer's name."""
-    return {
-        name: float(module.alpha)
-        for name, module in model.named_modules()
-        if isinstance(module, FakeQuantize) and module.blend is not None
-    }
+    return {name: float(module.alpha) for name, module in _blended(model).items()}
+
+
+def _blended(model: nn.Module) -> dict[str, FakeQuantize]:
+    """Return the quantizers that blend, by name."""
+    quantizers = {n: m for n, m in model.named_modules() if isinstance(m, FakeQuantize)}
+    return {name: module for name, module in quantizers.items() if module.blend is not None}

@@ -27,10 +27,8 @@ from qtool.training.optimizers import make_capturable, set_rate
 from qtool.training.population import Population
 from qtool.training.profile import StepProfile
 from qtool.training.progress import EpochBar, progress_bar
-from qtool.training.step import TrainingStep
+from qtool.training.step import TakeStep, TrainingStep
 from qtool.training.whole_model import compiled_forward
-
-TakeStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Batches(Protocol):

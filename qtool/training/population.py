@@ -8,7 +8,6 @@ Reference: Yin et al., 2019, arXiv:1903.05662.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,8 +20,7 @@ from qtool.numerics.coarse_gradient import (
     population_gradients,
     population_loss,
 )
-
-TakeStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+from qtool.training.step import TakeStep
 
 
 class Population:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from qtool.quantizers.layers import begin_step, dampening_penalty
 from qtool.training.losses import Loss
 
+TakeStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels -> loss, logits
+
 
 def measure_nothing(phase: str) -> None:
     """Stand in for the marks of a profile."""
