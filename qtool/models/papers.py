@@ -14,6 +14,8 @@ from torchvision.models import resnet50
 from torchvision.models.resnet import Bottleneck
 
 from qtool.errors import RecipeError
+from qtool.models.building import initialize_convolutions, widened
+from qtool.models.mobilenet import mobilenet
 from qtool.models.preactivation import PreActivationResNet
 from qtool.models.residual import Shortcut, SmallResNet
 from qtool.models.two_layers import Output, TwoLinearLayers
@@ -24,23 +26,10 @@ Whole = Annotated[int, Field(ge=1)]
 Width = Annotated[float, Field(gt=0, le=4)]
 
 LENET5_SMALLEST = 12  # pixels
+TIMES = {2: "twice", 3: "three times", 5: "five times"}
 VGG11_WIDTHS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
-CONVNET_SMALLEST = 4  # pixels: two poolings leave one
-VGG11_SMALLEST = 32  # pixels: five poolings leave one
 BINARYNET_WIDTHS = (128, 128, 256, 256, 512, 512)  # of convolutions; every second one is pooled
 BINARYNET_HIDDEN = 1024
-BINARYNET_SMALLEST = 8  # pixels: three poolings leave one
-MOBILENET_BLOCKS = (  # channels and stride of each depthwise separable convolution
-    (64, 1),
-    (128, 2),
-    (128, 1),
-    (256, 2),
-    (256, 1),
-    (512, 2),
-    *[(512, 1)] * 5,
-    (1024, 2),
-    (1024, 1),
-)
 
 
 @MODELS.add
@@ -121,11 +110,7 @@ def vgg11_cifar(
 
     Reference: Simonyan and Zisserman, 2014, arXiv:1409.1556, configuration A.
     """
-    if image_size < VGG11_SMALLEST:
-        raise RecipeError(
-            f"vgg11_cifar halves the images five times, so they need {VGG11_SMALLEST} pixels, got "
-            f"{image_size}; set data.image_size"
-        )
+    _refuse_smaller("vgg11_cifar", image_size, halved=5)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     inputs, convolutions, pools = channels, 0, 0
     for width in VGG11_WIDTHS:
@@ -150,11 +135,7 @@ def mnist_convnet(classes: int, channels: int, image_size: int) -> nn.Module:
     Average pooling halves the images twice. It is the network of Flax's MNIST example, which the
     code of arXiv:2405.05171 seems to have trained.
     """
-    if image_size < CONVNET_SMALLEST:
-        raise RecipeError(
-            f"mnist_convnet halves the images twice, so they need {CONVNET_SMALLEST} pixels, got "
-            f"{image_size}; set data.image_size"
-        )
+    _refuse_smaller("mnist_convnet", image_size, halved=2)
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(channels, 32, kernel_size=3, padding=1),
@@ -180,15 +161,11 @@ def binarynet(classes: int, channels: int, image_size: int, *, width: Width = 1.
 
     Reference: Courbariaux et al., 2016, arXiv:1602.02830, section 2.3 for CIFAR-10.
     """
-    if image_size < BINARYNET_SMALLEST:
-        raise RecipeError(
-            f"binarynet halves the images three times, so they need {BINARYNET_SMALLEST} pixels, "
-            f"got {image_size}; set data.image_size"
-        )
+    _refuse_smaller("binarynet", image_size, halved=3)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     inputs = channels
     for index, full in enumerate(BINARYNET_WIDTHS, start=1):
-        outputs = _widened(full, width)
+        outputs = widened(full, width)
         layers[f"conv{index}"] = nn.Conv2d(inputs, outputs, 3, padding=1)
         if index % 2 == 0:
             layers[f"pool{index // 2}"] = nn.MaxPool2d(2)
@@ -198,7 +175,7 @@ def binarynet(classes: int, channels: int, image_size: int, *, width: Width = 1.
     layers["flatten"] = nn.Flatten()
     inputs *= (image_size // 8) ** 2
     for index in (1, 2):
-        hidden = _widened(BINARYNET_HIDDEN, width)
+        hidden = widened(BINARYNET_HIDDEN, width)
         layers[f"fc{index}"] = nn.Linear(inputs, hidden)
         layers[f"bn{6 + index}"] = nn.BatchNorm1d(hidden)
         layers[f"tanh{6 + index}"] = nn.Hardtanh()
@@ -206,10 +183,6 @@ def binarynet(classes: int, channels: int, image_size: int, *, width: Width = 1.
     layers["fc3"] = nn.Linear(inputs, classes)
     layers["bn9"] = nn.BatchNorm1d(classes)
     return nn.Sequential(layers)
-
-
-def _widened(channels: int, width: float) -> int:
-    return max(1, round(channels * width))
 
 
 @MODELS.add
@@ -221,34 +194,7 @@ def mobilenet_v1(classes: int, channels: int, image_size: int, *, width: Width =
     Reference: Howard et al., 2017, arXiv:1704.04861, table 1.
     """
     del image_size
-    inputs = _widened(32, width)
-    layers = OrderedDict(
-        conv1=_with_norm_and_relu(nn.Conv2d(channels, inputs, 3, 2, 1, bias=False))
-    )
-    for index, (full, stride) in enumerate(MOBILENET_BLOCKS, start=1):
-        outputs = _widened(full, width)
-        depthwise = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
-        pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
-        layers[f"depthwise{index}"] = _with_norm_and_relu(depthwise)
-        layers[f"pointwise{index}"] = _with_norm_and_relu(pointwise)
-        inputs = outputs
-    head = OrderedDict(
-        pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(inputs, classes)
-    )
-    model = nn.Sequential(OrderedDict([*layers.items(), *head.items()]))
-    _initialize_convolutions(model)
-    return model
-
-
-def _with_norm_and_relu(convolution: nn.Conv2d) -> nn.Sequential:
-    norm = nn.BatchNorm2d(convolution.out_channels)
-    return nn.Sequential(OrderedDict(conv=convolution, bn=norm, relu=nn.ReLU()))
-
-
-def _initialize_convolutions(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return mobilenet(classes, channels, width)
 
 
 @MODELS.add
@@ -266,7 +212,7 @@ def resnet50_v1(classes: int, channels: int, image_size: int) -> nn.Module:
             module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
     if channels != model.conv1.in_channels:
         model.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-        _initialize_convolutions(nn.Sequential(model.conv1))
+        initialize_convolutions(model.conv1)
     return model
 
 
@@ -300,3 +246,12 @@ def two_linear_layers(
     """
     del channels, image_size
     return TwoLinearLayers(classes, rows, columns, hidden, output, initial_std)
+
+
+def _refuse_smaller(name: str, image_size: int, halved: int) -> None:
+    """Check that of images that are halved so often at least one pixel is left."""
+    if image_size < 2**halved:
+        raise RecipeError(
+            f"{name} halves the images {TIMES[halved]}, so they need {2**halved} pixels, "
+            f"got {image_size}; set data.image_size"
+        )

@@ -6,6 +6,8 @@ Reference: He et al., 2016, arXiv:1603.05027, figure 4e.
 import torch
 from torch import Tensor, nn
 
+from qtool.models.building import initialize_convolutions
+
 BLOCKS = (3, 4, 6, 3)  # of 50 layers
 EXPANSION = 4  # channels that leave a block, over those of its 3x3 convolution
 
@@ -58,9 +60,7 @@ class PreActivationResNet(nn.Module):
         self.bn, self.relu = nn.BatchNorm2d(inputs), nn.ReLU()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(inputs, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialize_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, classes] of images [B, channels, H, W]."""

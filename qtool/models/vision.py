@@ -14,6 +14,7 @@ from torch import nn
 from torchvision import models
 
 from qtool.errors import DataError, RecipeError
+from qtool.models.building import initialize_convolutions
 from qtool.models.papers import MODELS
 from qtool.models.weights import (
     StateDict,
@@ -207,7 +208,7 @@ def _shrink_stem(model: nn.Module) -> None:
     """
     old: Any = model.conv1
     conv = nn.Conv2d(RGB, old.out_channels, kernel_size=3, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    initialize_convolutions(conv)
     model.conv1 = conv
     model.maxpool = nn.Identity()
 
