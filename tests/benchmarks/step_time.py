@@ -6,6 +6,8 @@ Each quantized step stands between two float steps, in one process and in turn, 
 the machine slows both; a ratio is the quantized step over the mean of its neighbours, and the
 figure is the median over rounds. Images are random and stay on the device. With `--way` the step
 is compiled or captured; where that is done to the whole model, it is done to the float one, too.
+With `--weights '{range: ppq}'`, given as often as wanted, each estimator is measured once more with
+these keys of quantization.weights.
 """
 
 import argparse
@@ -14,10 +16,12 @@ import platform
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import product
 from statistics import median
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 import qtool
@@ -122,6 +126,7 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--way", default="", choices=("", *WAYS), help="Compiled or captured.")
     parser.add_argument("--estimators", default="")
+    parser.add_argument("--weights", action="append", default=[], help="YAML, as in a recipe.")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     device = torch.device(given.device)
@@ -135,6 +140,10 @@ def main() -> None:
     every = [n for n in ESTIMATORS.names() if two_levels or n not in SIGN_FAMILY]
     names = given.estimators.split(",") if given.estimators else every
     prepared = {n: quantization(n, given.bits, given.range, given.place) for n in names}
+    for name, keys_of_weights in product(names, given.weights):
+        section = quantization(name, given.bits, given.range, given.place)
+        section["weights"] |= yaml.safe_load(keys_of_weights)
+        prepared[f"{name} {keys_of_weights}"] = section
     keys = {"precision": torch.bfloat16 if given.bfloat16 else torch.float32}
     whole = given.way if given.way in WAYS[1:] else ""
     steps = {"float": make_step(deepcopy(network), images, labels, whole, **keys)}
@@ -147,7 +156,7 @@ def main() -> None:
     found = measure(steps, given.rounds, device)
     for name, row in found.items():
         spread = " to ".join(f"{value:.2f}" for value in row["spread"])
-        print(f"{name:32} {row['ms']:9.2f} ms  {row['ratio']:6.3f} x float  {spread}")
+        print(f"{name:40} {row['ms']:9.2f} ms  {row['ratio']:6.3f} x float  {spread}")
     about = {"torch": torch.__version__, "machine": platform.machine(), **vars(given)}
     print(json.dumps({"about": about, "steps": found}))
 
