@@ -1,5 +1,6 @@
 """The arms of comparisons: recipes that differ in one thing only."""
 
+import json
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -47,8 +48,7 @@ def estimator_arms(
         _refuse_unknown(name, source, "--estimators")
     refuse_repeated(names or [], "--estimators", "an estimator")
     side = on or _side_of(base, names or ESTIMATORS.names())
-    if getattr(base.quantization, side) is None:
-        raise InputError(f"{source}: quantization.{side} is float, so it has no estimator")
+    _refuse_float(data, side, source)
     chosen = chosen_seeds(base, seeds)
     arms = [
         Arm(name, [_with_estimator(data, side, name, seed, source) for seed in chosen])
@@ -130,10 +130,39 @@ def _fitting(data: dict[str, Any], side: str, source: Path) -> list[str]:
 
 
 def _with_estimator(data: dict[str, Any], side: str, name: str, seed: int, source: Path) -> Recipe:
-    """Return the recipe of one trial; an estimator takes the place of a blend."""
-    key = f"quantization.{side}"
-    changes = [f"seed={seed}", f"{key}.estimator={name}", f"{key}.blend=null"]
+    """Return the recipe of one trial: every tensor of a side has the estimator, also of overrides.
+
+    It takes the place of a blend. Where the recipe has it already, it keeps its parameters.
+    """
+    places = sections_of(data, side)
+    base = places.get(f"quantization.{side}")
+    usual = _own_estimator(base or {}, name) or name
+    changes = [f"seed={seed}"]
+    for key, section in places.items():
+        if section is base or base is None or {"estimator", "blend"} & set(section):
+            estimator = _own_estimator(section, name) or usual
+            changes += [f"{key}.estimator={json.dumps(estimator)}", f"{key}.blend=null"]
     return check_recipe(override(data, changes), source, f" with {name}")
+
+
+def sections_of(data: dict[str, Any], side: str) -> dict[str, dict[str, Any]]:
+    """Return a recipe's sections on weights or activations by where they stand, overrides' last."""
+    section = data.get("quantization") or {}
+    places = {"quantization": section}
+    for index, own in enumerate(section.get("overrides") or []):
+        places[f"quantization.overrides.{index}"] = own
+    return {f"{key}.{side}": place[side] for key, place in places.items() if place.get(side)}
+
+
+def _own_estimator(section: dict[str, Any], name: str) -> Any:
+    """Return a section's estimator as it is written, if it is the one of that name."""
+    own = section.get("estimator")
+    return own if name == (own.get("name") if isinstance(own, dict) else own) else None
+
+
+def _refuse_float(data: dict[str, Any], side: str, source: Path) -> None:
+    if not sections_of(data, side):
+        raise InputError(f"{source}: quantization.{side} is float, so it has no estimator")
 
 
 def equivalence(
@@ -151,8 +180,7 @@ def equivalence(
     data, recipe = read_base(source, assignments)
     if name is not None:
         _refuse_unknown(name, source, "--estimator")
-        if recipe.quantization.weights is None:
-            raise InputError(f"{source}: quantization.weights is float, so it has no estimator")
+        _refuse_float(data, "weights", source)
         recipe = _with_estimator(data, "weights", name, recipe.seed, source)
     own = rate_of(recipe.training.learning_rate.params)
     rates = rates or [factor * own for factor in USUAL_FACTORS]
@@ -197,7 +225,9 @@ def _arms_at(
         made[MAPPED] = equivalent_run.straight_through_recipe(theory)
     else:
         place = folder / arm_name(rate, MAPPED) / f"seed-{seed}"
-        made[MAPPED] = equivalent_run.straight_through_recipe(theory, place / run_folder.INITIAL)
+        made[MAPPED] = equivalent_run.straight_through_recipe(
+            theory, (place / run_folder.INITIAL).resolve()
+        )
         equivalent_run.write_start(theory, made[MAPPED], place)
     return made
 

@@ -166,11 +166,12 @@ def make_network(recipe: Recipe, loaders: Loaders) -> Built:
     )
     if built.note:
         say(built.note)
-    if model.initialization == "he_uniform":
-        _draw_he_uniform(built.model, recipe.quantization)
-    if model.start == "near_spurious_minimum":
-        assert loaders.teacher is not None
-        begin_near_spurious_minimum(built.model, *loaders.teacher)
+    with torch.random.fork_rng(devices=[]):  # what is drawn later does not depend on the start
+        if model.initialization == "he_uniform":
+            _draw_he_uniform(built.model, recipe.quantization)
+        if model.start == "near_spurious_minimum":
+            assert loaders.teacher is not None
+            begin_near_spurious_minimum(built.model, *loaders.teacher)
     return built
 
 

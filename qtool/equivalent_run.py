@@ -3,13 +3,13 @@
 Its recipe, the weights that it starts from, and what a run that has begun becomes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from qtool import assembly, checkpoint, run_folder, runs
 from qtool.checkpoint import Checkpoint
@@ -75,9 +75,6 @@ def equivalent_of(recipe: Recipe, source: str) -> Equivalent:
     judged = dict.fromkeys((m.estimator, m.outside(adaptive=adaptive)) for m in maps.values())
     outside = "; ".join(f"{name}: {why}" if len(judged) > 1 else why for name, why in judged if why)
     notes = _notes(recipe, maps, adaptive)
-    draws = any(isinstance(module, nn.Dropout) for module in network.modules())
-    if draws and recipe.model.initialization != "default" and not adaptive:
-        notes.append("dropout draws other numbers where initial weights are given, not drawn")
     return Equivalent(recipe, maps, places, adaptive, outside, notes)
 
 
@@ -118,16 +115,24 @@ def straight_through_recipe(equivalent: Equivalent, start: Path | None = None) -
     """
     data = equivalent.recipe.as_dict()
     own = equivalent.recipe.quantization.weights
+    used = _is_used(data["quantization"], equivalent.places)
     data["quantization"] = to_straight_through.straight_through_section(
         data["quantization"],
         equivalent.places,
-        WeightMap(own) if own is not None and own.blend is None else None,
+        WeightMap(own) if own is not None and used else None,
         equivalent.adaptive,
     )
     if start is not None:
         drawn = {"initialization": "default", "start": "random"}
         data["model"] |= drawn | {"weights": str(start)}
     return check(Recipe, data, "the straight-through recipe")
+
+
+def _is_used(section: dict[str, Any], places: Iterable[str]) -> bool:
+    """Tell whether a layer takes the section's own weights, or an override that changes none."""
+    overrides = section.get("overrides", [])
+    own = {f"overrides.{k}" for k, place in enumerate(overrides) if place.get("weights")}
+    return any(place not in own for place in places)
 
 
 def write_start(equivalent: Equivalent, mapped: Recipe, folder: Path) -> None:

@@ -4,7 +4,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from qtool.arms import chosen_seeds, rate_of, read_base, refuse_repeated
+from qtool.arms import chosen_seeds, rate_of, read_base, refuse_repeated, sections_of
 from qtool.assembly import AFTER_A_BLEND
 from qtool.comparison.trials import Arm
 from qtool.errors import InputError
@@ -56,7 +56,7 @@ def schedule_arms(
     resolved, chosen = base.as_dict(), chosen_seeds(base, seeds)
     changed: dict[str, Any] = {}
     if on == "alpha":
-        if not _tensors(resolved):
+        if not any(sections_of(resolved, side) for side in SIDES):
             raise InputError(f"{source}: nothing is quantized, so there is no alpha")
         # what a blend gets by default, the straight-through arm gets too
         resolved["training"].setdefault("batch_norm_batches", AFTER_A_BLEND)
@@ -65,6 +65,8 @@ def schedule_arms(
     for shape in shapes:
         for window in (None,) if shape == "constant" else windows or (None,):
             at = "" if window is None else f"@{window[0]:g}-{window[1]:g}"
+            if shape + at in changed:
+                raise InputError(f"--windows: two of them are the same to six digits: {at[1:]}")
             changed[shape + at] = change(resolved, (shape, window))
     made = []
     for name, data in changed.items():
@@ -76,12 +78,13 @@ def schedule_arms(
 def _with_alpha(data: dict[str, Any], choice: tuple[str, list[float] | None] | None) -> Any:
     """Return a recipe with another schedule of alpha; without a choice the straight-through one.
 
-    Every blend is changed, those of overrides too; a recipe that has none gets one, for its weights
-    if they are quantized.
+    Every blend is changed, those of overrides too; a recipe that has none gets one for its weights
+    or, where those are float, for its activations.
     """
     data = deepcopy(data)
-    tensors = _tensors(data)
-    for tensor in [tensor for tensor in tensors if tensor.get("blend")] or tensors[:1]:
+    sides = [list(sections_of(data, side).values()) for side in SIDES]
+    blended = [tensor for side in sides for tensor in side if tensor.get("blend")]
+    for tensor in blended or next(side for side in sides if side):
         own = tensor.pop("blend", {"window": USUAL_WINDOW})
         own = {"name": own} if isinstance(own, str) else own
         tensor.pop("estimator", None)
@@ -91,13 +94,6 @@ def _with_alpha(data: dict[str, Any], choice: tuple[str, list[float] | None] | N
         common = {"start", "window", "phases"} if choice[0] in RISING else {"start", "window"}
         tensor["blend"] = _moved(own, _only(own, common), *choice)
     return data
-
-
-def _tensors(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return every section on weights or activations that a recipe has, overrides' too."""
-    section = data["quantization"]
-    sections = [section, *section.get("overrides", [])]
-    return [place[side] for place in sections for side in SIDES if place.get(side)]
 
 
 def _with_rate_shape(data: dict[str, Any], choice: tuple[str, list[float] | None]) -> Any:

@@ -229,7 +229,7 @@ def _gap(item: dict[str, Any] | None) -> str:
     if item is None or item["mean"] is None:
         return ""
     text = f"{100 * item['mean']:+.2f}"
-    if item["low"] is None:
+    if item["low"] is None or item["low"] == item["high"]:
         return text
     return f"{text} ({100 * item['low']:+.2f} to {100 * item['high']:+.2f})"
 

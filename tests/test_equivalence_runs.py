@@ -374,3 +374,41 @@ def test_recording_changes_no_number(study: tuple[Path, dict[str, Any]], tmp_pat
     record = read_record(recorded, 2)
     kept = record.layers["conv2"].weights[-1]
     assert torch.equal(kept, ends[0].model["conv2.weight"].flatten())
+
+
+def test_activations_that_round_at_random_do_so_alike_in_every_arm(tmp_path: Path) -> None:
+    plain = {"name": "sinusoidal", "amplitude": 0.0}  # the straight-through estimator itself
+    rounding = {"bits": 4, "rounding": "stochastic_rounding"}
+    settings = ["training.epochs=1", "data.train_samples=128"]
+    settings.append(f"quantization.activations={json.dumps(rounding)}")
+    result = compare(write(tmp_path, estimator=plain), *settings, rates=[0.01])
+    assert result["weight_alignment_error"]["mapped"] == [0.0]
+    assert result["weight_alignment_error"]["jitter"] != [0.0]
+
+
+def test_weights_that_no_layer_takes_may_have_no_straight_through_form(tmp_path: Path) -> None:
+    own = {"estimator": {"name": "sinusoidal", "amplitude": 0.5}}
+    base = WEIGHTS | {"estimator": "element_wise_gradient_scaling"}
+    sides = {"weights": base, "overrides": [{"match": "*", "weights": own}]}
+    path = write(tmp_path, RECIPE | {"quantization": sides})
+    result = compare(path, "training.epochs=1", "data.train_samples=64", rates=[0.01])
+    assert result["estimator"] == "sinusoidal(amplitude=0.5)"
+    assert result["alphas"] == [pytest.approx(0.75**0.5)]
+
+
+def test_naming_the_recipe_s_own_estimator_changes_nothing(tmp_path: Path) -> None:
+    small = ["training.epochs=1", "data.train_samples=64"]
+    path = write(tmp_path)
+    plain = compare(path, *small, rates=[0.01])
+    named = compare(path, *small, rates=[0.01], name="hyperbolic_tangent")
+    assert named == plain
+
+
+def test_a_comparison_may_be_gone_on_with_by_another_path_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ["training.epochs=1", "data.train_samples=64"]
+    path = write(tmp_path)
+    whole = compare(path, *small, rates=[0.01])
+    monkeypatch.chdir(tmp_path)
+    assert compare(path, *small, rates=[0.01], output=Path("c")) == whole

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from qtool import comparisons
+from qtool.errors import InputError
 from qtool.schedule_arms import schedule_arms
 
 RECIPE: dict[str, Any] = {
@@ -172,3 +173,37 @@ def test_a_piecewise_learning_rate_ends_where_its_last_value_is(tmp_path: Path) 
     made, _ = schedule_arms(write(tmp_path), ["linear"], "learning_rate", None, 1, [rate])
     found = made[0].recipes[0].as_dict()["training"]["learning_rate"]
     assert found == {"name": "linear", "start": 0.1, "stop": 0.01, "warmup": 0.0}
+
+
+def test_a_recipe_without_a_blend_gets_one_wherever_its_weights_are_quantized(
+    tmp_path: Path,
+) -> None:
+    overrides = [
+        {"match": "conv2", "weights": {"bits": 4, "range": "ppq", "estimator": "identity"}},
+        {"match": "fc1", "weights": {"bits": 2, "range": "ppq"}},
+        {"match": "fc2", "activations": {"bits": 8}},
+    ]
+    path = write(tmp_path, weights=None, overrides=overrides)
+    for name, kept in (("straight_through", "estimator"), ("linear", "blend")):
+        section = arms(path, ["linear"])[name]["quantization"]
+        found = [place["weights"] for place in section["overrides"][:2]]
+        assert [weights[kept]["name"] for weights in found] == [name, name]
+        assert "blend" not in section["activations"]
+
+
+def test_windows_that_look_the_same_are_refused(tmp_path: Path) -> None:
+    windows = [[0.0, 0.8], [0.0, 0.80000001]]
+    with pytest.raises(InputError, match=r"--windows: two of them are the same to six .*: 0-0\.8"):
+        schedule_arms(write(tmp_path), ["linear"], "alpha", windows, 1, None)
+
+
+def test_a_network_whose_every_weight_is_blended_trains_to_the_end(tmp_path: Path) -> None:
+    path = write(tmp_path, activations=None, weights=WEIGHTS | {"blend": {"name": "cubic"}})
+    model = "model={name: two_linear_layers, columns: 256, hidden: 10}"  # nothing else to train
+    settings = [model, "quantization.weights.blend.window=[0.0, 0.5]"]
+    result = comparisons.compare_schedules(
+        path, ["cubic"], seeds=1, output=tmp_path / "o", assignments=settings, device="cpu"
+    )
+    assert [arm["failed"] for arm in result["arms"]] == [0, 0]
+    lines = (tmp_path / "o" / "cubic" / "seed-5" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["alpha"] == 1

@@ -141,7 +141,8 @@ def equivalence_report(
     Args:
         recipe: its path.
         question: what was compared.
-        summaries: of each arm at each learning rate, by `arm_name`, in the order of the seeds.
+        summaries: of each arm at each learning rate, by `arm_name`, in the order of the seeds. Arms
+            are judged on the seeds that all of them finished, naive apart.
         read: arm_name and seed -> a finished trial.
     """
     metrics: dict[str, dict[str, list[float | None]]] = {
@@ -149,20 +150,24 @@ def equivalence_report(
     }
     curves: list[dict[str, Any]] = []
     arms, differences = [], []
+    left_out: dict[float, list[int]] = {}
     for rate in question.rates:
         own = {arm_name(rate, arm): summaries[arm_name(rate, arm)] for arm in question.arms}
         part = summarize_trials("equivalence", recipe, question.seeds, own)
         arms += [{**arm, "learning_rate": rate} for arm in part["arms"]]
         differences += part["differences"]
+        finished = {
+            arm: _finished(question.seeds, own[arm_name(rate, arm)]) for arm in question.arms
+        }
+        judged = set.intersection(*(finished[arm] for arm in question.arms if arm != NAIVE))
+        left_out[rate] = [seed for seed in question.seeds if seed not in judged]
         for arm, trained in question.compared.items():
             measured = []
-            for index, seed in enumerate(question.seeds):
-                names = [arm_name(rate, CUSTOM), arm_name(rate, trained)]
-                if all(summaries[name][index]["status"] == "finished" for name in names):
-                    pair = [read(name, seed) for name in names]
-                    final, curve = measure(pair[0], pair[1], arm, question)
-                    measured.append(final)
-                    curves.append({"learning_rate": rate, "seed": seed, "arm": arm, **curve})
+            for seed in sorted(judged & finished[trained], key=question.seeds.index):
+                pair = [read(arm_name(rate, name), seed) for name in (CUSTOM, trained)]
+                final, curve = measure(pair[0], pair[1], arm, question)
+                measured.append(final)
+                curves.append({"learning_rate": rate, "seed": seed, "arm": arm, **curve})
             for name in METRIC_NAMES:
                 metrics[name][arm].append(_mean([final[name] for final in measured]))
     equivalent = None if question.outside else _is_equivalent(question, metrics)
@@ -180,9 +185,15 @@ def equivalence_report(
         "equivalent": equivalent,
         "rule": RULE,
         "notes": question.notes,
-        "verdict": _verdict(question, metrics, equivalent),
+        "verdict": _verdict(question, metrics, equivalent, left_out[min(question.rates)]),
         "curves": curves,
     }
+
+
+def _finished(seeds: list[int], summaries: list[dict[str, Any]]) -> set[int]:
+    """Return the seeds on which an arm finished."""
+    done = zip(seeds, summaries, strict=True)
+    return {seed for seed, summary in done if summary["status"] == "finished"}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -191,27 +202,34 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _is_equivalent(question: Question, metrics: dict[str, Any]) -> bool | None:
-    """Judge by RULE; None where no trial tells."""
+    """Judge by RULE; None where no trial tells, or all weights stayed where they were."""
     at = question.rates.index(min(question.rates))
     errors, agreements = (metrics[name] for name in METRIC_NAMES[:2])
     known = [table[arm][at] for table in (errors, agreements) for arm in (MAPPED, JITTER)]
-    if None in known:
+    if None in known or not known[1]:
         return None
     error, noise, agreed, agreed_noise = known
     return error <= FACTOR * noise and 1 - agreed <= FACTOR * (1 - agreed_noise)
 
 
-def _verdict(question: Question, metrics: dict[str, Any], equivalent: bool | None) -> str:
+def _verdict(
+    question: Question, metrics: dict[str, Any], equivalent: bool | None, left_out: list[int]
+) -> str:
     """Say in words what RULE makes of the figures, with the figures."""
     name = question.estimators
     if question.outside:
         return f"{name} is outside the class of arXiv:2405.05171: {question.outside}."
-    if equivalent is None:
-        return f"{name}: at the smallest learning rate some arm did not finish, so nothing is said."
     rate = min(question.rates)
     at = question.rates.index(rate)
-    factors = " or ".join(f"{alpha:.3g}" for alpha in question.alphas)
-    changes = "" if question.adaptive else f" with lr x {factors} and re-initialized weights"
+    if equivalent is None and metrics[METRIC_NAMES[0]][JITTER][at] == 0.0:
+        why = "a 1 % learning-rate change moved no weight, so the run is too short to say anything"
+        return f"{name}: at learning rate {rate:g} {why}."
+    if equivalent is None:
+        return f"{name}: at the smallest learning rate some arm did not finish, so nothing is said."
+    changes = ""
+    if not question.adaptive:
+        factors = " or ".join(f"{alpha:.3g}" for alpha in question.alphas)
+        changes = f" with lr x {factors} and re-initialized weights"
     errors, agreements = (metrics[key] for key in METRIC_NAMES[:2])
     figures = "; ".join(
         f"{arm} {errors[arm][at]:.3g} and {100 * agreements[arm][at]:.1f} %"
@@ -220,8 +238,10 @@ def _verdict(question: Question, metrics: dict[str, Any], equivalent: bool | Non
     )
     is_it = "indistinguishable from" if equivalent else "not the same as"
     noise = "down to" if equivalent else "beyond"
+    count = len(question.seeds)
+    fewer = f" Some arm did not finish on {len(left_out)} of {count} seeds, which are left out."
     return (
         f"{name} is {is_it} straight_through{changes}, {noise} {FACTOR:g} times the noise of a 1 % "
         f"learning-rate change. At learning rate {rate:g}, weight alignment error and equal codes: "
-        f"{figures}."
+        f"{figures}.{fewer if left_out else ''}"
     )

@@ -18,6 +18,7 @@ class Difference:
         mean: of arm - against over the seeds that both finished; None where there is none.
         low, high: the interval; None where fewer than two pairs leave it open.
         pairs: how many seeds both finished.
+        p_value: of the t-test that there is no difference; None where the pairs leave it open.
     """
 
     arm: str
@@ -26,6 +27,7 @@ class Difference:
     low: float | None
     high: float | None
     pairs: int
+    p_value: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -55,18 +57,55 @@ def paired_difference(
     mean, spread = mean_and_std(gaps)
     if mean is None or spread is None:
         return Difference(arm, against, mean, None, None, len(gaps))
-    half = student_t.ppf(0.5 + CONFIDENCE / 2, len(gaps) - 1) * spread / len(gaps) ** 0.5
-    return Difference(arm, against, mean, mean - float(half), mean + float(half), len(gaps))
+    error, freedom = spread / len(gaps) ** 0.5, len(gaps) - 1
+    half = float(student_t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
+    p_value = 2 * float(student_t.sf(abs(mean) / error, freedom)) if spread > NOTHING else None
+    return Difference(arm, against, mean, mean - half, mean + half, len(gaps), p_value)
 
 
-def verdict(differences: list[Difference]) -> str:
-    """Say in a sentence what the differences show."""
+def beyond_chance(p_values: list[float | None]) -> list[bool]:
+    """Tell which of several tests show something, so that chance alone seldom shows anything.
+
+    The k-th smallest of n p-values, k from 0, must be at most (1 - CONFIDENCE) / (n - k), and all
+    smaller ones too. With one test that is the test itself. None, which is no test, shows nothing.
+
+    Reference: Holm, 1979, A simple sequentially rejective multiple test procedure.
+    """
+    tests = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    shown = [False] * len(p_values)
+    for k, (p, index) in enumerate(tests):
+        if p > (1 - CONFIDENCE) / (len(tests) - k):
+            break
+        shown[index] = True
+    return shown
+
+
+def verdict(differences: list[Difference], failed: dict[str, int] | None = None) -> str:
+    """Say in a sentence or two for each arm what the differences show.
+
+    Args:
+        differences: from the first arm. Several are corrected for being several.
+        failed: arm -> on how many seeds it failed, where it did.
+    """
     if not differences:
         return "There is only one arm, so nothing is compared."
-    return " ".join(_sentence(item) for item in differences)
+    lost = failed or {}
+    shown = beyond_chance([item.p_value for item in differences])
+    tests = sum(item.p_value is not None for item in differences)
+    failures = [f"{arm} failed on {_count(count)}." for arm, count in lost.items() if count]
+    sentences = [
+        _sentence(item, tests if item.p_value is not None and not sure else 1, lost)
+        for item, sure in zip(differences, shown, strict=True)
+    ]
+    return " ".join([*failures, *sentences])
 
 
-def _sentence(item: Difference) -> str:
+def _count(seeds: int) -> str:
+    return "one seed" if seeds == 1 else f"{seeds} seeds"
+
+
+def _sentence(item: Difference, tests: int, failed: dict[str, int]) -> str:
+    """Say what a difference shows; among `tests` it does not hold, unless it is the only one."""
     names = f"{item.arm} against {item.against}"
     if item.mean is None:
         return f"{names}: no seed has an accuracy in both."
@@ -79,8 +118,13 @@ def _sentence(item: Difference) -> str:
         points = f"{100 * item.mean:+.2f} points on each of {item.pairs} seeds"
         return f"{names}: {points}, which says nothing of how far seeds differ."
     interval = f"{100 * item.low:+.2f} to {100 * item.high:+.2f} points"
-    if item.low > 0:
-        return f"{item.arm} is better than {item.against}: {interval}."
-    if item.high < 0:
-        return f"{item.arm} is worse than {item.against}: {interval}."
-    return f"{names}: no difference detected with {item.pairs} seeds ({interval})."
+    if item.low <= 0 <= item.high:
+        return f"{names}: no difference detected with {item.pairs} seeds ({interval})."
+    if tests > 1:
+        return f"{names}: {interval} taken alone, but among {tests} comparisons chance does that."
+    better = item.low > 0
+    best, other = (item.arm, item.against) if better else (item.against, item.arm)
+    if failed.get(best, 0) > failed.get(other, 0):
+        pairs = f"{_count(item.pairs)} that both finished"
+        return f"{names}: {interval} on the {pairs}, but {best} failed more often."
+    return f"{item.arm} is {'better' if better else 'worse'} than {item.against}: {interval}."

@@ -73,5 +73,5 @@ def summarize_trials(
         "seeds": seeds,
         "arms": arms,
         "differences": [item.as_dict() for item in differences],
-        "verdict": verdict(differences),
+        "verdict": verdict(differences, {arm["name"]: arm["failed"] for arm in arms}),
     }

@@ -1,6 +1,7 @@
 """What a recipe may choose for a tensor: estimator, range, rounding, and schedules of numbers."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
@@ -101,8 +102,13 @@ def _take_blend(name: str, params: dict[str, Any]) -> list[Problem]:
         return [("phases", f"{why}; choose one of: {', '.join(RISING)}")]
     if found := schedule_problems(name, params, wrong):
         return found
-    last = SCHEDULES.build(name, **params)(1.0)
-    return [] if last == 1.0 else [("", f"alpha ends at {last}; it must reach 1")]
+    schedule = SCHEDULES.build(name, **params)
+    alphas = [float(schedule(progress)) for progress in SAMPLED]
+    if alphas[-1] != 1.0:
+        return [("", f"alpha ends at {alphas[-1]}; it must reach 1")]
+    if any(before == 1.0 > after for before, after in pairwise(alphas)):
+        return [("", "alpha falls from 1, where weights stop for good; let 1 be its last value")]
+    return []
 
 
 def blend_schedule(choice: Choice) -> tuple[Schedule, float]:

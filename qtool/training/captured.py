@@ -48,7 +48,7 @@ class CapturedStep:
 
     def _kind_of(self, images: Tensor) -> Kind:
         model = self.step.model
-        looks = any(isinstance(m, ActivationQuantizer) and m.looks for m in model.modules())
+        looks = tuple(m.looks for m in model.modules() if isinstance(m, ActivationQuantizer))
         return images.shape, looks, sum(p.requires_grad for p in model.parameters())
 
     def _warm_up(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

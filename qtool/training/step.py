@@ -58,7 +58,9 @@ class TrainingStep:
         self.mark("optimizer")
         self.optimizer.zero_grad(set_to_none=True)
         self.mark("backward")
-        (loss if penalty is None else loss + penalty).backward()
+        total = loss if penalty is None else loss + penalty
+        if total.requires_grad:  # not where all weights were blended, and their blend is done
+            total.backward()
         self.mark("optimizer")
         self.optimizer.step()
         self.mark("rest")

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qtool.comparison.statistics import Difference, mean_and_std, paired_difference, verdict
+from qtool.comparison.statistics import (
+    Difference,
+    beyond_chance,
+    mean_and_std,
+    paired_difference,
+    verdict,
+)
 
 
 def test_the_interval_is_that_of_the_paired_t_test():
@@ -66,3 +72,53 @@ def test_the_standard_deviation_is_the_samples():
     assert spread == pytest.approx(np.std([0.1, 0.2, 0.4], ddof=1))
     assert mean_and_std([]) == (None, None)
     assert mean_and_std([0.5]) == (0.5, None)
+
+
+def test_among_several_arms_chance_seldom_shows_anything():
+    random = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(300):
+        base, *arms = random.normal(0.9, 0.01, (9, 4)).tolist()
+        gaps = [paired_difference(str(k), "base", arm, base) for k, arm in enumerate(arms)]
+        said = verdict(gaps)
+        wrong += "better than" in said or "worse than" in said
+
+    assert wrong <= 300 * 0.05 + 12  # without a correction about 90
+
+
+def test_holm_s_procedure_is_that_of_the_published_example():
+    # Holm, 1979: the smallest against alpha / 3, the next against alpha / 2, then alpha
+    assert beyond_chance([0.01, 0.04, 0.03]) == [True, False, False]
+    assert beyond_chance([0.01, 0.04, 0.02]) == [True, True, True]
+    assert beyond_chance([None, 0.04]) == [False, True]
+    assert beyond_chance([]) == []
+
+
+def test_the_p_value_is_that_of_the_paired_t_test():
+    a, b = [0.91, 0.93, 0.92, 0.95], [0.90, 0.94, 0.90, 0.91]
+    expected = stats.ttest_rel(a, b).pvalue
+
+    assert paired_difference("a", "b", a, b).p_value == pytest.approx(expected)
+    assert paired_difference("a", "b", [0.5, 0.5], [0.4, 0.4]).p_value is None
+
+
+def test_what_holds_alone_but_not_among_others_is_said_so():
+    one = Difference("a", "b", 0.015, 0.01, 0.02, 4, 0.04)
+    other = Difference("c", "b", 0.0, -0.01, 0.01, 4, 0.9)
+
+    assert verdict([one]) == "a is better than b: +1.00 to +2.00 points."
+    assert "a against b: +1.00 to +2.00 points taken alone, but among 2 comp" in verdict(
+        [one, other]
+    )
+
+
+def test_an_arm_that_fails_is_not_better_on_the_seeds_that_are_left():
+    found = paired_difference("a", "b", [0.95, 0.953, 0.948, None], [0.90, 0.902, 0.898, 0.5])
+    said = verdict([found], {"b": 0, "a": 1})
+
+    assert said.startswith("a failed on one seed. a against b: +4.")
+    assert said.endswith("on the 3 seeds that both finished, but a failed more often.")
+    assert "a is better than b" in verdict([found], {"b": 1, "a": 1})
+    assert "but b failed more often" in verdict(
+        [paired_difference("a", "b", [0.5, 0.502, 0.5], [0.9, 0.9, 0.9])], {"b": 2}
+    )

@@ -75,10 +75,14 @@ def test_a_blend_excludes_an_estimator_and_a_learned_range(side: str) -> None:
         ({"start": 1.0, "stop": 0.0}, "alpha ends at 0.0; it must reach 1"),
         ({"start": 0.0, "stop": 1.5}, "alpha must stay within 0 and 1"),
         ({"start": -0.5, "stop": 1.0}, "alpha must stay within 0 and 1"),
+        (
+            {"name": "piecewise", "values": [0.0, 1.0, 0.5, 1.0], "at": [0.25, 0.5, 0.75]},
+            "alpha falls from 1, where weights stop for good; let 1 be its last value",
+        ),
     ],
 )
 def test_alpha_stays_within_zero_and_one_and_reaches_one(
-    side: str, blend: dict[str, float], why: str
+    side: str, blend: dict[str, Any], why: str
 ) -> None:
     data = {side: {"bits": 4, "range": "ema_min_max", "blend": {"name": "linear"} | blend}}
     if side == "weights":

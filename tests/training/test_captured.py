@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import qtool
 from qtool.errors import TrainingError
-from qtool.quantizers.layers import make_traceable, set_progress
+from qtool.quantizers.layers import begin_step, make_traceable, set_progress
 from qtool.training import captured
 from qtool.training.captured import WARM_UP, CapturedStep
 from qtool.training.losses import cross_entropy
@@ -169,3 +169,21 @@ def test_learning_rates_stay_in_the_tensors_that_a_graph_reads() -> None:
     assert all(one is other for one, other in zip(now, held, strict=True))
     assert [float(rate) for rate in held] == [0.25] * len(held)
     assert all(group["capturable"] for group in step.optimizer.param_groups)
+
+
+def test_another_graph_is_for_each_choice_of_ranges_that_are_looked_at() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten())
+    ranges = [{"name": "ema_min_max", "every": every} for every in (2, 3)]
+    section = {
+        "activations": {"bits": 3, "range": ranges[0]},
+        "overrides": [{"match": "2", "activations": {"range": ranges[1]}}],
+    }
+    model = qtool.prepare(net, section, batch(0, "cpu")[0]).train()
+    optimizer = OPTIMIZERS.build("sgd")(parameter_groups(model), 0.05)
+    step = CapturedStep(TrainingStep(model, cross_entropy, optimizer))
+    kinds = []
+    for _ in range(6):
+        begin_step(model)
+        kinds.append(step._kind_of(batch(0, "cpu")[0]))
+    assert len(set(kinds)) == 4  # both look, neither does, the first alone, the second alone

@@ -1,0 +1,79 @@
+"""What a comparison with the straight-through equivalent says of trials that did not finish."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qtool.comparison import equivalence
+from qtool.comparison.equivalence import METRIC_NAMES, Question, arm_name, equivalence_report
+from qtool.quantizers.tensor_settings import WeightQuantization
+from qtool.quantizers.weight_map import WeightMap
+from qtool.sections import check
+
+RATE = 0.01
+
+
+def question(*, adaptive: bool = False, **weights: Any) -> Question:
+    settings = check(WeightQuantization, {"bits": 2, "range": "he_uniform"} | weights, "weights")
+    return Question({"conv": WeightMap(settings)}, adaptive, "", [], [RATE], [3, 1, 2])
+
+
+def report(
+    asked: Question,
+    failures: dict[str, list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: float = 0.01,
+) -> tuple[dict[str, Any], list[tuple[str, int]]]:
+    """Return the report where arms failed on some seeds, and which trials were read."""
+    read: list[tuple[str, int]] = []
+    figures = dict.fromkeys(METRIC_NAMES, error)
+    monkeypatch.setattr(equivalence, "measure", lambda *_: (figures, {}))
+    summaries = {
+        arm_name(RATE, arm): [
+            {
+                "status": "failed" if seed in failures.get(arm, []) else "finished",
+                "validation_accuracy": 0.9,
+            }
+            for seed in asked.seeds
+        ]
+        for arm in asked.arms
+    }
+
+    def load(name: str, seed: int) -> Any:
+        read.append((Path(name).name, seed))
+
+    return equivalence_report("r.yaml", asked, summaries, load), read
+
+
+def test_arms_are_judged_on_the_seeds_that_all_of_them_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result, read = report(question(), {"mapped": [1], "naive": [2]}, monkeypatch)
+    seeds: dict[str, list[int]] = {}
+    for arm, seed in read:
+        seeds.setdefault(arm, []).append(seed)
+    assert (seeds["mapped"], seeds["jitter"], seeds["naive"]) == ([3, 2], [3, 2], [3])
+    assert result["equivalent"] is True
+    assert "Some arm did not finish on 1 of 3 seeds, which are left out." in result["verdict"]
+    whole, _ = report(question(), {"naive": [2]}, monkeypatch)
+    assert "left out" not in whole["verdict"]
+
+
+def test_without_a_seed_that_all_finished_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, _ = report(question(), {"mapped": [1, 2], "jitter": [3]}, monkeypatch)
+    assert result["equivalent"] is None
+    assert "some arm did not finish, so nothing is said" in result["verdict"]
+
+
+def test_under_adam_a_moving_parameter_has_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    moving = {"name": "linear", "start": 1.0, "stop": 2.0}
+    estimator = {"name": "hyperbolic_tangent", "sharpness": moving}
+    result, _ = report(question(adaptive=True, estimator=estimator), {}, monkeypatch)
+    assert "is indistinguishable from straight_through, down to" in result["verdict"]
+
+
+def test_where_nothing_moves_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, _ = report(question(), {}, monkeypatch, error=0.0)
+    assert result["equivalent"] is None
+    assert "moved no weight, so the run is too short to say anything" in result["verdict"]
