@@ -20,7 +20,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     made = Table(title=title, title_justify="left", title_style="bold", show_header=named)
     for column in columns:
         justify = "right" if column.startswith("#") else "left"
-        made.add_column(column.removeprefix("#"), justify=justify, overflow="fold")
+        name = column is columns[0] and named  # the others give way to what a row is about
+        heading = column.removeprefix("#")
+        made.add_column(heading, justify=justify, overflow="fold", no_wrap=name)
     for row in rows:
         made.add_row(*[str(cell) for cell in row])
     return made

@@ -129,6 +129,8 @@ def convert(source: Path, output: Path | None = None, device: str = "auto") -> d
     A run gives its trained weights; a recipe its given weights, calibrated and not trained.
     """
     chosen, float_accuracy = assembly.pick_device(device), None
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder; give a run folder or a recipe")
     if output is not None:
         run_folder.refuse_unless_writable(output, "--output names a .safetensors file")
     if source.is_dir():

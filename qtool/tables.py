@@ -190,12 +190,13 @@ def show_runs(result: dict[str, Any]) -> None:
 
 def show_inspection(result: dict[str, Any]) -> None:
     """Show what a recipe, run, integer model or ONNX file holds."""
-    facts = [(key, value) for key, value in result.items() if not isinstance(value, list | dict)]
+    plain = {key: v for key, v in result.items() if not isinstance(v, list | dict)}
+    facts = [(_label(key), _fact(key, value)) for key, value in plain.items()]
     show(table(str(result["source"]), ["", ""], facts), on_stdout=True)
     if layers := result.get("layers"):
         shared = {key: _most_common([la.get(key, "") for la in layers]) for key in HOW}
         layers = [{k: v for k, v in la.items() if shared.get(k) != v} for la in layers]
-        columns = list(dict.fromkeys(key for layer in layers for key in layer))
+        columns = list(dict.fromkeys(key for la in layers for key, value in la.items() if value))
         rows = [[layer.get(column, "") for column in columns] for layer in layers]
         show(table("layers", columns, rows), on_stdout=True)
         for key, how in shared.items():
@@ -206,6 +207,23 @@ def show_inspection(result: dict[str, Any]) -> None:
         show(table("left float", ["layer", "why"], list(left.items())), on_stdout=True)
     for problem in result.get("problems", []):
         say(f"problem: {problem}", on_stdout=True)
+
+
+def _label(key: str) -> str:
+    return key.replace("_bytes", " size").replace("_", " ")
+
+
+def _fact(key: str, value: Any) -> str:
+    """Return what stands beside a key, as people write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or isinstance(value, str):
+        return value or "-"
+    if key.endswith(("accuracy", "agreement")):
+        return percent(value)
+    if key.endswith("bytes"):
+        return _bytes(value)
+    return f"{value:,}" if isinstance(value, int) else _number(value)
 
 
 def show_estimators(result: dict[str, Any]) -> None:

@@ -608,6 +608,7 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
     "missing value": (["train", "r.yaml", "--run-dir"], "requires an argument"),
     "one argument too many": (["train", "r.yaml", "x"], "unexpected extra argument"),
     "nothing to compare": (["compare", "runs"], "Missing argument"),
+    "missing run": (["convert", "runs/no"], "runs/no: no such file or folder; give a run folder"),
     "missing recipe": (["train", "no.yaml"], "no.yaml: no such file or folder; give the path"),
     "recipe is a folder": (["train", "run"], "run: a folder; give the path of a recipe file"),
     "--set without =": ([*TRAIN, "--set", "training.epochs"], "write key=value, such as"),

@@ -81,7 +81,7 @@ def beyond_chance(p_values: list[float | None]) -> list[bool]:
 
 
 def verdict(differences: list[Difference], failed: dict[str, int] | None = None) -> str:
-    """Say in a sentence or two for each arm what the differences show.
+    """Say what the differences show, a line for each failed arm and each difference.
 
     Args:
         differences: from the first arm. Several are corrected for being several.
@@ -97,7 +97,7 @@ def verdict(differences: list[Difference], failed: dict[str, int] | None = None)
         _sentence(item, tests if item.p_value is not None and not sure else 1, lost)
         for item, sure in zip(differences, shown, strict=True)
     ]
-    return " ".join([*failures, *sentences])
+    return "\n".join([*failures, *sentences])
 
 
 def _count(seeds: int) -> str:

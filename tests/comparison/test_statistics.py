@@ -116,7 +116,7 @@ def test_an_arm_that_fails_is_not_better_on_the_seeds_that_are_left():
     found = paired_difference("a", "b", [0.95, 0.953, 0.948, None], [0.90, 0.902, 0.898, 0.5])
     said = verdict([found], {"b": 0, "a": 1})
 
-    assert said.startswith("a failed on one seed. a against b: +4.")
+    assert said.startswith("a failed on one seed.\na against b: +4.")
     assert said.endswith("on the 3 seeds that both finished, but a failed more often.")
     assert "a is better than b" in verdict([found], {"b": 1, "a": 1})
     assert "but b failed more often" in verdict(
