@@ -44,7 +44,10 @@ BLENDED = LEARNED | {
             "blend": {"name": "cubic", "start": 0.0, "stop": 1.0, "window": [0.0, 0.4]},
         },
         "activations": {"bits": 4, "grid": "asymmetric", "range": "ema_min_max"},
-        "overrides": [{"match": "fc3", "weights": {"blend": None, "range": "learned"}}],
+        "overrides": [
+            {"match": "fc3", "weights": {"blend": None, "range": "learned"}},
+            {"match": "conv2", "weights": {"range": "ppq"}},
+        ],
     },
     "training": {
         "epochs": 4,
