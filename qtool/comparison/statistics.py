@@ -121,7 +121,7 @@ def _sentence(item: Difference, tests: int, failed: dict[str, int]) -> str:
     if item.low <= 0 <= item.high:
         return f"{names}: no difference detected with {item.pairs} seeds ({interval})."
     if tests > 1:
-        return f"{names}: {interval} taken alone, but among {tests} comparisons chance does that."
+        return f"{names}: {interval} taken alone, which among {tests} comparisons may be chance."
     better = item.low > 0
     best, other = (item.arm, item.against) if better else (item.against, item.arm)
     if failed.get(best, 0) > failed.get(other, 0):
