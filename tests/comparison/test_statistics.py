@@ -107,7 +107,7 @@ def test_what_holds_alone_but_not_among_others_is_said_so():
     other = Difference("c", "b", 0.0, -0.01, 0.01, 4, 0.9)
 
     assert verdict([one]) == "a is better than b: +1.00 to +2.00 points."
-    assert "a against b: +1.00 to +2.00 points taken alone, but among 2 comp" in verdict(
+    assert "a against b: +1.00 to +2.00 points taken alone, which among 2 comp" in verdict(
         [one, other]
     )
 
