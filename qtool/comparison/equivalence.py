@@ -232,7 +232,7 @@ def _verdict(
         changes = f" with lr x {factors} and re-initialized weights"
     errors, agreements = (metrics[key] for key in METRIC_NAMES[:2])
     figures = "; ".join(
-        f"{arm} {errors[arm][at]:.3g} and {100 * agreements[arm][at]:.1f} %"
+        f"{arm} {errors[arm][at]:.3g} and {100 * agreements[arm][at]:.2f} %"
         for arm in (MAPPED, JITTER, NAIVE)
         if errors[arm][at] is not None
     )
