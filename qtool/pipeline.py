@@ -35,6 +35,7 @@ from qtool.integer.file import save_integer
 from qtool.quantizers.prepare import plan
 from qtool.recipe import Recipe
 from qtool.tables import show_plan
+from qtool.training.freed_memory import keep_freed_memory
 from qtool.training.profile import StepProfile
 from qtool.training.progress import say_epoch
 
@@ -77,6 +78,8 @@ def train_recipe(
     say(f"training {folder} on {chosen} ({assembly.device_name(chosen)})")
     for note in recipe.quantization.notes():
         say(f"note: {note}")
+    if chosen.type == "cpu":
+        keep_freed_memory()
     loaders = assembly.make_data(recipe, chosen)
     trainer, architecture = runs.start_or_resume(recipe, loaders, folder, chosen)
     trainer.profile = StepProfile(chosen) if profile else None
