@@ -56,7 +56,7 @@ def _inspect_recipe(path: Path) -> Inspection:
 def _prepared(recipe: Recipe, network: nn.Module, architecture: dict[str, Any]) -> nn.Module:
     shape = shape_of_input(architecture)
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    return prepare(network, recipe.quantization, images)
+    return prepare(network, recipe.quantization, images, search=False)
 
 
 def _sizes(architecture: dict[str, Any]) -> Inspection:

@@ -60,7 +60,11 @@ class PlanRow:
 
 
 def prepare(
-    model: nn.Module, quantization: Quantization | dict[str, Any], example: Tensor | None = None
+    model: nn.Module,
+    quantization: Quantization | dict[str, Any],
+    example: Tensor | None = None,
+    *,
+    search: bool = True,
 ) -> nn.Module:
     """Return a copy of `model` whose Conv2d and Linear layers are fake-quantized.
 
@@ -73,6 +77,8 @@ def prepare(
         quantization: the recipe's section of that name; a user's own estimator is looked for in
             the working folder.
         example: one batch of inputs [B, ...] on the model's device.
+        search: False takes max|w| where a range is a slow search (mse, ppq): enough for `plan`, or
+            for a model whose state is about to be loaded.
 
     Raises:
         RecipeError: If the section is wrong, or an override matches no layer.
@@ -108,6 +114,10 @@ def prepare(
             state.left_float[name] = f"{type(module).__name__} is neither Conv2d nor Linear"
     keep_state(model, state)
     record_first_forward(model, state.recording, _release_uncalled)
+    if not search:
+        for layer in quant_layers(model).values():
+            if layer.weight_quantizer is not None:
+                layer.weight_quantizer.fit_roughly(layer.weight)
     if example is not None:
         with without_traces(model):
             model(example)

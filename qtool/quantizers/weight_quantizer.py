@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qtool.numerics.grid import dequantize, quantize
-from qtool.numerics.ranges import refine_scale
+from qtool.numerics.ranges import absmax, refine_scale
 from qtool.numerics.schedules import SCHEDULES, Schedule
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.oscillation import OscillationTracker, observe
@@ -64,6 +64,14 @@ class WeightQuantizer(FakeQuantize):
         scale = self.rule(self._rows(weight), self.known_grid)
         self.scale.copy_(scale.reshape(self.scale.shape))
         self.ready = True
+
+    @torch.no_grad()
+    def fit_roughly(self, weight: Tensor) -> None:
+        """Set scales that wait for a slow search from max|w| instead: enough to see a plan."""
+        if not self.ready:
+            scale = absmax(self._rows(weight), self.known_grid)
+            self.scale.copy_(scale.reshape(self.scale.shape))
+            self.ready = True
 
     @torch.no_grad()
     def fit_again(self, weight: Tensor) -> None:

@@ -494,3 +494,17 @@ def test_a_torchvision_model_is_quantized_trained_and_paired_with_its_batch_norm
         assert torch.isfinite(layer.weight.grad).all(), layer_name
         assert layer.weight_quantizer is not None
         assert layer.weight_quantizer.scale.grad is not None, layer_name
+
+
+@pytest.mark.parametrize("name", ["mse", "ppq"])
+def test_a_plan_is_the_same_without_a_search(name: str) -> None:
+    section = {"weights": {"bits": 3, "range": name}, "activations": {"bits": 4}}
+    searched = qtool.prepare(Net(), section, IMAGES)
+    rough = qtool.prepare(Net(), section, IMAGES, search=False)
+    assert plan(rough) == plan(searched)
+    for layer in ("stem", "head"):
+        state = rough.get_submodule(layer).state_dict()
+        largest = state["weight"].flatten(1).abs().amax(1)
+        assert torch.allclose(state["weight_quantizer.scale"].flatten(), largest / 3)
+    rough.load_state_dict(searched.state_dict())
+    assert torch.equal(rough.eval()(IMAGES), searched.eval()(IMAGES))

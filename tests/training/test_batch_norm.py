@@ -115,8 +115,8 @@ def test_a_batch_that_fails_leaves_momentum_and_mode_as_they_should_be() -> None
 
 def recipe(folder: Path, **training: Any) -> Path:
     data = {
-        "model": {"name": "shufflenet_v2_x0_5"},
-        "data": {"name": "digits", "batch_size": 32, "image_size": 16, "train_samples": 128},
+        "model": {"name": "resnet20"},
+        "data": {"name": "digits", "batch_size": 32, "image_size": 8, "train_samples": 128},
         "quantization": {"weights": {"bits": 4}, "activations": {"bits": 4}},
         "training": {"epochs": 1, "optimizer": "sgd", "learning_rate": 0.05} | training,
     }
