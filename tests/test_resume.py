@@ -1,7 +1,6 @@
 """Runs that are killed, interrupted, finished already, or going nowhere."""
 
 import json
-import multiprocessing
 import re
 import signal
 import subprocess
@@ -19,11 +18,11 @@ from qtool import pipeline
 from qtool.cli import main
 from qtool.errors import TrainingError
 
-# 48 steps make an epoch long enough to be killed in the middle of it.
+# 32 steps make an epoch long enough to be killed in the middle of it.
 LEARNED: dict[str, Any] = {
     "seed": 3,
     "model": {"name": "lenet5"},
-    "data": {"name": "digits", "batch_size": 8, "image_size": 16, "train_samples": 384},
+    "data": {"name": "digits", "batch_size": 8, "image_size": 16, "train_samples": 768},
     "quantization": {
         "weights": {"bits": 4, "range": "learned"},
         "activations": {"bits": 4, "range": "learned"},
@@ -89,30 +88,15 @@ def write(folder: Path, recipe: dict[str, Any], **training: Any) -> Path:
     return path
 
 
-def command(recipe: Path, folder: Path) -> list[str]:
-    return ["train", str(recipe), "--run-dir", str(folder), "--device", "cpu", "--resume"]
-
-
-def kill_in_the_middle(argv: list[str], folder: Path, after_epoch: int, wait: float) -> int | None:
-    """Run a command, kill it `wait` seconds after an epoch ended, and return its exit code.
-
-    Processes are forked from one that has imported torch: that takes longer than their training.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["qtool.pipeline"])
-    process = context.Process(target=main, args=(argv,))
-    process.start()
-    while process.is_alive() and epochs_in(folder) < after_epoch:
-        time.sleep(0.002)
-    time.sleep(wait)
-    process.kill()
-    process.join(timeout=60)
-    return process.exitcode
-
-
-def epochs_in(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return path.read_text().count("\n") if path.is_file() else 0
+def start(recipe: Path, folder: Path) -> "subprocess.Popen[str]":
+    argv = ["train", str(recipe), "--run-dir", str(folder), "--device", "cpu", "--resume"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "qtool", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
 
 
 def heed_interrupts() -> None:
@@ -120,23 +104,18 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def interrupt_in_the_middle(argv: list[str], after_epoch: int) -> tuple[int, str, str]:
-    """Run a command, press Ctrl-C after an epoch; return exit code, stdout and stderr."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "qtool", *argv],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_interrupts,
-    )
+def end_in_the_middle(
+    process: "subprocess.Popen[str]", after_epoch: int, wait: float, number: signal.Signals
+) -> tuple[int, str, str]:
+    """Send a signal `wait` seconds after an epoch ended; return exit code, stdout and stderr."""
     assert process.stderr is not None
     said = []
     for line in process.stderr:
         said.append(line)
         if re.match(rf"epoch +{after_epoch}/", line):
             break
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    time.sleep(wait)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, "".join(said) + err
 
@@ -183,9 +162,10 @@ def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
 ) -> None:
     path = write(tmp_path, recipe)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    for after_epoch, wait in ((1, 0.02), (3, 0.05)):
-        argv = command(path, killed)
-        assert kill_in_the_middle(argv, killed, after_epoch, wait) == -signal.SIGKILL
+    for after_epoch, wait in ((1, 0.02), (3, 0.08)):
+        process = start(path, killed)
+        code, out, err = end_in_the_middle(process, after_epoch, wait, signal.SIGKILL)
+        assert (code, out) == (-signal.SIGKILL, ""), err
         assert after_epoch <= len(metrics(killed)) < 4
         assert json.loads((killed / "summary.json").read_text())["status"] == "running"
     resumed = pipeline.train(path, killed, device="cpu", resume=True)
@@ -200,13 +180,12 @@ def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
     apart = ("run", "seconds")
     assert [resumed.pop(key) != straight.pop(key) for key in apart] == [True, True]
     assert resumed == straight
-    left = {p.name for p in killed.iterdir() if p.suffix != ".tmp"}  # of a write that was killed
-    assert left == {p.name for p in whole.iterdir()}
+    assert {p.name for p in whole.iterdir()} == {p.name for p in killed.iterdir()}
 
 
 def test_ctrl_c_keeps_a_good_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
     path, folder = write(tmp_path, LEARNED), tmp_path / "run"
-    code, out, err = interrupt_in_the_middle(command(path, folder), 2)
+    code, out, err = end_in_the_middle(start(path, folder), 2, 0.05, signal.SIGINT)
     assert (code, out) == (130, "")
     assert "Traceback" not in err
     assert "--resume" in err.splitlines()[-2]
@@ -297,7 +276,7 @@ def test_a_run_that_diverges_fails_and_names_the_first_bad_layer(
     assert (code, out) == (1, "")
     assert "Traceback" not in err
     last = err.splitlines()[-1]
-    assert re.match(r"error: the loss became (nan|inf) in epoch 1, step \d+; ", last)
+    assert last.startswith("error: the loss became nan in epoch 1, step ")
     assert re.search(r"the first layer that went bad is (conv|fc)\d", last)
     assert "Lower training.learning_rate" in last
     summary = json.loads((folder / "summary.json").read_text())

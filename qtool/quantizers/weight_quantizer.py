@@ -61,17 +61,13 @@ class WeightQuantizer(FakeQuantize):
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
         """Set the scales from the weight [C, ...] by the range rule."""
-        scale = self.rule(self._rows(weight), self.known_grid)
-        self.scale.copy_(scale.reshape(self.scale.shape))
-        self.ready = True
+        self._take(self.rule(self._rows(weight), self.known_grid))
 
     @torch.no_grad()
     def fit_roughly(self, weight: Tensor) -> None:
         """Set scales that wait for a slow search from max|w| instead: enough to see a plan."""
         if not self.ready:
-            scale = absmax(self._rows(weight), self.known_grid)
-            self.scale.copy_(scale.reshape(self.scale.shape))
-            self.ready = True
+            self._take(absmax(self._rows(weight), self.known_grid))
 
     @torch.no_grad()
     def fit_again(self, weight: Tensor) -> None:
@@ -79,8 +75,12 @@ class WeightQuantizer(FakeQuantize):
         if not (self.refines and self.ready):
             self.fit(weight)
             return
-        scale = refine_scale(self._rows(weight), self.scale.reshape(-1), self.known_grid)
+        self._take(refine_scale(self._rows(weight), self.scale.reshape(-1), self.known_grid))
+
+    def _take(self, scale: Tensor) -> None:
+        """Set the scales, of which there are as many as rows."""
         self.scale.copy_(scale.reshape(self.scale.shape))
+        self.ready = True
 
     def _rows(self, weight: Tensor) -> Tensor:
         """Return the elements that share each scale, float32 [scales, K]."""
