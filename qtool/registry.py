@@ -2,83 +2,16 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
+from collections.abc import Callable
 from functools import partial
-from reprlib import Repr
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from qtool.errors import RecipeError
+from qtool.problems import did_you_mean, plain_message
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return '; did you mean x?' for a near miss, else the list of what is known."""
-    known = list(known)
-    if close := get_close_matches(str(word), known, n=1):
-        return f"; did you mean {close[0]}?"
-    return f"; choose one of: {', '.join(known)}"
-
-
-SHOWN = 60  # characters of a wrong value in a message
-
-
-def shown(value: object) -> str:
-    """Return a value as a recipe would write it, cut short where it is long."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    try:
-        text = _BRIEF.repr(value)
-    except ValueError:  # Python refuses to print a number of more than 4,300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-_BRIEF = Repr()
-_BRIEF.maxlevel = 3
-_BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = SHOWN
-
-
-def plain_message(error: Any) -> str:
-    """Turn one pydantic error into what is wrong, in words that need no pydantic."""
-    limit = error.get("ctx", {})
-    value = shown(error["input"])
-    match error["type"]:
-        case "less_than_equal":
-            return f"{value} is more than {limit['le']}"
-        case "greater_than_equal":
-            return f"{value} is less than {limit['ge']}"
-        case "greater_than":
-            return f"{value} is not more than {limit['gt']}"
-        case "less_than":
-            return f"{value} is not less than {limit['lt']}"
-        case "missing":
-            return "missing"
-        case "literal_error":
-            choices = limit["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            return f"unknown choice {value}{did_you_mean(str(error['input']), choices)}"
-        case "value_error":
-            return str(limit["error"])
-        case "finite_number":
-            return f"{value} is not a finite number"
-        case "invalid_key":
-            return "a key must be text"
-        case kind if kind.endswith("_type"):
-            wanted = {
-                "int_type": "a whole number",
-                "float_type": "a number",
-                "string_type": "text",
-                "bool_type": "true or false",
-                "list_type": "a list",
-                "dict_type": "a mapping",
-                "model_type": "a mapping of keys",
-                "model_attributes_type": "a mapping of keys",
-            }.get(kind, kind.removesuffix("_type"))
-            return f"{value} is not {wanted}"
-    return f"{error['msg']}, got {value}"
 
 
 class Registry(Generic[F]):

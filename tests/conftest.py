@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from qtool.export import parity
+from qtool.export import measure
 
 torch.set_num_threads(1)  # small tensors gain nothing from more, and lose much on a busy core
 settings.register_profile("qtool", deadline=None)
@@ -18,5 +18,5 @@ settings.load_profile("qtool")
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let exports do without the float file, half of their time, that they are timed against."""
-    monkeypatch.setattr(parity, "export_float", lambda model, image, path: None)
-    monkeypatch.setattr(parity, "latencies", lambda paths, image: [1.0 for _ in paths])
+    monkeypatch.setattr(measure, "export_float", lambda model, image, path: None)
+    monkeypatch.setattr(measure, "latencies", lambda paths, image: [1.0 for _ in paths])

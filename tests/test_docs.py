@@ -7,21 +7,22 @@ import pytest
 from pydantic import BaseModel
 
 from qtool import __version__
-from qtool.cli import app, compare_app
+from qtool.cli import app
+from qtool.cli.compare import compare_app
 from qtool.data.datasets import DATASETS
-from qtool.export.targets import TARGETS
+from qtool.export.targets.target import TARGETS
 from qtool.models.papers import MODELS
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.numerics.schedules import SCHEDULES
-from qtool.quantizers.settings import Override, Quantization
-from qtool.quantizers.tensor_settings import (
+from qtool.recipe.recipe import Data, Model, Recipe, Training
+from qtool.settings.quantization import Override, Quantization
+from qtool.settings.tensors import (
     ActivationQuantization,
     Freezing,
     WeightQuantization,
 )
-from qtool.recipe import Data, Model, Recipe, Training
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS
 

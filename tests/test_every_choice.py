@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from qtool import pipeline, run_folder
+from qtool import pipeline
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.numerics.sign_family import SIGN_FAMILY
 from qtool.recipe import Recipe
-from qtool.recipe_file import write_recipe
-from qtool.sections import check
+from qtool.recipe.file import write_recipe
+from qtool.runs.folder import INTEGER
+from qtool.settings.section import check
 
 OF_INPUTS = {"ranges": {"ema_min_max", "half_normal", "pact"}, "roundings": {"ceil"}}
 OF_WEIGHTS = {"ranges": {"he_uniform"}, "roundings": set[str]()}
@@ -51,7 +52,7 @@ def train_and_convert(folder: Path, side: str, settings: dict[str, Any]) -> Path
     assert trained["status"] == "finished"
     before, after = (converted[f"validation_accuracy_{when}"] for when in ("before", "after"))
     assert abs(before - after) <= 0.02  # hardly trained, some images have two equal logits
-    assert (run / run_folder.INTEGER).is_file()
+    assert (run / INTEGER).is_file()
     return run
 
 

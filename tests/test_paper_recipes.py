@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qtool import assembly, pipeline
+from qtool import pipeline
 from qtool.models.papers import MODELS
 from qtool.recipe import Recipe
-from qtool.recipe_file import load_recipe, override, write_recipe
-from qtool.sections import check
+from qtool.recipe.file import load_recipe, override, write_recipe
+from qtool.runs import build
+from qtool.settings.section import check
 
 ROOT = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))
@@ -70,7 +71,7 @@ def simpler(quantization: Any) -> Any:
 @each_recipe
 def test_a_recipe_plans_what_it_quantizes_before_there_are_data(path: Path) -> None:
     recipe = load_recipe(path)
-    assembly.check_against_network(recipe, str(path))
+    build.check_against_network(recipe, str(path))
     found = pipeline.inspect(path)
 
     assert found["layers"]

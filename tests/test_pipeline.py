@@ -9,10 +9,10 @@ import torch
 import yaml
 
 import qtool
-from qtool import comparisons, pipeline
+from qtool import pipeline
 from qtool.errors import ConversionError, ExportError, InputError
-from qtool.export import parity
-from qtool.export.runtime import open_session
+from qtool.export import gate
+from qtool.export.targets.onnxruntime import open_session
 
 ROOT_RECIPE = Path(__file__).parent.parent / "recipes" / "digits.yaml"
 RECIPE = {
@@ -95,7 +95,7 @@ def test_a_run_without_an_integer_model_is_converted_first(story, tmp_path):
 def test_a_file_that_disagrees_is_not_written(story, tmp_path, monkeypatch):
     _, run, _, _, _ = story
     before = (run / "export.json").read_bytes()
-    monkeypatch.setattr(parity, "judge", lambda figures, given: "the runtime is wrong")
+    monkeypatch.setattr(gate, "judge", lambda figures, given: "the runtime is wrong")
     with pytest.raises(ExportError, match="the runtime is wrong"):
         pipeline.export(run, tmp_path / "m.onnx")
 
@@ -113,9 +113,9 @@ def test_comparing_again_reuses_every_trial(tmp_path, monkeypatch):
         "assignments": ["training.epochs=1", "data.train_samples=128"],
         "device": "cpu",
     }
-    first = comparisons.compare_estimators(recipe, **arguments)
+    first = pipeline.compare_estimators(recipe, **arguments)
     monkeypatch.setattr("qtool.training.loop.Trainer.fit", None)  # nothing may train again
-    second = comparisons.compare_estimators(recipe, **arguments)
+    second = pipeline.compare_estimators(recipe, **arguments)
 
     assert first == second
     assert json.loads((tmp_path / "comparison" / "comparison.json").read_text()) == first
@@ -127,7 +127,7 @@ def test_comparing_again_reuses_every_trial(tmp_path, monkeypatch):
 
 def test_arms_of_one_seed_start_from_the_same_weights_and_data(tmp_path):
     recipe = write(tmp_path, RECIPE)
-    result = comparisons.compare_estimators(
+    result = pipeline.compare_estimators(
         recipe,
         ["straight_through", "identity"],
         "weights",
@@ -143,7 +143,7 @@ def test_arms_of_one_seed_start_from_the_same_weights_and_data(tmp_path):
 
 def test_a_trial_that_diverges_is_counted_and_the_others_go_on(tmp_path):
     recipe = write(tmp_path, RECIPE)
-    result = comparisons.compare_estimators(
+    result = pipeline.compare_estimators(
         recipe,
         ["straight_through", "identity"],
         None,
@@ -161,15 +161,15 @@ def test_a_comparison_in_the_folder_of_another_one_is_refused(tmp_path):
     recipe = write(tmp_path, RECIPE)
     settings = ["training.epochs=1", "data.train_samples=64"]
     arguments = (recipe, ["identity"], None, [0], tmp_path / "c")
-    comparisons.compare_estimators(*arguments, settings, "cpu")
+    pipeline.compare_estimators(*arguments, settings, "cpu")
 
     with pytest.raises(InputError, match=r"training\.epochs: 1 there, 2 here"):
-        comparisons.compare_estimators(*arguments, ["training.epochs=2", settings[1]], "cpu")
+        pipeline.compare_estimators(*arguments, ["training.epochs=2", settings[1]], "cpu")
 
 
 def test_runs_and_files_stand_side_by_side(story, tmp_path):
     folder, run, trained, _, exported = story
-    result = comparisons.compare_runs([run, folder / "m.onnx"], tmp_path)
+    result = pipeline.compare_runs([run, folder / "m.onnx"], tmp_path)
     first, second = result["arms"]
 
     assert first["mean"] == trained["validation_accuracy"]
@@ -271,7 +271,7 @@ def test_a_loop_of_ones_own_can_do_what_training_does(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(integer(images), model(images), rtol=1e-3, atol=1e-3)
     qtool.export_onnx(integer, images, tmp_path / "m.onnx")
-    runtime = parity.run(open_session(tmp_path / "m.onnx"), images)
+    runtime = gate.run(open_session(tmp_path / "m.onnx"), images)
     torch.testing.assert_close(runtime, integer(images), rtol=1e-3, atol=1e-3)
 
 

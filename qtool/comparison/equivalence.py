@@ -16,10 +16,10 @@ from statistics import fmean
 from typing import Any
 
 from qtool.comparison import agreement
-from qtool.comparison.change_points import Record, read_record
 from qtool.comparison.trials import summarize_trials
-from qtool.quantizers.weight_map import WeightMap
-from qtool.run_folder import METRICS
+from qtool.runs.changes import Record, read_record
+from qtool.runs.folder import METRICS
+from qtool.straight_through.weights import WeightMap
 
 CUSTOM, MAPPED, NAIVE, JITTER = "custom", "mapped", "naive", "jitter"
 JITTER_FACTOR = 1.01

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qtool.conversion.fold_batch_norm import fold_batch_norm
 from qtool.conversion.proof import prove
 from qtool.errors import ConversionError
+from qtool.graph.swap import keep_state, replace_module
 from qtool.integer.layers import (
     Converted,
     IntegerLayer,
@@ -18,9 +19,8 @@ from qtool.integer.layers import (
     make_integer_layer,
 )
 from qtool.integer.relu import CallSpec, IntegerReLU, ReluSpec
-from qtool.model_state import keep_state, replace_module
 from qtool.numerics.grid import quantize, to_codes
-from qtool.quantizers.activation_quantizer import ActivationQuantizer
+from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, blend_alphas, quant_layers
 from qtool.quantizers.prepare import Prepared, prepared_state

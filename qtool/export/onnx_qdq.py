@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx_ir as ir
-import torch
 from torch import Tensor, nn
 
-from qtool.errors import ExportError
 from qtool.export.annotation import Annotation, write_annotations, write_metadata
 from qtool.export.qdq_modules import Ceil, QdqLayer, QdqReLU
-from qtool.export.quiet import quietly
-from qtool.export.targets import TARGETS
+from qtool.export.targets.target import TARGETS
+from qtool.export.trace import traced
 from qtool.export.weights import WeightWriter, choose_forms, to_proto
+from qtool.graph.swap import replace_module
 from qtool.integer.layers import converted_state, integer_layers
 from qtool.integer.relu import integer_relus
-from qtool.model_state import replace_module
 
 
 def export_onnx(
@@ -96,35 +93,3 @@ def export_onnx(
 def _distinct(annotations: list[Annotation]) -> list[Annotation]:
     """Keep one annotation of each tensor: layers that share an input share its quantizer."""
     return list({item.tensor: item for item in annotations}.values())
-
-
-def traced(model: nn.Module, example: Tensor, opset: int, batch: int | None) -> ir.Model:
-    """Return the ONNX graph of a model; the input is `images`, the output `logits`.
-
-    Raises:
-        ExportError: If torch.onnx cannot express the model.
-    """
-    if batch is None and example.shape[0] == 1:
-        example = torch.cat([example, example])  # a batch of one would be taken for a constant
-    if batch is not None:
-        example = example[:1].expand(batch, *example.shape[1:]).contiguous()
-    shapes = None if batch is not None else ({0: torch.export.Dim("batch")},)
-    try:
-        with quietly():
-            program = torch.onnx.export(
-                model,
-                (example,),
-                dynamo=True,
-                dynamic_shapes=shapes,
-                input_names=["images"],
-                output_names=["logits"],
-                opset_version=opset,
-                verbose=False,
-            )
-    except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise ExportError(
-            f"torch.onnx cannot express the model: {reason[0] if reason else error!r}"
-        ) from error
-    assert program is not None
-    return program.model

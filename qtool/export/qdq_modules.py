@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qtool.export.weights import LAYER, ROLE
+from qtool.graph.calls import CountsCalls
 from qtool.integer.layers import IntegerLayer
 from qtool.integer.relu import IntegerReLU
 from qtool.numerics.grid import IntegerGrid
-from qtool.quantizers.relu import CountsCalls
 
 Ceil = Literal["exact", "shifted"]
 SHIFT = 128  # a signed grid travels as uint8 around this zero point: the kernels want uint8

@@ -15,8 +15,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qtool.export.annotation import Annotation, tensor_names
 from qtool.export.packing import Packed, Part, pack
-from qtool.export.runtime import INTEGER_KERNELS
-from qtool.export.targets import Target
+from qtool.export.targets.onnxruntime import INTEGER_KERNELS
+from qtool.export.targets.target import Target
 from qtool.integer.layers import LayerSpec
 from qtool.numerics.grid import IntegerGrid
 

@@ -10,15 +10,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from qtool.errors import InputError
+from qtool.files.whole import write_atomically
+from qtool.graph.calls import restart_calls
+from qtool.graph.swap import keep_state, replace_module
 from qtool.integer.layers import (
     Converted,
     converted_state,
     make_integer_layer,
 )
 from qtool.integer.relu import IntegerReLU
-from qtool.model_state import keep_state, replace_module
-from qtool.quantizers.relu import restart_calls
-from qtool.run_folder import write_atomically
 
 FORMAT = "2"
 READABLE = ("1", "2")  # 1 has no rounding of inputs: it was always half_to_even

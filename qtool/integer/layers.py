@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qtool.graph.swap import kept_state
 from qtool.integer.relu import ReluSpec
-from qtool.model_state import kept_state
 from qtool.numerics.grid import IntegerGrid, Kind, quantize
 from qtool.numerics.roundings import ROUNDINGS
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qtool.graph.calls import CountsCalls
 from qtool.numerics.grid import IntegerGrid, Kind, dequantize, quantize
 from qtool.numerics.roundings import ROUNDINGS
-from qtool.quantizers.relu import CountsCalls
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from qtool.models.weights import (
     plain_state_dict,
     read_state_dict,
 )
-from qtool.registry import did_you_mean, plain_message
+from qtool.problems import did_you_mean, plain_message
 
 RGB = 3
 SMALL_IMAGE = 64  # pixels; up to here the residual networks start without a stride

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qtool.registry import did_you_mean
+from qtool.problems import did_you_mean
 
 ROUNDING = 1e-12  # a sine below this is what rounding leaves of w parallel to w*
 ROOT_OF_2_PI = math.sqrt(2 * math.pi)

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from qtool.quantizers.activation_quantizer import ActivationQuantizer
+from qtool.graph.recording import without_traces
+from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import quant_layers
-from qtool.quantizers.recording import without_traces
 
 
 def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:

@@ -19,9 +19,9 @@ from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE
 from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
-from qtool.quantizers.choices import blend_schedule
 from qtool.quantizers.rounding_function import Backward, RoundToGrid
-from qtool.quantizers.tensor_settings import (
+from qtool.settings.choices import blend_schedule
+from qtool.settings.tensors import (
     LEARNED,
     ActivationQuantization,
     WeightQuantization,

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.quantizers.activation_quantizer import ActivationQuantizer
+from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.tensor_settings import ActivationQuantization, WeightQuantization
-from qtool.quantizers.weight_quantizer import WeightQuantizer, begin_steps
+from qtool.quantizers.weights import WeightQuantizer, begin_steps
+from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
 
 class QuantLayer(nn.Module):

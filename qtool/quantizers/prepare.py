@@ -8,9 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qtool.model_state import ATTRIBUTE, keep_state, kept_state, replace_module
+from qtool.graph.calls import restart_calls
+from qtool.graph.recording import Recording, Watched, record_first_forward, without_traces
+from qtool.graph.swap import ATTRIBUTE, keep_state, kept_state, replace_module
 from qtool.numerics.estimators import ESTIMATORS
-from qtool.quantizers.activation_quantizer import ActivationQuantizer
+from qtool.problems import Problem, did_you_mean, report
+from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import (
     QUANT_TYPES,
@@ -19,12 +22,12 @@ from qtool.quantizers.layers import (
     quant_layers,
     release_quant_layer,
 )
-from qtool.quantizers.recording import Recording, record_first_forward, without_traces
-from qtool.quantizers.relu import QuantReLU, find_places, restart_calls, shared_places
-from qtool.quantizers.settings import Quantization
-from qtool.quantizers.user_estimators import load_estimator, used_by
-from qtool.registry import did_you_mean
-from qtool.sections import Problem, check, report
+from qtool.quantizers.relu import QuantReLU, find_places, shared_places
+from qtool.settings.quantization import Quantization
+from qtool.settings.section import check
+from qtool.settings.user_estimators import load_estimator, used_by
+
+WATCHED = Watched(QuantLayer, QuantReLU)
 
 
 @dataclass
@@ -113,7 +116,7 @@ def prepare(
         elif any(p.ndim > 1 for p in module.parameters(recurse=False)):
             state.left_float[name] = f"{type(module).__name__} is neither Conv2d nor Linear"
     keep_state(model, state)
-    record_first_forward(model, state.recording, _release_uncalled)
+    record_first_forward(model, state.recording, _release_uncalled, WATCHED)
     if not search:
         for layer in quant_layers(model).values():
             if layer.weight_quantizer is not None:

@@ -14,31 +14,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from qtool.quantizers.activation_quantizer import ActivationQuantizer
-from qtool.quantizers.settings import Quantization
+from qtool.graph.calls import CountsCalls
+from qtool.quantizers.activations import ActivationQuantizer
+from qtool.settings.quantization import Quantization
 
 Place = tuple[str, int]  # name of a ReLU, and which of its calls in one forward pass
 KEEPS_THE_GRID = ("max_pool2d", "flatten", "view", "reshape", "contiguous", "dropout")
-
-
-class CountsCalls(nn.Module):
-    """A module that knows which of its calls in one forward pass of the model this is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def next_call(self) -> int:
-        """Return the number of this call, from 0."""
-        self.calls += 1
-        return self.calls - 1
-
-
-def restart_calls(model: nn.Module, args: Any = ()) -> None:
-    """Begin to count calls anew; a forward pre-hook of the whole model."""
-    for module in model.modules():
-        if isinstance(module, CountsCalls):
-            module.calls = 0
 
 
 class QuantReLU(CountsCalls):

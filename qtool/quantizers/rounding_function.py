@@ -31,7 +31,7 @@ from qtool.numerics.fast_estimators import (
 )
 from qtool.numerics.roundings import Rounding
 from qtool.numerics.steps import widen
-from qtool.quantizers import compiled
+from qtool.quantizers import kernels
 
 BLOCK = 1 << 18  # elements; three float32 blocks, shared by two cores, fit their L2 caches
 FEW = 1 << 16  # elements that are divided again sooner than limits of x are found
@@ -108,12 +108,12 @@ class RoundToGrid(torch.autograd.Function):
         ctx.bounds, ctx.offset, ctx.how, ctx.shifted = (low, high), offset, how, shift is not None
         ctx.rounding = rounding
         x_hat = None
-        ctx.compiles = how.compiles and shift is None and compiled.can_compile(rounding, x)
+        ctx.compiles = how.compiles and shift is None and kernels.can_compile(rounding, x)
         if ctx.compiles and isinstance(low, float) and isinstance(high, float):
             try:
-                x_hat = compiled.forward(x, scale, low, high, offset, rounding)
+                x_hat = kernels.forward(x, scale, low, high, offset, rounding)
             except Exception as error:  # compilers fail in many ways
-                compiled.give_up(error)
+                kernels.give_up(error)
         if x_hat is None:
             ctx.compiles, x_hat = False, _rounded(x, scale, low, high, offset, rounding)
         # the next call may change the scale before this one's backward
@@ -130,7 +130,7 @@ class RoundToGrid(torch.autograd.Function):
             try:
                 return _by_kernels(ctx, grads[0], x, scale)
             except Exception as error:  # such as a user's estimator that cannot be traced
-                compiled.give_up(error)
+                kernels.give_up(error)
             if ctx.needs_input_grad[1]:
                 low, high = ctx.bounds
                 x_hat = _rounded(x, scale, low, high, ctx.offset, ctx.rounding)
@@ -178,7 +178,7 @@ def _by_kernels(ctx: Any, grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tenso
     how: Backward = ctx.how
     rule = how.scale_rule if ctx.needs_input_grad[1] else None
     low, high = ctx.bounds
-    grad_x, grad_scale = compiled.backward(
+    grad_x, grad_scale = kernels.backward(
         grad, x, scale, how.estimator, low, high, ctx.offset, rule, ctx.rounding
     )
     if grad_scale is not None:

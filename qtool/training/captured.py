@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qtool.errors import TrainingError
-from qtool.quantizers.activation_quantizer import ActivationQuantizer
+from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import begin_step
 from qtool.training.step import TrainingStep
 

@@ -22,13 +22,13 @@ from qtool.quantizers.layers import (
     without_blends,
 )
 from qtool.training.captured import CapturedStep
+from qtool.training.compiled import compiled_forward
 from qtool.training.losses import Loss
 from qtool.training.optimizers import make_capturable, set_rate
 from qtool.training.population import Population
 from qtool.training.profile import StepProfile
 from qtool.training.progress import EpochBar, progress_bar
 from qtool.training.step import TakeStep, TrainingStep
-from qtool.training.whole_model import compiled_forward
 
 
 class Batches(Protocol):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.weight_quantizer import WeightQuantizer
+from qtool.quantizers.weights import WeightQuantizer
 
 PHASES = (
     "data",

@@ -21,10 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qtool import assembly, pipeline, runs
+from qtool import pipeline
 from qtool.numerics.grid import quantize
-from qtool.quantizers.activation_quantizer import ActivationQuantizer
+from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import quant_layers
+from qtool.runs import build
+from qtool.runs.run import start_or_resume
 from qtool.training.loop import Trainer
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "digits.yaml"
@@ -37,10 +39,10 @@ class EnoughError(Exception):
 
 def make_trainer(assignments: list[str], device: torch.device) -> Trainer:
     """Return the recipe's trainer at its beginning; the same numbers whatever its precision."""
-    recipe = assembly.load_checked(RECIPE, assignments)
+    recipe = build.load_checked(RECIPE, assignments)
     with tempfile.TemporaryDirectory() as folder:
-        loaders = assembly.make_data(recipe, device)
-        return runs.start_or_resume(recipe, loaders, Path(folder), device)[0]
+        loaders = build.make_data(recipe, device)
+        return start_or_resume(recipe, loaders, Path(folder), device)[0]
 
 
 def train_steps(trainer: Trainer, steps: int) -> nn.Module:

@@ -31,10 +31,10 @@ from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.numerics.sign_family import SIGN_FAMILY
 from qtool.quantizers.layers import compile_kernels, make_traceable
 from qtool.training.captured import CapturedStep
+from qtool.training.compiled import compiled_forward
 from qtool.training.losses import cross_entropy
 from qtool.training.optimizers import OPTIMIZERS, make_capturable, parameter_groups
 from qtool.training.step import TrainingStep
-from qtool.training.whole_model import compiled_forward
 
 Step = Callable[[], Any]
 WAYS = ("kernels", "whole_model", "captured", "whole_model+captured")

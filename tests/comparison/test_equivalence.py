@@ -7,9 +7,9 @@ import pytest
 
 from qtool.comparison import equivalence
 from qtool.comparison.equivalence import METRIC_NAMES, Question, arm_name, equivalence_report
-from qtool.quantizers.tensor_settings import WeightQuantization
-from qtool.quantizers.weight_map import WeightMap
-from qtool.sections import check
+from qtool.settings.section import check
+from qtool.settings.tensors import WeightQuantization
+from qtool.straight_through.weights import WeightMap
 
 RATE = 0.01
 

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 import qtool
 from qtool.conversion.to_integer import round_biases
-from qtool.export import annotation, parity
-from qtool.export.onnx_qdq import Ceil, export_onnx
-from qtool.export.runtime import open_session
+from qtool.export import annotation, gate
+from qtool.export.lint import lint
+from qtool.export.onnx_qdq import export_onnx
+from qtool.export.qdq_modules import Ceil
+from qtool.export.targets.onnxruntime import open_session
 from qtool.integer.layers import integer_layers
 
 IMAGES = torch.randn(64, 2, 10, 10, generator=torch.Generator().manual_seed(1))
@@ -77,7 +79,7 @@ def integer_net(kind: str, activations: dict[str, Any], **weights: Any) -> nn.Mo
 def exported(integer: nn.Module, path: Path, ceil: Ceil = "exact") -> onnx.ModelProto:
     export_onnx(integer, IMAGES, path, ceil=ceil)
     model = onnx.load(str(path))
-    assert annotation.lint(model) == []
+    assert lint(model) == []
     return model
 
 
@@ -124,7 +126,7 @@ def test_the_runtime_agrees_with_the_integer_model(
 ) -> None:
     integer, _, path = export(kind, inputs)
     expected = integer(IMAGES)
-    found = parity.run(open_session(path), IMAGES)
+    found = gate.run(open_session(path), IMAGES)
     assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
     assert torch.equal(found.argmax(1), expected.argmax(1))
 
@@ -185,7 +187,7 @@ def test_a_shifted_ceil_is_an_addition_before_the_usual_pair(
         ("DequantizeLinear", [s, 0.0]),
     ]
     assert not counted(model)["Ceil"]
-    found, expected = parity.run(open_session(path), IMAGES), integer(IMAGES)
+    found, expected = gate.run(open_session(path), IMAGES), integer(IMAGES)
     assert float((found - expected).abs().median()) <= 1e-4 * float(expected.abs().max())
 
 
@@ -226,7 +228,7 @@ def test_zeros_and_whole_steps_get_the_same_codes_in_the_runtime(
     step = first(integer).input_scale * (2 if activations is BIPOLAR else 1)
     x = torch.cat([torch.arange(-3.0, 18.0), torch.tensor([-0.0, 0.5, 1e-3, -1e-3])]) * step
     export_onnx(integer, example, tmp_path / "m.onnx")
-    found = parity.run(open_session(tmp_path / "m.onnx"), x.reshape(-1, 1))
+    found = gate.run(open_session(tmp_path / "m.onnx"), x.reshape(-1, 1))
     torch.testing.assert_close(found, integer(x.reshape(-1, 1)), rtol=1e-6, atol=0)
     if activations is BIPOLAR:
         assert torch.equal(found.flatten().sign(), torch.where(x > 0, 1.0, -1.0))
@@ -252,11 +254,11 @@ def test_the_share_of_codes_that_a_shift_changes_is_counted(activations: dict[st
     shifted = np.clip(np.rint((x.numpy() + s / 2) / s), grid.qmin, grid.qmax)
     expected = float(np.mean(up != shifted))
     assert expected > 0
-    assert parity.shifted_share(integer, batches(x)) == pytest.approx(expected, abs=1e-12)
+    assert gate.shifted_share(integer, batches(x)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_only_layers_with_ceil_are_counted() -> None:
-    assert parity.shifted_share(integer_net("linear", BINARY), batches(IMAGES)) is None
+    assert gate.shifted_share(integer_net("linear", BINARY), batches(IMAGES)) is None
     section = {
         "weights": {"bits": 4},
         "activations": CEIL,
@@ -270,7 +272,7 @@ def test_only_layers_with_ceil_are_counted() -> None:
     assert held.input_scale is not None
     shifted = torch.round((x + held.input_scale / 2) / held.input_scale).clamp(0, 15)
     expected = float((given != shifted).double().mean())
-    assert parity.shifted_share(integer, batches(IMAGES)) == pytest.approx(expected, abs=1e-12)
+    assert gate.shifted_share(integer, batches(IMAGES)) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +288,7 @@ def test_ternary_weights_are_three_codes_and_called_so(
     model = exported(integer, tmp_path / "m.onnx")
     kinds = {a.tensor: a.datatype for a in annotation.read_annotations(model.graph)}
     assert kinds["0.codes"] == kinds["3.codes"] == "TERNARY"
-    found, expected = parity.run(open_session(tmp_path / "m.onnx"), IMAGES), integer(IMAGES)
+    found, expected = gate.run(open_session(tmp_path / "m.onnx"), IMAGES), integer(IMAGES)
     assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 
@@ -297,7 +299,7 @@ def test_one_bit_weights_and_inputs_together(tmp_path: Path) -> None:
     model = exported(integer, tmp_path / "m.onnx")
     kinds = {a.tensor: a.datatype for a in annotation.read_annotations(model.graph)}
     assert kinds["0.codes"] == "BIPOLAR"
-    found, expected = parity.run(open_session(tmp_path / "m.onnx"), IMAGES), integer(IMAGES)
+    found, expected = gate.run(open_session(tmp_path / "m.onnx"), IMAGES), integer(IMAGES)
     assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 

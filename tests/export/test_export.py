@@ -9,9 +9,10 @@ from torch import nn
 import qtool
 from qtool.conversion.to_integer import round_biases
 from qtool.errors import ExportError, InputError, RecipeError
-from qtool.export import annotation, parity
+from qtool.export import annotation, gate
+from qtool.export.lint import lint
 from qtool.export.onnx_qdq import export_onnx
-from qtool.export.runtime import INTEGER_KERNELS, open_session, optimized_graph
+from qtool.export.targets.onnxruntime import INTEGER_KERNELS, open_session, optimized_graph
 from qtool.integer.layers import integer_layers
 
 IMAGES = torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(1))
@@ -58,7 +59,7 @@ def exported(tmp_path_factory):
 
 
 def logits(path, images=IMAGES):
-    return parity.run(open_session(path), images)
+    return gate.run(open_session(path), images)
 
 
 WIDTHS = [(1, "narrow"), (2, "narrow"), (3, "narrow"), (3, "mid_rise"), (6, "full"), (8, "narrow")]
@@ -72,7 +73,7 @@ def test_the_runtime_gives_what_the_integer_model_gives_at_every_width(tmp_path,
 
     torch.testing.assert_close(logits(path), integer(IMAGES), rtol=1e-4, atol=1e-5)
     codes = sum(layer.codes.numel() for layer in integer_layers(integer).values())
-    assert parity.check_codes(path, integer, described["layers"]) == codes
+    assert gate.check_codes(path, integer, described["layers"]) == codes
     packed = sum(layer["packed_bytes"] for layer in described["layers"])
     assert bits <= 8 * packed / codes < bits + 0.1
     onnx.checker.check_model(onnx.load(str(path)), full_check=True)
@@ -123,7 +124,7 @@ def test_every_quantized_tensor_is_annotated_with_tensors_of_the_graph(exported)
     notes = {item.tensor: item for item in annotation.read_annotations(graph)}
     constants = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
 
-    assert annotation.lint(onnx.load(str(path))) == []
+    assert lint(onnx.load(str(path))) == []
     for name, layer in integer_layers(integer).items():
         weight, image = notes[f"{name}.codes"], notes[f"{name}.input_codes"]
         np.testing.assert_array_equal(constants[weight.scale], layer.weight_scale.numpy())
@@ -139,7 +140,7 @@ def test_annotations_can_be_left_out(tmp_path, exported):
     export_onnx(integer, IMAGES, path, annotate=False)
 
     assert not onnx.load(str(path)).graph.quantization_annotation
-    assert annotation.lint(onnx.load(str(path)))
+    assert lint(onnx.load(str(path)))
 
 
 def test_widths_and_the_rest_stand_in_the_metadata(tmp_path, exported):
@@ -198,7 +199,7 @@ def write_twice(model):
     ],
 )
 def test_the_linter_finds_damaged_annotations(exported, tmp_path, edit, message):
-    problems = annotation.lint(onnx.load(str(edited(exported[0], tmp_path, edit))))
+    problems = lint(onnx.load(str(edited(exported[0], tmp_path, edit))))
 
     assert any(message in problem for problem in problems)
 
@@ -213,7 +214,7 @@ def test_one_flipped_bit_of_a_packed_weight_is_found(exported, tmp_path):
     damaged = edited(path, tmp_path, flip_a_bit)
 
     with pytest.raises(ExportError, match="codes of conv2 differ"):
-        parity.check_codes(damaged, integer, described["layers"])
+        gate.check_codes(damaged, integer, described["layers"])
 
 
 def test_twin_layers_with_the_same_weights_export(tmp_path):
@@ -232,7 +233,7 @@ def test_twin_layers_with_the_same_weights_export(tmp_path):
     integer = qtool.convert(model)
     described = export_onnx(integer, IMAGES, tmp_path / "m.onnx")
 
-    parity.check_codes(tmp_path / "m.onnx", integer, described["layers"])
+    gate.check_codes(tmp_path / "m.onnx", integer, described["layers"])
     torch.testing.assert_close(logits(tmp_path / "m.onnx"), integer(IMAGES), rtol=1e-4, atol=1e-5)
 
 
@@ -277,27 +278,27 @@ def figures(**changes):
 
 
 def test_clear_images_must_agree():
-    assert parity.judge(figures(clear_agreement=0.98), torch.zeros(1)) == ""
-    assert "at least 0.98" in parity.judge(figures(clear_agreement=0.979), torch.zeros(1))
+    assert gate.judge(figures(clear_agreement=0.98), torch.zeros(1)) == ""
+    assert "at least 0.98" in gate.judge(figures(clear_agreement=0.979), torch.zeros(1))
 
 
 def test_where_few_images_are_clear_the_logits_must_agree():
     bad = figures(clear_share=0.49, median_abs_difference=0.11)
 
-    assert "median" in parity.judge(bad, torch.zeros(1))
-    assert parity.judge(bad | {"clear_share": 0.5}, torch.zeros(1)) == ""
-    assert parity.judge(bad | {"median_abs_difference": 0.1}, torch.zeros(1)) == ""
+    assert "median" in gate.judge(bad, torch.zeros(1))
+    assert gate.judge(bad | {"clear_share": 0.5}, torch.zeros(1)) == ""
+    assert gate.judge(bad | {"median_abs_difference": 0.1}, torch.zeros(1)) == ""
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_output_that_is_not_finite_disagrees(value):
-    assert "not finite" in parity.judge(figures(), torch.tensor([0.0, value]))
+    assert "not finite" in gate.judge(figures(), torch.tensor([0.0, value]))
 
 
 def test_agreement_counts_images_by_hand():
     expected = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.49], [2.0, 0.0]])
     given = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.49, 0.5], [0.0, 1.0]])
-    found = parity.agreement(expected, given)
+    found = gate.agreement(expected, given)
 
     assert found["top1_agreement"] == 0.5
     assert found["clear_share"] == 0.75
@@ -308,5 +309,5 @@ def test_agreement_counts_images_by_hand():
 def test_weights_of_8_bits_are_named_as_what_may_be_behind_a_disagreement():
     narrow = [{"weight_bits": 7}, {"weight_bits": None}]
 
-    assert parity.hint_for(narrow) == ""
-    assert "to 7" in parity.hint_for([*narrow, {"weight_bits": 8}])
+    assert gate.hint_for(narrow) == ""
+    assert "to 7" in gate.hint_for([*narrow, {"weight_bits": 8}])

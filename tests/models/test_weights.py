@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import qtool
-from qtool import checkpoint
 from qtool.errors import DataError
 from qtool.models.vision import Built, build_model
 from qtool.models.weights import is_weights_file
+from qtool.runs import checkpoint
 
 
 def lenet(path: Path | str, classes: int = 10) -> Built:

@@ -7,8 +7,9 @@ import pytest
 from pydantic import Field
 
 from qtool.errors import RecipeError
-from qtool.registry import Registry, did_you_mean
-from qtool.sections import Choice, ProblemsError, Section, check, finite, in_registry
+from qtool.problems import ProblemsError, did_you_mean
+from qtool.registry import Registry
+from qtool.settings.section import Choice, Section, check, finite, in_registry
 
 FRUITS: Registry[Any] = Registry("fruit")
 

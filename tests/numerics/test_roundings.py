@@ -10,7 +10,7 @@ from torch import Tensor
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.roundings import ROUNDINGS, TRAINING_ONLY, deployed
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.tensor_settings import ActivationQuantization, WeightQuantization
+from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
 DRAWS = 40_000
 RANDOM = sorted(TRAINING_ONLY)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import qtool
-from qtool.quantizers.activation_quantizer import ActivationQuantizer
-from qtool.quantizers.weight_quantizer import WeightQuantizer
+from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.weights import WeightQuantizer
 
 BATCHES = [torch.randn(4, 6, generator=torch.Generator().manual_seed(k)) for k in range(3)]
 

@@ -13,7 +13,7 @@ from qtool.numerics.grid import IntegerGrid, Kind, dequantize, quantize
 from qtool.numerics.ranges import SMALLEST_SCALE
 from qtool.numerics.sign_family import SIGN_FAMILY
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.tensor_settings import ActivationQuantization, WeightQuantization
+from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
 GRIDS = [
     IntegerGrid(bits, kind)

@@ -16,7 +16,7 @@ from qtool.numerics.steps import widen
 from qtool.quantizers import rounding_function
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.rounding_function import Backward, RoundToGrid
-from qtool.quantizers.tensor_settings import WeightQuantization
+from qtool.settings.tensors import WeightQuantization
 
 NARROW, UNSIGNED, MID_RISE, ONE_BIT = (-7.0, 7.0, 0), (0.0, 15.0, 0), (-3.0, 4.0, 0.5), (0, 1, 0.5)
 SHAPES = [(4, 5, 6, 7), (300,), (2, 40), (), (0, 3)]

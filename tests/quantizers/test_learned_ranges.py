@@ -11,10 +11,10 @@ from torch import Tensor
 import qtool
 from qtool.conversion.to_integer import round_biases
 from qtool.numerics.grid import IntegerGrid
-from qtool.quantizers.activation_quantizer import ActivationQuantizer
+from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.tensor_settings import ActivationQuantization, WeightQuantization
-from qtool.quantizers.weight_quantizer import WeightQuantizer
+from qtool.quantizers.weights import WeightQuantizer
+from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 from qtool.training.optimizers import parameter_groups
 
 Array = np.ndarray[Any, Any]

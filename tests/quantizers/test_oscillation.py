@@ -24,8 +24,8 @@ from qtool.quantizers.layers import (
     take_oscillations,
 )
 from qtool.quantizers.oscillation import SAMPLE, OscillationTracker, observe
-from qtool.quantizers.tensor_settings import WeightQuantization
-from qtool.quantizers.weight_quantizer import WeightQuantizer
+from qtool.quantizers.weights import WeightQuantizer
+from qtool.settings.tensors import WeightQuantization
 
 NARROW = IntegerGrid(4, "narrow")
 ONE = torch.tensor(1.0)

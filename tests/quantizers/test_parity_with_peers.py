@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qtool.numerics.grid import IntegerGrid
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.tensor_settings import ActivationQuantization, WeightQuantization
+from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
 CHANNELS, COUNT = 64, 2_000
 GRIDS = [

@@ -14,13 +14,13 @@ from torchvision import models
 
 import qtool
 from qtool.errors import RecipeError
-from qtool.export.parity import shifted_share
+from qtool.export.gate import shifted_share
 from qtool.integer.file import load_integer, save_integer
 from qtool.integer.relu import IntegerReLU
 from qtool.models.papers import MODELS
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import RANGES
-from qtool.quantizers.activation_quantizer import ActivationQuantizer
+from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.relu import QuantReLU, find_places, quant_relus
 

@@ -11,8 +11,9 @@ import yaml
 from torch import Tensor, nn
 
 import qtool
-from qtool import assembly, pipeline
-from qtool.recipe_file import load_recipe
+from qtool import pipeline
+from qtool.recipe.file import load_recipe
+from qtool.runs import build
 from qtool.training.batch_norm import reestimate_batch_norm
 
 QUANTIZATION = {
@@ -134,9 +135,9 @@ def test_a_recipe_may_ask_for_it(tmp_path: Path) -> None:
     assert all(value == 3 for value in tracked)
 
     loaded = load_recipe(path)
-    loaders = assembly.make_data(loaded, torch.device("cpu"))
-    built = assembly.make_network(loaded, loaders)
-    model = assembly.prepare_network(loaded, built.model, assembly.first_images(loaders))
+    loaders = build.make_data(loaded, torch.device("cpu"))
+    built = build.make_network(loaded, loaders)
+    model = build.prepare_network(loaded, built.model, build.first_images(loaders))
     model.load_state_dict(state)
     model.eval()
     first = next(n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d))

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qtool
-from qtool import assembly, runs
-from qtool.quantizers.activation_quantizer import ActivationQuantizer
+from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import QuantLayer, make_quant_layer
-from qtool.quantizers.tensor_settings import ActivationQuantization, WeightQuantization
-from qtool.quantizers.weight_quantizer import WeightQuantizer
+from qtool.quantizers.weights import WeightQuantizer
+from qtool.runs import build
+from qtool.runs.run import start_or_resume
+from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
 DIGITS = Path(__file__).parents[2] / "recipes" / "digits.yaml"
 BITS = (2, 4, 8)
@@ -203,10 +204,10 @@ def first_losses(precision: str, steps: int, folder: Path) -> list[float]:
     """Return the first losses of the digits recipe with a small network."""
     keys = ["model.name=lenet5", "quantization.overrides=[]", f"training.precision={precision}"]
     keys += ["training.learning_rate=0.1", "data.batch_size=32"]
-    recipe = assembly.load_checked(DIGITS, keys)
+    recipe = build.load_checked(DIGITS, keys)
     device, found = torch.device("cpu"), []
-    loaders = assembly.make_data(recipe, device)
-    trainer = runs.start_or_resume(recipe, loaders, folder, device)[0]
+    loaders = build.make_data(recipe, device)
+    trainer = start_or_resume(recipe, loaders, folder, device)[0]
     loss = trainer.loss
 
     def seen(logits: Tensor, labels: Tensor) -> Tensor:

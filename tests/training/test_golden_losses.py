@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qtool import assembly, runs
+from qtool.runs import build
+from qtool.runs.run import start_or_resume
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = ["model.name=lenet5", "quantization.overrides=[]", "training.learning_rate=0.1"]
@@ -45,10 +46,10 @@ class EnoughError(Exception):
 def first_losses(name: str, steps: int, folder: Path, *changes: str) -> list[float]:
     """Return the losses of a recipe's first training steps, on the CPU in one thread."""
     assert torch.get_num_threads() == 1
-    recipe = assembly.load_checked(RECIPES / f"{name}.yaml", list(changes))
+    recipe = build.load_checked(RECIPES / f"{name}.yaml", list(changes))
     device, found = torch.device("cpu"), []
-    loaders = assembly.make_data(recipe, device)
-    trainer = runs.start_or_resume(recipe, loaders, folder, device)[0]
+    loaders = build.make_data(recipe, device)
+    trainer = start_or_resume(recipe, loaders, folder, device)[0]
     loss = trainer.loss
 
     def seen(logits: Tensor, labels: Tensor) -> Tensor:

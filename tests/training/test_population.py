@@ -8,13 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from qtool import assembly, checkpoint, comparisons, pipeline, run_folder, runs
+from qtool import pipeline
 from qtool.errors import RecipeError
 from qtool.evaluation import evaluate
 from qtool.numerics.coarse_gradient import population_loss, spurious_minimum
 from qtool.recipe import Recipe
-from qtool.recipe_file import load_recipe, write_recipe
-from qtool.sections import check
+from qtool.recipe.file import load_recipe, write_recipe
+from qtool.runs import build, checkpoint
+from qtool.runs.folder import CHECKPOINT, METRICS, SUMMARY
+from qtool.runs.run import start_or_resume
+from qtool.settings.section import check
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES
 
@@ -25,8 +28,8 @@ CPU = torch.device("cpu")
 
 def trainer(*assignments: str) -> Trainer:
     recipe = load_recipe(RECIPE, [*SMALL, *assignments])
-    loaders = assembly.make_data(recipe, CPU)
-    return runs.start_or_resume(recipe, loaders, Path("/nowhere"), CPU)[0]
+    loaders = build.make_data(recipe, CPU)
+    return start_or_resume(recipe, loaders, Path("/nowhere"), CPU)[0]
 
 
 def student(run: Trainer) -> tuple[Tensor, Tensor]:
@@ -35,7 +38,7 @@ def student(run: Trainer) -> tuple[Tensor, Tensor]:
 
 
 def teacher(*assignments: str) -> tuple[Tensor, Tensor]:
-    found = assembly.make_data(load_recipe(RECIPE, [*SMALL, *assignments]), CPU).teacher
+    found = build.make_data(load_recipe(RECIPE, [*SMALL, *assignments]), CPU).teacher
     assert found is not None
     return found.v, found.w
 
@@ -128,33 +131,33 @@ def test_where_there_are_no_classes_there_is_no_accuracy(tmp_path: Path) -> None
     run = tmp_path / "run"
     summary = pipeline.train(tmp_path / "small.yaml", run, device="cpu")
     assert summary["validation_accuracy"] is None
-    assert json.loads((run / run_folder.SUMMARY).read_text()) == summary
-    lines = [json.loads(line) for line in (run / run_folder.METRICS).read_text().splitlines()]
+    assert json.loads((run / SUMMARY).read_text()) == summary
+    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
     assert [line["train_accuracy"] for line in lines] == [None, None]
     converted = pipeline.convert(run, device="cpu")
     assert converted["validation_accuracy_before"] is None
     assert pipeline.export(run)["accuracy_runtime"] is None
-    assert comparisons.compare_runs([run])["verdict"] == "No accuracy is known."
+    assert pipeline.compare_runs([run])["verdict"] == "No accuracy is known."
 
 
 def test_a_resumed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     write_recipe(load_recipe(RECIPE, SMALL), tmp_path / "two.yaml", "two epochs")
     recipe = load_recipe(tmp_path / "two.yaml")
     whole = pipeline.train(tmp_path / "two.yaml", tmp_path / "whole", device="cpu")
-    loaders = assembly.make_data(recipe, CPU)
+    loaders = build.make_data(recipe, CPU)
     cut = tmp_path / "cut"
-    first, architecture = runs.start_or_resume(recipe, loaders, cut, CPU)
+    first, architecture = start_or_resume(recipe, loaders, cut, CPU)
 
     def stop(line: dict[str, Any]) -> None:
         state = checkpoint.take(first.model, first.optimizer, first.history, architecture)
-        checkpoint.save(state, cut / run_folder.CHECKPOINT)
+        checkpoint.save(state, cut / CHECKPOINT)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         first.fit(stop)
-    again, _ = runs.start_or_resume(recipe, loaders, cut, CPU)
+    again, _ = start_or_resume(recipe, loaders, cut, CPU)
     again.fit(lambda line: None)
-    last = (tmp_path / "whole" / run_folder.METRICS).read_text().splitlines()[-1]
+    last = (tmp_path / "whole" / METRICS).read_text().splitlines()[-1]
     assert again.history[-1]["population_loss"] == json.loads(last)["population_loss"]
     assert again.history[-1]["validation_loss"] == whole["validation_loss"]
 

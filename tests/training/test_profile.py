@@ -12,11 +12,12 @@ import yaml
 from torch import nn
 
 import qtool
-from qtool import pipeline, tables
+from qtool import pipeline
 from qtool.cli import main
 from qtool.numerics.schedules import SCHEDULES
-from qtool.quantizers.activation_quantizer import ActivationQuantizer
+from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.reports import tables
 from qtool.training import profile
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES

@@ -14,10 +14,10 @@ from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.numerics.sign_family import SIGN_FAMILY
 from qtool.quantizers.layers import make_traceable, set_progress
+from qtool.training.compiled import compiled_forward
 from qtool.training.losses import cross_entropy
 from qtool.training.optimizers import OPTIMIZERS, make_capturable, parameter_groups, set_rate
 from qtool.training.step import TrainingStep
-from qtool.training.whole_model import compiled_forward
 
 LINEAR = {"name": "linear", "start": 1.0, "stop": 4.0}
 RISING = {"name": "linear", "start": 0.0, "stop": 1.0, "window": [0.0, 1.0]}

@@ -1,0 +1,8 @@
+"""The command line: parse arguments, call a story, show the result. Imports no torch.
+
+app: the commands. compare: those of `qtool compare`. options: what commands share.
+"""
+
+from qtool.cli.app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,180 @@
+"""The command line: parse arguments, call the pipeline, show results and errors. No other logic.
+
+Nothing heavy is imported before a command runs, so that `--help` and usage errors are quick.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qtool import __version__
+from qtool.cli.compare import compare_app
+from qtool.cli.options import (
+    AsJson,
+    Assignments,
+    Device,
+    batch_size,
+    interruptible,
+    present,
+)
+from qtool.errors import QtoolError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(compare_app, name="compare")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qtool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show version.")
+    ] = False,
+) -> None:
+    """Train, convert, compare and export low-bit vision networks."""
+
+
+@app.command()
+@interruptible
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file, such as recipes/digits.yaml.")],
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run-dir", help="Folder for the run; default: runs/RECIPE'S NAME."),
+    ] = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on exactly from the last checkpoint.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Measure where the time of a step goes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the network that RECIPE describes.
+
+    Example: qtool train recipes/digits.yaml --set training.epochs=3
+    """
+    from qtool import pipeline
+    from qtool.reports import tables
+
+    result = pipeline.train(recipe, run_dir, assignments, device, resume, profile)
+    present(result, as_json, tables.show_summary)
+
+
+@app.command()
+@interruptible
+def convert(
+    source: Annotated[Path, typer.Argument(help="Run folder, or a recipe to quantize untrained.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="File of the integer model; or run folder.")
+    ] = None,
+    to: Annotated[
+        str, typer.Option("--to", help="integer, or straight_through: the run as an STE run.")
+    ] = "integer",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Turn a trained run, or a recipe's given weights, into an integer model.
+
+    With --to straight_through: a run with another estimator into the equivalent STE run.
+
+    Example: qtool convert runs/digits
+    """
+    if to not in ("integer", "straight_through"):
+        why = f"{to!r} is neither integer nor straight_through"
+        raise typer.BadParameter(why, param_hint="--to")
+    from qtool import pipeline
+    from qtool.reports import tables
+
+    if to == "straight_through":
+        result = pipeline.convert_to_straight_through(source, output, device)
+        present(result, as_json, tables.show_straight_through)
+        return
+    present(pipeline.convert(source, output, device), as_json, tables.show_conversion)
+
+
+@app.command()
+@interruptible
+def export(
+    source: Annotated[Path, typer.Argument(help="Run folder or integer model.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="ONNX file; default: model.onnx in the run.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option("--target", help="Runtime that the file is for.")
+    ] = "onnxruntime",
+    batch: Annotated[
+        str, typer.Option("--batch", help="Fixed number of images, or dynamic.")
+    ] = "dynamic",
+    annotation: Annotated[
+        bool, typer.Option("--annotation/--no-annotation", help="Write quantization_annotation.")
+    ] = True,
+    ceil: Annotated[
+        str,
+        typer.Option("--ceil", help="For rounding ceil: exact, or shifted (faster, nearly so)."),
+    ] = "exact",
+    as_json: AsJson = False,
+) -> None:
+    """Export to ONNX and prove the file in ONNX Runtime.
+
+    Example: qtool export runs/digits --output digits.onnx
+    """
+    size = batch_size(batch)
+    if ceil not in ("exact", "shifted"):
+        raise typer.BadParameter(f"{ceil!r} is neither exact nor shifted", param_hint="--ceil")
+    from qtool import pipeline
+    from qtool.reports import tables
+
+    result = pipeline.export(source, output, target, size, annotation, ceil)
+    present(result, as_json, tables.show_export)
+
+
+@app.command()
+@interruptible
+def inspect(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Recipe, run folder, integer model or ONNX file; or the word estimators."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Only of estimators: draw a page NAME.html, or a folder."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a file or run holds: layers, bits, scales, bytes; lint ONNX files.
+
+    With the word estimators: print every gradient estimator; --output draws them.
+
+    Example: qtool inspect recipes/digits.yaml
+    """
+    of_estimators = str(source) == "estimators" and not source.exists()
+    if output is not None and not of_estimators:
+        raise typer.BadParameter("goes with qtool inspect estimators only", param_hint="--output")
+    from qtool import pipeline
+    from qtool.reports import tables
+
+    if of_estimators:
+        result = pipeline.inspect_estimators(output)
+        present(result, as_json, tables.show_estimators)
+    else:
+        present(pipeline.inspect(source), as_json, tables.show_inspection)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run qtool; show a QtoolError as a message and an exit code, never as a traceback."""
+    try:
+        app(argv)
+    except QtoolError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(error.exit_code)

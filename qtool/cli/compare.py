@@ -1,0 +1,152 @@
+"""The commands of `qtool compare`: many runs, one verdict."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qtool.cli.options import (
+    AsJson,
+    Assignments,
+    Device,
+    Seeds,
+    SharedRecipe,
+    interruptible,
+    names_of,
+    present,
+    rates_of,
+    seeds_of,
+    windows_of,
+)
+
+compare_app = typer.Typer(
+    no_args_is_help=True,
+    help="Compare estimators, schedules, an estimator with its equivalent, or finished runs.",
+)
+
+
+@compare_app.command("estimators")
+@interruptible
+def compare_estimators(
+    recipe: SharedRecipe,
+    estimators: Annotated[
+        str | None, typer.Option("--estimators", help="Arms, as a,b,c; default: all of them.")
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", help="weights or activations: whose estimator differs.")
+    ] = None,
+    seeds: Seeds = "3",
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder; default: runs/NAME-estimators.")
+    ] = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train arms that differ in their gradient estimator only, seed by seed.
+
+    Example: qtool compare estimators recipes/digits.yaml --estimators straight_through,identity
+    """
+    chosen = seeds_of(seeds)
+    if on not in (None, "weights", "activations"):
+        raise typer.BadParameter(f"{on!r} is neither weights nor activations", param_hint="--on")
+    from qtool import pipeline
+    from qtool.reports import tables
+
+    names = None if estimators is None else names_of(estimators)
+    result = pipeline.compare_estimators(recipe, names, on, chosen, output, assignments, device)
+    present(result, as_json, tables.show_comparison)
+
+
+@compare_app.command("schedules")
+@interruptible
+def compare_schedules(
+    recipe: SharedRecipe,
+    schedules: Annotated[
+        str | None, typer.Option("--schedules", help="Arms, as a,b,c; default: the usual four.")
+    ] = None,
+    on: Annotated[
+        str, typer.Option("--on", help="alpha of the blends, against the STE; or learning_rate.")
+    ] = "alpha",
+    windows: Annotated[
+        str | None,
+        typer.Option("--windows", help="Shares of training, as 0-0.8,0-1: each schedule in each."),
+    ] = None,
+    seeds: Seeds = "3",
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder; default: runs/NAME-schedules.")
+    ] = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train arms that differ in one schedule only: alpha's against the STE, or the learning rate's.
+
+    Example: qtool compare schedules recipes/digits_blend.yaml --schedules linear,cubic --seeds 3
+    """
+    chosen = seeds_of(seeds)
+    if on not in ("alpha", "learning_rate"):
+        why = f"{on!r} is neither alpha nor learning_rate"
+        raise typer.BadParameter(why, param_hint="--on")
+    within = None if windows is None else windows_of(windows)
+    from qtool import pipeline
+    from qtool.reports import tables
+
+    names = None if schedules is None else names_of(schedules)
+    result = pipeline.compare_schedules(
+        recipe, names, on, within, chosen, output, assignments, device
+    )
+    present(result, as_json, tables.show_comparison)
+
+
+@compare_app.command("equivalence")
+@interruptible
+def compare_equivalence(
+    recipe: Annotated[Path, typer.Argument(help="Recipe with a fixed range of the weights.")],
+    estimator: Annotated[
+        str | None, typer.Option("--estimator", help="Of the weights; default: the recipe's.")
+    ] = None,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option("--learning-rates", help="As a,b,c; default: the recipe's x 4, 2, 1, 1/2."),
+    ] = None,
+    seeds: Seeds = "1",
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder; default: runs/NAME-equivalence.")
+    ] = None,
+    assignments: Assignments = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train with an estimator and with the STE it should be equal to, and see how far they part.
+
+    Example: qtool compare equivalence recipes/digits.yaml --estimator sinusoidal --seeds 1
+    """
+    chosen = seeds_of(seeds)
+    rates = None if learning_rates is None else rates_of(learning_rates)
+    from qtool import pipeline
+    from qtool.reports import tables
+
+    result = pipeline.compare_equivalence(
+        recipe, estimator, rates, chosen, output, assignments, device
+    )
+    present(result, as_json, tables.show_equivalence)
+
+
+@compare_app.command("runs")
+@interruptible
+def compare_runs(
+    sources: Annotated[list[Path], typer.Argument(help="Run folders and ONNX files.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder for comparison.json.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put finished runs and exported files side by side.
+
+    Example: qtool compare runs runs/digits runs/digits/model.onnx
+    """
+    from qtool import pipeline
+    from qtool.reports import tables
+
+    present(pipeline.compare_runs(sources, output), as_json, tables.show_runs)

@@ -1,0 +1,47 @@
+"""What a conversion cost: accuracy before and after, bytes, and what became of each layer."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from qtool.evaluation import evaluate, logits_of
+from qtool.integer.layers import converted_state
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def conversion_report(
+    model: nn.Module,
+    integer: nn.Module,
+    batches: Callable[[], Batches],
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, Any]:
+    """Judge the fake-quantized and the integer model on the same batches; count bytes.
+
+    Args:
+        model: from `prepare`.
+        integer: what `convert` made of it.
+        batches: returns the validation set anew, images [B, C, H, W] and labels [B].
+        loss: of logits and labels.
+    """
+    expected, labels = logits_of(model.eval(), batches())
+    given, _ = logits_of(integer, batches())
+    before, after = (
+        evaluate(lambda x: x, [(logits, labels)], loss) for logits in (expected, given)
+    )
+    state = converted_state(integer)
+    bits = sum(spec.weights * (spec.weight_bits or 32) for spec in state.layers)
+    others = [t for name, t in integer.state_dict().items() if not name.endswith(".codes")]
+    own = [p for name, p in model.named_parameters() if "_quantizer." not in name]
+    return {
+        "float_bytes": 4 * sum(p.numel() for p in own),
+        "integer_bytes": -(-bits // 8) + sum(t.numel() * t.element_size() for t in others),
+        "validation_accuracy_before": before.accuracy,
+        "validation_accuracy_after": after.accuracy,
+        "validation_images": after.images,
+        "max_abs_difference": float((expected - given).abs().max()),
+        "layers": [spec.as_dict() for spec in state.layers],
+        "left_float": state.left_float,
+        "notes": state.notes,
+    }

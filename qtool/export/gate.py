@@ -1,0 +1,218 @@
+"""The runtime's output against the integer model's: codes, logits, kernels and time."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qtool.errors import ExportError
+from qtool.evaluation import count_hits, logits_of, share_of_hits
+from qtool.export.targets.onnxruntime import Session, open_session
+from qtool.integer.layers import IntegerLayer, integer_layers
+from qtool.integer.relu import IntegerReLU, integer_relus
+from qtool.numerics.grid import IntegerGrid, quantize
+
+
+def run(session: Session, images: Tensor) -> Tensor:
+    """Return the first output for a batch of images, as a tensor."""
+    name, size = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
+    array = np.ascontiguousarray(images.detach().cpu().numpy())
+    if not isinstance(size, int):
+        return torch.from_numpy(session.run(None, {name: array})[0])
+    rows = []
+    for start in range(0, len(array), size):  # a fixed batch: fill the last one up
+        part = array[start : start + size]
+        full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+        outputs: Any = session.run(None, {name: full})
+        rows.append(torch.from_numpy(outputs[0][: len(part)]))
+    return torch.cat(rows)
+
+
+def stored_codes(path: Path, names: list[str]) -> dict[str, NDArray[np.int8]]:
+    """Return the weight codes that a file holds, as the runtime itself unpacks them."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    makers = {out: node for node in graph.node for out in node.output}
+    needed: list[onnx.NodeProto] = []
+    waiting, seen = list(names), set()
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and id(node) not in seen:
+            seen.add(id(node))
+            needed.append(node)
+            waiting += node.input
+    constants = {item.name: item for item in graph.initializer}
+    used = {name for node in needed for name in node.input} | set(names)
+    outputs = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.INT8, None) for n in names]
+    small = onnx.helper.make_graph(
+        [node for node in graph.node if id(node) in seen],
+        "codes",
+        [],
+        outputs,
+        [constants[name] for name in sorted(used) if name in constants],
+    )
+    wrapped = onnx.helper.make_model(small, opset_imports=model.opset_import)
+    wrapped.ir_version = model.ir_version
+    found: Any = open_session(wrapped.SerializeToString()).run(names, {})
+    return dict(zip(names, found, strict=True))
+
+
+def check_codes(path: Path, integer: nn.Module, layers: list[dict[str, Any]]) -> int:
+    """Compare every code in the file with the integer model's; return how many were compared.
+
+    Raises:
+        ExportError: If one differs.
+    """
+    modules = integer_layers(integer)
+    names = [layer["codes"] for layer in layers if layer["codes"]]
+    found = stored_codes(path, names) if names else {}
+    compared = 0
+    for layer in layers:
+        if layer["codes"]:
+            codes = modules[layer["name"]].codes.cpu().numpy()
+            if not np.array_equal(found[layer["codes"]], codes):
+                raise ExportError(f"{path}: the codes of {layer['name']} differ from the model's")
+            compared += codes.size
+    return compared
+
+
+def agreement(expected: Tensor, given: Tensor) -> dict[str, float]:
+    """Return how far two sets of logits [N, classes] agree.
+
+    `clear` images are those whose two best expected logits lie at least a tenth of the logits'
+    standard deviation apart: on the others, the last bit may decide.
+    """
+    sigma = float(expected.std())
+    equal = expected.argmax(1) == given.argmax(1)
+    best = expected.topk(min(2, expected.shape[1])).values
+    clear = (best[:, 0] - best[:, -1]) >= 0.1 * sigma
+    difference = (expected - given).abs().amax(1)
+    return {
+        "images": len(expected),
+        "sigma": sigma,
+        "top1_agreement": float(equal.double().mean()),
+        "clear_share": float(clear.double().mean()),
+        "clear_agreement": float(equal[clear].double().mean()) if bool(clear.any()) else 1.0,
+        "max_abs_difference": float(difference.max()),
+        "median_abs_difference": float(difference.median()),
+    }
+
+
+def judge(figures: dict[str, float], given: Tensor) -> str:
+    """Return why an export disagrees with its model, or "" where it agrees."""
+    if not bool(torch.isfinite(given).all()):
+        return "an output is not finite"
+    if figures["clear_agreement"] < 0.98:
+        return (
+            f"the top class agrees on {figures['clear_agreement']:.4f} of the images whose two "
+            f"best logits lie apart; at least 0.98 is needed"
+        )
+    tenth = 0.1 * figures["sigma"]
+    if figures["clear_share"] < 0.5 and figures["median_abs_difference"] > tenth:
+        return (
+            f"logits differ by {figures['median_abs_difference']:.3g} in the median, more than a "
+            f"tenth of their standard deviation ({tenth:.3g})"
+        )
+    return ""
+
+
+def hint_for(layers: list[dict[str, Any]]) -> str:
+    """Return what may be behind a disagreement, "" where nothing is known.
+
+    255 * 127, twice, is more than the 16 bits that kernels without VNNI instructions add up in;
+    255 * 63 is not.
+    """
+    if all((layer["weight_bits"] or 0) < 8 for layer in layers):
+        return ""
+    return (
+        "; on processors with AVX2 but without VNNI, int8 kernels saturate at weights of 8 bits: "
+        "set quantization.weights.bits, of overrides too, to 7"
+    )
+
+
+def compare_outputs(
+    path: Path, integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, Any]:
+    """Run a file and its integer model on the same images.
+
+    Returns:
+        Their agreement and accuracies; `disagreement` says why they disagree, "" where they agree.
+    """
+    session = open_session(path)
+
+    def both(images: Tensor) -> Tensor:
+        return torch.stack([integer(images).float().cpu(), run(session, images)], 1)
+
+    pairs, labels = logits_of(both, batches)
+    expected, given = pairs.unbind(1)
+    figures = agreement(expected, given)
+    return {
+        **figures,
+        "accuracy_integer": _accuracy(expected, labels),
+        "accuracy_runtime": _accuracy(given, labels),
+        "disagreement": judge(figures, given),
+    }
+
+
+def shifted_share(integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
+    """Return the share of input values whose code changes where a shift stands in for ceil.
+
+    None where nothing has rounding ceil.
+    """
+    layers = [m for m in integer_layers(integer).values() if m.spec.input_rounding == "ceil"]
+    relus = [
+        m
+        for m in integer_relus(integer).values()
+        if any(c.rounding == "ceil" for c in m.spec.calls)
+    ]
+    counted = {"changed": 0, "values": 0}
+
+    def count(x: Tensor, scale: Tensor, zero: Tensor | int, grid: IntegerGrid, q: Tensor) -> None:
+        shifted = quantize(x.float() + scale / 2, scale, zero, grid)
+        counted["changed"] += int((shifted != q).sum())
+        counted["values"] += q.numel()
+
+    def look(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, IntegerLayer)
+        assert layer.spec.input is not None
+        assert layer.input_scale is not None
+        assert layer.input_zero_point is not None
+        codes = layer.input_codes(args[0])
+        count(args[0], layer.input_scale, layer.input_zero_point, layer.spec.input, codes)
+
+    def look_at_relu(relu: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(relu, IntegerReLU)
+        call = relu.calls
+        spec = relu.spec.calls[call] if call < len(relu.spec.calls) else None
+        if spec is not None and spec.rounding == "ceil" and spec.integers is not None:
+            rectified = args[0].clamp_min(0)
+            count(rectified, relu.scales[call], 0, spec.integers, relu.codes(args[0], call))
+
+    handles = [layer.register_forward_pre_hook(look) for layer in layers]
+    handles += [relu.register_forward_pre_hook(look_at_relu) for relu in relus]
+    try:
+        for images, _ in batches:
+            integer(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counted["changed"] / counted["values"] if handles else None
+
+
+def accuracy(path: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
+    """Return the share of images whose top class a file gets right in the runtime.
+
+    None where labels are no classes.
+    """
+    session = open_session(path)
+    given, labels = logits_of(lambda batch: run(session, batch), batches)
+    return _accuracy(given, labels)
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float | None:
+    return share_of_hits(count_hits(logits, labels), len(labels), labels)

@@ -1,0 +1,62 @@
+"""What an ONNX file holds, and what is wrong with its annotations."""
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from qtool.errors import InputError
+from qtool.export import annotation
+from qtool.export.lint import lint
+from qtool.files.reading import intact
+
+Inspection = dict[str, Any]
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Return a model that ONNX accepts.
+
+    Raises:
+        InputError: If the file is missing or no valid ONNX model.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give an ONNX file")
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: not an ONNX model: {reason}") from error
+    return model
+
+
+def inspect_onnx(path: Path) -> Inspection:
+    """Return what an ONNX file holds, and what is wrong with its annotations."""
+    model = read_onnx(path)
+    said = annotation.read_metadata(model)
+    datatypes = {a.tensor: a.datatype for a in annotation.read_annotations(model.graph)}
+    with intact(path, "what qtool wrote into it is damaged"):
+        layers = [
+            {
+                "layer": layer["name"],
+                "weight": "x".join(map(str, layer["shape"])),
+                "weight bits": layer["weight_bits"] or 32,
+                "input bits": layer["input_bits"] or 32,
+                "bytes": layer["packed_bytes"],
+                "datatype": datatypes.get(layer["codes"], ""),
+                "integer kernel": layer["integer_kernel"],
+            }
+            for layer in said.get("layers", [])
+        ]
+    return {
+        "source": str(path),
+        "kind": "ONNX model",
+        "producer": model.producer_name,
+        "opset": max(item.version for item in model.opset_import),
+        "nodes": len(model.graph.node),
+        "file_bytes": path.stat().st_size,
+        "annotations": len(datatypes),
+        "layers": layers,
+        "left_float": said.get("left_float", {}),
+        "problems": lint(model),
+    }

@@ -1,0 +1,178 @@
+"""Fake quantization of weights: scales from the weight itself, learned or fitted again."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qtool.numerics.grid import dequantize, quantize
+from qtool.numerics.ranges import absmax, refine_scale
+from qtool.numerics.schedules import SCHEDULES, Schedule
+from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.oscillation import OscillationTracker, observe
+from qtool.settings.section import Choice
+from qtool.settings.tensors import WeightQuantization
+
+SEARCHES = ("mse", "percentile")  # ranges that are too slow for every step
+SLOW = ("mse", "ppq")  # ranges that wait until they are needed: weights may yet be loaded
+GIVEN = ("fixed", "he_uniform")  # ranges that do not depend on the weight's values
+
+
+class WeightQuantizer(FakeQuantize):
+    """Fake quantization of a weight: scales per tensor or per output channel.
+
+    A range that is not learned is fitted to the weight again every so many training steps, until
+    alpha of a blend reaches 1: from then on the scales, and so the codes, are frozen. Only `ppq`,
+    where it is due at every step, does not begin anew but takes one iteration from its last scale.
+
+    Attributes:
+        ahead: what is due once per training step is done before the forward pass, not in it.
+        strength: float32 [], of oscillation dampening.
+    """
+
+    strength: Tensor
+
+    def __init__(self, settings: WeightQuantization, weight: Tensor) -> None:
+        super().__init__(settings, settings.integer_grid)
+        name = settings.range.name
+        self.refit_every = settings.refit_every or (100 if name in SEARCHES else 1)
+        self.refits = not self.learns and name not in GIVEN
+        self.refines = name == "ppq" and self.refit_every == 1
+        if name == "he_uniform" and settings.range.params.get("fan_in") is None:
+            self.rule = partial(self.rule, fan_in=weight[0].numel())
+        self.squashes = name == "dorefa" and self.bits > 1
+        self.steps = 0
+        self.frozen = self.ahead = False
+        freezing = settings.freezing
+        self.tracker = OscillationTracker(weight, freezing.momentum if freezing else None)
+        self.threshold = _schedule(freezing.threshold if freezing else None)
+        self.dampens = settings.dampening is not None
+        self._dampening = _schedule(settings.dampening)
+        strength = torch.tensor(self._dampening(0.0))
+        self.register_buffer("strength", strength, persistent=False)
+        per_channel = settings.granularity == "per_channel"
+        shape = [len(weight), *[1] * (weight.ndim - 1)] if per_channel else []
+        self.scale.data = torch.ones(shape, device=weight.device)
+        self.to(weight.device)
+        if name not in SLOW:
+            self.fit(weight)
+
+    @torch.no_grad()
+    def fit(self, weight: Tensor) -> None:
+        """Set the scales from the weight [C, ...] by the range rule."""
+        self._take(self.rule(self._rows(weight), self.known_grid))
+
+    @torch.no_grad()
+    def fit_roughly(self, weight: Tensor) -> None:
+        """Set scales that wait for a slow search from max|w| instead: enough to see a plan."""
+        if not self.ready:
+            self._take(absmax(self._rows(weight), self.known_grid))
+
+    @torch.no_grad()
+    def fit_again(self, weight: Tensor) -> None:
+        """Set the scales from the weight [C, ...], which has moved a little since they were set."""
+        if not (self.refines and self.ready):
+            self.fit(weight)
+            return
+        self._take(refine_scale(self._rows(weight), self.scale.reshape(-1), self.known_grid))
+
+    def _take(self, scale: Tensor) -> None:
+        """Set the scales, of which there are as many as rows."""
+        self.scale.copy_(scale.reshape(self.scale.shape))
+        self.ready = True
+
+    def _rows(self, weight: Tensor) -> Tensor:
+        """Return the elements that share each scale, float32 [scales, K]."""
+        return weight.detach().float().reshape(self.scale.numel(), -1)
+
+    def set_progress(self, progress: float) -> None:
+        """Move all schedules to `progress`, the share of training done."""
+        super().set_progress(progress)
+        self.strength.fill_(self._dampening(progress))
+
+    def refit(self, weight: Tensor) -> None:
+        """Set the scales anew where that is due at this training step."""
+        if self.refits and not self.frozen:
+            if self.steps % self.refit_every == 0:
+                self.fit_again(weight)
+            self.steps += 1
+
+    @property
+    def blend_is_done(self) -> bool:
+        """Tell whether there is a blend and alpha has reached 1 for good."""
+        if self.blend is None or self.progress < self.last_phase:
+            return False
+        return self.blend(self.progress) >= 1.0
+
+    def before_rounding(self, weight: Tensor) -> Tensor:
+        """Return the weight as rounding sees it, same shape.
+
+        With range dorefa that is tanh(w) / max|tanh(w)| (Zhou et al., 2016, arXiv:1606.06160);
+        elements that are frozen lie at their levels.
+        """
+        if self.squashes:
+            squashed = torch.tanh(weight)
+            weight = squashed / squashed.abs().amax()
+        return self.tracker.hold(weight, self.scale.detach(), self.known_grid)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the fake-quantized weight, same shape."""
+        if not self.ahead and self.training and torch.is_grad_enabled():
+            begin_steps([self], [weight])
+        elif not self.ready:
+            self.fit(weight)
+        weight = self.before_rounding(weight)
+        rounded = self.round_to_grid(weight)
+        if not self.tracker.freezes:
+            return rounded
+        # a frozen element is s times its code: a learned scale gets g times the code from it
+        factor = self._backward(weight.numel() // self.scale.numel()).factor
+        scale = self.scale.detach() + factor * (self.scale - self.scale.detach())
+        return self.tracker.hold(rounded, scale, self.known_grid)
+
+    def penalty(self, weight: Tensor) -> Tensor | None:
+        """Return what oscillation dampening adds to the loss, [], or None without it.
+
+            strength * sum (w_hat - clip(w, low, high))^2, with no gradient through w_hat
+
+        Reference: Nagel et al., 2022, arXiv:2203.11086.
+        """
+        if not self.dampens:
+            return None
+        grid, scale = self.known_grid, self.scale.detach()
+        weight = self.before_rounding(weight)
+        low, high = ((end - grid.offset) * scale for end in (grid.qmin, grid.qmax))
+        clipped = torch.maximum(torch.minimum(weight, high), low)
+        level = dequantize(quantize(weight.detach(), scale, 0, grid), scale, 0, grid)
+        return self.strength * (level - clipped).square().sum()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside the tensors."""
+        return super().get_extra_state() | {"steps": self.steps, "frozen": self.frozen}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take what `get_extra_state` returned."""
+        super().set_extra_state(state)
+        self.steps, self.frozen = state["steps"], state["frozen"]
+
+
+@torch.no_grad()
+def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> None:
+    """Do what is due once per training step: fit scales again, watch weights oscillate."""
+    codes = []
+    for quantizer, weight in zip(quantizers, weights, strict=True):
+        quantizer.refit(weight)
+        held = quantizer.before_rounding(weight)
+        codes.append(quantizer.tracker.codes_of(held, quantizer.scale, quantizer.known_grid))
+    observe([quantizer.tracker for quantizer in quantizers], codes)
+    for quantizer, now in zip(quantizers, codes, strict=True):
+        if quantizer.tracker.freezes:
+            quantizer.tracker.freeze(now, quantizer.threshold(quantizer.progress))
+
+
+def _schedule(choice: Choice | None) -> Schedule:
+    """Return a schedule; 0 throughout where none is chosen."""
+    if choice is None:
+        return lambda progress: 0.0
+    return SCHEDULES.build(choice.name, **choice.params)

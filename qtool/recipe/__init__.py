@@ -1,0 +1,9 @@
+"""What a recipe may say; checked in full before anything is built.
+
+recipe: the sections. file: read as YAML, changed by `--set`, written.
+"""
+
+from qtool.recipe.file import load_recipe
+from qtool.recipe.recipe import Recipe
+
+__all__ = ["Recipe", "load_recipe"]

@@ -1,0 +1,175 @@
+"""A recipe as a file: read as YAML without its traps, changed by `--set`, checked, written."""
+
+import re
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qtool.errors import RecipeError
+from qtool.files.whole import write_text
+from qtool.problems import report, shown
+from qtool.recipe.recipe import Recipe
+from qtool.settings.section import check
+from qtool.settings.user_estimators import load_estimator, used_by
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML without its two traps: `1e-3` is a number, and a key written twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(f"line {line}: the key {key.value} is written twice")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the data of a YAML text.
+
+    Raises:
+        yaml.YAMLError: If it is not YAML, or a key is written twice; says where in one line.
+    """
+    try:
+        return yaml.load(text, _RecipeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise yaml.YAMLError(f"{place}{error.problem or error.context}") from error
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+    except ValueError as error:  # a date or a number that YAML knows and Python does not
+        raise yaml.YAMLError(str(error).partition(";")[0]) from error
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """Return the plain data of a recipe file.
+
+    Raises:
+        RecipeError: If the file cannot be read or is no mapping.
+    """
+    try:
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such file or folder; give the path of a recipe") from error
+    except IsADirectoryError as error:
+        raise RecipeError(f"{path}: a folder; give the path of a recipe file in it") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not a text file; a recipe is YAML in UTF-8") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise RecipeError(f"{path}: not YAML: {problem}") from error
+    if data is None:
+        raise RecipeError(f"{path}: empty; a recipe has the keys {', '.join(Recipe.model_fields)}")
+    if not isinstance(data, dict):
+        what = "a list" if isinstance(data, list) else shown(data)
+        raise RecipeError(
+            f"{path}: holds {what}; a recipe is a mapping with the keys "
+            f"{', '.join(Recipe.model_fields)}"
+        )
+    return data
+
+
+def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Return a copy of a recipe's data with every `key=value` set, as `--set` writes them.
+
+    A dotted key walks into sections; a number picks an item of a list. A choice written as a
+    plain name, such as `estimator: relu`, becomes `{name: relu}` where a parameter is set.
+
+    Raises:
+        RecipeError: If an assignment is not `key=value`, its value is not YAML, or there is
+            nothing at its place to set a key in.
+    """
+    data = dict(data)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        path = key.strip().split(".")
+        if not equals or not all(path):
+            raise RecipeError(f"--set {assignment}: write key=value, such as training.epochs=3")
+        try:
+            value = parse_yaml(text)
+        except yaml.YAMLError as error:
+            problem = " ".join(str(error).split())
+            raise RecipeError(f"--set {assignment}: the value is not YAML: {problem}") from error
+        _set(data, path, value, assignment)
+    return data
+
+
+def _set(data: Any, path: list[str], value: Any, assignment: str) -> None:
+    """Set one value; sections on the way are copied, for an alias may share them with others."""
+    for position, part in enumerate(path):
+        last = position == len(path) - 1
+        if isinstance(data, list):
+            if not part.isdecimal() or int(part) >= len(data):
+                place = ".".join(path[:position])
+                raise RecipeError(
+                    f"--set {assignment}: {place} is a list of {len(data)}; "
+                    f"pick one by its number, from 0"
+                )
+            key: Any = int(part)
+        else:
+            key = part
+        if last:
+            data[key] = value
+            return
+        inner = data[key] if isinstance(data, list) else data.get(key)
+        if inner is None:
+            inner = {}
+        elif isinstance(inner, str):
+            inner = {"name": inner}
+        elif not isinstance(inner, dict | list):
+            place = ".".join(path[: position + 1])
+            raise RecipeError(f"--set {assignment}: {place} is {shown(inner)}, which has no keys")
+        data[key] = inner = copy(inner)
+        data = inner
+
+
+def load_recipe(path: Path, assignments: list[str] | None = None) -> Recipe:
+    """Read and check a recipe file, with the assignments of `--set`.
+
+    Raises:
+        RecipeError: If the file cannot be read. Lists every problem with its dotted place.
+    """
+    return check_recipe(override(read_recipe_file(path), assignments or []), path)
+
+
+def check_recipe(data: dict[str, Any], path: Path, also: str = "") -> Recipe:
+    """Return a recipe's data as a Recipe; a user's own estimators are loaded first.
+
+    Args:
+        data: of the recipe.
+        path: of its file, beside which estimators are looked for.
+        also: what was done to the data, for messages.
+
+    Raises:
+        RecipeError: Lists every problem with its dotted place.
+    """
+    found = []
+    for place, name, params in used_by(data.get("quantization")):
+        try:
+            load_estimator(name, path.parent, params)
+        except RecipeError as error:
+            found.append((place, str(error)))
+    if found:
+        raise report(f"{path}{also}", found)
+    return check(Recipe, data, f"{path}{also}")
+
+
+def write_recipe(recipe: Recipe, path: Path, comment: str) -> None:
+    """Write the resolved recipe in one move, under a comment of one line."""
+    plain = yaml.safe_dump(recipe.as_dict(), sort_keys=False, default_flow_style=None, width=100)
+    write_text(path, f"# {comment}\n{plain}")

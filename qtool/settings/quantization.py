@@ -1,0 +1,135 @@
+"""What the `quantization` section of a recipe may say: which layers, how many bits, and how."""
+
+from fnmatch import fnmatchcase
+from typing import Any, Self
+
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core.core_schema import SerializerFunctionWrapHandler
+
+from qtool.problems import Problem, ProblemsError
+from qtool.settings.section import Section, attempt, problems_of
+from qtool.settings.tensors import ActivationQuantization, WeightQuantization
+
+
+class Override(Section):
+    """Other settings for the layers whose names match; an absent key inherits."""
+
+    match: str | list[str]
+    """Patterns of whole module names, such as conv1 or *.conv1."""
+
+    weights: dict[str, Any] | None = None
+    """Keys that differ from quantization.weights; null leaves the weights float."""
+
+    activations: dict[str, Any] | None = None
+    """Keys that differ from quantization.activations; null leaves the input float."""
+
+    @property
+    def patterns(self) -> list[str]:
+        """Return the patterns as a list."""
+        return [self.match] if isinstance(self.match, str) else self.match
+
+    @field_validator("match")
+    @classmethod
+    def _not_empty(cls, match: str | list[str]) -> str | list[str]:
+        if not match:
+            raise ValueError("names no layer; give a module name or a pattern such as layer1.*")
+        return match
+
+    @model_serializer(mode="wrap")
+    def _keep_absent_keys_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in handler(self).items() if k in self.model_fields_set}
+
+
+class Quantization(Section):
+    """What is quantized, and how. A side that is absent or null stays float."""
+
+    weights: WeightQuantization | None = None
+    """How weights are quantized."""
+
+    activations: ActivationQuantization | None = None
+    """How the inputs of layers are quantized."""
+
+    overrides: list[Override] = Field(default_factory=list)
+    """Other settings by module name pattern; the first match wins."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _overrides_make_sense(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Check the sides and what the overrides make of them, and report all of it at once."""
+        made, given, found = attempt(cls, data, handler)
+        wrong_sides = {place.split(".")[0] for place, _ in found}
+        overrides = given.get("overrides") if isinstance(given, dict) else None
+        for index, override in enumerate(overrides if isinstance(overrides, list) else []):
+            for side, section in _SIDES.items():
+                changes = override.get(side) if isinstance(override, dict) else None
+                if isinstance(changes, dict):
+                    # a wrong side is reported once, not again by each layer that inherits it
+                    base = {"bits": 8} if side in wrong_sides else given.get(side) or {}
+                    found += _override_problems(index, side, section, base, changes)
+        if found or made is None:
+            raise ProblemsError(found)
+        return made
+
+    def _merged(self, override: Override, side: str, section: type[Section]) -> Any:
+        """Return this side's settings under an override, or None where it is left float."""
+        own = getattr(self, side)
+        if side not in override.model_fields_set:
+            return own
+        changes = getattr(override, side)
+        if changes is None:
+            return None
+        base = own.model_dump(exclude_none=True) if own is not None else {}
+        return section.model_validate(_merge(base, changes))
+
+    def notes(self) -> list[str]:
+        """Return what theory says against the choices, a line each."""
+        side = self.activations
+        if side is not None and side.estimator is not None and side.estimator.name == "identity":
+            return [
+                "identity on activations passes gradients where the value saturates; it need not "
+                "settle near a minimum (arXiv:1903.05662)"
+            ]
+        return []
+
+    def for_layer(
+        self, name: str
+    ) -> tuple[WeightQuantization | None, ActivationQuantization | None, str]:
+        """Return what applies to the module `name`: weights, activations, and where that stands."""
+        for index, override in enumerate(self.overrides):
+            if any(fnmatchcase(name, pattern) for pattern in override.patterns):
+                merged = [self._merged(override, side, _SIDES[side]) for side in _SIDES]
+                return merged[0], merged[1], f"overrides.{index}"
+        return self.weights, self.activations, "quantization"
+
+
+_SIDES: dict[str, type[Section]] = {
+    "weights": WeightQuantization,
+    "activations": ActivationQuantization,
+}
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return settings under an override; a blend and an estimator take each other's place."""
+    dropped = {"blend": "estimator", "estimator": "blend"}
+    gone = {dropped[key] for key in dropped if changes.get(key) is not None}
+    kept = {k: v for k, v in base.items() if v is not None and k not in gone}
+    return {**kept, **changes}
+
+
+def _override_problems(
+    index: int, side: str, section: type[Section], base: dict[str, Any], changes: dict[str, Any]
+) -> list[Problem]:
+    """Return what is wrong with one side of one override, with its places."""
+    try:
+        section.model_validate(_merge(base, changes))
+    except ValidationError as error:
+        inner = problems_of(error, section)
+        return [(f"overrides.{index}.{side}.{place}".rstrip("."), why) for place, why in inner]
+    return []

@@ -1,0 +1,182 @@
+"""Strict sections of a recipe, and how their errors read.
+
+A section is a frozen pydantic model that refuses unknown keys and silent conversions. `check`
+turns plain data into one, or into a RecipeError that lists every problem with its dotted place.
+"""
+
+from collections.abc import Callable
+from math import isfinite
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from qtool.problems import Problem, ProblemsError, did_you_mean, plain_message, report, shown
+from qtool.registry import Registry
+
+
+class Section(BaseModel):
+    """A part of the recipe: no unknown keys, no silent conversions, no changes."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class Choice(BaseModel):
+    """A registered function and its parameters: `name`, or `{name: ..., parameter: ...}`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Return the parameters without the name."""
+        return dict(self.model_extra or {})
+
+    def __str__(self) -> str:
+        if not self.params:
+            return self.name
+        return _written(self.name, self.params)
+
+
+def _written(name: str, params: dict[str, Any]) -> str:
+    """Return `name(parameter=value)`, with schedules among the values written alike."""
+    values = {
+        key: _written(value["name"], {k: v for k, v in value.items() if k != "name"})
+        if isinstance(value, dict) and "name" in value
+        else value
+        for key, value in params.items()
+    }
+    return f"{name}({', '.join(f'{key}={value}' for key, value in values.items())})"
+
+
+def in_registry(
+    registry: Registry[Any],
+    also: Callable[[str, dict[str, Any]], list[Problem]] | None = None,
+    unless: Callable[[str], bool] = lambda name: False,
+) -> BeforeValidator:
+    """Return the check that a choice names a member of `registry` and fits its parameters.
+
+    Args:
+        registry: where the names come from.
+        also: takes the name and parameters, removes from them what is not the registry's,
+            and returns the problems it finds there.
+        unless: tells which names need not be known.
+    """
+
+    def check_choice(value: object) -> object:
+        choice = {"name": value} if isinstance(value, str) else value
+        if isinstance(choice, Choice):
+            choice = choice.model_dump()
+        if not isinstance(choice, dict):
+            why = f"{shown(value)} is not a name or {{name: ..., parameter: ...}}"
+            raise ProblemsError([("", why)])
+        if not isinstance(name := choice.get("name"), str):
+            wrong = "missing" if name is None else f"{shown(name)} is not text"
+            why = f"{wrong}; choose one of: {', '.join(registry.names())}"
+            raise ProblemsError([("name", why)])
+        params = {key: item for key, item in choice.items() if key != "name"}
+        found = also(name, params) if also else []
+        if name in registry or not unless(name):
+            found += registry.problems(name, params)
+        if found:
+            raise ProblemsError(found)
+        return choice
+
+    return BeforeValidator(check_choice)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def check(section: type[S], data: object, source: str) -> S:
+    """Return `data` as a section.
+
+    Raises:
+        RecipeError: Lists every problem with its dotted place, under the name `source`.
+    """
+    try:
+        return section.model_validate(data)
+    except ValidationError as error:
+        found = problems_of(error, section)
+    raise report(source, found)
+
+
+def attempt(
+    section: type[S], data: Any, handler: Callable[[Any], S]
+) -> tuple[S | None, Any, list[Problem]]:
+    """Let pydantic check a section inside a wrap validator, so that further checks can follow.
+
+    Returns:
+        The section, or None where its own fields are wrong; its plain data; the problems so far.
+    """
+    try:
+        made = handler(data)
+    except ValidationError as error:
+        return None, data, problems_of(error, section)
+    return made, made.model_dump(), []
+
+
+def problems_of(error: ValidationError, section: type[BaseModel]) -> list[Problem]:
+    """Return every problem of a failed validation, with places as in the recipe."""
+    found: list[Problem] = []
+    for item in error.errors():
+        place = ".".join(_as_written(part) for part in item["loc"] if part not in _NO_KEYS)
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, ProblemsError):
+            found += [(".".join(filter(None, [place, inner])), why) for inner, why in cause.found]
+        elif item["type"] == "extra_forbidden":
+            known = _keys_at(section, item["loc"][:-1])
+            found.append((place, f"unknown key{did_you_mean(str(item['loc'][-1]), known)}"))
+        else:
+            found.append((place, plain_message(item)))
+    misspelt = {
+        ".".join([*place.split(".")[:-1], why.partition("did you mean ")[2].rstrip("?")])
+        for place, why in found
+        if "did you mean " in why
+    }
+    found = [(place, why) for place, why in found if why != "missing" or place not in misspelt]
+    return _one_for_each_place(found)
+
+
+_NO_KEYS = ("str", "list[str]", "[key]")  # what pydantic adds to a place: which kind it tried
+
+
+def _as_written(key: object) -> str:
+    return "null" if key is None or key == "None" else str(key)
+
+
+def _one_for_each_place(found: list[Problem]) -> list[Problem]:
+    """Join what several rules say of the same place, in the order of the first."""
+    joined: dict[str, list[str]] = {}
+    for place, why in found:
+        if why not in joined.setdefault(place, []):
+            joined[place].append(why)
+    return [(place, "; ".join(reasons)) for place, reasons in joined.items()]
+
+
+def _keys_at(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that the section at `loc` knows."""
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        models = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not models:
+            return []
+        section = models[0]
+    return list(section.model_fields)
+
+
+def finite(value: object) -> bool:
+    """Tell whether a value is a finite number."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False

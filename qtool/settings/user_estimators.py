@@ -1,0 +1,195 @@
+"""A user's own gradient estimator: a function in a Python file beside the recipe.
+
+It is named `FILE.py:FUNCTION`, has the signature of every other estimator, and stands in
+ESTIMATORS under that name once it is loaded. What goes wrong in it is shown as the user's, with
+its file and line.
+"""
+
+import functools
+import hashlib
+import inspect
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from qtool.errors import RecipeError
+from qtool.numerics.estimators import ESTIMATORS, Bound
+from qtool.problems import did_you_mean
+
+SIGNATURE = "(grad, u, low, high, *, parameter=1.0)"
+_SOURCES: dict[str, Path] = {}
+
+
+def is_users(name: str) -> bool:
+    """Tell whether a name has the form FILE.py:FUNCTION."""
+    file, colon, function = name.partition(":")
+    return bool(colon) and file.endswith(".py") and function.isidentifier()
+
+
+def load_estimator(name: str, folder: Path, params: dict[str, Any] | None = None) -> None:
+    """Put the function that `name` stands for into ESTIMATORS, after a first trial of it.
+
+    Args:
+        name: FILE.py:FUNCTION, the file in `folder`.
+        folder: of the recipe.
+        params: of the recipe, for the trial.
+
+    Raises:
+        RecipeError: If there is no such file or function, or it is no estimator.
+    """
+    file, _, function_name = name.partition(":")
+    path = folder / file
+    if Path(file).name != file:
+        raise RecipeError(f"{name}: give the name of a file beside the recipe, without folders")
+    function = _read(path, function_name)
+    problem = _signature_problem(function)
+    if problem:
+        raise RecipeError(f"{path}:{_line(function)}: {function_name} {problem}")
+    try:
+        signature = _with_types(function)
+    except ValueError as error:
+        raise RecipeError(f"{path}:{_line(function)}: {function_name} {error}") from error
+    ESTIMATORS.add(_guarded(function, path, signature), name)
+    _SOURCES[name] = path.resolve()
+    accepted = ESTIMATORS.parameters(name)
+    numbers = {k: v for k, v in (params or {}).items() if isinstance(v, int | float)}
+    given = {k: v for k, v in numbers.items() if k in accepted}
+    if all(p.default is not p.empty or k in given for k, p in accepted.items()):
+        u = torch.linspace(-3.0, 3.0, 24)
+        ESTIMATORS[name](torch.ones_like(u), u, -2.0, 2.0, **given)
+        u = u.reshape(2, 3, 2, 2)  # as inputs of convolutions come, on a grid with a zero point
+        bounds = torch.tensor(-2.0), torch.tensor(2.0)
+        ESTIMATORS[name](torch.ones_like(u), u, *bounds, **given)
+
+
+def used_by(quantization: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield place, name and parameters of each user's estimator in a quantization section."""
+    if not isinstance(quantization, dict):
+        return
+    overrides = quantization.get("overrides")
+    places = [("", quantization)]
+    if isinstance(overrides, list):
+        places += [(f"overrides.{index}.", item) for index, item in enumerate(overrides)]
+    for place, item in places:
+        for side in ("weights", "activations"):
+            inner = item.get(side) if isinstance(item, dict) else None
+            chosen = inner.get("estimator") if isinstance(inner, dict) else None
+            params = dict(chosen) if isinstance(chosen, dict) else {"name": chosen}
+            name = params.pop("name", None)
+            if isinstance(name, str) and is_users(name):
+                yield f"quantization.{place}{side}.estimator", name, params
+
+
+def source_of(name: str) -> Path:
+    """Return the file of a loaded estimator."""
+    return _SOURCES[name]
+
+
+def source_hashes(quantization: dict[str, Any]) -> dict[str, str]:
+    """Return file name -> SHA-256 of the source of each user's estimator in a section."""
+    files = {source_of(name) for _, name, _ in used_by(quantization) if name in _SOURCES}
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
+
+
+def _read(path: Path, function_name: str) -> Callable[..., Any]:
+    """Run the file and return its function."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such file; an estimator lies beside its recipe") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    try:
+        code: CodeType = compile(text, str(path), "exec")
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise RecipeError(f"{path}:{line}: not Python: {error}") from error
+    try:
+        exec(code, namespace)
+    except (Exception, SystemExit) as error:
+        raise _users_error(path, error) from error
+    found = namespace.get(function_name)
+    if not inspect.isfunction(found):
+        own = [k for k, v in namespace.items() if inspect.isfunction(v)]
+        hint = did_you_mean(function_name, own) if own else ""
+        raise RecipeError(f"{path}: has no function {function_name}{hint}")
+    return found
+
+
+def _signature_problem(function: Callable[..., Any]) -> str:
+    """Return what is wrong with a function's signature, or ""."""
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        return f"must name its parameters: {SIGNATURE}"
+    if len(positional) != 4:
+        return f"must take grad, u, low, high, and its own parameters after a *: {SIGNATURE}"
+    return ""
+
+
+def _with_types(function: Callable[..., Any]) -> inspect.Signature:
+    """Return a function's signature; a parameter of its own that has no type is a number.
+
+    Raises:
+        ValueError: If a parameter's type cannot be checked.
+    """
+    signature, typed = inspect.signature(function), []
+    for parameter in signature.parameters.values():
+        kind = parameter.annotation
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            if kind is parameter.empty:
+                kind = bool if isinstance(parameter.default, bool) else float
+            try:
+                kind = eval(kind, function.__globals__) if isinstance(kind, str) else kind
+                TypeAdapter(kind)
+            except Exception as error:
+                why = f"has a parameter {parameter.name} whose type is no type of a number"
+                raise ValueError(f"{why}; write {parameter.name}: float = 1.0") from error
+        typed.append(parameter.replace(annotation=kind))
+    return signature.replace(parameters=typed)
+
+
+def _guarded(
+    function: Callable[..., Any], path: Path, signature: inspect.Signature
+) -> Callable[..., Tensor]:
+    """Return the function with its errors, and what it returns, blamed on its file and line."""
+
+    @functools.wraps(function)
+    def guarded(grad: Tensor, u: Tensor, low: Bound, high: Bound, **params: Any) -> Tensor:
+        try:
+            versions = grad._version, u._version
+            result = function(grad, u, low, high, **params)
+        except (Exception, SystemExit) as error:
+            raise _users_error(path, error) from error
+        place = f"{path}:{_line(function)}: {function.__name__}"
+        if (grad._version, u._version) != versions:
+            raise RecipeError(f"{place} changes grad or u in place; return a new tensor")
+        if not isinstance(result, Tensor):
+            raise RecipeError(f"{place} returned {type(result).__name__}, not a tensor")
+        if result.shape != u.shape:
+            raise RecipeError(
+                f"{place} returned the shape {list(result.shape)}; u has {list(u.shape)}"
+            )
+        return result.to(u.dtype)
+
+    vars(guarded)["__signature__"] = signature
+    return guarded
+
+
+def _users_error(path: Path, error: BaseException) -> RecipeError:
+    """Return an error that names the user's own line where another was raised."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    place = f"{path}:{lines[-1]}" if lines else str(path)
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return RecipeError(f"{place}: {type(error).__name__}: {reason}")
+
+
+def _line(function: Callable[..., Any]) -> int:
+    return function.__code__.co_firstlineno

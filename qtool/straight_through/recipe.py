@@ -1,0 +1,179 @@
+"""A recipe with a custom estimator, rewritten as its straight-through equivalent.
+
+What theory says of its weights, and the recipe that trains them by straight_through.
+
+Reference: Schoenbauer et al., 2024, arXiv:2405.05171.
+"""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qtool.errors import InputError
+from qtool.problems import report
+from qtool.quantizers.layers import QUANT_TYPES
+from qtool.quantizers.weights import GIVEN
+from qtool.recipe.recipe import Recipe
+from qtool.runs import build
+from qtool.settings.section import check
+from qtool.settings.tensors import WeightQuantization
+from qtool.straight_through.weights import WeightMap
+
+ADAPTIVE = ("adamw",)
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """What theory says of a recipe's quantized weights.
+
+    Attributes:
+        recipe: with the custom estimator.
+        maps: layer -> alpha and M of its weight.
+        places: where the settings of weights stand in the recipe, such as overrides.0 -> the same.
+        adaptive: the optimizer is of Adam's family.
+        outside: why the recipe lies outside the theorem's class, or "".
+        notes: what keeps the equivalence from being exact.
+    """
+
+    recipe: Recipe
+    maps: dict[str, WeightMap]
+    places: dict[str, WeightMap]
+    adaptive: bool
+    outside: str
+    notes: list[str]
+
+
+def equivalent_of(recipe: Recipe, source: str) -> Equivalent:
+    """Return what theory says of a recipe.
+
+    Raises:
+        InputError: If there are no quantized weights, or some have no straight-through form
+            whatever the estimator.
+    """
+    maps, places, found = {}, {}, []
+    with torch.device("meta"):
+        network = build.make_network_without_data(recipe).model
+    for name, module in network.named_modules():
+        if type(module) in QUANT_TYPES:
+            settings, _, place = recipe.quantization.for_layer(name)
+            if settings is not None:
+                maps[name] = places[place] = WeightMap(settings)
+                if wrong := why_not(settings):
+                    key, why = wrong
+                    found.append((f"quantization.{_owner(recipe, place, key)}{key}", why))
+    if found:
+        raise report(source, list(dict.fromkeys(found)))
+    if not maps:
+        raise InputError(f"{source}: no weights are quantized; set quantization.weights")
+    adaptive = recipe.training.optimizer.name in ADAPTIVE
+    judged = dict.fromkeys((m.estimator, m.outside(adaptive=adaptive)) for m in maps.values())
+    outside = "; ".join(f"{name}: {why}" if len(judged) > 1 else why for name, why in judged if why)
+    notes = _notes(recipe, maps, adaptive)
+    return Equivalent(recipe, maps, places, adaptive, outside, notes)
+
+
+def _owner(recipe: Recipe, place: str, key: str) -> str:
+    """Return the section that a weight's key stands in: an override's own, or what it inherits."""
+    _, dot, index = place.partition(".")
+    own = recipe.quantization.overrides[int(index)].weights if dot else None
+    return f"{place}.weights." if own and key in own else "weights."
+
+
+def _notes(recipe: Recipe, maps: dict[str, WeightMap], adaptive: bool) -> list[str]:
+    """Return what keeps the equivalence from being exact."""
+    notes = []
+    decay = recipe.training.optimizer.params.get("weight_decay", 0.0)
+    if decay and not adaptive:
+        notes.append(f"weight_decay {decay:g} pulls w and M(w) differently; set it to 0")
+    if any(form.settings.dampening is not None for form in maps.values()):
+        notes.append("dampening pulls at w itself, which M moves; leave it out")
+    roundings = {form.settings.rounding for form in maps.values()} - {"half_to_even"}
+    notes += [
+        f"{rounding} looks at more of w than its code; choose half_to_even"
+        for rounding in sorted(roundings)
+    ]
+    passing = {form.estimator for form in maps.values() if form.passes_beyond}
+    notes += [
+        f"{name} passes gradients outside the grid, straight_through does not"
+        for name in sorted(passing)
+    ]
+    return notes
+
+
+def straight_through_recipe(equivalent: Equivalent, start: Path | None = None) -> Recipe:
+    """Return the recipe with straight_through in place of the custom estimator.
+
+    Args:
+        equivalent: of the recipe.
+        start: file of the weights that it starts from; None leaves that as it is.
+    """
+    data = equivalent.recipe.as_dict()
+    own = equivalent.recipe.quantization.weights
+    used = _is_used(data["quantization"], equivalent.places)
+    data["quantization"] = straight_through_section(
+        data["quantization"],
+        equivalent.places,
+        WeightMap(own) if own is not None and used else None,
+        equivalent.adaptive,
+    )
+    if start is not None:
+        drawn = {"initialization": "default", "start": "random"}
+        data["model"] |= drawn | {"weights": str(start)}
+    return check(Recipe, data, "the straight-through recipe")
+
+
+def _is_used(section: dict[str, Any], places: Iterable[str]) -> bool:
+    """Tell whether a layer takes the section's own weights, or an override that changes none."""
+    overrides = section.get("overrides", [])
+    own = {f"overrides.{k}" for k, place in enumerate(overrides) if place.get("weights")}
+    return any(place not in own for place in places)
+
+
+STRAIGHT_THROUGH = {"name": "straight_through"}
+
+
+def why_not(settings: WeightQuantization) -> tuple[str, str] | None:
+    """Return the key that a weight has no straight-through form with, and why; or None."""
+    if settings.blend is not None:
+        why = "a blend passes gradients by its alpha, not by an estimator; choose an estimator"
+        return "blend", why
+    if settings.range.name not in GIVEN:
+        why = (
+            f"{settings.range.name} moves in training, and the weights would have to move with it; "
+            f"choose he_uniform, or {{name: fixed, scale: ...}}"
+        )
+        return "range", why
+    return None
+
+
+def straight_through_section(
+    section: dict[str, Any], maps: dict[str, WeightMap], base: WeightMap | None, adaptive: bool
+) -> dict[str, Any]:
+    """Return a recipe's quantization section with straight_through for every weight.
+
+    Args:
+        section: plain data.
+        maps: where settings of weights stand, such as overrides.0 -> their form.
+        base: the form of the section's own weights; None where those are float.
+        adaptive: the optimizer is one, so that learning rates stay as they are.
+    """
+    made = deepcopy(section)
+    if base is not None:
+        made["weights"] |= _changes(base, adaptive)
+    for place, form in maps.items():
+        kind, _, index = place.partition(".")
+        own = made[kind][int(index)] if kind == "overrides" else {}
+        if isinstance(own.get("weights"), dict):
+            own["weights"] |= _changes(form, adaptive)
+    return made
+
+
+def _changes(form: WeightMap, adaptive: bool) -> dict[str, Any]:
+    changes: dict[str, Any] = {"estimator": dict(STRAIGHT_THROUGH)}
+    if not adaptive:
+        changes["learning_rate_scale"] = form.settings.learning_rate_scale * form.form.alpha
+    return changes

@@ -1,0 +1,312 @@
+"""The command line: its options, its help, its speed and its JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from qtool import __version__, pipeline
+from qtool.cli import app, main
+from qtool.errors import InputError, QtoolError, TrainingError
+
+RECIPE = """
+model: {name: lenet5}
+data: {name: digits, batch_size: 32, image_size: 16, train_samples: 64}
+quantization:
+  weights: {bits: 4}
+  activations: {bits: 4}
+training: {epochs: 1, learning_rate: 0.01}
+"""
+# CONTRACT.md: people write scripts against these. Add freely; take away or rename never.
+OPTIONS = {
+    "qtool": ["--version"],
+    "train": ["RECIPE", "--run-dir", "--set", "--device", "--resume", "--profile", "--json"],
+    "convert": ["SOURCE", "--output", "--to", "--device", "--json"],
+    "export": [
+        "SOURCE",
+        "--output",
+        "--target",
+        "--batch",
+        "--annotation",
+        "--no-annotation",
+        "--ceil",
+        "--json",
+    ],
+    "compare": [],
+    "compare estimators": [
+        "RECIPE",
+        "--estimators",
+        "--on",
+        "--seeds",
+        "--output",
+        "--set",
+        "--device",
+        "--json",
+    ],
+    "compare schedules": [
+        "RECIPE",
+        "--schedules",
+        "--on",
+        "--windows",
+        "--seeds",
+        "--output",
+        "--set",
+        "--device",
+        "--json",
+    ],
+    "compare equivalence": [
+        "RECIPE",
+        "--estimator",
+        "--learning-rates",
+        "--seeds",
+        "--output",
+        "--set",
+        "--device",
+        "--json",
+    ],
+    "compare runs": ["SOURCES", "--output", "--json"],
+    "inspect": ["SOURCE", "--output", "--json"],
+}
+# Not pydantic: Typer itself loads it when it reads arguments.
+HEAVY = {"numpy", "onnx", "onnxruntime", "torch", "torchvision", "yaml"}
+Shell = Callable[..., tuple[str, str]]
+
+
+def commands() -> dict[str, Any]:
+    """Return every command and group by what people type after `qtool`."""
+    found: dict[str, Any] = {"qtool": typer.main.get_command(app)}
+    for name, command in found["qtool"].commands.items():
+        found[name] = command
+        inner = getattr(command, "commands", {})
+        found |= {f"{name} {last}": item for last, item in inner.items()}
+    return found
+
+
+def options(command: Any) -> list[str]:
+    listed = []
+    for item in command.params:
+        if item.param_type_name == "argument":
+            listed.append(item.name.upper())
+        else:
+            listed += [*item.opts, *item.secondary_opts]
+    return [name for name in listed if name != "--help"]
+
+
+def test_commands_and_options_are_the_frozen_ones() -> None:
+    assert {name: options(command) for name, command in commands().items()} == OPTIONS
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, parts in OPTIONS.items() if "--json" in parts], ids=str
+)
+def test_the_help_of_a_command_ends_in_an_example_that_parses(name: str) -> None:
+    command = commands()[name]
+    examples = [line.strip() for line in command.help.splitlines() if "Example:" in line]
+    assert len(examples) == 1
+    start = f"Example: qtool {name} "
+    assert examples[0].startswith(start)
+    words = examples[0].removeprefix(start).split()
+    assert command.make_context(name, words).params
+
+
+@pytest.mark.parametrize("name", OPTIONS, ids=str)
+def test_help_shows_every_option_with_words(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        main([*name.removeprefix("qtool").split(), "--help"])
+    shown = capsys.readouterr()
+    assert ended.value.code == 0
+    assert shown.err == ""
+    assert [option for option in OPTIONS[name] if option.lower() not in shown.out] == []
+    command = commands()[name]
+    assert [item.name for item in command.params if not getattr(item, "help", "")] == []
+
+
+# A child lists what it imported on the last line of standard error.
+CHILD = """
+import atexit, sys
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+from qtool.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["train", "--help"], 0),
+        (["compare", "estimators", "--help"], 0),
+        (["train", "r.yaml", "--epochs", "3"], 2),
+        (["export", "runs/a", "--batch", "x"], 2),
+        (["compare", "estimators", "r.yaml", "--seeds", "0"], 2),
+        (["compare", "equivalence", "r.yaml", "--learning-rates", "x"], 2),
+        (["convert", "runs/a", "--to", "float"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", CHILD, *argv], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == code
+    loaded = ended.stderr.splitlines()[-1].split()
+    assert HEAVY.intersection(loaded) == set()
+    assert {name for name in loaded if name.startswith("qtool.")} == {
+        "qtool.cli",
+        "qtool.cli.app",
+        "qtool.cli.compare",
+        "qtool.cli.options",
+        "qtool.errors",
+    }
+
+
+def test_help_is_quick() -> None:
+    def seconds_of_children() -> float:
+        """Return their time on a core, which other processes do not add to."""
+        used = os.times()
+        return used.children_user + used.children_system
+
+    def seconds() -> float:
+        start = seconds_of_children()
+        subprocess.run([sys.executable, "-m", "qtool", "--help"], capture_output=True, check=True)
+        return seconds_of_children() - start
+
+    assert min(seconds() for _ in range(3)) < 0.6
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"qtool {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "last_line"),
+    [
+        (TrainingError("it diverged"), 1, "error: it diverged"),
+        (InputError("[bold]a[/bold]: no file"), 2, "error: [bold]a[/bold]: no file"),
+        (QtoolError("it failed"), 1, "error: it failed"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=["work failed", "wrong input", "other", "Ctrl-C"],
+)
+def test_errors_become_a_message_and_an_exit_code(
+    raised: BaseException,
+    code: int,
+    last_line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: Path) -> None:
+        raise raised
+
+    monkeypatch.setattr(pipeline, "inspect", fail)
+    with pytest.raises(SystemExit) as ended:
+        main(["inspect", "x"])
+    shown = capsys.readouterr()
+    assert (ended.value.code, shown.out, shown.err) == (code, "", f"{last_line}\n")
+
+
+def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline, "inspect", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["inspect", "x"])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("json")
+    (folder / "r.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture
+def shell(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shell:
+    """A function that runs a command in the shared folder; returns its output and its errors."""
+    monkeypatch.chdir(place)
+
+    def run(*argv: str) -> tuple[str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(list(argv))
+        out, err = capsys.readouterr()
+        assert ended.value.code == 0, err
+        return out, err
+
+    return run
+
+
+ARMS = ["--estimators", "identity,straight_through", "--seeds", "1", "--output", "arms"]
+FIXED = ["--set", "quantization.weights.range=he_uniform"]
+EQUAL = ["r.yaml", "--estimator", "sinusoidal", "--learning-rates", "0.01", "--output", "same"]
+SHAPES = ["r.yaml", "--schedules", "step", "--seeds", "1", "--output", "shapes"]
+STORIES = [
+    (["train", "r.yaml", "--run-dir", "run"], "run/summary.json"),
+    (["train", "r.yaml", "--run-dir", "run", "--resume"], "run/summary.json"),
+    (["convert", "run"], "run/convert.json"),
+    (["convert", "r.yaml", "--output", "plain.safetensors"], "plain.convert.json"),
+    (["export", "run"], "run/export.json"),
+    (["export", "run/integer.safetensors", "--output", "i.onnx"], "i.export.json"),
+    (["compare", "estimators", "r.yaml", *ARMS], "arms/comparison.json"),
+    (["compare", "runs", "run", "run/model.onnx", "--output", "both"], "both/comparison.json"),
+    (["train", "r.yaml", "--run-dir", "p", "--profile", "--resume"], "p/summary.json"),
+    (["compare", "equivalence", *EQUAL, *FIXED], "same/comparison.json"),
+    (["train", "r.yaml", "--run-dir", "fixed", *FIXED], "fixed/summary.json"),
+    (["convert", "fixed", "--to", "straight_through", "--output", "st"], "st/convert.json"),
+    (["compare", "schedules", *SHAPES, *FIXED], "shapes/comparison.json"),
+]
+READERS = [
+    ["inspect", "r.yaml"],
+    ["inspect", "run"],
+    ["inspect", "run/integer.safetensors"],
+    ["inspect", "run/model.onnx"],
+    ["compare", "runs", "run"],
+]
+
+
+def no_constants(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+@pytest.mark.usefixtures("untimed")
+def test_json_is_one_object_and_the_same_as_the_file_that_was_written(shell: Shell) -> None:
+    for argv, written in STORIES:
+        out, err = shell(*argv, "--json")
+        result = json.loads(out, parse_constant=no_constants)
+        assert isinstance(result, dict)
+        assert result == json.loads(Path(written).read_text()), argv
+        if "--resume" not in argv:
+            assert "{" not in err
+    for argv in READERS:
+        out, err = shell(*argv, "--json")
+        assert isinstance(json.loads(out, parse_constant=no_constants), dict)
+        assert err == ""
+    # people get the same results as tables
+    again = [story[0] for story in (*STORIES[6:10], STORIES[-1])]
+    to_straight_through = ["convert", "fixed", "--to", "straight_through", "--output", "st2"]
+    for argv in [STORIES[1][0], *again, to_straight_through, *READERS]:
+        out, _ = shell(*argv)
+        assert out.strip()
+        assert not out.startswith("{")
+
+
+def test_arms_go_into_their_own_folders(shell: Shell, place: Path) -> None:
+    shell("compare", "estimators", "r.yaml", *ARMS)
+    trials = sorted(str(p.parent.relative_to(place)) for p in place.glob("arms/*/*/recipe.yaml"))
+    assert trials == ["arms/identity/seed-0", "arms/straight_through/seed-0"]

@@ -1,0 +1,413 @@
+"""`compare equivalence` and `convert --to straight_through`, on real digits of 8 pixels."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from qtool import pipeline
+from qtool.cli import main
+from qtool.errors import InputError
+from qtool.runs.changes import read_record
+from qtool.runs.checkpoint import load
+from qtool.straight_through.recipe import equivalent_of
+
+SHARP = {"name": "hyperbolic_tangent", "sharpness": 2.0}
+WEIGHTS = {"bits": 2, "granularity": "per_tensor", "grid": "mid_rise", "range": "he_uniform"}
+RECIPE: dict[str, Any] = {
+    "seed": 0,
+    "model": {"name": "mnist_convnet", "initialization": "he_uniform"},
+    "data": {"name": "digits", "batch_size": 64, "augment": False, "train_samples": 640},
+    "quantization": {
+        "weights": WEIGHTS | {"estimator": SHARP},
+        "overrides": [{"match": ["fc1", "fc2"], "weights": None}],
+    },
+    "training": {
+        "epochs": 2,
+        "optimizer": {"name": "sgd", "momentum": 0.9},
+        "learning_rate": {"name": "cosine", "start": 0.01, "stop": 0.0, "warmup": 0.02},
+    },
+}
+ADAM = {"name": "adamw", "betas": [0.9, 0.95], "weight_decay": 0.0}
+
+
+def write(folder: Path, recipe: dict[str, Any] = RECIPE, **weights: Any) -> Path:
+    path = folder / "r.yaml"
+    sides = recipe["quantization"]
+    changed = sides | {"weights": sides["weights"] | weights} if weights else sides
+    path.write_text(yaml.safe_dump(recipe | {"quantization": changed}))
+    return path
+
+
+def compare(path: Path, *settings: str, rates: list[float], **more: Any) -> dict[str, Any]:
+    folder = more.pop("output", path.parent / "c")
+    return pipeline.compare_equivalence(
+        path, more.pop("name", None), rates, more.pop("seeds", [0]), folder, list(settings), "cpu"
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("study")
+    return folder, compare(write(folder), rates=[0.02, 0.005])
+
+
+def test_the_mapped_run_follows_the_custom_one_and_the_naive_one_does_not(
+    study: tuple[Path, dict[str, Any]],
+) -> None:
+    _, result = study
+    errors = result["weight_alignment_error"]
+    assert errors["mapped"][1] < errors["mapped"][0]
+    assert errors["mapped"][1] < 0.3 * errors["naive"][1]
+    assert errors["mapped"][1] < 2 * errors["jitter"][1]
+    codes = result["quantized_weight_agreement"]
+    assert codes["mapped"][1] > max(0.95, codes["naive"][1])
+    changes = result["change_point_agreement"]
+    assert changes["naive"][1] < changes["mapped"][1] <= codes["mapped"][1]
+    assert result["inference_agreement"]["mapped"][1] >= 0.98
+    assert result["equivalent"] is True
+    assert "indistinguishable from straight_through with lr x 0.53" in result["verdict"]
+
+
+def test_comparison_json_has_the_keys_of_the_contract(study: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = study
+    assert json.loads((folder / "c" / "comparison.json").read_text()) == result
+    assert result["kind"] == "equivalence"
+    assert result["learning_rates"] == [0.02, 0.005]
+    assert result["seeds"] == [0]
+    assert [arm["name"] for arm in result["arms"][:4]] == [
+        f"lr-0.02/{arm}" for arm in ("custom", "mapped", "naive", "jitter")
+    ]
+    for arm in result["arms"]:
+        assert {"name", "values", "mean", "std", "failed"} <= set(arm)
+    assert {item["against"] for item in result["differences"]} == {
+        "lr-0.02/custom",
+        "lr-0.005/custom",
+    }
+    curve = next(c for c in result["curves"] if c["arm"] == "mapped")
+    assert curve["weight_alignment_error"][0] == 0.0  # the arms start together
+    assert curve["quantized_weight_agreement"][0] == 1.0
+    assert curve["weight_alignment_error"][-1] == result["weight_alignment_error"]["mapped"][0]
+
+
+def test_the_arms_differ_in_what_theory_says_only(study: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = study
+    places = {a: folder / "c" / "lr-0.005" / a / "seed-0" for a in ("custom", "mapped", "naive")}
+    recipes = {
+        a: yaml.safe_load((place / "recipe.yaml").read_text()) for a, place in places.items()
+    }
+    mapped, naive = recipes["mapped"], recipes["naive"]
+    alpha = mapped["quantization"]["weights"].pop("learning_rate_scale")
+    assert alpha == pytest.approx(0.530428, abs=1e-6)
+    assert mapped["model"].pop("weights") == str(places["mapped"] / "initial.safetensors")
+    assert (mapped["model"].pop("initialization"), naive["model"].pop("initialization")) == (
+        "default",
+        "he_uniform",
+    )
+    assert (naive["model"].pop("weights"), naive["quantization"]["weights"]) == (
+        "none",
+        mapped["quantization"]["weights"] | {"learning_rate_scale": 1.0},
+    )
+    del naive["quantization"]["weights"]["learning_rate_scale"]
+    assert mapped == naive
+    jitter = folder / "c" / "lr-0.005" / "jitter" / "seed-0" / "recipe.yaml"
+    moved = yaml.safe_load(jitter.read_text())["training"]["learning_rate"]
+    assert moved["start"] == pytest.approx(0.00505)
+
+
+def test_a_comparison_that_was_stopped_ends_as_if_it_had_not(
+    study: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, whole = study
+    path, lines = write(tmp_path), []
+
+    def stop(line: dict[str, Any], epochs: int) -> None:
+        lines.append(line)
+        if len(lines) in (1, 4):  # in the middle of custom, and of mapped
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "say_epoch", stop)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                compare(path, rates=[0.02, 0.005])
+    resumed = compare(path, rates=[0.02, 0.005])
+    assert resumed | {"recipe": ""} == whole | {"recipe": ""}
+    monkeypatch.setattr("qtool.training.loop.Trainer.fit", None)  # nothing may train again
+    assert compare(path, rates=[0.02, 0.005]) == resumed
+
+
+def test_under_adam_nothing_is_changed_and_one_run_is_both_mapped_and_naive(
+    tmp_path: Path,
+) -> None:
+    training = RECIPE["training"] | {"optimizer": ADAM, "epochs": 2}
+    path = write(tmp_path, RECIPE | {"training": training})
+    result = compare(path, rates=[5e-4])
+    assert [arm["name"] for arm in result["arms"]] == [
+        f"lr-0.0005/{arm}" for arm in ("custom", "mapped", "jitter")
+    ]
+    errors = result["weight_alignment_error"]
+    assert errors["naive"] == errors["mapped"]
+    assert errors["mapped"][0] < 0.2
+    place = tmp_path / "c" / "lr-0.0005" / "mapped" / "seed-0"
+    weights = yaml.safe_load((place / "recipe.yaml").read_text())["quantization"]["weights"]
+    assert weights["learning_rate_scale"] == 1.0
+    assert result["alphas"] is None
+
+
+def test_an_estimator_outside_the_class_is_run_and_reported(tmp_path: Path) -> None:
+    small = ["training.epochs=1", "data.train_samples=128"]
+    name = "element_wise_gradient_scaling"
+    result = compare(write(tmp_path), *small, rates=[0.01], name=name)
+    assert result["equivalent"] is None
+    assert "depends on the sign of the gradient" in result["verdict"]
+    assert set(result["weight_alignment_error"]) == {"naive", "jitter"}
+    assert not (tmp_path / "c" / "lr-0.01" / "mapped").exists()
+
+
+def test_each_layer_has_the_alpha_of_its_own_settings(tmp_path: Path) -> None:
+    overrides = [
+        {"match": "conv1", "weights": {"bits": 4, "estimator": "straight_through"}},
+        {"match": "fc*", "weights": {"estimator": {"name": "sinusoidal", "amplitude": 0.8}}},
+    ]
+    sides = {"weights": WEIGHTS | {"estimator": SHARP}, "overrides": overrides}
+    path = write(tmp_path, RECIPE | {"quantization": sides})
+    result = compare(path, "training.epochs=1", "data.train_samples=128", rates=[0.01])
+    place = tmp_path / "c" / "lr-0.01" / "mapped" / "seed-0"
+    section = yaml.safe_load((place / "recipe.yaml").read_text())["quantization"]
+    found = [section["weights"], *[item["weights"] for item in section["overrides"]]]
+    scales = [item["learning_rate_scale"] for item in found]
+    assert scales == [pytest.approx(0.530428, abs=1e-6), 1.0, pytest.approx(0.6)]
+    assert {item["estimator"]["name"] for item in found} == {"straight_through"}
+    assert result["alphas"] == [1.0, scales[0], scales[2]]
+    assert result["curves"][0]["weight_alignment_error"][0] == 0.0
+
+
+def test_a_plain_learning_rate_and_a_stop_scale_too(tmp_path: Path) -> None:
+    small = ["training.epochs=1", "data.train_samples=64"]
+    compare(write(tmp_path), *small, "training.learning_rate=0.1", rates=[0.01])
+    stop = ["training.learning_rate.stop=0.001"]
+    compare(write(tmp_path), *small, *stop, rates=[0.02], output=tmp_path / "d")
+    for place, expected in (
+        ("c/lr-0.01", {"name": "constant", "value": 0.01}),
+        ("d/lr-0.02", {"name": "cosine", "start": 0.02, "stop": 0.002, "warmup": 0.02}),
+    ):
+        recipe = tmp_path / place / "custom" / "seed-0" / "recipe.yaml"
+        assert yaml.safe_load(recipe.read_text())["training"]["learning_rate"] == expected
+
+
+@pytest.mark.parametrize(
+    ("weights", "settings", "why"),
+    [
+        ({"range": "learned"}, [], r"quantization\.weights\.range: learned moves in training"),
+        ({"range": "absmax"}, [], r"choose he_uniform, or \{name: fixed"),
+        (
+            {"estimator": None, "blend": "cubic", "range": "absmax"},
+            [],
+            r"quantization\.weights\.blend: a blend passes gradients by its alpha",
+        ),
+        ({}, ["quantization.weights=null"], "no weights are quantized; set quantization.weights"),
+        (
+            {},
+            ["quantization.overrides=[{match: conv1, weights: {range: learned}}]"],
+            r"quantization\.overrides\.0\.weights\.range: learned moves",
+        ),
+        (
+            {"range": "learned"},
+            ["quantization.overrides=[{match: conv1, weights: {bits: 4}}]"],
+            r"1 problem\n  quantization\.weights\.range: learned moves",
+        ),
+        ({}, ["training.learning_rate=0.0"], "a learning rate that starts at 0 cannot be scaled"),
+    ],
+    ids=str,
+)
+def test_what_has_no_straight_through_form_is_refused(
+    tmp_path: Path, weights: dict[str, Any], settings: list[str], why: str
+) -> None:
+    with pytest.raises(InputError, match=why):
+        compare(write(tmp_path, **weights), *settings, rates=[0.01])
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["--learning-rates", "0.1,x"], "is not a list of learning rates"),
+        (["--learning-rates", "0.1,-1"], "is not a list of learning rates"),
+        (["--learning-rates", "0.1,0.1"], "two of them are the same"),
+        (["--estimator", "straight_trough"], "did you mean straight_through?"),
+    ],
+    ids=str,
+)
+def test_wrong_options_end_in_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], why: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", "equivalence", str(write(tmp_path)), *argv])
+    assert ended.value.code == 2
+    assert why in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def stopped_after(folder: Path, recipe: dict[str, Any], epochs: int) -> Path:
+    """Train a run and stop it after so many epochs."""
+    run = folder / "run"
+
+    def stop(line: dict[str, Any], of: int) -> None:
+        if line["epoch"] == epochs:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "say_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.train_recipe(
+                pipeline.build.load_checked(write(folder, recipe)), run, "cpu", resume=False
+            )
+    return run
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    state = load(run / "checkpoint.pt", torch.device("cpu")).model
+    return {name: state[f"{name}.weight"].double() for name in ("conv1", "conv2")}
+
+
+def go_on(run: Path) -> dict[str, Any]:
+    return pipeline.train(run / "recipe.yaml", run, device="cpu", resume=True)
+
+
+@pytest.mark.parametrize("optimizer", [RECIPE["training"]["optimizer"], ADAM], ids=["sgd", "adam"])
+def test_a_converted_run_goes_on_as_the_original_would_have(
+    tmp_path: Path, optimizer: dict[str, Any]
+) -> None:
+    adaptive = optimizer is ADAM
+    rate = {"name": "constant", "value": 2e-4 if adaptive else 4e-3}
+    training = {"epochs": 4, "optimizer": optimizer, "learning_rate": rate}
+    run = stopped_after(tmp_path, RECIPE | {"training": training}, 2)
+    report = pipeline.convert_to_straight_through(run, device="cpu")
+    mapped = Path(report["run"])
+    assert mapped == tmp_path / "run-straight-through"
+    assert json.loads((mapped / "convert.json").read_text()) == report
+    assert (report["epochs_done"], report["max_abs_difference"]) == (2, 0.0)
+    # a straight-through continuation with nothing converted: other recipe, same checkpoint
+    naive = tmp_path / "naive"
+    naive.mkdir()
+    plain = yaml.safe_load((run / "recipe.yaml").read_text())
+    plain["quantization"]["weights"]["estimator"] = {"name": "straight_through"}
+    (naive / "recipe.yaml").write_text(yaml.safe_dump(plain))
+    (naive / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes())
+    start = weights_of(run)
+    ends = {place: (go_on(place), weights_of(place))[1] for place in (run, mapped, naive)}
+    form = equivalent_of(pipeline.build.load_checked(run / "recipe.yaml"), "run").maps["conv2"]
+    scale = torch.tensor((6 / 288) ** 0.5 / 1.5, dtype=torch.float64)
+    goal = ends[run]["conv2"] if adaptive else form.move(ends[run]["conv2"], scale)
+    apart = float((ends[mapped]["conv2"] - goal).abs().sum())
+    unconverted = float((ends[naive]["conv2"] - ends[run]["conv2"]).abs().sum())
+    moved = float((ends[run]["conv2"] - start["conv2"]).abs().sum())
+    assert apart < 0.2 * unconverted
+    assert unconverted > 0.05 * moved
+
+
+def test_conversion_keeps_a_finished_run_finished_and_its_answers(tmp_path: Path) -> None:
+    small = {"data": RECIPE["data"] | {"train_samples": 128}}
+    path = write(tmp_path, RECIPE | small)
+    before = pipeline.train(path, tmp_path / "run", ["training.epochs=1"], "cpu")
+    report = pipeline.convert_to_straight_through(tmp_path / "run", tmp_path / "out", "cpu")
+    after = go_on(tmp_path / "out")
+    assert after["status"] == "finished"
+    assert after["validation_accuracy"] == before["validation_accuracy"]
+    assert [row["layer"] for row in report["layers"]] == ["conv1", "conv2"]
+    assert all(0.1 < row["largest_shift"] < 0.25 for row in report["layers"])
+    integer = pipeline.convert(tmp_path / "out", device="cpu")
+    assert integer["validation_accuracy_before"] == before["validation_accuracy"]
+    with pytest.raises(InputError, match="holds a run already; choose another --output"):
+        pipeline.convert_to_straight_through(tmp_path / "run", tmp_path / "out", "cpu")
+
+
+def test_a_run_without_a_straight_through_form_is_not_converted(tmp_path: Path) -> None:
+    small = ["training.epochs=1", "data.train_samples=64"]
+    name = "quantization.weights.estimator=element_wise_gradient_scaling"
+    pipeline.train(write(tmp_path), tmp_path / "run", [*small, name], "cpu")
+    with pytest.raises(InputError, match="no straight-through form: it depends on the sign"):
+        pipeline.convert_to_straight_through(tmp_path / "run", device="cpu")
+    with pytest.raises(InputError, match=r"r\.yaml: not a run folder"):
+        pipeline.convert_to_straight_through(tmp_path / "r.yaml", device="cpu")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_only_under_adam_may_the_estimator_itself_move(tmp_path: Path, optimizer: str) -> None:
+    sharpness = {"name": "linear", "start": 1.0, "stop": 2.0}
+    path = write(tmp_path, estimator=SHARP | {"sharpness": sharpness})
+    small = ["training.epochs=1", "data.train_samples=64", f"training.optimizer={optimizer}"]
+    pipeline.train(path, tmp_path / "run", small, "cpu")
+    if optimizer == "sgd":
+        with pytest.raises(InputError, match="its sharpness moves in training"):
+            pipeline.convert_to_straight_through(tmp_path / "run", device="cpu")
+        return
+    report = pipeline.convert_to_straight_through(tmp_path / "run", device="cpu")
+    ends = [
+        load(Path(p) / "checkpoint.pt", torch.device("cpu"))
+        for p in (tmp_path / "run", report["run"])
+    ]
+    moments = [end.optimizer["state"][0]["exp_avg"].flatten() for end in ends]
+    weight = ends[0].model["conv1.weight"].flatten()
+    u = weight / ends[0].model["conv1.weight_quantizer.scale"] + 0.5
+    t = u - u.floor() - 0.5
+    k = torch.tensor(2.0)  # where the schedule has ended
+    slope = k / torch.tanh(k) / torch.cosh(2 * k * t) ** 2
+    inside = (u > -1) & (u < 2)
+    torch.testing.assert_close(
+        (moments[1] * slope)[inside], moments[0][inside], rtol=1e-3, atol=1e-9
+    )
+
+
+def test_recording_changes_no_number(study: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, _ = study
+    recorded = folder / "c" / "lr-0.02" / "custom" / "seed-0"
+    pipeline.train(recorded / "recipe.yaml", tmp_path / "plain", device="cpu")
+    ends = [load(p / "checkpoint.pt", torch.device("cpu")) for p in (recorded, tmp_path / "plain")]
+    for name, value in ends[0].model.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, ends[1].model[name]), name
+    record = read_record(recorded, 2)
+    kept = record.layers["conv2"].weights[-1]
+    assert torch.equal(kept, ends[0].model["conv2.weight"].flatten())
+
+
+def test_activations_that_round_at_random_do_so_alike_in_every_arm(tmp_path: Path) -> None:
+    plain = {"name": "sinusoidal", "amplitude": 0.0}  # the straight-through estimator itself
+    rounding = {"bits": 4, "rounding": "stochastic_rounding"}
+    settings = ["training.epochs=1", "data.train_samples=128"]
+    settings.append(f"quantization.activations={json.dumps(rounding)}")
+    result = compare(write(tmp_path, estimator=plain), *settings, rates=[0.01])
+    assert result["weight_alignment_error"]["mapped"] == [0.0]
+    assert result["weight_alignment_error"]["jitter"] != [0.0]
+
+
+def test_weights_that_no_layer_takes_may_have_no_straight_through_form(tmp_path: Path) -> None:
+    own = {"estimator": {"name": "sinusoidal", "amplitude": 0.5}}
+    base = WEIGHTS | {"estimator": "element_wise_gradient_scaling"}
+    sides = {"weights": base, "overrides": [{"match": "*", "weights": own}]}
+    path = write(tmp_path, RECIPE | {"quantization": sides})
+    result = compare(path, "training.epochs=1", "data.train_samples=64", rates=[0.01])
+    assert result["estimator"] == "sinusoidal(amplitude=0.5)"
+    assert result["alphas"] == [pytest.approx(0.75**0.5)]
+
+
+def test_naming_the_recipe_s_own_estimator_changes_nothing(tmp_path: Path) -> None:
+    small = ["training.epochs=1", "data.train_samples=64"]
+    path = write(tmp_path)
+    plain = compare(path, *small, rates=[0.01])
+    named = compare(path, *small, rates=[0.01], name="hyperbolic_tangent")
+    assert named == plain
+
+
+def test_a_comparison_may_be_gone_on_with_by_another_path_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ["training.epochs=1", "data.train_samples=64"]
+    path = write(tmp_path)
+    whole = compare(path, *small, rates=[0.01])
+    monkeypatch.chdir(tmp_path)
+    assert compare(path, *small, rates=[0.01], output=Path("c")) == whole

@@ -1,0 +1,69 @@
+"""What a recipe names, built."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from qtool.errors import InputError, RecipeError
+from qtool.recipe import Recipe
+from qtool.runs import build
+from qtool.settings.section import check
+
+IMAGES = SimpleNamespace(classes=10, channels=1, image_size=28)
+
+
+def recipe(**model):
+    data = {
+        "model": {"name": "lenet5", **model},
+        "data": {"name": "digits", "image_size": 28},
+        "quantization": {
+            "weights": {"bits": 4},
+            "overrides": [{"match": "fc3", "weights": None}],
+        },
+        "training": {"epochs": 1, "learning_rate": 0.1},
+    }
+    return check(Recipe, data, "recipe")
+
+
+def test_he_uniform_draws_quantized_layers_only_from_its_interval():
+    plain = build.make_network(recipe(), IMAGES).model
+    drawn = build.make_network(recipe(initialization="he_uniform"), IMAGES).model
+
+    for name, fan_in in (("conv2", 6 * 25), ("fc1", 16 * 25)):
+        weight = drawn.get_parameter(f"{name}.weight").detach()
+        bound = (6 / fan_in) ** 0.5
+        assert 0.97 * bound < float(weight.abs().max()) <= bound
+        assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert torch.equal(drawn.fc3.weight, plain.fc3.weight)
+
+
+def test_the_seed_alone_decides_the_initial_weights():
+    first = build.make_network(recipe(initialization="he_uniform"), IMAGES).model
+    torch.randn(7)
+    second = build.make_network(recipe(initialization="he_uniform"), IMAGES).model
+
+    assert torch.equal(first.fc1.weight, second.fc1.weight)
+
+
+def test_an_initialization_excludes_given_weights():
+    with pytest.raises(RecipeError, match=r"model\.initialization: excludes given weights"):
+        recipe(initialization="he_uniform", weights="some/file.pt")
+
+
+def test_a_cuda_graph_is_left_out_on_a_cpu_with_a_note(capsys):
+    plain = recipe()
+    training = plain.training.model_copy(update={"cuda_graph": True})
+    wanted = plain.model_copy(update={"training": training})
+    network = build.make_network(wanted, IMAGES).model
+    loaders = SimpleNamespace(train=None, validation=None)
+    trainer = build.make_trainer(wanted, network, loaders, torch.device("cpu"))
+
+    assert not trainer.captures
+    assert "without training.cuda_graph" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wanted", ["gpu", "cuda:", "cuda:x", "cpu:0", ""])
+def test_a_device_that_is_none_is_refused(wanted):
+    with pytest.raises(InputError, match="choose auto, cpu, cuda or cuda:N"):
+        build.pick_device(wanted)

@@ -1,0 +1,172 @@
+"""Run folders: whole files or nothing, and nobody else's files."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from qtool import pipeline
+from qtool.errors import InputError, RecipeError
+from qtool.files.reading import intact, read_json
+from qtool.files.whole import write_atomically, write_json
+from qtool.recipe.file import load_recipe
+from qtool.runs.folder import integer_is_fresh, report_beside
+from qtool.runs.run import open_run
+
+RECIPE = """
+model: {name: lenet5}
+data: {name: digits, batch_size: 32, image_size: 16, train_samples: 64}
+quantization: {weights: {bits: 4}}
+training: {epochs: 2, learning_rate: 0.01}
+"""
+CONTRACT = {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt", "summary.json"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "r.yaml").write_text(RECIPE)
+    pipeline.train(folder / "r.yaml", folder / "deep" / "run", device="cpu")
+    return folder / "deep" / "run"
+
+
+def test_a_run_leaves_the_files_of_the_contract_and_no_other(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} == CONTRACT
+
+
+def test_metrics_have_one_line_for_each_epoch(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    keys = """epoch step train_loss train_accuracy validation_loss validation_accuracy
+        learning_rate flip_ratio oscillation_frequency seconds"""
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert [set(line) for line in lines] == [set(keys.split())] * 2
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["epochs"] == 2
+    for key in ("train_loss", "validation_loss", "validation_accuracy"):
+        assert summary[key] == lines[-1][key]
+
+
+def test_the_summary_counts_parameters_and_bits(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    channels = 6 + 16 + 120 + 84 + 10
+    lenet = 6 * 26 + 16 * 151 + 120 * (16 * 2 * 2 + 1) + 84 * 121 + 10 * 85
+    assert summary["parameters"] == lenet + channels  # a scale for every output channel
+    assert summary["weight_bits_mean"] == 4
+
+
+def test_the_recipe_in_the_folder_is_the_resolved_one(run: Path) -> None:
+    kept = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert kept["data"]["augment"] is True
+    assert kept["training"]["learning_rate"] == {"name": "constant", "value": 0.01}
+    assert load_recipe(run / "recipe.yaml") == load_recipe(run.parents[1] / "r.yaml")
+
+
+def test_a_failing_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise RuntimeError("out of ideas")
+
+    with pytest.raises(RuntimeError, match="out of ideas"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert [child.name for child in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_place_that_takes_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    for name in ("file/a.json", "folder", f"{'x' * 300}"):
+        with pytest.raises(InputError, match="cannot be written"):
+            write_json(tmp_path / name, {})
+    assert sorted(child.name for child in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_a_json_file_must_hold_an_object(tmp_path: Path) -> None:
+    for text in ("", "[1]", "{", "3"):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(InputError, match=r"a\.json"):
+            read_json(tmp_path / "a.json")
+    write_json(tmp_path / "a.json", {"ü": None})
+    assert read_json(tmp_path / "a.json") == {"ü": None}
+
+
+def test_opening_a_run_makes_no_folder(tmp_path: Path, run: Path) -> None:
+    recipe = load_recipe(run / "recipe.yaml")
+    (tmp_path / "empty").mkdir()
+    for resume in (False, True):
+        open_run(recipe, tmp_path / "new" / "run", resume=resume)
+        open_run(recipe, tmp_path / "empty", resume=resume)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_a_run_is_opened_again_only_with_resume_and_by_its_own_recipe(run: Path) -> None:
+    recipe = load_recipe(run / "recipe.yaml")
+    open_run(recipe, run, resume=True)
+    elsewhere = load_recipe(run / "recipe.yaml", ["data.workers=0", "data.root=x"])
+    open_run(elsewhere, run, resume=True)
+    with pytest.raises(InputError, match="add --resume"):
+        open_run(recipe, run, resume=False)
+    other = load_recipe(run / "recipe.yaml", ["training.epochs=3", "quantization.weights.bits=2"])
+    with pytest.raises(InputError) as caught:
+        open_run(other, run, resume=True)
+    assert "quantization.weights.bits: 4 there, 2 here" in str(caught.value)
+    assert "training.epochs: 2 there, 3 here" in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path, run: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(InputError, match="nothing may be written into"):
+            open_run(load_recipe(run / "recipe.yaml"), tmp_path / "new", resume=False)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_wrong_contents_become_one_error_that_names_the_file() -> None:
+    for wrong in (KeyError("classes"), TypeError("a\nb\nc"), RuntimeError("a\n\tb")):
+        with (
+            pytest.raises(InputError, match=r"x\.pt: damaged: ('classes' is missing|a b)$"),
+            intact(Path("x.pt"), "damaged"),
+        ):
+            raise wrong
+    with pytest.raises(RecipeError, match="mine"), intact(Path("x.pt"), "damaged"):
+        raise RecipeError("mine")
+
+
+def test_an_integer_model_is_fresh_until_the_run_trains_on(tmp_path: Path) -> None:
+    integer, weights = tmp_path / "integer.safetensors", tmp_path / "checkpoint.pt"
+    assert not integer_is_fresh(tmp_path)
+    integer.touch()
+    assert integer_is_fresh(tmp_path)
+    weights.touch()
+    os.utime(integer, (100, 100))
+    os.utime(weights, (200, 200))
+    assert not integer_is_fresh(tmp_path)
+    os.utime(integer, (300, 300))
+    assert integer_is_fresh(tmp_path)
+
+
+def test_reports_of_two_files_in_one_folder_do_not_collide() -> None:
+    folder = Path("runs/a")
+    assert report_beside(folder / "model.onnx", "export.json") == folder / "export.json"
+    named = [report_beside(folder / f"{n}.onnx", "export.json").name for n in "ab"]
+    assert named == ["a.export.json", "b.export.json"]
+
+
+def test_a_checkpoint_holds_plain_data_that_torch_reads_safely(run: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "checkpoint.pt", tmp_path / "c.pt")
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert state["format"] == 2
+    parts = {"format", "model", "optimizer", "history", "random", "architecture"}
+    assert set(state) == parts
+    assert len(state["history"]) == 2

@@ -1,0 +1,294 @@
+"""Runs that are killed, interrupted, finished already, or going nowhere."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from qtool import pipeline
+from qtool.cli import main
+from qtool.errors import TrainingError
+
+# 32 steps make an epoch long enough to be killed in the middle of it.
+LEARNED: dict[str, Any] = {
+    "seed": 3,
+    "model": {"name": "lenet5"},
+    "data": {"name": "digits", "batch_size": 8, "image_size": 16, "train_samples": 768},
+    "quantization": {
+        "weights": {"bits": 4, "range": "learned"},
+        "activations": {"bits": 4, "range": "learned"},
+        "overrides": [{"match": "conv1", "activations": None}],
+    },
+    "training": {
+        "epochs": 4,
+        "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4},
+        "learning_rate": {"name": "cosine", "start": 0.02, "stop": 0.0, "warmup": 0.1},
+        "calibration_batches": 2,
+    },
+}
+# Weights freeze after 1.6 of 4 epochs; every second epoch has a checkpoint only.
+BLENDED = LEARNED | {
+    "quantization": {
+        "weights": {
+            "bits": 3,
+            "range": "absmax",
+            "blend": {"name": "cubic", "start": 0.0, "stop": 1.0, "window": [0.0, 0.4]},
+        },
+        "activations": {"bits": 4, "grid": "asymmetric", "range": "ema_min_max"},
+        "overrides": [
+            {"match": "fc3", "weights": {"blend": None, "range": "learned"}},
+            {"match": "conv2", "weights": {"range": "ppq"}},
+        ],
+    },
+    "training": {
+        "epochs": 4,
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+        "checkpoint_every": 2,
+        "calibration_batches": 2,
+    },
+}
+# Random rounding draws at every step; weights are pulled onto their levels, and freeze there.
+RESTLESS = LEARNED | {
+    "quantization": {
+        "weights": {
+            "bits": 2,
+            "rounding": "stochastic_rounding",
+            "estimator": {
+                "name": "hyperbolic_tangent",
+                "sharpness": {"name": "linear", "start": 1.0, "stop": 2.0},
+            },
+            "dampening": {"name": "linear", "start": 0.0, "stop": 0.01},
+            "freezing": {
+                "threshold": {"name": "cosine", "start": 0.04, "stop": 0.005},
+                "momentum": 0.05,
+            },
+        },
+        "activations": {"bits": 4, "grid": "asymmetric"},
+        "overrides": [
+            {"match": "fc3", "weights": {"rounding": "additive_noise", "estimator": None}}
+        ],
+    }
+}
+QUICK = LEARNED | {"training": LEARNED["training"] | {"epochs": 2}}
+
+
+def write(folder: Path, recipe: dict[str, Any], **training: Any) -> Path:
+    path = folder / "r.yaml"
+    path.write_text(yaml.safe_dump(recipe | {"training": recipe["training"] | training}))
+    return path
+
+
+def start(recipe: Path, folder: Path) -> "subprocess.Popen[str]":
+    argv = ["train", str(recipe), "--run-dir", str(folder), "--device", "cpu", "--resume"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "qtool", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
+
+
+def heed_interrupts() -> None:
+    """Undo what a shell does to processes in the background, pytest among them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def end_in_the_middle(
+    process: "subprocess.Popen[str]", after_epoch: int, wait: float, number: signal.Signals
+) -> tuple[int, str, str]:
+    """Send a signal `wait` seconds after an epoch ended; return exit code, stdout and stderr."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if re.match(rf"epoch +{after_epoch}/", line):
+            break
+    time.sleep(wait)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, "".join(said) + err
+
+
+def differences(one: Any, two: Any, place: str = "") -> list[str]:
+    """Return where two nested structures of tensors are not equal to the last bit."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        if one.keys() != two.keys():
+            return [f"{place}: {one.keys() ^ two.keys()}"]
+        return [d for key in one for d in differences(one[key], two[key], f"{place}.{key}")]
+    if isinstance(one, list | tuple) and isinstance(two, list | tuple):
+        if len(one) != len(two):
+            return [f"{place}: {len(one)} and {len(two)}"]
+        return [d for k in range(len(one)) for d in differences(one[k], two[k], f"{place}.{k}")]
+    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
+        same = one.dtype == two.dtype and torch.equal(one, two)
+        return [] if same else [place]
+    return [] if one == two and type(one) is type(two) else [f"{place}: {one} and {two}"]
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    for line in state["history"]:
+        del line["seconds"]
+    return state
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [LEARNED, BLENDED, RESTLESS],
+    ids=["learned scales", "blend that freezes", "random rounding, dampening, freezing"],
+)
+def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    path = write(tmp_path, recipe)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for after_epoch, wait in ((1, 0.02), (3, 0.08)):
+        process = start(path, killed)
+        code, out, err = end_in_the_middle(process, after_epoch, wait, signal.SIGKILL)
+        assert (code, out) == (-signal.SIGKILL, ""), err
+        assert after_epoch <= len(metrics(killed)) < 4
+        assert json.loads((killed / "summary.json").read_text())["status"] == "running"
+    resumed = pipeline.train(path, killed, device="cpu", resume=True)
+    straight = pipeline.train(path, whole, device="cpu")
+    assert differences(checkpoint(whole), checkpoint(killed)) == []
+    assert metrics(whole) == metrics(killed)
+    alphas = [line["alpha"] for line in metrics(whole) if "alpha" in line]
+    assert alphas in ([], [pytest.approx(1 - (1 - 0.25 / 0.4) ** 3), 1, 1, 1])
+    assert bool(alphas) == (recipe is BLENDED)
+    shares = [line["frozen_share"] for line in metrics(whole) if "frozen_share" in line]
+    assert [max(share.values()) > 0 for share in shares[-1:]] == [True] * (recipe is RESTLESS)
+    apart = ("run", "seconds")
+    assert [resumed.pop(key) != straight.pop(key) for key in apart] == [True, True]
+    assert resumed == straight
+    assert {p.name for p in whole.iterdir()} == {p.name for p in killed.iterdir()}
+
+
+def test_ctrl_c_keeps_a_good_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+    path, folder = write(tmp_path, LEARNED), tmp_path / "run"
+    code, out, err = end_in_the_middle(start(path, folder), 2, 0.05, signal.SIGINT)
+    assert (code, out) == (130, "")
+    assert "Traceback" not in err
+    assert "--resume" in err.splitlines()[-2]
+    assert str(folder) in err.splitlines()[-2]
+    assert err.splitlines()[-1] == "interrupted"
+    state = checkpoint(folder)
+    assert len(state["history"]) == 2
+    assert state["history"] == metrics(folder)
+    assert json.loads((folder / "summary.json").read_text())["status"] == "running"
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
+    """A function that runs a command; returns its exit code, output and errors."""
+
+    def run(*argv: str) -> tuple[Any, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(argv))
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+def test_resume_on_a_finished_run_prints_its_summary_and_trains_nothing(
+    tmp_path: Path, shell: Callable[..., tuple[Any, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, folder = write(tmp_path, QUICK), tmp_path / "run"
+    argv = ["train", str(path), "--run-dir", str(folder), "--resume", "--json"]
+    argv += ["--set", "seed=4", "--device", "cpu"]
+    assert shell(*argv)[0] == 0
+    before = contents(folder)
+
+    def too_far(*_: Any) -> None:
+        raise AssertionError("a finished run needs no data")
+
+    monkeypatch.setattr(pipeline.build, "make_data", too_far)
+    code, out, err = shell(*argv)
+    assert code == 0
+    assert json.loads(out) == json.loads(before["summary.json"])
+    assert "finished already" in err
+    assert contents(folder) == before
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path: Path) -> None:
+    path = write(tmp_path, QUICK)
+    (tmp_path / "empty").mkdir()
+    pipeline.train(path, tmp_path / "whole", device="cpu")
+    for name in ("empty", "new"):
+        pipeline.train(path, tmp_path / name, device="cpu", resume=True)
+        assert differences(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / name)) == []
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    for name in ("recipe.yaml", "environment.json"):
+        (stopped / name).write_bytes((tmp_path / "whole" / name).read_bytes())
+    pipeline.train(path, stopped, device="cpu", resume=True)
+    assert differences(checkpoint(tmp_path / "whole"), checkpoint(stopped)) == []
+
+
+def test_what_a_kill_leaves_half_written_is_no_obstacle(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".recipe.yaml.123.tmp").write_text("model: {na")
+    pipeline.train(write(tmp_path, QUICK, epochs=1), folder, device="cpu", resume=True)
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+
+
+def test_resume_needs_the_same_recipe(
+    tmp_path: Path, shell: Callable[..., tuple[Any, str, str]]
+) -> None:
+    path, folder = write(tmp_path, QUICK, epochs=1), tmp_path / "run"
+    argv = ["train", str(path), "--run-dir", str(folder), "--device", "cpu"]
+    assert shell(*argv)[0] == 0
+    before = contents(folder)
+    code, out, err = shell(*argv, "--resume", "--set", "training.epochs=2")
+    assert (code, out) == (2, "")
+    assert "training.epochs: 1 there, 2 here" in err
+    assert contents(folder) == before
+
+
+# torch warns of float(loss) in training/loop.py; see Trainer._train_epoch.
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")
+def test_a_run_that_diverges_fails_and_names_the_first_bad_layer(
+    tmp_path: Path, shell: Callable[..., tuple[Any, str, str]]
+) -> None:
+    path, folder = write(tmp_path, QUICK, learning_rate=1e30), tmp_path / "run"
+    code, out, err = shell("train", str(path), "--run-dir", str(folder), "--device", "cpu")
+    assert (code, out) == (1, "")
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith("error: the loss became nan in epoch 1, step ")
+    assert re.search(r"the first layer that went bad is (conv|fc)\d", last)
+    assert "Lower training.learning_rate" in last
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert last.endswith(summary["error"])
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")
+def test_a_run_whose_last_step_diverges_fails_too(tmp_path: Path) -> None:
+    one_step = QUICK | {"data": QUICK["data"] | {"batch_size": 256}}
+    path = write(tmp_path, one_step, epochs=1, learning_rate=1e30)
+    with pytest.raises(TrainingError, match="the loss became nan"):
+        pipeline.train(path, tmp_path / "run", device="cpu")
+    text = (tmp_path / "run" / "summary.json").read_text()
+    assert "NaN" not in text
