@@ -1,12 +1,13 @@
 """What a conversion cost: accuracy before and after, bytes, and what became of each layer."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from qtool.evaluation import evaluate, logits_of
 from qtool.integer.layers import converted_state
+from qtool.reports.results import Conversion, Layer
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -16,7 +17,10 @@ def conversion_report(
     integer: nn.Module,
     batches: Callable[[], Batches],
     loss: Callable[[Tensor, Tensor], Tensor],
-) -> dict[str, Any]:
+    *,
+    path: Path,
+    float_accuracy: float | None = None,
+) -> Conversion:
     """Judge the fake-quantized and the integer model on the same batches; count bytes.
 
     Args:
@@ -24,6 +28,8 @@ def conversion_report(
         integer: what `convert` made of it.
         batches: returns the validation set anew, images [B, C, H, W] and labels [B].
         loss: of logits and labels.
+        path: where the integer model goes.
+        float_accuracy: of the float network, where nothing was trained.
     """
     expected, labels = logits_of(model.eval(), batches())
     given, _ = logits_of(integer, batches())
@@ -34,14 +40,16 @@ def conversion_report(
     bits = sum(spec.weights * (spec.weight_bits or 32) for spec in state.layers)
     others = [t for name, t in integer.state_dict().items() if not name.endswith(".codes")]
     own = [p for name, p in model.named_parameters() if "_quantizer." not in name]
-    return {
-        "float_bytes": 4 * sum(p.numel() for p in own),
-        "integer_bytes": -(-bits // 8) + sum(t.numel() * t.element_size() for t in others),
-        "validation_accuracy_before": before.accuracy,
-        "validation_accuracy_after": after.accuracy,
-        "validation_images": after.images,
-        "max_abs_difference": float((expected - given).abs().max()),
-        "layers": [spec.as_dict() for spec in state.layers],
-        "left_float": state.left_float,
-        "notes": state.notes,
-    }
+    return Conversion(
+        float_bytes=4 * sum(p.numel() for p in own),
+        integer_bytes=-(-bits // 8) + sum(t.numel() * t.element_size() for t in others),
+        validation_accuracy_before=before.accuracy,
+        validation_accuracy_after=after.accuracy,
+        validation_images=after.images,
+        max_abs_difference=float((expected - given).abs().max()),
+        layers=[Layer(**spec.as_dict()) for spec in state.layers],
+        left_float=state.left_float,
+        notes=state.notes,
+        integer_model=str(path),
+        validation_accuracy_float=float_accuracy,
+    )

@@ -1,8 +1,10 @@
 """Loaders: a data set in, batches for training and validation out."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from qtool.data.batches import Batches, Normalizer, Repeated, seeded_generator
 from qtool.data.file_batches import RGB, FileBatches
@@ -25,6 +27,11 @@ class Loaders:
     image_size: int  # height and width of every image, pixels; the width of what is no picture
     note: str  # one line said to the user
     teacher: Teacher | None = None  # that computed the targets
+
+    @cached_property
+    def first_images(self) -> Tensor:
+        """Return the first training batch's images [B, C, H, W], decoded once."""
+        return next(iter(self.train.batches(0)))[0]
 
 
 def make_loaders(

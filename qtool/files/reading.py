@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from qtool.errors import InputError
 
@@ -30,7 +29,7 @@ def intact(path: Path, what: str) -> Iterator[None]:
         raise InputError(f"{path}: {what}: {reason}") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """Read a JSON file that a run wrote.
 
     Raises:

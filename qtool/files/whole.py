@@ -2,15 +2,14 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from qtool.errors import InputError
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary name beside `path`, then put the file in place in one move.
 
     A kill at any moment leaves the old file or the new one, never half of one.
@@ -80,6 +79,11 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
+def write_json(path: Path, data: Mapping[str, object]) -> None:
     """Write a JSON file in one move."""
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
+    """Write JSON objects in one move, each on a line."""
+    write_text(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))

@@ -2,11 +2,23 @@
 
 import re
 from collections import Counter
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from qtool.console import say, show, table
+from qtool.reports.comparisons import Comparison, Difference, Equivalence
+from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow
+from qtool.reports.result import Result
+from qtool.reports.results import Conversion, Export, Profile, StraightThrough, Summary
 
 HOW = ("how weights", "how input")  # columns that mostly hold the same words in every row
+
+
+def show_result(result: Result) -> None:
+    """Show any result that has a face here, by its type."""
+    if isinstance(result, Comparison) and result.kind == "runs":
+        show_runs(result)
+    else:
+        _FACES[type(result)](result)
 
 
 def percent(value: float | None) -> str:
@@ -14,7 +26,7 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def show_plan(rows: list[Any]) -> None:
+def show_plan(rows: Sequence[PlanRow]) -> None:
     """Show what happens to each layer; what most layers share is said once."""
     weights_how = _most_common([row.weights_how for row in rows])
     activations_how = _most_common([row.activations_how for row in rows])
@@ -42,158 +54,162 @@ def _most_common(texts: list[str]) -> str:
     return counts.most_common(1)[0][0] if counts else ""
 
 
-def show_summary(result: dict[str, Any]) -> None:
+def show_summary(result: Summary) -> None:
     """Show how a training ended."""
     rows = [
-        ("validation accuracy", percent(result["validation_accuracy"])),
-        ("validation loss", _number(result["validation_loss"])),
-        ("training loss", _number(result["train_loss"])),
-        ("epochs", result["epochs"]),
-        ("seconds", f"{result['seconds']:.1f}"),
-        ("parameters", f"{result['parameters']:,}"),
-        ("bits per weight", f"{result['weight_bits_mean']:.2f}"),
-        ("run folder", result["run"]),
+        ("validation accuracy", percent(result.validation_accuracy)),
+        ("validation loss", _number(result.validation_loss)),
+        ("training loss", _number(result.train_loss)),
+        ("epochs", result.epochs),
+        ("seconds", f"{result.seconds:.1f}"),
+        ("parameters", f"{result.parameters:,}"),
+        ("bits per weight", f"{result.weight_bits_mean:.2f}"),
+        ("run folder", result.run),
     ]
-    show(table(f"training {result['status']}", ["", "#"], rows), on_stdout=True)
-    if profile := result.get("profile"):
-        show_profile(profile)
+    show(table(f"training {result.status}", ["", "#"], rows), on_stdout=True)
+    if result.profile is not None:
+        show_profile(result.profile)
 
 
-def show_profile(profile: dict[str, Any]) -> None:
+def show_profile(profile: Profile) -> None:
     """Show where the time of a training step goes."""
-    shares = profile["share"]
     rows = [
-        (phase.replace("_", " "), f"{taken:.2f}", f"{100 * shares[phase]:.1f} %")
-        for phase, taken in profile["milliseconds"].items()
+        (phase.replace("_", " "), f"{taken:.2f}", f"{100 * profile.share[phase]:.1f} %")
+        for phase, taken in profile.milliseconds.items()
     ]
-    rows.append(("whole step", f"{profile['step_milliseconds']:.2f}", ""))
-    title = f"a training step, median of {profile['steps']}"
+    rows.append(("whole step", f"{profile.step_milliseconds:.2f}", ""))
+    title = f"a training step, median of {profile.steps}"
     show(table(title, ["", "#ms", "#share"], rows), on_stdout=True)
-    if (peak := profile["peak_memory_bytes"]) is not None:
+    if (peak := profile.peak_memory_bytes) is not None:
         say(f"peak memory: {_bytes(peak)}", on_stdout=True)
 
 
-def show_conversion(result: dict[str, Any]) -> None:
+def show_conversion(result: Conversion) -> None:
     """Show what became of a model on its way into integers."""
     rows = [
-        ("accuracy of the float model", percent(result["validation_accuracy_float"])),
-        ("accuracy before, fake-quantized", percent(result["validation_accuracy_before"])),
-        ("accuracy after, in integers", percent(result["validation_accuracy_after"])),
-        ("largest logit difference", _number(result["max_abs_difference"])),
-        ("float model", _bytes(result["float_bytes"])),
-        ("integer model", _bytes(result["integer_bytes"])),
-        ("integer layers", len(result["layers"])),
-        ("batch norms folded", sum(1 for la in result["layers"] if la["batch_norm"])),
-        ("written to", result["integer_model"]),
+        ("accuracy of the float model", percent(result.validation_accuracy_float)),
+        ("accuracy before, fake-quantized", percent(result.validation_accuracy_before)),
+        ("accuracy after, in integers", percent(result.validation_accuracy_after)),
+        ("largest logit difference", _number(result.max_abs_difference)),
+        ("float model", _bytes(result.float_bytes)),
+        ("integer model", _bytes(result.integer_bytes)),
+        ("integer layers", len(result.layers)),
+        ("batch norms folded", sum(1 for la in result.layers if la.batch_norm)),
+        ("written to", result.integer_model),
     ]
-    if result["validation_accuracy_float"] is None:
+    if result.validation_accuracy_float is None:
         rows = rows[1:]
     show(table("converted", ["", "#"], rows), on_stdout=True)
-    for note in result["notes"]:
+    for note in result.notes:
         say(f"note: {note}")
 
 
-def show_export(result: dict[str, Any]) -> None:
+def show_export(result: Export) -> None:
     """Show what the runtime made of an exported file."""
-    latency, runtime = result["latency_ms"], result["runtime"]
+    latency, runtime = result.latency_ms, result.runtime
     rows = [
-        ("checked in", f"{runtime['name']} {runtime['version']}"),
-        ("images", result["images"]),
-        ("top-1 agreement", percent(result["top1_agreement"])),
-        ("accuracy in the runtime", percent(result["accuracy_runtime"])),
-        ("largest logit difference", _number(result["max_abs_difference"])),
-        ("weight codes equal", f"{result['codes_compared']:,}"),
-        ("bits per weight on disk", _number(result["bits_per_weight_on_disk"])),
-        ("file", _bytes(result["file_bytes"])),
-        ("layers in integer kernels", f"{result['fused_layers']} of {result['quantized_layers']}"),
+        ("checked in", f"{runtime.name} {runtime.version}"),
+        ("images", result.images),
+        ("top-1 agreement", percent(result.top1_agreement)),
+        ("accuracy in the runtime", percent(result.accuracy_runtime)),
+        ("largest logit difference", _number(result.max_abs_difference)),
+        ("weight codes equal", f"{result.codes_compared:,}"),
+        ("bits per weight on disk", _number(result.bits_per_weight_on_disk)),
+        ("file", _bytes(result.file_bytes)),
+        ("layers in integer kernels", f"{result.fused_layers} of {result.quantized_layers}"),
         *_shifted_row(result),
-        ("one image, one thread", f"{latency['exported']:.2f} ms"),
-        ("the float model", f"{latency['float']:.2f} ms"),
-        ("written to", result["file"]),
+        ("one image, one thread", f"{latency.exported:.2f} ms"),
+        ("the float model", f"{latency.float_:.2f} ms"),
+        ("written to", result.file),
     ]
     show(table("exported and verified", ["", "#"], rows), on_stdout=True)
 
 
-def _shifted_row(result: dict[str, Any]) -> list[tuple[str, str]]:
+def _shifted_row(result: Export) -> list[tuple[str, str]]:
     """Return the row on what a shift in place of ceil changed, where there was one."""
-    share = result.get("ceil_shifted_share")
+    share = result.ceil_shifted_share
     return [] if share is None else [("input codes changed by the shift", f"{share:.2e}")]
 
 
-def show_comparison(result: dict[str, Any]) -> None:
+def show_comparison(result: Comparison) -> None:
     """Show arms, their paired differences and the verdict."""
-    against = {item["arm"]: item for item in result["differences"]}
+    against = {item.arm: item for item in result.differences}
     rows = []
-    for arm in result["arms"]:
-        gap = against.get(arm["name"])
-        spread = "-" if arm["std"] is None else f"{100 * arm['std']:.2f}"
-        values = ", ".join(percent(value).removesuffix(" %") for value in arm["values"])
-        rows.append((arm["name"], percent(arm["mean"]), spread, values, _gap(gap), arm["failed"]))
-    first = result["arms"][0]["name"]
+    for arm in result.arms:
+        gap = against.get(arm.name)
+        spread = "-" if arm.std is None else f"{100 * arm.std:.2f}"
+        values = ", ".join(percent(value).removesuffix(" %") for value in arm.values)
+        rows.append((arm.name, percent(arm.mean), spread, values, _gap(gap), arm.failed))
+    first = result.arms[0].name
     columns = ["arm", "#mean", "#std", "each seed", f"#against {first}, 95 %", "#failed"]
     show(table("validation accuracy", columns, rows), on_stdout=True)
-    say(result["verdict"], on_stdout=True)
+    say(result.verdict, on_stdout=True)
 
 
-def show_equivalence(result: dict[str, Any]) -> None:
+def show_equivalence(result: Equivalence) -> None:
     """Show how near each arm stays to the custom estimator's run, by learning rate."""
     columns = ["arm", "#alignment error", "#codes", "#changes", "#answers", "#accuracy"]
-    shares = ("quantized_weight_agreement", "change_point_agreement", "inference_agreement")
-    accuracy = {arm["name"]: arm["mean"] for arm in result["arms"]}
-    errors = result["weight_alignment_error"]
+    shares = (
+        result.quantized_weight_agreement,
+        result.change_point_agreement,
+        result.inference_agreement,
+    )
+    accuracy = {arm.name: arm.mean for arm in result.arms}
+    errors = result.weight_alignment_error
     rows = []
-    for at, rate in enumerate(result["learning_rates"]):
+    for at, rate in enumerate(result.learning_rates):
         name = f"lr-{rate:g}/custom"
         rows.append((name, "", "", "", "", percent(accuracy[name])))
         for arm in errors:
             name = f"lr-{rate:g}/{arm}"
-            alike = (percent(result[key][arm][at]) for key in shares)
+            alike = (percent(share[arm][at]) for share in shares)
             rows.append((name, _number(errors[arm][at], 3), *alike, percent(accuracy.get(name))))
-    show(table(f"as with {result['estimator']}", columns, rows), on_stdout=True)
-    say(result["verdict"], on_stdout=True)
+    show(table(f"as with {result.estimator}", columns, rows), on_stdout=True)
+    say(result.verdict, on_stdout=True)
 
 
-def show_straight_through(result: dict[str, Any]) -> None:
+def show_straight_through(result: StraightThrough) -> None:
     """Show what became of a run on its way to straight_through."""
     columns = ["layer", "estimator", "#learning rate x", "#largest shift, steps"]
     rows = [
-        (la["layer"], la["estimator"], _number(la["alpha"]), _number(la["largest_shift"], 3))
-        for la in result["layers"]
+        (la.layer, la.estimator, _number(la.alpha), _number(la.largest_shift, 3))
+        for la in result.layers
     ]
     show(table("rewritten for straight_through", columns, rows), on_stdout=True)
-    folder, done, epochs = (result[key] for key in ("run", "epochs_done", "epochs"))
+    folder, done, epochs = result.run, result.epochs_done, result.epochs
     if done < epochs:
         then = f"qtool train {folder}/recipe.yaml --run-dir {folder} --resume"
         say(f"{done} of {epochs} epochs are done; go on with: {then}")
     else:
         say(f"written to {folder}; the run was finished")
-    for note in result["notes"]:
+    for note in result.notes:
         say(f"note: {note}")
 
 
-def show_runs(result: dict[str, Any]) -> None:
+def show_runs(result: Comparison) -> None:
     """Show runs and files side by side."""
     rows = [
         (
-            arm["name"],
-            percent(arm["mean"]),
-            _number(arm.get("weight_bits_mean"), 3),
-            "-" if arm.get("bytes") is None else _bytes(arm["bytes"]),
-            _number(arm.get("latency_ms")),
+            arm.name,
+            percent(arm.mean),
+            _number(arm.weight_bits_mean, 3),
+            "-" if arm.bytes is None else _bytes(arm.bytes),
+            _number(arm.latency_ms),
         )
-        for arm in result["arms"]
+        for arm in result.arms
     ]
     columns = ["run or file", "#validation accuracy", "#bits per weight", "#size", "#ms per image"]
     show(table("side by side", columns, rows), on_stdout=True)
-    say(result["verdict"], on_stdout=True)
+    say(result.verdict, on_stdout=True)
 
 
-def show_inspection(result: dict[str, Any]) -> None:
+def show_inspection(result: Inspection) -> None:
     """Show what a recipe, run, integer model or ONNX file holds."""
-    plain = {key: v for key, v in result.items() if not isinstance(v, list | dict)}
+    said = result.to_json()
+    plain = {key: v for key, v in said.items() if not isinstance(v, list | dict)}
     facts = [(_label(key), _fact(key, value)) for key, value in plain.items()]
-    show(table(str(result["source"]), ["", ""], facts), on_stdout=True)
-    if layers := result.get("layers"):
+    show(table(result.source, ["", ""], facts), on_stdout=True)
+    if layers := said.get("layers"):
         shared = {key: _most_common([la.get(key, "") for la in layers]) for key in HOW}
         layers = [{k: v for k, v in la.items() if shared.get(k) != v} for la in layers]
         columns = list(dict.fromkeys(key for la in layers for key, value in la.items() if value))
@@ -203,9 +219,10 @@ def show_inspection(result: dict[str, Any]) -> None:
             if how:
                 text = f"{key}: {how}" + (", unless said otherwise" if key in columns else "")
                 say(text, on_stdout=True)
-    if left := result.get("left_float"):
-        show(table("left float", ["layer", "why"], list(left.items())), on_stdout=True)
-    for problem in result.get("problems", []):
+    if result.left_float:
+        rows = list(result.left_float.items())
+        show(table("left float", ["layer", "why"], rows), on_stdout=True)
+    for problem in result.problems:
         say(f"problem: {problem}", on_stdout=True)
 
 
@@ -213,7 +230,7 @@ def _label(key: str) -> str:
     return key.replace("_bytes", " size").replace("_", " ")
 
 
-def _fact(key: str, value: Any) -> str:
+def _fact(key: str, value: str | float | None) -> str:
     """Return what stands beside a key, as people write it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -226,35 +243,48 @@ def _fact(key: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else _number(value)
 
 
-def show_estimators(result: dict[str, Any]) -> None:
+def show_estimators(result: EstimatorTable) -> None:
     """Show every gradient estimator; of its reference as much as the first paper."""
     rows = []
-    for entry in result["estimators"]:
-        paper = re.match(r".*?arXiv:\d+\.\d+|[^;.]*", entry["reference"])
-        verdict = "in the class" if entry["in_class"] else f"outside the class: {entry['reason']}"
-        said = "\n".join(filter(None, [entry["formula"], paper[0] if paper else "", verdict]))
-        rows.append((entry["name"], said, _number(entry["alpha"])))
+    for entry in result.estimators:
+        paper = re.match(r".*?arXiv:\d+\.\d+|[^;.]*", entry.reference)
+        verdict = "in the class" if entry.in_class else f"outside the class: {entry.reason}"
+        said = "\n".join(filter(None, [entry.formula, paper[0] if paper else "", verdict]))
+        rows.append((entry.name, said, _number(entry.alpha)))
     columns = ["estimator", "formula, reference, class", "#alpha"]
     made = table("gradient estimators", columns, rows)
     made.columns[0].no_wrap = made.show_lines = True
     show(made, on_stdout=True)
     say("The class is that of arXiv:2405.05171, judged inside the grid.", on_stdout=True)
-    if "output" in result:
-        say(f"drawn into {result['output']}", on_stdout=True)
+    if result.output is not None:
+        say(f"drawn into {result.output}", on_stdout=True)
 
 
-def _gap(item: dict[str, Any] | None) -> str:
-    if item is None or item["mean"] is None:
+def _gap(item: Difference | None) -> str:
+    if item is None or item.mean is None:
         return ""
-    text = f"{100 * item['mean']:+.2f}"
-    if item["low"] is None or item["low"] == item["high"]:
+    text = f"{100 * item.mean:+.2f}"
+    if item.low is None or item.high is None or item.low == item.high:
         return text
-    return f"{text} ({100 * item['low']:+.2f} to {100 * item['high']:+.2f})"
+    return f"{text} ({100 * item.low:+.2f} to {100 * item.high:+.2f})"
 
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
-def _bytes(count: int) -> str:
+def _bytes(count: float) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+_FACES: dict[type[Result], Callable[..., None]] = {
+    Summary: show_summary,
+    Profile: show_profile,
+    Conversion: show_conversion,
+    StraightThrough: show_straight_through,
+    Export: show_export,
+    Comparison: show_comparison,
+    Equivalence: show_equivalence,
+    Inspection: show_inspection,
+    EstimatorTable: show_estimators,
+}

@@ -1,20 +1,14 @@
-"""What a recipe names, built: device, data, network, trainer.
+"""What a recipe names, built: data, network, trainer.
 
-Only here and in the pipeline do a recipe and a component meet, so that every stage can be tested
-with plain arguments.
+Rooms below this one take plain arguments, so that every stage can be tested without a recipe.
 """
 
-import os
-import platform
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
-import qtool
 from qtool.console import say
 from qtool.data.datasets import DATASETS, default_root
 from qtool.data.loaders import Loaders, make_loaders
@@ -25,70 +19,22 @@ from qtool.models.vision import Built, build_model, input_channels
 from qtool.numerics.schedules import SCHEDULES, Schedule, with_warmup
 from qtool.problems import report
 from qtool.quantizers.calibrate import calibrate
-from qtool.quantizers.layers import QUANT_TYPES, blend_alphas, compile_kernels
+from qtool.quantizers.layers import QUANT_TYPES, blend_alphas, compile_kernels, make_traceable
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.settings.quantization import Quantization
 from qtool.training.batch_norm import reestimate_batch_norm
+from qtool.training.captured import CapturedStep
+from qtool.training.compiled import compiled_forward
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES, Loss
-from qtool.training.optimizers import OPTIMIZERS, parameter_groups
+from qtool.training.optimizers import OPTIMIZERS, make_capturable, parameter_groups
 from qtool.training.population import Population
+from qtool.training.profile import StepProfile
+from qtool.training.step import TakeStep, TrainingStep
 
 AFTER_A_BLEND = 100  # training batches for batch norm statistics, unless the recipe says otherwise
-
-
-def pick_device(wanted: str) -> torch.device:
-    """Return the device that `--device` names: auto, cpu, cuda or cuda:N.
-
-    Raises:
-        InputError: If there is no such device.
-    """
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = wanted.partition(":")
-    numbered = kind == "cuda" and index.isascii() and index.isdecimal()
-    if wanted not in ("cpu", "cuda") and not numbered:
-        raise InputError(f"--device {wanted}: choose auto, cpu, cuda or cuda:N")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count <= int(index or 0):
-            have = f"only {count}" if count else "no CUDA device"
-            raise InputError(f"--device {wanted}: this machine has {have}; use cpu or auto")
-    return torch.device(wanted)
-
-
-def device_name(device: torch.device) -> str:
-    """Return what people call the device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_processor_name()}, {torch.get_num_threads()} threads"
-
-
-def _processor_name() -> str:
-    """Return the processor's name; only Linux tells it in full."""
-    facts = Path("/proc/cpuinfo")
-    if facts.is_file():
-        for line in facts.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or f"{platform.machine()} CPU"
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return what the numbers of a run depend on beside its recipe."""
-    return {
-        "qtool": qtool.__version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": str(device),
-        "device_name": device_name(device),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-    }
 
 
 def make_data(recipe: Recipe, device: torch.device) -> Loaders:
@@ -198,14 +144,19 @@ def make_network_without_data(recipe: Recipe) -> Built:
     )
 
 
-def prepare_network(recipe: Recipe, network: nn.Module, example: Tensor) -> nn.Module:
-    """Return the fake-quantized network on the example's device, in the recipe's memory format."""
+def prepare_network(
+    recipe: Recipe, network: nn.Module, example: Tensor, *, search: bool = True
+) -> nn.Module:
+    """Return the fake-quantized network on the example's device, in the recipe's memory format.
+
+    `search` is False where a state is loaded next, so that no scale is searched in vain.
+    """
     network = network.to(example.device)
     if recipe.training.channels_last:
         # torch documents this keyword, but its overloads leave it out
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     try:
-        return prepare(network, recipe.quantization, example)
+        return prepare(network, recipe.quantization, example, search=search)
     except torch.OutOfMemoryError as error:
         raise InputError(f"not enough memory on {example.device}; lower data.batch_size") from error
 
@@ -229,11 +180,6 @@ def reestimate_batch_norm_on(model: nn.Module, recipe: Recipe, loaders: Loaders)
         reestimate_batch_norm(model, (images for images, _ in batches))
 
 
-def first_images(loaders: Loaders) -> Tensor:
-    """Return the first training batch's images [B, C, H, W]."""
-    return next(iter(loaders.train.batches(0)))[0]
-
-
 def make_loss(recipe: Recipe) -> Loss:
     """Return the recipe's loss."""
     return LOSSES.build(recipe.training.loss.name, **recipe.training.loss.params)
@@ -242,15 +188,14 @@ def make_loss(recipe: Recipe) -> Loss:
 def make_learning_rate(recipe: Recipe) -> Schedule:
     """Return the recipe's learning rate as a function of progress."""
     choice = recipe.training.learning_rate
-    params = choice.params
-    warmup = params.pop("warmup", 0.0)
-    return with_warmup(SCHEDULES.build(choice.name, **params), warmup)
+    own = {key: value for key, value in choice.params.items() if key != "warmup"}
+    return with_warmup(SCHEDULES.build(choice.name, **own), choice.params.get("warmup", 0.0))
 
 
 def make_trainer(
     recipe: Recipe, model: nn.Module, loaders: Loaders, device: torch.device
 ) -> Trainer:
-    """Return what trains the model, at its very beginning."""
+    """Return what trains the model, at its very beginning; `equip` gives it its step."""
     training = recipe.training
     on_cuda = device.type == "cuda"
     compile_kernels(model, training.compile and not on_cuda)
@@ -269,10 +214,38 @@ def make_trainer(
         precision=getattr(torch, training.precision),
         epochs=training.epochs,
         history=[],
-        compiles=training.compile and on_cuda,
-        captures=training.cuda_graph and on_cuda,
-        population=_population(recipe, model, loaders),
     )
+
+
+def equip(
+    trainer: Trainer, recipe: Recipe, loaders: Loaders, profile: StepProfile | None = None
+) -> None:
+    """Give a trainer, once its state is there, the step that the recipe asks for, and who looks on.
+
+    A step that is measured is neither compiled nor captured.
+    """
+    step = trainer.plain_step()
+    if profile is not None:
+        step.mark = profile.mark
+        trainer.step = step
+        trainer.watchers.append(profile)
+    elif trainer.device.type == "cuda":
+        trainer.step = _fast_step(step, recipe, trainer.device)
+    population = _population(recipe, trainer.model, loaders)
+    if population is not None:
+        trainer.step = population.around(trainer.step or step, trainer.optimizer)
+        trainer.watchers.append(population)
+
+
+def _fast_step(step: TrainingStep, recipe: Recipe, device: torch.device) -> TakeStep:
+    """Return the step with its model compiled, its kernels captured, as far as the recipe says."""
+    if recipe.training.compile:
+        step.forward = compiled_forward(step.model)
+    if not recipe.training.cuda_graph:
+        return step
+    make_traceable(step.model)
+    make_capturable(step.optimizer, device)
+    return CapturedStep(step)
 
 
 def _population(recipe: Recipe, model: nn.Module, loaders: Loaders) -> Population | None:

@@ -22,7 +22,8 @@ from qtool.files.whole import write_atomically
 from qtool.numerics.grid import quantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.weights import WeightQuantizer
-from qtool.runs.folder import CHANGES
+from qtool.runs.folder import RunFolder
+from qtool.training.watcher import Watcher
 
 WATCHED = 65_536  # weights of a layer that are recorded at most: an even sample
 PREDICTIONS, LABELS = "predictions", "labels"
@@ -83,17 +84,17 @@ class _Watched:
         }
 
 
-class ChangeRecorder:
+class ChangeRecorder(Watcher):
     """Watches a model while it trains, without changing a number."""
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module, folder: Path, done: int) -> None:
+    def __init__(self, model: nn.Module, folder: RunFolder, done: int) -> None:
         """Begin, or go on after `done` epochs whose records lie in the run's folder.
 
         Raises:
             InputError: If the record of the last of them is missing.
         """
-        self.folder = folder / CHANGES
+        self.folder = folder.changes
         kept = _read(self.folder / _file(done)) if done else {}
         self.watched = {
             name: _Watched(layer, layer.weight_quantizer, kept.get(f"{name}.path"))
@@ -173,19 +174,19 @@ class Record:
     labels: Tensor
 
 
-def read_record(folder: Path, epochs: int) -> Record:
+def read_record(folder: RunFolder, epochs: int) -> Record:
     """Return what was recorded of a run of so many epochs.
 
     Raises:
         InputError: If a file is missing or damaged.
     """
-    kept = [_read(folder / CHANGES / _file(epoch)) for epoch in range(epochs + 1)]
+    kept = [_read(folder.changes / _file(epoch)) for epoch in range(epochs + 1)]
     names = [key.removesuffix(".weights") for key in kept[0] if key.endswith(".weights")]
     try:
         layers = {name: _layer_record(name, kept) for name in names}
         said, labels = (torch.stack([k[key] for k in kept[1:]]) for key in (PREDICTIONS, LABELS))
     except (KeyError, RuntimeError) as error:
-        raise InputError(f"{folder / CHANGES}: damaged; delete {folder} to train anew") from error
+        raise InputError(f"{folder.changes}: damaged; delete {folder} to train anew") from error
     return Record(layers, said, labels)
 
 

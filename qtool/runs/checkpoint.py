@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from qtool.errors import InputError
 from qtool.files.whole import write_atomically
+from qtool.reports.results import EpochLine
 
 FORMAT = 2
+Architecture = dict[str, Any]  # what `rebuild_model` needs
 
 
 @dataclass
@@ -27,9 +29,9 @@ class Checkpoint:
 
     model: dict[str, Any]
     optimizer: dict[str, Any]
-    history: list[dict[str, Any]]
+    history: list[EpochLine]
     random: dict[str, Any]
-    architecture: dict[str, Any]
+    architecture: Architecture
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put everything back; the history is the caller's. Other contents raise as torch does."""
@@ -43,8 +45,8 @@ class Checkpoint:
 def take(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    history: list[dict[str, Any]],
-    architecture: dict[str, Any],
+    history: list[EpochLine],
+    architecture: Architecture,
 ) -> Checkpoint:
     """Return the present state as a checkpoint."""
     cuda: list[Tensor] = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -54,7 +56,8 @@ def take(
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint in one move."""
-    data = {"format": FORMAT, **vars(checkpoint)}
+    lines = [line.to_json() for line in checkpoint.history]
+    data = {"format": FORMAT, **vars(checkpoint), "history": lines}
     write_atomically(path, lambda temporary: torch.save(data, temporary))
 
 
@@ -83,4 +86,5 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     if wrong or len(data) > len(kinds):
         unknown = [key for key in data if key not in kinds]
         raise InputError(f"{path}: a damaged checkpoint, in {', '.join(wrong + unknown)}")
+    data["history"] = [EpochLine.of(line, path) for line in data["history"]]
     return Checkpoint(**data)

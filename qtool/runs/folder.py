@@ -1,58 +1,132 @@
-"""The names of everything a run writes, and how it is written: whole files or nothing."""
+"""A run's folder: the names of everything in it, who may use it, and what is still fresh."""
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from qtool.errors import InputError
-from qtool.files.whole import write_text
+from qtool.files.reading import read_json
+from qtool.files.whole import refuse_unless_makeable, write_json_lines
+from qtool.reports.results import EpochLine, Summary
 
 RECIPE = "recipe.yaml"
-ENVIRONMENT = "environment.json"
-METRICS = "metrics.jsonl"
-CHECKPOINT = "checkpoint.pt"
-SUMMARY = "summary.json"
 INTEGER = "integer.safetensors"
 CONVERT = "convert.json"
 ONNX = "model.onnx"
 EXPORT = "export.json"
-COMPARISON = "comparison.json"
-INITIAL = "initial.safetensors"
-CHANGES = "changes"
 
 
-def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
-    """Write metrics.jsonl, one line for each epoch."""
-    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in history)
-    write_text(folder / METRICS, text)
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that a run lies in, or may lie in; nothing is read or made until it is asked for."""
 
+    path: Path
 
-def is_free(path: Path) -> bool:
-    """Tell whether a folder is absent or empty, but for what a killed write left."""
-    return not path.exists() or all(child.match(".*.tmp") for child in path.iterdir())
+    def __str__(self) -> str:
+        return str(self.path)
 
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / RECIPE
 
-def is_run_folder(path: Path) -> bool:
-    """Tell whether a folder was made by `qtool train` or `qtool convert`."""
-    return path.is_dir() and (path / RECIPE).is_file()
+    @property
+    def environment(self) -> Path:
+        """What the numbers depend on beside the recipe."""
+        return self.path / "environment.json"
 
+    @property
+    def metrics(self) -> Path:
+        """One line for each epoch."""
+        return self.path / "metrics.jsonl"
 
-def refuse_unless_run(path: Path) -> None:
-    """Check that a folder was made by `qtool train` or `qtool convert`.
+    @property
+    def checkpoint(self) -> Path:
+        """Everything needed to go on."""
+        return self.path / "checkpoint.pt"
 
-    Raises:
-        InputError: If it was not.
-    """
-    if not is_run_folder(path):
-        raise InputError(f"{path}: not a run folder, it has no {RECIPE}")
+    @property
+    def summary(self) -> Path:
+        """How far the run is, and how it does."""
+        return self.path / "summary.json"
 
+    @property
+    def integer(self) -> Path:
+        """The integer model."""
+        return self.path / INTEGER
 
-def integer_is_fresh(folder: Path) -> bool:
-    """Tell whether a run's integer model is there, and not older than its checkpoint."""
-    integer, weights = folder / INTEGER, folder / CHECKPOINT
-    if not integer.is_file():
-        return False
-    return not weights.is_file() or integer.stat().st_mtime >= weights.stat().st_mtime
+    @property
+    def convert(self) -> Path:
+        """The report on the integer model."""
+        return self.path / CONVERT
+
+    @property
+    def onnx(self) -> Path:
+        """The exported file."""
+        return self.path / ONNX
+
+    @property
+    def export(self) -> Path:
+        """The report on the exported file."""
+        return self.path / EXPORT
+
+    @property
+    def initial(self) -> Path:
+        """M(w0), where a straight-through equivalent starts from it."""
+        return self.path / "initial.safetensors"
+
+    @property
+    def changes(self) -> Path:
+        """The folder of what the weights' codes did."""
+        return self.path / "changes"
+
+    def is_free(self) -> bool:
+        """Tell whether the folder is absent or empty, but for what a killed write left."""
+        return not self.path.exists() or all(c.match(".*.tmp") for c in self.path.iterdir())
+
+    def holds_run(self) -> bool:
+        """Tell whether the folder was made by `qtool train` or `qtool convert`."""
+        return self.path.is_dir() and self.recipe.is_file()
+
+    def refuse_unless_run(self) -> None:
+        """Check that the folder was made by `qtool train` or `qtool convert`.
+
+        Raises:
+            InputError: If it was not.
+        """
+        if not self.holds_run():
+            raise InputError(f"{self.path}: not a run folder, it has no {RECIPE}")
+
+    def refuse_unless_makeable(self) -> None:
+        """Check that the folder is there or can be made, without making it.
+
+        Raises:
+            InputError: If it cannot.
+        """
+        refuse_unless_makeable(self.path)
+
+    def integer_is_fresh(self) -> bool:
+        """Tell whether the integer model is there, and not older than the checkpoint."""
+        if not self.integer.is_file():
+            return False
+        if not self.checkpoint.is_file():
+            return True
+        return self.integer.stat().st_mtime >= self.checkpoint.stat().st_mtime
+
+    def finished_summary(self) -> Summary | None:
+        """Return the summary of a run that is finished, else None.
+
+        Raises:
+            InputError: If it is damaged.
+        """
+        if not self.summary.is_file():
+            return None
+        said = read_json(self.summary)
+        return Summary.of(said, self.summary) if said.get("status") == "finished" else None
+
+    def write_metrics(self, history: Sequence[EpochLine]) -> None:
+        """Write metrics.jsonl, one line for each epoch."""
+        write_json_lines(self.metrics, [line.to_json() for line in history])
 
 
 def report_beside(path: Path, report: str) -> Path:

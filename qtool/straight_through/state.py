@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from qtool.errors import ConversionError
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.weights import WeightQuantizer
+from qtool.reports.results import MovedLayer
 from qtool.straight_through.weights import WeightMap
 
 
@@ -25,8 +26,9 @@ def carry_over(
     old: tuple[nn.Module, Optimizer],
     new: tuple[nn.Module, Optimizer],
     maps: dict[str, WeightMap],
+    *,
     adaptive: bool,
-) -> list[dict[str, Any]]:
+) -> list[MovedLayer]:
     """Put a run's state into its straight-through form, in place; say what became of each layer.
 
     Args:
@@ -60,12 +62,12 @@ def carry_over(
             _divide_momentum(state, slope, form.form.alpha)
         shift = (moved[name].weight - weight).abs().max() / scale.max()
         rows.append(
-            {
-                "layer": name,
-                "estimator": form.estimator,
-                "alpha": 1.0 if adaptive else form.form.alpha,
-                "largest_shift": float(shift),  # in steps
-            }
+            MovedLayer(
+                layer=name,
+                estimator=form.estimator,
+                alpha=1.0 if adaptive else form.form.alpha,
+                largest_shift=float(shift),
+            )
         )
     return rows
 

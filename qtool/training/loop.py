@@ -3,8 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -16,19 +16,18 @@ from qtool.numerics.schedules import Schedule
 from qtool.quantizers.layers import (
     QuantLayer,
     blend_alphas,
-    make_traceable,
     set_progress,
     take_oscillations,
     without_blends,
 )
-from qtool.training.captured import CapturedStep
-from qtool.training.compiled import compiled_forward
+from qtool.reports.results import EpochLine
 from qtool.training.losses import Loss
-from qtool.training.optimizers import make_capturable, set_rate
-from qtool.training.population import Population
-from qtool.training.profile import StepProfile
+from qtool.training.optimizers import set_rate
 from qtool.training.progress import EpochBar, progress_bar
 from qtool.training.step import TakeStep, TrainingStep
+from qtool.training.watcher import Watcher
+
+Measures = dict[str, Any]  # keys of an EpochLine
 
 
 class Batches(Protocol):
@@ -43,22 +42,6 @@ class Batches(Protocol):
         ...
 
 
-class Watcher(Protocol):
-    """Looks on while a model trains, and changes nothing."""
-
-    def before_step(self, step: int) -> None:
-        """See the weights after `step` training steps."""
-        ...
-
-    def validated(self, logits: Tensor, labels: Tensor) -> None:
-        """See the logits [B, classes] and the labels [B] of a batch of validation images."""
-        ...
-
-    def end_epoch(self, epoch: int, step: int) -> None:
-        """See an epoch end, before its checkpoint is written."""
-        ...
-
-
 @dataclass
 class Trainer:
     """Everything one run of training moves.
@@ -70,11 +53,8 @@ class Trainer:
         precision: torch.float32, or torch.bfloat16 for autocast.
         epochs: of the whole run, also when it goes on from a checkpoint.
         history: one line of metrics for each epoch that is done.
-        profile: measures the steps, where that is asked for.
-        watcher: looks on, where that is asked for.
-        compiles: compile the whole model.
-        captures: capture the steps in CUDA graphs.
-        population: looks at, or takes, each step where the teacher of the data is known.
+        step: takes a training step; None takes the plain one.
+        watchers: look on.
     """
 
     model: nn.Module
@@ -86,16 +66,13 @@ class Trainer:
     device: torch.device
     precision: torch.dtype
     epochs: int
-    history: list[dict[str, Any]]
-    profile: StepProfile | None = None
-    watcher: Watcher | None = None
-    compiles: bool = False
-    captures: bool = False
-    population: Population | None = None
+    history: list[EpochLine]
+    step: TakeStep | None = None
+    watchers: list[Watcher] = field(default_factory=list)
 
     def fit(
         self,
-        after_epoch: Callable[[dict[str, Any]], None],
+        after_epoch: Callable[[EpochLine], None],
         finish: Callable[[nn.Module], None] = lambda model: None,
     ) -> None:
         """Train from the epoch after the last one of `history` to the end.
@@ -109,38 +86,29 @@ class Trainer:
         """
         steps = len(self.train)
         done = len(self.history)
-        take = self._make_step()
-        if self.population is not None:
-            take = self.population.around(take, self.optimizer)
+        take = self.step or self.plain_step()
         with progress_bar(steps * self.epochs, steps * done) as bar:
             for epoch in range(done, self.epochs):
                 started = time.perf_counter()
-                with self.profile.epoch(self.model) if self.profile else nullcontext():
-                    line = self._train_epoch(epoch, bar, take)
+                with ExitStack() as around:
+                    for watcher in self.watchers:
+                        around.enter_context(watcher.epoch(self.model))
+                    trained = self._train_epoch(epoch, bar, take)
                 if epoch == self.epochs - 1:
                     finish(self.model)
-                line |= self._validate(epoch)
-                line["seconds"] = round(time.perf_counter() - started, 3)
+                judged = self._validate(epoch)
+                seconds = round(time.perf_counter() - started, 3)
+                line = EpochLine(**trained, **judged, seconds=seconds)
                 self.history.append(line)
-                if self.watcher is not None:
-                    self.watcher.end_epoch(line["epoch"], line["step"])
+                for watcher in self.watchers:
+                    watcher.end_epoch(line.epoch, line.step)
                 after_epoch(line)
 
-    def _make_step(self) -> TakeStep:
-        """Return what takes a training step; a measured one is neither compiled nor captured."""
-        step = TrainingStep(self.model, self.loss, self.optimizer, self.precision)
-        if self.profile is not None:
-            step.mark = self.profile.mark
-            return step
-        if self.compiles:
-            step.forward = compiled_forward(self.model)
-        if not self.captures:
-            return step
-        make_traceable(self.model)
-        make_capturable(self.optimizer, self.device)
-        return CapturedStep(step)
+    def plain_step(self) -> TrainingStep:
+        """Return what takes a step as it is, neither compiled nor captured."""
+        return TrainingStep(self.model, self.loss, self.optimizer, self.precision)
 
-    def _train_epoch(self, epoch: int, bar: EpochBar, take: TakeStep) -> dict[str, Any]:
+    def _train_epoch(self, epoch: int, bar: EpochBar, take: TakeStep) -> Measures:
         self.model.train()
         steps = len(self.train)
         total = steps * self.epochs
@@ -150,15 +118,15 @@ class Trainer:
         images, rate, started = 0, 0.0, time.perf_counter()
         inputs = labels = torch.empty(0)
         batches = self.train.batches(epoch)
-        if self.profile is not None:
-            batches = self.profile.batches(batches)
+        for watcher in self.watchers:
+            batches = watcher.batches(batches)
         for index, (inputs, labels) in enumerate(batches):
             progress = (epoch * steps + index) / total
             rate = self.learning_rate(progress)
             set_rate(self.optimizer, rate)
             set_progress(self.model, progress)
-            if self.watcher is not None:
-                self.watcher.before_step(epoch * steps + index)
+            for watcher in self.watchers:
+                watcher.before_step(epoch * steps + index)
             try:
                 loss, logits = take(inputs, labels)
             except FloatingPointError as error:
@@ -173,7 +141,7 @@ class Trainer:
         if not torch.isfinite(loss_sum):
             raise self._diverged(epoch, steps - 1, inputs, str(float(loss_sum)))
         set_progress(self.model, (epoch + 1) / self.epochs)
-        line = {
+        line: Measures = {
             "epoch": epoch + 1,
             "step": (epoch + 1) * steps,
             "train_loss": float(loss_sum) / images,
@@ -182,17 +150,17 @@ class Trainer:
         }
         if alphas := blend_alphas(self.model):
             line["alpha"] = min(alphas.values())
-        if self.population is not None:
-            line |= self.population.take_measures()
+        for watcher in self.watchers:
+            line |= watcher.measures()
         return line | take_oscillations(self.model)
 
-    def _validate(self, epoch: int) -> dict[str, Any]:
+    def _validate(self, epoch: int) -> Measures:
         """Judge the quantized network and, where there are blends, the blended one beside it."""
         self.model.eval()
         alphas = blend_alphas(self.model).values()
         with without_blends(self.model):
             score = self._score(epoch, self._judge)
-        line = {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
+        line: Measures = {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
         if alphas:
             # once every alpha is 1 the two are the same network
             blended = self._score(epoch, self.loss) if min(alphas) < 1 else score
@@ -208,8 +176,8 @@ class Trainer:
         return score
 
     def _judge(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.watcher is not None:
-            self.watcher.validated(logits, labels)
+        for watcher in self.watchers:
+            watcher.validated(logits, labels)
         return self.loss(logits, labels)
 
     def _diverged(self, epoch: int, step: int, inputs: Tensor, loss: str) -> TrainingError:

@@ -8,7 +8,6 @@ Reference: Yin et al., 2019, arXiv:1903.05662.
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +20,10 @@ from qtool.numerics.coarse_gradient import (
     population_loss,
 )
 from qtool.training.step import TakeStep
+from qtool.training.watcher import Watcher
 
 
-class Population:
+class Population(Watcher):
     """Looks at the population loss from step to step, and takes the steps where that is asked for.
 
     Attributes:
@@ -64,7 +64,7 @@ class Population:
         self._loss = self._loss_now()
         return watched
 
-    def take_measures(self) -> dict[str, Any]:
+    def measures(self) -> dict[str, float | None]:
         """Return what was seen since the last call.
 
         population_loss: after the last step; gradient_cosine: between the last step's gradient of w
@@ -72,8 +72,11 @@ class Population:
         population loss in one step, 0 where it only fell.
         """
         rise, self._rise = self._rise, 0.0
-        measures: dict[str, Any] = {"population_loss": self._loss}
-        return measures | {"gradient_cosine": self._cosine(), "largest_rise": rise}
+        return {
+            "population_loss": self._loss,
+            "gradient_cosine": self._cosine(),
+            "largest_rise": rise,
+        }
 
     def _descend(self, optimizer: torch.optim.Optimizer, estimator: str) -> Tensor:
         """Step along E dl/dv and E g_w, both at once; return the population loss before it.

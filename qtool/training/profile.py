@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.weights import WeightQuantizer
+from qtool.reports.results import Profile
+from qtool.training.watcher import Batch, Watcher
 
 PHASES = (
     "data",
@@ -37,7 +39,7 @@ WARM_UP = 3  # steps that still allocate, plan kernels and start workers
 MOST_STEPS = 200  # of an epoch: beyond, marks would take more memory and tell nothing new
 
 
-class StepProfile:
+class StepProfile(Watcher):
     """What the phases of the steps of a run took.
 
     `data` is waiting for the next batch, `forward` ends with the loss; both, and `backward`, are
@@ -68,7 +70,7 @@ class StepProfile:
                 handle.remove()
         self._read_marks()
 
-    def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the batches; waiting for one begins a step, which lasts until the next."""
         for index in count():
             self.mark("data")
@@ -84,7 +86,7 @@ class StepProfile:
         if self._measures:
             self._marks.append((phase, self._now()))
 
-    def report(self) -> dict[str, Any] | None:
+    def report(self) -> Profile | None:
         """Return what the median step took, the first few left out; None where there was no step.
 
         Its phases have the shares that they have in the middle half of the steps, ordered by time.
@@ -98,13 +100,13 @@ class StepProfile:
         total = sum(map(_whole, typical))
         # medians of each phase would not add up where steps differ
         share = {phase: sum(step[phase] for step in typical) / total for phase in PHASES}
-        return {
-            "steps": len(steps),
-            "milliseconds": {phase: round(whole * part, 4) for phase, part in share.items()},
-            "share": share,
-            "step_milliseconds": round(whole, 4),
-            "peak_memory_bytes": peak_memory(self._device),
-        }
+        return Profile(
+            steps=len(steps),
+            milliseconds={phase: round(whole * part, 4) for phase, part in share.items()},
+            share=share,
+            step_milliseconds=round(whole, 4),
+            peak_memory_bytes=peak_memory(self._device),
+        )
 
     def _now(self) -> Any:
         if self._device.type != "cuda":

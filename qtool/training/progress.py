@@ -7,6 +7,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from qtool.console import SCREEN, say
+from qtool.reports.results import EpochLine
 
 
 class EpochBar:
@@ -36,13 +37,13 @@ def progress_bar(steps: int, done: int) -> Iterator[EpochBar]:
         yield EpochBar(bar, bar.add_task("starting", total=steps, completed=done))
 
 
-def say_epoch(line: dict[str, Any], epochs: int) -> None:
+def say_epoch(line: EpochLine, epochs: int) -> None:
     """Show one epoch's line of metrics."""
     say(
-        f"epoch {line['epoch']:>3}/{epochs}  "
-        f"train loss {line['train_loss']:.4f}{_accuracy(line['train_accuracy'])}  "
-        f"validation loss {line['validation_loss']:.4f}{_accuracy(line['validation_accuracy'])}"
-        f"{_blend(line)}  {line['seconds']:.1f} s"
+        f"epoch {line.epoch:>3}/{epochs}  "
+        f"train loss {line.train_loss:.4f}{_accuracy(line.train_accuracy)}  "
+        f"validation loss {line.validation_loss:.4f}{_accuracy(line.validation_accuracy)}"
+        f"{_blend(line)}  {line.seconds:.1f} s"
     )
 
 
@@ -51,10 +52,10 @@ def _accuracy(share: float | None) -> str:
     return "" if share is None else f"  accuracy {share:.4f}"
 
 
-def _blend(line: dict[str, Any]) -> str:
+def _blend(line: EpochLine) -> str:
     """Return how the blended network does, or nothing where there is no blend."""
-    if "alpha" not in line:
+    if line.alpha is None:
         return ""
-    share = line["blended_validation_accuracy"]
+    share = line.blended_validation_accuracy
     blended = "" if share is None else f" (blended {share:.4f})"
-    return f"{blended}  alpha {line['alpha']:.3f}"
+    return f"{blended}  alpha {line.alpha:.3f}"

@@ -1,0 +1,109 @@
+"""What `qtool inspect` says of a file, and what a plan says of a network."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from qtool.reports.result import Result
+from qtool.reports.results import Profile
+
+
+class PlanRow(Result):
+    """One layer of the printed plan: what happens to its weights and to its input."""
+
+    name: str
+    shape: list[int]
+    weights: str
+    """Width and grid, such as "4-bit narrow", or "float"."""
+    weights_how: str
+    """Range and estimator or blend, "" where float."""
+    activations: str
+    activations_how: str
+    why: str
+    """Why nothing is quantized, else ""."""
+
+
+class InspectedLayer(Result):
+    """One layer of a recipe's plan, of a run, or of a file: as much as each of them tells."""
+
+    layer: str
+    weight: str
+    """Shape, as 64x3x3x3."""
+    weights: str = ""
+    input: str = ""
+    how_weights: str = Field("", alias="how weights")
+    how_input: str = Field("", alias="how input")
+    weight_bits: int = Field(32, alias="weight bits")
+    grid: str = ""
+    input_bits: int = Field(32, alias="input bits")
+    bytes: int = 0
+    weight_scale: str = Field("", alias="weight scale")
+    input_scale: str = Field("", alias="input scale")
+    why_unfused: str = Field("", alias="why unfused")
+    datatype: str = ""
+    integer_kernel: bool = Field(False, alias="integer kernel")
+
+
+class Inspection(Result):
+    """What a recipe, run, integer model or ONNX file holds: as much as each of them tells."""
+
+    source: str
+    kind: Literal["recipe", "run", "integer model", "ONNX model"]
+    model: str = ""
+    data: str = ""
+    producer: str = ""
+    opset: int = 0
+    nodes: int = 0
+    image_size: int = 0
+    classes: int = 0
+    status: Literal["running", "finished", "failed"] = "running"
+    run: str = ""
+    epochs: int = 0
+    seconds: float | int = 0
+    parameters: int = 0
+    weight_bits_mean: float = 32.0
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
+    train_accuracy: float | None = None
+    train_loss: float | None = None
+    profile: Profile | None = None
+    error: str | None = None
+    file_bytes: int = 0
+    annotations: int = 0
+    layers: list[InspectedLayer] = []
+    left_float: dict[str, str] = {}
+    """Layer -> why."""
+    notes: list[str] = []
+    problems: list[str] = []
+
+
+class Estimator(Result):
+    """What there is to say of a gradient estimator at its default parameters."""
+
+    name: str
+    summary: str
+    formula: str
+    formula_lines: list[str]
+    reference: str
+    notes: list[str]
+    parameters: dict[str, float | bool | str | None]
+    may_be_scheduled: list[str]
+    family: str
+    in_class: bool
+    """Of arXiv:2405.05171, judged inside the grid."""
+    reason: str
+    """Why it lies outside, else ""."""
+    alpha: float | None
+    lower: float | None
+    upper: float | None
+    in_class_with_bounds: bool
+    reason_with_bounds: str
+
+
+class EstimatorTable(Result):
+    """Every gradient estimator."""
+
+    kind: Literal["estimators"]
+    estimators: list[Estimator]
+    output: str | None = None
+    """Where they were drawn."""

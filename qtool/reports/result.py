@@ -1,0 +1,59 @@
+"""What all result files share: how they are written, read back, and checked."""
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from qtool.errors import InputError
+from qtool.files.reading import read_json
+from qtool.files.whole import write_json
+
+Json = dict[str, Any]  # plain data, as json reads and writes it
+Seconds = float | int
+
+
+class Result(BaseModel):
+    """What one file says, or a part of it; frozen."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="allow", populate_by_name=True, use_attribute_docstrings=True
+    )
+
+    def to_json(self) -> Json:
+        """Return plain data with the keys that were set, in the order of the file."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+    def write(self, path: Path) -> None:
+        """Write the file in one move.
+
+        Raises:
+            InputError: If it cannot be written there.
+        """
+        write_json(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return what a file says.
+
+        Raises:
+            InputError: If it is missing, no JSON, or not such a result; says what is wrong.
+        """
+        return cls.of(read_json(path), path)
+
+    @classmethod
+    def of(cls, data: object, source: Path) -> Self:
+        """Return plain data as a result; `source` is where it comes from, for messages.
+
+        Raises:
+            InputError: If keys are missing or hold something else.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            found = [(".".join(map(str, item["loc"])), item) for item in error.errors()]
+            missing = [place for place, item in found if item["type"] == "missing"]
+            if missing:
+                raise InputError(f"{source}: damaged, it has no {', '.join(missing)}") from error
+            place, item = found[0]
+            raise InputError(f"{source}: damaged, {place}: {item['msg']}") from error

@@ -1,0 +1,227 @@
+"""What the result files of a run hold: one type for each, which scripts and tables read alike.
+
+A type's fields are the keys of its file, in the file's order. A key that was never set is absent,
+null is null, and keys of a newer version are kept. To add a figure, add a field with its docstring
+here (or in `comparisons`, `inspections`), and its line to the face in `tables`.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from qtool.errors import InputError
+from qtool.files.reading import read_json
+from qtool.reports.comparisons import Comparison, Equivalence
+from qtool.reports.result import Result, Seconds
+
+
+class Profile(Result):
+    """Where the time of a training step goes."""
+
+    steps: int
+    milliseconds: dict[str, float]
+    """Phase -> its part of the whole step."""
+    share: dict[str, float]
+    step_milliseconds: float
+    peak_memory_bytes: int | None
+
+
+class Summary(Result):
+    """summary.json: how far a run is, and how it does."""
+
+    status: Literal["running", "finished", "failed"]
+    run: str
+    epochs: int
+    seconds: Seconds
+    parameters: int
+    weight_bits_mean: float
+    validation_accuracy: float | None
+    """Share of images, 0..1; null where labels are no classes."""
+    validation_loss: float | None
+    train_accuracy: float | None
+    train_loss: float | None
+    profile: Profile | None = None
+    error: str | None = None
+
+
+class EpochLine(Result):
+    """A line of metrics.jsonl: one epoch."""
+
+    epoch: int
+    step: int
+    """Training steps done."""
+    train_loss: float
+    train_accuracy: float | None
+    learning_rate: float
+    """Of the epoch's last step."""
+    alpha: float | None = None
+    """The smallest of all blends."""
+    population_loss: float | None = None
+    gradient_cosine: float | None = None
+    largest_rise: float | None = None
+    flip_ratio: dict[str, float] | None = None
+    """Layer -> share of weight codes that change in a step."""
+    oscillation_frequency: dict[str, float] | None = None
+    frozen_share: dict[str, float] | None = None
+    validation_loss: float
+    validation_accuracy: float | None
+    blended_validation_loss: float | None = None
+    blended_validation_accuracy: float | None = None
+    seconds: Seconds
+
+
+class Layer(Result):
+    """What an integer layer is, apart from its tensors."""
+
+    name: str
+    """Of the module."""
+    kind: Literal["Conv2d", "Linear"]
+    shape: list[int]
+    """Of the weight."""
+    weight_bits: int | None
+    """Null where the weight is float."""
+    weight_grid: str | None
+    input_bits: int | None
+    """Null where the input is float."""
+    input_grid: str | None
+    bias: Literal["int32", "float32", "none"]
+    """int32 has the scale s_x s_w; float32 is added after dequantization."""
+    batch_norm: str | None = None
+    """Name of the batch norm that was folded in."""
+    unfused: str = ""
+    """Why a runtime cannot run this layer in integers alone."""
+    rewritten: int = 0
+    """Channels whose codes were written as 0, because only their bias matters."""
+    weight_estimator: str = ""
+    """What training used."""
+    input_estimator: str = ""
+    input_rounding: Literal["half_to_even", "ceil"] = "half_to_even"
+    input_from: str = ""
+    """The ReLU that puts the input on its grid already, and its call, as NAME:CALL."""
+
+
+class Conversion(Result):
+    """convert.json: what a conversion cost."""
+
+    float_bytes: int
+    integer_bytes: int
+    validation_accuracy_before: float | None
+    """Of the fake-quantized network."""
+    validation_accuracy_after: float | None
+    validation_images: int
+    max_abs_difference: float
+    """Of logits."""
+    layers: list[Layer]
+    left_float: dict[str, str]
+    """Layer -> why."""
+    notes: list[str]
+    integer_model: str
+    validation_accuracy_float: float | None
+    """Of the float network, where nothing was trained."""
+
+
+class MovedLayer(Result):
+    """What became of a layer on its way to straight_through."""
+
+    layer: str
+    estimator: str
+    alpha: float
+    """Factor of the learning rate."""
+    largest_shift: float
+    """Of a weight, in steps."""
+
+
+class StraightThrough(Result):
+    """convert.json of `--to straight_through`."""
+
+    to: Literal["straight_through"]
+    source: str
+    run: str
+    optimizer: str
+    epochs_done: int
+    epochs: int
+    max_abs_difference: float
+    layers: list[MovedLayer]
+    notes: list[str]
+
+
+class Runtime(Result):
+    """What a file was run in."""
+
+    name: str
+    version: str
+
+
+class Agreement(Result):
+    """How far a runtime and the integer model agree, over the validation images."""
+
+    images: int
+    sigma: float
+    """Standard deviation of the integer model's logits."""
+    top1_agreement: float
+    clear_share: float
+    """Share of images whose two best logits lie at least 0.1 sigma apart."""
+    clear_agreement: float
+    max_abs_difference: float
+    median_abs_difference: float
+    accuracy_integer: float | None
+    accuracy_runtime: float | None
+    disagreement: str
+    """Why the two disagree, "" where they agree."""
+    ceil_shifted_share: float | None = None
+    """Share of input codes that a shift in place of ceil changes."""
+
+
+class Latency(Result):
+    """Median milliseconds for one image on one thread, measured in turn."""
+
+    float_: float = Field(alias="float")
+    exported: float
+
+
+class Storage(Result):
+    """What a file takes on disk, and what it was compared in."""
+
+    bits_per_weight_on_disk: float
+    quantized_weights: int
+    file_bytes: int
+    runtime: Runtime
+    codes_compared: int
+
+
+class Export(Agreement, Storage):
+    """export.json: what the runtime made of a file."""
+
+    fused_share: float
+    """Of layers, in integer kernels."""
+    fused_layers: int
+    quantized_layers: int
+    latency_ms: Latency
+    left_float: dict[str, str]
+    file: str
+    target: str
+
+
+def read(path: Path) -> Result:
+    """Return the result that a JSON file of a run or a comparison holds, whatever it is called.
+
+    Raises:
+        InputError: If it is missing, damaged, or holds no result of qtool.
+    """
+    data = read_json(path)
+    for key, kind in _MARKS.items():
+        if key in data:
+            if kind is Comparison and data[key] == "equivalence":
+                kind = Equivalence
+            return kind.of(data, path)
+    raise InputError(f"{path}: no result of qtool; give a summary, convert, export or comparison")
+
+
+_MARKS: dict[str, type[Result]] = {  # a key -> the one kind of file that has it
+    "kind": Comparison,
+    "status": Summary,
+    "to": StraightThrough,
+    "integer_bytes": Conversion,
+    "bits_per_weight_on_disk": Export,
+}

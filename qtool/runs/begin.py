@@ -1,0 +1,136 @@
+"""A run is begun: whether it may be in its folder, and what is written there beside its numbers."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from shutil import copyfile
+from typing import Literal
+
+import torch
+from torch import nn
+
+from qtool.errors import InputError
+from qtool.files.reading import read_json
+from qtool.files.whole import write_atomically, write_json
+from qtool.quantizers.prepare import mean_weight_bits
+from qtool.recipe.file import read_recipe_file, write_recipe
+from qtool.recipe.recipe import Recipe
+from qtool.reports.results import EpochLine, Profile, Summary
+from qtool.runs.folder import RunFolder
+from qtool.runs.machine import environment
+from qtool.settings.section import check
+from qtool.settings.user_estimators import source_hashes, source_of, used_by
+
+
+def open_run(recipe: Recipe, folder: RunFolder, *, resume: bool) -> None:
+    """Check that a run can be in the folder: that it is free, or holds this very run.
+
+    Nothing is made yet, so that a mistake found later leaves no empty folder behind.
+
+    Raises:
+        InputError: If it holds anything else, or `resume` is missing.
+    """
+    folder.refuse_unless_makeable()
+    if folder.is_free():
+        return
+    if not folder.holds_run():
+        raise InputError(f"{folder}: not empty, and not a run; choose another --run-dir")
+    path = folder.recipe
+    kept = check(Recipe, read_recipe_file(path), str(path))  # its estimators stay unloaded
+    if kept.identity() != recipe.identity():
+        different = ", ".join(_differences(kept.identity(), recipe.identity()))
+        raise InputError(f"{folder}: holds a different run ({different}); choose another --run-dir")
+    _refuse_changed_sources(recipe, folder)
+    if not resume:
+        raise InputError(
+            f"{folder}: holds this run already; add --resume to go on with it or to see its "
+            f"summary, or choose another --run-dir"
+        )
+
+
+def folder_for_untrained(recipe: Recipe, source: Path) -> RunFolder:
+    """Return the folder where a recipe that is converted without training goes.
+
+    Raises:
+        InputError: If it holds anything but the same conversion.
+    """
+    folder = RunFolder(Path("runs") / source.stem)
+    if folder.checkpoint.exists():
+        raise InputError(f"{folder}: holds a trained run; convert that folder, or give --output")
+    open_run(recipe, folder, resume=True)
+    return folder
+
+
+def keep_recipe(recipe: Recipe, folder: RunFolder, comment: str) -> None:
+    """Write the resolved recipe into a folder, and the user's own estimators beside it."""
+    for _, name, _ in used_by(recipe.as_dict()["quantization"]):
+        source = source_of(name)
+        if source.parent != folder.path.resolve():
+            write_atomically(folder.path / source.name, partial(copyfile, source))
+    write_recipe(recipe, folder.recipe, comment)
+
+
+def write_environment(recipe: Recipe, folder: RunFolder, device: torch.device) -> None:
+    """Write what a run's numbers depend on beside its recipe."""
+    hashes = source_hashes(recipe.as_dict()["quantization"])
+    write_json(folder.environment, environment(device) | {"estimator_sources": hashes})
+
+
+def summarize(
+    folder: RunFolder,
+    status: Literal["running", "finished", "failed"],
+    model: nn.Module,
+    history: Sequence[EpochLine],
+    **more: Profile | str,
+) -> Summary:
+    """Write summary.json and return it.
+
+    Args:
+        folder: of the run.
+        status: how far it is.
+        model: prepared.
+        history: of the epochs that are done.
+        **more: a `profile`, or an `error`.
+    """
+    last = history[-1] if history else None
+    summary = Summary(
+        status=status,
+        run=str(folder),
+        epochs=len(history),
+        seconds=round(sum(line.seconds for line in history), 3),
+        parameters=sum(p.numel() for p in model.parameters()),
+        weight_bits_mean=round(mean_weight_bits(model), 4),
+        validation_accuracy=last and last.validation_accuracy,
+        validation_loss=last and last.validation_loss,
+        train_accuracy=last and last.train_accuracy,
+        train_loss=last and last.train_loss,
+        **more,  # pyright: ignore[reportArgumentType] # checked by the type itself
+    )
+    summary.write(folder.summary)
+    return summary
+
+
+def _refuse_changed_sources(recipe: Recipe, folder: RunFolder) -> None:
+    """Check that the user's own estimators are those that a run began with.
+
+    Raises:
+        InputError: If a file has changed since the first epoch was done.
+    """
+    if not folder.environment.is_file() or not folder.checkpoint.is_file():
+        return
+    kept = read_json(folder.environment).get("estimator_sources")
+    for file, digest in source_hashes(recipe.as_dict()["quantization"]).items():
+        if not isinstance(kept, dict) or kept.get(file) != digest:
+            raise InputError(
+                f"{folder}: holds a run with another {file}, of which it keeps a copy; choose "
+                f"another --run-dir for what the file says now"
+            )
+
+
+def _differences(old: object, new: object, place: str = "") -> Iterator[str]:
+    """Yield the dotted keys whose values differ, each with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{place}.{key}".strip("."))
+    elif old != new:
+        yield f"{place}: {old} there, {new} here"

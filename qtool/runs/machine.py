@@ -1,0 +1,63 @@
+"""The machine that a run is on: its device, and what its numbers depend on beside the recipe."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+import torchvision
+
+import qtool
+from qtool.errors import InputError
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device that `--device` names: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        InputError: If there is no such device.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = wanted.partition(":")
+    numbered = kind == "cuda" and index.isascii() and index.isdecimal()
+    if wanted not in ("cpu", "cuda") and not numbered:
+        raise InputError(f"--device {wanted}: choose auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count <= int(index or 0):
+            have = f"only {count}" if count else "no CUDA device"
+            raise InputError(f"--device {wanted}: this machine has {have}; use cpu or auto")
+    return torch.device(wanted)
+
+
+def device_name(device: torch.device) -> str:
+    """Return what people call the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor_name()}, {torch.get_num_threads()} threads"
+
+
+def _processor_name() -> str:
+    """Return the processor's name; only Linux tells it in full."""
+    facts = Path("/proc/cpuinfo")
+    if facts.is_file():
+        for line in facts.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or f"{platform.machine()} CPU"
+
+
+def environment(device: torch.device) -> dict[str, object]:
+    """Return what the numbers of a run depend on beside its recipe."""
+    return {
+        "qtool": qtool.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": device_name(device),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }

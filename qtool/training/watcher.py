@@ -1,0 +1,33 @@
+"""Who looks on while a model trains: hooks that a watcher may fill in, each doing nothing here."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] and labels [B]
+
+
+class Watcher:
+    """Looks on while a model trains, and changes nothing."""
+
+    def epoch(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return what surrounds the training steps of one epoch."""
+        return nullcontext()
+
+    def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Return the epoch's batches, as they are to be taken."""
+        return batches
+
+    def before_step(self, step: int) -> None:
+        """See the weights after `step` training steps."""
+
+    def measures(self) -> Mapping[str, float | None]:
+        """Return what the epoch's line of metrics should hold, after its last step."""
+        return {}
+
+    def validated(self, logits: Tensor, labels: Tensor) -> None:
+        """See the logits [B, classes] and the labels [B] of a batch of validation images."""
+
+    def end_epoch(self, epoch: int, step: int) -> None:
+        """See an epoch end, before its checkpoint is written."""
