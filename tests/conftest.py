@@ -19,4 +19,4 @@ settings.load_profile("qtool")
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let exports do without the float file, half of their time, that they are timed against."""
     monkeypatch.setattr(measure, "export_float", lambda model, image, path: None)
-    monkeypatch.setattr(measure, "latencies", lambda paths, image: [1.0 for _ in paths])
+    monkeypatch.setattr(measure, "latencies", lambda paths, image, runtime: [1.0 for _ in paths])

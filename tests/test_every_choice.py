@@ -47,9 +47,9 @@ def recipe(folder: Path, side: str, settings: dict[str, Any]) -> Path:
 
 def train_and_convert(folder: Path, side: str, settings: dict[str, Any]) -> Path:
     run = folder / "run"
-    trained = pipeline.train(recipe(folder, side, settings), run, device="cpu")
+    trained = pipeline.train(recipe(folder, side, settings), run_dir=run, device="cpu")
     converted = pipeline.convert(run, device="cpu")
-    assert trained["status"] == "finished"
+    assert trained.status == "finished"
     before, after = (converted[f"validation_accuracy_{when}"] for when in ("before", "after"))
     assert abs(before - after) <= 0.02  # hardly trained, some images have two equal logits
     assert (run / INTEGER).is_file()
@@ -96,8 +96,8 @@ def test_every_new_grid_trains_converts_and_exports(
     tmp_path: Path, side: str, settings: dict[str, Any]
 ) -> None:
     exported = pipeline.export(train_and_convert(tmp_path, side, settings))
-    assert exported["disagreement"] == ""
-    assert exported["top1_agreement"] >= 0.98
+    assert exported.disagreement == ""
+    assert exported.top1_agreement >= 0.98
 
 
 @pytest.mark.slow
@@ -111,4 +111,4 @@ def test_every_new_grid_trains_converts_and_exports(
 )
 def test_every_choice_exports_too(tmp_path: Path, side: str, settings: dict[str, Any]) -> None:
     exported = pipeline.export(train_and_convert(tmp_path, side, settings))
-    assert exported["disagreement"] == ""
+    assert exported.disagreement == ""

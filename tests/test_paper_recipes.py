@@ -74,21 +74,21 @@ def test_a_recipe_plans_what_it_quantizes_before_there_are_data(path: Path) -> N
     build.check_against_network(recipe, str(path))
     found = pipeline.inspect(path)
 
-    assert found["layers"]
+    assert found.layers
     for side in ("weights", "input"):
         wanted = getattr(recipe.quantization, {"input": "activations"}.get(side, side))
-        assert any(row[side] != "float" for row in found["layers"]) == (wanted is not None)
+        assert any(getattr(row, side) != "float" for row in found.layers) == (wanted is not None)
 
 
 @pytest.mark.usefixtures("untimed")
 @each_recipe
 def test_a_recipe_takes_a_step_and_goes_all_the_way_to_a_file(path: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    trained = pipeline.train(tiny(path, tmp_path), run, device="cpu")
+    trained = pipeline.train(tiny(path, tmp_path), run_dir=run, device="cpu")
     converted = pipeline.convert(run, device="cpu")
 
-    assert trained["status"] == "finished"
-    assert trained["epochs"] == 1
-    assert converted["layers"]
+    assert trained.status == "finished"
+    assert trained.epochs == 1
+    assert converted.layers
     if load_recipe(path).model.name in MODELS:  # torchvision's take long, and have tests elsewhere
-        assert pipeline.export(run)["disagreement"] == ""
+        assert pipeline.export(run).disagreement == ""

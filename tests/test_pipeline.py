@@ -12,7 +12,8 @@ import qtool
 from qtool import pipeline
 from qtool.errors import ConversionError, ExportError, InputError
 from qtool.export import gate
-from qtool.export.targets.onnxruntime import open_session
+from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.runs import train
 
 ROOT_RECIPE = Path(__file__).parent.parent / "recipes" / "digits.yaml"
 RECIPE = {
@@ -45,50 +46,50 @@ def story(tmp_path_factory):
     folder = tmp_path_factory.mktemp("story")
     run = folder / "run"
     recipe = write(folder, RECIPE)
-    trained = pipeline.train(recipe, run, device="cpu")
+    trained = pipeline.train(recipe, run_dir=run, device="cpu")
     converted = pipeline.convert(run, device="cpu")
-    exported = pipeline.export(run, folder / "m.onnx")
+    exported = pipeline.export(run, output=folder / "m.onnx")
     return folder, run, trained, converted, exported
 
 
 def test_a_small_network_learns_the_digits(story):
     _, _, trained, _, _ = story
 
-    assert trained["status"] == "finished"
-    assert trained["validation_accuracy"] > 0.93
+    assert trained.status == "finished"
+    assert trained.validation_accuracy > 0.93
 
 
 def test_converting_costs_at_most_one_image(story):
     _, _, trained, converted, _ = story
     before, after = (converted[f"validation_accuracy_{when}"] for when in ("before", "after"))
 
-    assert before == trained["validation_accuracy"]
+    assert before == trained.validation_accuracy
     assert abs(before - after) <= 1 / 500
-    assert converted["integer_bytes"] < converted["float_bytes"] / 5
+    assert converted.integer_bytes < converted.float_bytes / 5
 
 
 def test_the_runtime_agrees_with_the_integer_model(story):
     folder, run, _, converted, exported = story
 
-    assert exported["top1_agreement"] >= 0.995
-    assert exported["accuracy_runtime"] == pytest.approx(
-        converted["validation_accuracy_after"], abs=1 / 500
+    assert exported.top1_agreement >= 0.995
+    assert exported.accuracy_runtime == pytest.approx(
+        converted.validation_accuracy_after, abs=1 / 500
     )
-    assert exported["images"] == 500
-    assert exported["fused_share"] == 1.0
+    assert exported.images == 500
+    assert exported.fused_share == 1.0
     assert json.loads((run / "export.json").read_text()) == exported
-    assert (folder / "m.onnx").stat().st_size == exported["file_bytes"]
+    assert (folder / "m.onnx").stat().st_size == exported.file_bytes
 
 
 @pytest.mark.usefixtures("untimed")
 def test_a_run_without_an_integer_model_is_converted_first(story, tmp_path):
     folder, run, _, _, exported = story
     (run / "integer.safetensors").unlink()
-    again = pipeline.export(run, tmp_path / "m.onnx")
+    again = pipeline.export(run, output=tmp_path / "m.onnx")
 
     assert (run / "integer.safetensors").is_file()
     assert (tmp_path / "m.onnx").read_bytes() == (folder / "m.onnx").read_bytes()
-    assert again["max_abs_difference"] == exported["max_abs_difference"]
+    assert again.max_abs_difference == exported.max_abs_difference
 
 
 @pytest.mark.usefixtures("untimed")
@@ -97,7 +98,7 @@ def test_a_file_that_disagrees_is_not_written(story, tmp_path, monkeypatch):
     before = (run / "export.json").read_bytes()
     monkeypatch.setattr(gate, "judge", lambda figures, given: "the runtime is wrong")
     with pytest.raises(ExportError, match="the runtime is wrong"):
-        pipeline.export(run, tmp_path / "m.onnx")
+        pipeline.export(run, output=tmp_path / "m.onnx")
 
     assert list(tmp_path.iterdir()) == []
     assert json.loads((run / "export.json").read_text())["disagreement"] == "the runtime is wrong"
@@ -119,10 +120,10 @@ def test_comparing_again_reuses_every_trial(tmp_path, monkeypatch):
 
     assert first == second
     assert json.loads((tmp_path / "comparison" / "comparison.json").read_text()) == first
-    assert [len(arm["values"]) for arm in first["arms"]] == [2, 2]
-    assert first["on"] == "activations"
-    assert first["seeds"] == [0, 1]
-    assert first["differences"][0]["low"] is not None
+    assert [len(arm.values) for arm in first.arms] == [2, 2]
+    assert first.on == "activations"
+    assert first.seeds == [0, 1]
+    assert first.differences[0].low is not None
 
 
 def test_arms_of_one_seed_start_from_the_same_weights_and_data(tmp_path):
@@ -136,7 +137,7 @@ def test_arms_of_one_seed_start_from_the_same_weights_and_data(tmp_path):
         ["training.epochs=1", "training.learning_rate=0.0", "data.train_samples=128"],
         "cpu",
     )
-    a, b = (arm["values"] for arm in result["arms"])
+    a, b = (arm.values for arm in result.arms)
 
     assert a == b  # without a step the estimator cannot matter
 
@@ -153,8 +154,8 @@ def test_a_trial_that_diverges_is_counted_and_the_others_go_on(tmp_path):
         "cpu",
     )
 
-    assert [arm["failed"] for arm in result["arms"]] == [1, 1]
-    assert result["differences"][0]["mean"] is None
+    assert [arm.failed for arm in result.arms] == [1, 1]
+    assert result.differences[0].mean is None
 
 
 def test_a_comparison_in_the_folder_of_another_one_is_refused(tmp_path):
@@ -170,11 +171,11 @@ def test_a_comparison_in_the_folder_of_another_one_is_refused(tmp_path):
 def test_runs_and_files_stand_side_by_side(story, tmp_path):
     folder, run, trained, _, exported = story
     result = pipeline.compare_runs([run, folder / "m.onnx"], tmp_path)
-    first, second = result["arms"]
+    first, second = result.arms
 
-    assert first["mean"] == trained["validation_accuracy"]
-    assert second["mean"] == exported["accuracy_runtime"]
-    assert second["bytes"] == exported["file_bytes"]
+    assert first.mean == trained.validation_accuracy
+    assert second.mean == exported.accuracy_runtime
+    assert second.bytes == exported.file_bytes
     assert json.loads((tmp_path / "comparison.json").read_text()) == result
 
 
@@ -190,12 +191,12 @@ def test_given_weights_are_quantized_without_training(story, tmp_path, monkeypat
     recipe = recipe | {"quantization": {"weights": seven, "activations": eight}}
     result = pipeline.convert(write(tmp_path, recipe), device="cpu")
 
-    assert result["validation_accuracy_float"] > 0.8  # latent weights are only near good ones
-    lost = result["validation_accuracy_float"] - result["validation_accuracy_after"]
+    assert result.validation_accuracy_float > 0.8  # latent weights are only near good ones
+    lost = result.validation_accuracy_float - result.validation_accuracy_after
     assert lost <= 0.01
     assert (tmp_path / "runs" / "digits" / "integer.safetensors").is_file()
     exported = pipeline.export(tmp_path / "runs" / "digits")
-    assert exported["top1_agreement"] >= 0.995
+    assert exported.top1_agreement >= 0.995
 
 
 def test_a_blend_that_is_not_done_is_not_converted(tmp_path):
@@ -213,13 +214,13 @@ def test_a_blend_that_is_not_done_is_not_converted(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "say_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
-            pipeline.train(path, run, device="cpu")
+            pipeline.train(path, run_dir=run, device="cpu")
     for command in (partial(pipeline.convert, device="cpu"), pipeline.export):
         with pytest.raises(ConversionError, match=r"conv1\.weight_quantizer \(alpha 0\.875\)"):
             command(run)
     assert not list(run.glob("*.safetensors")) + list(run.glob("*.onnx"))
 
-    pipeline.train(path, run, device="cpu", resume=True)
+    pipeline.train(path, run_dir=run, device="cpu", resume=True)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     both = [(x["validation_accuracy"], x["blended_validation_accuracy"]) for x in lines]
     assert both[0][0] < both[0][1]
@@ -234,12 +235,12 @@ def test_inspection_shows_the_same_layers_of_recipe_run_integer_model_and_file(s
     sources = (folder / "digits.yaml", run, run / "integer.safetensors", folder / "m.onnx")
     found = [pipeline.inspect(source) for source in sources]
 
-    assert [item["kind"] for item in found] == ["recipe", "run", "integer model", "ONNX model"]
-    names = [[layer["layer"] for layer in item["layers"]] for item in found]
+    assert [item.kind for item in found] == ["recipe", "run", "integer model", "ONNX model"]
+    names = [[layer.layer for layer in item.layers] for item in found]
     assert names == [["conv1", "conv2", "fc1", "fc2", "fc3"]] * 4
-    assert [layer["weight bits"] for layer in found[2]["layers"]] == [8, 4, 4, 4, 8]
-    assert [layer["weight bits"] for layer in found[3]["layers"]] == [8, 4, 4, 4, 8]
-    assert found[3]["problems"] == []
+    assert [layer.weight_bits for layer in found[2].layers] == [8, 4, 4, 4, 8]
+    assert [layer.weight_bits for layer in found[3].layers] == [8, 4, 4, 4, 8]
+    assert found[3].problems == []
 
 
 def test_a_loop_of_ones_own_can_do_what_training_does(tmp_path):
@@ -271,7 +272,7 @@ def test_a_loop_of_ones_own_can_do_what_training_does(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(integer(images), model(images), rtol=1e-3, atol=1e-3)
     qtool.export_onnx(integer, images, tmp_path / "m.onnx")
-    runtime = gate.run(open_session(tmp_path / "m.onnx"), images)
+    runtime = gate.run(OnnxRuntime().open(tmp_path / "m.onnx"), images)
     torch.testing.assert_close(runtime, integer(images), rtol=1e-3, atol=1e-3)
 
 
@@ -279,12 +280,12 @@ def test_a_stopped_run_says_how_far_it_came(tmp_path, capsys, monkeypatch):
     path, run = write(tmp_path, RECIPE), tmp_path / "run"
 
     def stop_after_two(line, epochs):
-        if line["epoch"] == 2:
+        if line.epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "say_epoch", stop_after_two)
+    monkeypatch.setattr(train, "say_epoch", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.train(path, run, device="cpu")
+        pipeline.train(path, run_dir=run, device="cpu")
     summary = json.loads((run / "summary.json").read_text())
 
     assert (summary["status"], summary["epochs"]) == ("running", 2)
@@ -294,25 +295,25 @@ def test_a_stopped_run_says_how_far_it_came(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_shipped_digits_recipe_reaches_its_accuracy(tmp_path):
-    trained = pipeline.train(ROOT_RECIPE, tmp_path / "run", device="cpu")
+    trained = pipeline.train(ROOT_RECIPE, run_dir=tmp_path / "run", device="cpu")
     converted = pipeline.convert(tmp_path / "run", device="cpu")
-    exported = pipeline.export(tmp_path / "run", tmp_path / "m.onnx")
+    exported = pipeline.export(tmp_path / "run", output=tmp_path / "m.onnx")
 
-    assert trained["validation_accuracy"] >= 0.98
+    assert trained.validation_accuracy >= 0.98
     after, before = (converted[f"validation_accuracy_{w}"] for w in ("after", "before"))
     assert abs(after - before) <= 1 / 500
-    assert exported["top1_agreement"] >= 0.995
-    assert exported["bits_per_weight_on_disk"] <= 4.3
+    assert exported.top1_agreement >= 0.995
+    assert exported.bits_per_weight_on_disk <= 4.3
 
 
 @pytest.mark.gpu
 def test_training_on_cuda_gives_a_run_that_converts_and_exports(tmp_path):
     path = write(tmp_path, RECIPE)
-    trained = pipeline.train(path, tmp_path / "run", device="cuda")
+    trained = pipeline.train(path, run_dir=tmp_path / "run", device="cuda")
     converted = pipeline.convert(tmp_path / "run", device="cuda")
-    exported = pipeline.export(tmp_path / "run", tmp_path / "m.onnx")
+    exported = pipeline.export(tmp_path / "run", output=tmp_path / "m.onnx")
 
-    assert trained["validation_accuracy"] > 0.93
+    assert trained.validation_accuracy > 0.93
     after, before = (converted[f"validation_accuracy_{w}"] for w in ("after", "before"))
     assert abs(after - before) <= 1 / 500
-    assert exported["top1_agreement"] >= 0.995
+    assert exported.top1_agreement >= 0.995

@@ -63,10 +63,16 @@ def train(
     Example: qtool train recipes/digits.yaml --set training.epochs=3
     """
     from qtool import pipeline
-    from qtool.reports import tables
 
-    result = pipeline.train(recipe, run_dir, assignments, device, resume, profile)
-    present(result, as_json, tables.show_summary)
+    result = pipeline.train(
+        recipe,
+        run_dir=run_dir,
+        assignments=assignments,
+        device=device,
+        resume=resume,
+        profile=profile,
+    )
+    present(result, as_json=as_json)
 
 
 @app.command()
@@ -92,13 +98,9 @@ def convert(
         why = f"{to!r} is neither integer nor straight_through"
         raise typer.BadParameter(why, param_hint="--to")
     from qtool import pipeline
-    from qtool.reports import tables
 
-    if to == "straight_through":
-        result = pipeline.convert_to_straight_through(source, output, device)
-        present(result, as_json, tables.show_straight_through)
-        return
-    present(pipeline.convert(source, output, device), as_json, tables.show_conversion)
+    story = pipeline.convert if to == "integer" else pipeline.convert_to_straight_through
+    present(story(source, output=output, device=device), as_json=as_json)
 
 
 @app.command()
@@ -131,10 +133,11 @@ def export(
     if ceil not in ("exact", "shifted"):
         raise typer.BadParameter(f"{ceil!r} is neither exact nor shifted", param_hint="--ceil")
     from qtool import pipeline
-    from qtool.reports import tables
 
-    result = pipeline.export(source, output, target, size, annotation, ceil)
-    present(result, as_json, tables.show_export)
+    result = pipeline.export(
+        source, output=output, target=target, batch=size, annotate=annotation, ceil=ceil
+    )
+    present(result, as_json=as_json)
 
 
 @app.command()
@@ -162,13 +165,11 @@ def inspect(
     if output is not None and not of_estimators:
         raise typer.BadParameter("goes with qtool inspect estimators only", param_hint="--output")
     from qtool import pipeline
-    from qtool.reports import tables
 
     if of_estimators:
-        result = pipeline.inspect_estimators(output)
-        present(result, as_json, tables.show_estimators)
+        present(pipeline.inspect_estimators(output=output), as_json=as_json)
     else:
-        present(pipeline.inspect(source), as_json, tables.show_inspection)
+        present(pipeline.inspect(source), as_json=as_json)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -4,9 +4,12 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
+
+if TYPE_CHECKING:
+    from qtool.reports.result import Result
 
 MOST_SEEDS = 1000
 INTERRUPTED = 130
@@ -81,12 +84,14 @@ def windows_of(text: str) -> list[list[float]]:
     return windows
 
 
-def present(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+def present(result: "Result", *, as_json: bool) -> None:
     """Print a result: as JSON for scripts, or as a table for people."""
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        typer.echo(json.dumps(result.to_json(), indent=2))
     else:
-        show(result)
+        from qtool.reports.tables import show_result
+
+        show_result(result)
 
 
 P = ParamSpec("P")

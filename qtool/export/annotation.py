@@ -6,6 +6,7 @@ the recipe stand in `metadata_props` too.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ def read_annotations(graph: onnx.GraphProto) -> list[Annotation]:
     return found
 
 
-def write_metadata(model: onnx.ModelProto, data: dict[str, Any]) -> None:
+def write_metadata(model: onnx.ModelProto, data: Mapping[str, object]) -> None:
     """Put qtool's description of the model, as JSON, into metadata_props."""
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA, json.dumps(data)

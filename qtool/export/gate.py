@@ -1,45 +1,42 @@
 """The runtime's output against the integer model's: codes, logits, kernels and time."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qtool.errors import ExportError
 from qtool.evaluation import count_hits, logits_of, share_of_hits
-from qtool.export.targets.onnxruntime import Session, open_session
+from qtool.export.targets.target import Array, Runtime, Session
 from qtool.integer.layers import IntegerLayer, integer_layers
 from qtool.integer.relu import IntegerReLU, integer_relus
 from qtool.numerics.grid import IntegerGrid, quantize
+from qtool.reports.results import Agreement
 
 
 def run(session: Session, images: Tensor) -> Tensor:
-    """Return the first output for a batch of images, as a tensor."""
-    name, size = session.get_inputs()[0].name, session.get_inputs()[0].shape[0]
-    array = np.ascontiguousarray(images.detach().cpu().numpy())
-    if not isinstance(size, int):
-        return torch.from_numpy(session.run(None, {name: array})[0])
+    """Return the first output for a batch of images, as a tensor; a fixed batch is filled up."""
+    array, size = np.ascontiguousarray(images.detach().cpu().numpy()), session.batch
+    if size is None:
+        return torch.from_numpy(session.run(array))
     rows = []
-    for start in range(0, len(array), size):  # a fixed batch: fill the last one up
+    for start in range(0, len(array), size):
         part = array[start : start + size]
         full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        outputs: Any = session.run(None, {name: full})
-        rows.append(torch.from_numpy(outputs[0][: len(part)]))
+        rows.append(torch.from_numpy(session.run(full)[: len(part)]))
     return torch.cat(rows)
 
 
-def stored_codes(path: Path, names: list[str]) -> dict[str, NDArray[np.int8]]:
+def stored_codes(path: Path, names: list[str], runtime: Runtime) -> dict[str, Array]:
     """Return the weight codes that a file holds, as the runtime itself unpacks them."""
     model = onnx.load(str(path))
     graph = model.graph
     makers = {out: node for node in graph.node for out in node.output}
     needed: list[onnx.NodeProto] = []
-    waiting, seen = list(names), set()
+    waiting, seen = list(names), set[int]()
     while waiting:
         node = makers.get(waiting.pop())
         if node is not None and id(node) not in seen:
@@ -58,25 +55,33 @@ def stored_codes(path: Path, names: list[str]) -> dict[str, NDArray[np.int8]]:
     )
     wrapped = onnx.helper.make_model(small, opset_imports=model.opset_import)
     wrapped.ir_version = model.ir_version
-    found: Any = open_session(wrapped.SerializeToString()).run(names, {})
+    found = runtime.open(wrapped.SerializeToString()).constants(names)
     return dict(zip(names, found, strict=True))
 
 
-def check_codes(path: Path, integer: nn.Module, layers: list[dict[str, Any]]) -> int:
+def check_codes(
+    path: Path, integer: nn.Module, tensors: Mapping[str, str], runtime: Runtime
+) -> int:
     """Compare every code in the file with the integer model's; return how many were compared.
+
+    Args:
+        path: of the file.
+        integer: that it was made of.
+        tensors: layer -> the tensor of its codes, "" where the file has none of its own.
+        runtime: unpacks them.
 
     Raises:
         ExportError: If one differs.
     """
     modules = integer_layers(integer)
-    names = [layer["codes"] for layer in layers if layer["codes"]]
-    found = stored_codes(path, names) if names else {}
+    names = [tensor for tensor in tensors.values() if tensor]
+    found = stored_codes(path, names, runtime) if names else {}
     compared = 0
-    for layer in layers:
-        if layer["codes"]:
-            codes = modules[layer["name"]].codes.cpu().numpy()
-            if not np.array_equal(found[layer["codes"]], codes):
-                raise ExportError(f"{path}: the codes of {layer['name']} differ from the model's")
+    for layer, tensor in tensors.items():
+        if tensor:
+            codes = modules[layer].codes.cpu().numpy()
+            if not np.array_equal(found[tensor], codes):
+                raise ExportError(f"{path}: the codes of {layer} differ from the model's")
             compared += codes.size
     return compared
 
@@ -121,13 +126,13 @@ def judge(figures: dict[str, float], given: Tensor) -> str:
     return ""
 
 
-def hint_for(layers: list[dict[str, Any]]) -> str:
+def hint_for(weight_bits: Iterable[int | None]) -> str:
     """Return what may be behind a disagreement, "" where nothing is known.
 
     255 * 127, twice, is more than the 16 bits that kernels without VNNI instructions add up in;
     255 * 63 is not.
     """
-    if all((layer["weight_bits"] or 0) < 8 for layer in layers):
+    if all((bits or 0) < 8 for bits in weight_bits):
         return ""
     return (
         "; on processors with AVX2 but without VNNI, int8 kernels saturate at weights of 8 bits: "
@@ -136,14 +141,9 @@ def hint_for(layers: list[dict[str, Any]]) -> str:
 
 
 def compare_outputs(
-    path: Path, integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
-) -> dict[str, Any]:
-    """Run a file and its integer model on the same images.
-
-    Returns:
-        Their agreement and accuracies; `disagreement` says why they disagree, "" where they agree.
-    """
-    session = open_session(path)
+    session: Session, integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Agreement:
+    """Run a file and its integer model on the same images; say how far they agree."""
 
     def both(images: Tensor) -> Tensor:
         return torch.stack([integer(images).float().cpu(), run(session, images)], 1)
@@ -151,12 +151,14 @@ def compare_outputs(
     pairs, labels = logits_of(both, batches)
     expected, given = pairs.unbind(1)
     figures = agreement(expected, given)
-    return {
-        **figures,
-        "accuracy_integer": _accuracy(expected, labels),
-        "accuracy_runtime": _accuracy(given, labels),
-        "disagreement": judge(figures, given),
-    }
+    return Agreement.model_validate(
+        figures
+        | {
+            "accuracy_integer": _accuracy(expected, labels),
+            "accuracy_runtime": _accuracy(given, labels),
+            "disagreement": judge(figures, given),
+        }
+    )
 
 
 def shifted_share(integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
@@ -204,12 +206,11 @@ def shifted_share(integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) 
     return counted["changed"] / counted["values"] if handles else None
 
 
-def accuracy(path: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
+def accuracy(session: Session, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
     """Return the share of images whose top class a file gets right in the runtime.
 
     None where labels are no classes.
     """
-    session = open_session(path)
     given, labels = logits_of(lambda batch: run(session, batch), batches)
     return _accuracy(given, labels)
 

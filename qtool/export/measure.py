@@ -1,25 +1,21 @@
 """What an export measures: latency beside the float network, kernels, bytes on disk."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import onnx
 import onnx_ir as ir
 from torch import Tensor, nn
 
+from qtool.errors import ExportError
 from qtool.export import gate
 from qtool.export.gate import run
-from qtool.export.targets.onnxruntime import (
-    INTEGER_KERNELS,
-    RUNTIME_VERSION,
-    open_session,
-    optimized_graph,
-)
+from qtool.export.targets.target import TARGETS, Runtime
 from qtool.export.trace import traced
 from qtool.integer.layers import converted_state
+from qtool.reports.results import Export, ExportDescription, Latency, RuntimeVersion
 
 
 def export_float(model: nn.Module, example: Tensor, path: Path) -> None:
@@ -31,9 +27,11 @@ def export_float(model: nn.Module, example: Tensor, path: Path) -> None:
     onnx.save(ir.to_proto(traced(model.cpu().eval(), example.cpu(), 18, None)), str(path))
 
 
-def latencies(paths: list[Path], image: Tensor, *, rounds: int = 30) -> list[float]:
+def latencies(
+    paths: Sequence[Path], image: Tensor, runtime: Runtime, *, rounds: int = 30
+) -> list[float]:
     """Return each file's median milliseconds for one image on one thread, measured in turn."""
-    sessions = [open_session(path, threads=1) for path in paths]
+    sessions = [runtime.open(path, threads=1) for path in paths]
     times: list[list[float]] = [[] for _ in paths]
     for turn in range(rounds + 3):
         for session, taken in zip(sessions, times, strict=True):
@@ -44,14 +42,29 @@ def latencies(paths: list[Path], image: Tensor, *, rounds: int = 30) -> list[flo
     return [median(taken) for taken in times]
 
 
+def latency_beside_float(
+    path: Path, float_model: nn.Module, image: Tensor, runtime: Runtime
+) -> Latency:
+    """Return the times of a file and of a float model, whose own file is written beside it."""
+    float_path = path.with_name(f"{path.name}.float.onnx")
+    try:
+        export_float(float_model, image, float_path)
+        float_ms, exported_ms = latencies([float_path, path], image, runtime)
+    finally:
+        float_path.unlink(missing_ok=True)
+    return Latency.model_validate({"float": float_ms, "exported": exported_ms})
+
+
 def export_report(
     path: Path,
     integer: nn.Module,
     float_model: nn.Module,
     batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
-    described: dict[str, Any],
+    *,
+    described: ExportDescription,
     image: Tensor,
-) -> dict[str, Any]:
+    final_path: Path,
+) -> Export:
     """Compare an ONNX file with its integer model in the runtime, and in time with a float one.
 
     Args:
@@ -59,34 +72,46 @@ def export_report(
         integer: that it was made of.
         float_model: of the same architecture, whatever its weights.
         batches: returns the validation set anew, images [B, C, H, W] and labels [B].
-        described: what `export_onnx` said of the file.
+        described: what `write_onnx` said of the file.
         image: [1, C, H, W], what the time is measured on.
+        final_path: where the file goes, once it is proven.
     """
-    codes = gate.check_codes(path, integer, described["layers"])
-    figures = gate.compare_outputs(path, integer, batches())
-    if described["ceil"] == "shifted":
+    runtime, layers = TARGETS[described.target]().runtime, described.layers
+    codes = gate.check_codes(path, integer, {la.name: la.codes for la in layers}, runtime)
+    found = gate.compare_outputs(runtime.open(path), integer, batches())
+    if described.ceil == "shifted":
         share = gate.shifted_share(integer, batches())
-        figures["ceil_shifted_share"] = share
-    fused = sum(node.op_type in INTEGER_KERNELS for node in optimized_graph(path).node)
-    float_path = path.with_name(f"{path.name}.float.onnx")
-    try:
-        export_float(float_model, image, float_path)
-        float_ms, exported_ms = latencies([float_path, path], image)
-    finally:
-        float_path.unlink(missing_ok=True)
-    layers = described["layers"]
+        found = found.model_copy(update={"ceil_shifted_share": share})
+    graph = runtime.optimized(path)
+    fused = sum(node.op_type in runtime.integer_kernels for node in graph.node)
     weights = sum(spec.weights for spec in converted_state(integer).layers if spec.weight_bits)
-    packed = sum(layer["packed_bytes"] for layer in layers if layer["weight_bits"])
-    return {
-        "bits_per_weight_on_disk": 8 * (packed + described["table_bytes"]) / max(1, weights),
-        "quantized_weights": weights,
-        "file_bytes": path.stat().st_size,
-        "runtime": {"name": "onnxruntime", "version": RUNTIME_VERSION},
-        "codes_compared": codes,
-        **figures,
-        "fused_share": fused / max(1, len(layers)),
-        "fused_layers": fused,
-        "quantized_layers": len(layers),
-        "latency_ms": {"float": float_ms, "exported": exported_ms},
-        "left_float": described["left_float"],
-    }
+    packed = sum(layer.packed_bytes for layer in layers if layer.weight_bits)
+    return Export(
+        bits_per_weight_on_disk=8 * (packed + described.table_bytes) / max(1, weights),
+        quantized_weights=weights,
+        file_bytes=path.stat().st_size,
+        runtime=RuntimeVersion(name=runtime.name, version=runtime.version),
+        codes_compared=codes,
+        **found.to_json(),
+        fused_share=fused / max(1, len(layers)),
+        fused_layers=fused,
+        quantized_layers=len(layers),
+        latency_ms=latency_beside_float(path, float_model, image, runtime),
+        left_float=described.left_float,
+        file=str(final_path),
+        target=described.target,
+    )
+
+
+def refuse_disagreement(report: Export, described: ExportDescription) -> None:
+    """Check that the runtime and the integer model agree.
+
+    Raises:
+        ExportError: If they do not; says how, and what may be behind it.
+    """
+    if report.disagreement:
+        raise ExportError(
+            f"{report.file}: ONNX Runtime disagrees with the integer model: "
+            f"{report.disagreement}; the file was not written"
+            f"{gate.hint_for(layer.weight_bits for layer in described.layers)}"
+        )

@@ -4,9 +4,10 @@ torch.onnx traces the model once, with standard quantization operators at every 
 then each layer's weight is rewritten in the form that the target runs fastest.
 """
 
+from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import onnx
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from qtool.export.targets.target import TARGETS
 from qtool.export.trace import traced
 from qtool.export.weights import WeightWriter, choose_forms, to_proto
 from qtool.graph.swap import replace_module
-from qtool.integer.layers import converted_state, integer_layers
+from qtool.integer.layers import Converted, converted_state, integer_layers
 from qtool.integer.relu import integer_relus
+from qtool.reports.result import Json
+from qtool.reports.results import ExportDescription, ExportedLayer
 
 
 def export_onnx(
@@ -30,8 +33,8 @@ def export_onnx(
     batch: int | None = None,
     annotate: bool = True,
     ceil: Ceil = "exact",
-    metadata: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    metadata: Mapping[str, object] | None = None,
+) -> Json:
     """Write the integer model as an ONNX file.
 
     Args:
@@ -52,44 +55,87 @@ def export_onnx(
         ExportError: If torch.onnx cannot express the model.
         RecipeError: If there is no such target.
     """
-    state, chosen = converted_state(integer), TARGETS[target]()
+    described = write_onnx(
+        integer,
+        example,
+        Path(path),
+        Writing(target, batch, annotate, ceil, metadata or {}),
+    )
+    return {**(metadata or {}), **described.to_json()}
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a file is to be written.
+
+    Attributes:
+        target: name in TARGETS.
+        batch: fixed batch size; None leaves it dynamic.
+        annotate: write quantization_annotation.
+        ceil: how inputs with rounding ceil are written.
+        metadata: goes into metadata_props beside the description.
+    """
+
+    target: str = "onnxruntime"
+    batch: int | None = None
+    annotate: bool = True
+    ceil: Ceil = "exact"
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+
+def write_onnx(
+    integer: nn.Module, example: Tensor, path: Path, writing: Writing
+) -> ExportDescription:
+    """Write the integer model as an ONNX file; return what its metadata say of it.
+
+    Raises:
+        ExportError: If torch.onnx cannot express the model.
+        RecipeError: If there is no such target.
+    """
+    state, target = converted_state(integer), TARGETS[writing.target]()
     model = deepcopy(integer).cpu().eval()
     for name, layer in integer_layers(model).items():
-        replace_module(model, name, QdqLayer(layer, ceil))
+        replace_module(model, name, QdqLayer(layer, writing.ceil))
     for name, relu in integer_relus(model).items():
-        replace_module(model, name, QdqReLU(relu, ceil))
-    graph = traced(model, example.cpu(), chosen.opset, batch)
-    writer = WeightWriter(graph, chosen)
-    layers = [writer.write(spec) | spec.as_dict() for spec in state.layers]
-    if chosen.optimized is not None:
-        forms = choose_forms(to_proto(graph), layers, chosen)
-        for spec, layer in zip(state.layers, layers, strict=True):
-            layer["integer_kernel"] = spec.name in forms.integer
+        replace_module(model, name, QdqReLU(relu, writing.ceil))
+    graph = traced(model, example.cpu(), target.opset, writing.batch)
+    writer = WeightWriter(graph, target)
+    stored = {spec.name: writer.write(spec) for spec in state.layers}
+    kernels: dict[str, dict[str, bool]] = {}
+    if target.mixed:
+        asked = {s.name: (stored[s.name].codes, len(s.shape)) for s in state.layers}
+        forms = choose_forms(to_proto(graph), asked, target)
+        kernels = {name: {"integer_kernel": name in forms.integer} for name in asked}
+        for spec in state.layers:
             if spec.name in forms.floating:
                 writer.unpack_to_float(spec.name, len(spec.shape))
     writer.finish()
-    annotations = [note for spec in state.layers for note in writer.annotations(spec)]
-    for relu in state.relus:
-        for index, call in enumerate(relu.calls):
-            annotations += writer.input_annotation(f"{relu.name}:{index}", call.integers)
+    described = ExportDescription(
+        target=writing.target,
+        ceil=writing.ceil,
+        layers=[
+            ExportedLayer.model_validate(
+                stored[spec.name]._asdict() | spec.as_dict() | kernels.get(spec.name, {})
+            )
+            for spec in state.layers
+        ],
+        table_bytes=writer.table_bytes,
+        left_float=state.left_float,
+    )
     proto = to_proto(graph)
     proto.producer_name = "qtool"
-    if annotate:
-        write_annotations(proto.graph, _distinct(annotations))
-    described = {
-        **(metadata or {}),
-        "target": target,
-        "ceil": ceil,
-        "layers": layers,
-        "table_bytes": writer.table_bytes,
-        "left_float": state.left_float,
-    }
-    write_metadata(proto, described)
+    if writing.annotate:
+        write_annotations(proto.graph, _annotations(writer, state))
+    write_metadata(proto, {**writing.metadata, **described.to_json()})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
     return described
 
 
-def _distinct(annotations: list[Annotation]) -> list[Annotation]:
-    """Keep one annotation of each tensor: layers that share an input share its quantizer."""
-    return list({item.tensor: item for item in annotations}.values())
+def _annotations(writer: WeightWriter, state: Converted) -> list[Annotation]:
+    """Return one annotation of each tensor: layers that share an input share its quantizer."""
+    found = [note for spec in state.layers for note in writer.annotations(spec)]
+    for relu in state.relus:
+        for index, call in enumerate(relu.calls):
+            found += writer.input_annotation(f"{relu.name}:{index}", call.integers)
+    return list({item.tensor: item for item in found}.values())

@@ -4,8 +4,9 @@ A layer that a runtime can run in integers keeps DequantizeLinear on its weight 
 gets its weight unpacked to float by Mul, which the runtime folds once, when it loads the file.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -15,12 +16,18 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qtool.export.annotation import Annotation, tensor_names
 from qtool.export.packing import Packed, Part, pack
-from qtool.export.targets.onnxruntime import INTEGER_KERNELS
 from qtool.export.targets.target import Target
 from qtool.integer.layers import LayerSpec
 from qtool.numerics.grid import IntegerGrid
 
 LAYER, ROLE = "qtool.layer", "qtool.role"  # how traced nodes are marked
+
+
+class Stored(NamedTuple):
+    """Where a layer's codes stand in the file: the name of their tensor, "" for none; bytes."""
+
+    codes: str
+    packed_bytes: int
 
 
 class WeightWriter:
@@ -38,15 +45,15 @@ class WeightWriter:
         self._nodes = {(layer, role): node for layer, role, node in marks if layer}
         self._annotations: dict[str, list[Annotation]] = {}
 
-    def write(self, spec: LayerSpec) -> dict[str, Any]:
-        """Store one layer's codes; return `codes`, the name of their tensor, and their bytes."""
+    def write(self, spec: LayerSpec) -> Stored:
+        """Store one layer's codes; return the name of their tensor, and their bytes."""
         self._annotations[spec.name] = self.input_annotation(spec.name, spec.input)
         grid = spec.weight
         if grid is None:
-            return {"codes": "", "packed_bytes": 4 * spec.weights}
+            return Stored("", 4 * spec.weights)
         dequantize = self._nodes.get((spec.name, "weight"))
         if dequantize is None:  # a layer with the very same weights holds this one's too
-            return {"codes": "", "packed_bytes": 0}
+            return Stored("", 0)
         codes_value, scale, zero_point = (value for value in dequantize.inputs if value is not None)
         codes = _array(codes_value).astype(np.int8)
         name = f"{spec.name}.codes"
@@ -62,7 +69,7 @@ class WeightWriter:
         self._annotations[spec.name].append(
             Annotation(name, str(scale.name), str(zero_point.name), grid.finn_datatype)
         )
-        return {"codes": name, "packed_bytes": nbytes}
+        return Stored(name, nbytes)
 
     def annotations(self, spec: LayerSpec) -> list[Annotation]:
         """Return what there is to say of the layer's input and weight."""
@@ -196,7 +203,9 @@ class Forms:
     floating: set[str]
 
 
-def choose_forms(model: onnx.ModelProto, layers: list[dict[str, Any]], target: Target) -> Forms:
+def choose_forms(
+    model: onnx.ModelProto, layers: Mapping[str, tuple[str, int]], target: Target
+) -> Forms:
     """Choose each layer's form by what the runtime makes of it.
 
     A runtime that finds a float weight between integer tensors may quantize it again, to codes
@@ -204,26 +213,26 @@ def choose_forms(model: onnx.ModelProto, layers: list[dict[str, Any]], target: T
 
     Args:
         model: with DequantizeLinear on every weight, its nodes still marked.
-        layers: name, shape and codes of each.
+        layers: name -> the tensor of its codes, and the dimensions of its weight.
         target: whose runtime is asked.
     """
-    assert target.optimized is not None
-    kernels = [n for n in target.optimized(model).node if n.op_type in INTEGER_KERNELS]
+    runtime = target.runtime
+    kernels = [n for n in runtime.optimized(model).node if n.op_type in runtime.integer_kernels]
     read = {name for node in kernels for name in node.input}
-    integer = {layer["name"] for layer in layers if layer["codes"] in read}
-    others = [layer for layer in layers if layer["name"] not in integer]
+    integer = {name for name, (codes, _) in layers.items() if codes in read}
+    others = [name for name in layers if name not in integer]
     trial = ir.from_proto(model)
     writer = WeightWriter(trial, target)
-    for layer in others:
-        writer.unpack_to_float(layer["name"], len(layer["shape"]))
+    for name in others:
+        writer.unpack_to_float(name, layers[name][1])
     written = to_proto(trial)
-    known, graph = tensor_names(written.graph), target.optimized(written)
+    known, graph = tensor_names(written.graph), runtime.optimized(written)
     constants = {item.name for item in graph.initializer}
     again = [
         node.op_type == "DequantizeLinear" and node.input[0] in constants - known
         for node in graph.node
     ]
-    floating = {layer["name"] for layer in others}
+    floating = set(others)
     if any(again):
         floating = {name for name in floating if f"{name}.weight" in constants}
     return Forms(integer, floating)

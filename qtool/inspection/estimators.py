@@ -8,9 +8,10 @@ import inspect
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +24,8 @@ from qtool.numerics.schedules import MOVES
 from qtool.numerics.sign_family import SIGN_FAMILY
 from qtool.numerics.straight_through_map import StraightThroughMap, straight_through_map
 from qtool.reports.figures import Line, Panel, Point, figure, page, standing_alone
+from qtool.reports.inspections import Estimator, EstimatorTable
 
-Entry = dict[str, Any]
 PER_STEP = 400  # places between two levels at which lines are computed
 STEEPEST = 1e6  # derivatives from here on, and those that are no number, are left out
 HAIR = 1e-6  # how far beside a jump its two ends are computed
@@ -44,7 +45,7 @@ RELU = Family("ReLU", 0, 3, (-1.5, 5.5))
 SIGN = Family("sign, two levels", 0, 1, (-1.0, 2.0))
 
 
-def inspect_estimators(output: Path | None = None) -> Entry:
+def table_of_estimators(output: Path | None = None) -> EstimatorTable:
     """Describe every estimator; draw them into `output`, a page NAME.html or a folder.
 
     Raises:
@@ -52,16 +53,15 @@ def inspect_estimators(output: Path | None = None) -> Entry:
     """
     if output is not None:
         _refuse_unless_drawable(output)
-    names = ESTIMATORS.names()
-    result: Entry = {"kind": "estimators", "estimators": [describe(name) for name in names]}
+    entries = [describe(name) for name in ESTIMATORS.names()]
     if output is None:
-        return result
+        return EstimatorTable(kind="estimators", estimators=entries)
     if _is_page(output):
-        write_text(output, gallery(result["estimators"]))
+        write_text(output, gallery(entries))
     else:
-        for file, text in pictures(result["estimators"]).items():
+        for file, text in pictures(entries).items():
             write_text(output / file, text)
-    return result | {"output": str(output)}
+    return EstimatorTable(kind="estimators", estimators=entries, output=str(output))
 
 
 def _is_page(output: Path) -> bool:
@@ -77,29 +77,34 @@ def _refuse_unless_drawable(output: Path) -> None:
         refuse_unless_makeable(output)
 
 
-def describe(name: str) -> Entry:
+def describe(name: str) -> Estimator:
     """Return what there is to say of an estimator at its default parameters, ready for JSON."""
     family = family_of(name)
     parameters = ESTIMATORS.parameters(name)
     interior, bounded = _judged(name), _judged(name, family.low, family.high)
-    return {
-        "name": name,
-        **_documented(ESTIMATORS[name]),
-        "parameters": {key: _plain(p.default) for key, p in parameters.items()},
-        "may_be_scheduled": [
+    documented = _documented(ESTIMATORS[name])
+    return Estimator(
+        name=name,
+        summary=documented.summary,
+        formula=documented.formula[0] if documented.formula else "",
+        formula_lines=documented.formula,
+        reference=documented.reference,
+        notes=documented.notes,
+        parameters={key: _plain(p.default) for key, p in parameters.items()},
+        may_be_scheduled=[
             key
             for key, p in parameters.items()
             if MOVES in getattr(p.annotation, "__metadata__", ())
         ],
-        "family": family.name,
-        "in_class": interior.in_class,
-        "reason": interior.reason,
-        "alpha": _finite(interior.alpha),
-        "lower": _finite(interior.lower),
-        "upper": _finite(interior.upper),
-        "in_class_with_bounds": bounded.in_class,
-        "reason_with_bounds": bounded.reason,
-    }
+        family=family.name,
+        in_class=interior.in_class,
+        reason=interior.reason,
+        alpha=_finite(interior.alpha),
+        lower=_finite(interior.lower),
+        upper=_finite(interior.upper),
+        in_class_with_bounds=bounded.in_class,
+        reason_with_bounds=bounded.reason,
+    )
 
 
 def family_of(name: str) -> Family:
@@ -109,21 +114,30 @@ def family_of(name: str) -> Family:
     return RELU if name in RELU_FAMILY else ANY_GRID
 
 
-def _documented(function: Callable[..., Any]) -> Entry:
+@dataclass
+class _Docstring:
+    """What a docstring says, as far as it does."""
+
+    summary: str = ""
+    formula: list[str] = field(default_factory=list)
+    reference: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def _documented(function: Callable[..., Tensor]) -> _Docstring:
     """Read a docstring: summary, indented formula, notes and reference, as far as there are."""
     text = inspect.cleandoc(function.__doc__ or "") if inspect.isfunction(function) else ""
-    found: Entry = {"summary": "", "formula": "", "formula_lines": [], "reference": "", "notes": []}
+    found = _Docstring()
     for index, block in enumerate(re.split(r"\n\s*\n", text)):
         words = " ".join(block.split())
         if index == 0:
-            found["summary"] = words
+            found.summary = words
         elif re.match(r"\s+g_u = ", block):
-            lines = [line.strip() for line in block.strip("\n").splitlines()]
-            found |= {"formula": lines[0], "formula_lines": lines}
+            found.formula = [line.strip() for line in block.strip("\n").splitlines()]
         elif words.startswith("Reference: "):
-            found["reference"] = words.removeprefix("Reference: ")
+            found.reference = words.removeprefix("Reference: ")
         else:
-            found["notes"].append(words)
+            found.notes.append(words)
     return found
 
 
@@ -143,28 +157,28 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _plain(default: Any) -> Any:
+def _plain(default: object) -> bool | float | str | None:
     """Return a default as JSON may hold it; null where a parameter has none."""
-    if default is inspect.Parameter.empty:
+    if default is inspect.Parameter.empty or default is None:
         return None
-    finite = math.isfinite(default) if isinstance(default, float) else True
-    kept = finite and isinstance(default, bool | int | float | str | None)
-    return default if kept else repr(default)
+    if isinstance(default, float):
+        return default if math.isfinite(default) else repr(default)
+    return default if isinstance(default, bool | int | str) else repr(default)
 
 
-def pictures(entries: list[Entry]) -> dict[str, str]:
+def pictures(entries: list[Estimator]) -> dict[str, str]:
     """Return file name -> SVG; FILE.py:FUNCTION, a user's own, is no name of a file everywhere."""
     drawn = {}
     for entry in entries:
-        file = re.sub(r"[^\w.-]", "_", entry["name"]) + ".svg"
-        drawn[file] = standing_alone(panels(entry), entry["name"], entry["formula"])
+        file = re.sub(r"[^\w.-]", "_", entry.name) + ".svg"
+        drawn[file] = standing_alone(panels(entry), entry.name, entry.formula)
     return drawn
 
 
-def panels(entry: Entry) -> list[Panel]:
+def panels(entry: Estimator) -> list[Panel]:
     """Draw the rounding, its stand-in in the backward pass, and the map of an estimator."""
-    family = family_of(entry["name"])
-    return [_forward(family), _backward(entry["name"], family), _map(entry, family)]
+    family = family_of(entry.name)
+    return [_forward(family), _backward(entry.name, family), _map(entry, family)]
 
 
 def _thresholds(family: Family) -> list[float]:
@@ -223,10 +237,10 @@ def _backward(name: str, family: Family) -> Panel:
     return Panel(title, family.across, tall, lines, (family.low, family.high), _thresholds(family))
 
 
-def _map(entry: Entry, family: Family) -> Panel:
+def _map(entry: Estimator, family: Family) -> Panel:
     """Draw M inside the grid, and the identity."""
     low, high = family.low, family.high
-    across, found = (low - 0.4, high + 0.4), _judged(entry["name"])
+    across, found = (low - 0.4, high + 0.4), _judged(entry.name)
     tall = (low - 1.1, high + 1.1) if family is SIGN else across
     u = _places(low, high)
     try:
@@ -250,23 +264,23 @@ learning rate, where the estimator is in the theorem's class. All is at the defa
 """
 
 
-def gallery(entries: list[Entry]) -> str:
+def gallery(entries: list[Estimator]) -> str:
     """Return all there is to say and to show of the estimators, as one HTML page."""
-    names = [escape(entry["name"]) for entry in entries]
+    names = [escape(entry.name) for entry in entries]
     links = "".join(f'<a href="#{name}">{name}</a>\n' for name in names)
     sections = "".join(map(_section, entries))
     body = f"<p>{_linked(INTRODUCTION)}</p>\n<nav>\n{links}</nav>\n{sections}"
     return page("Gradient estimators", body)
 
 
-def _section(entry: Entry) -> str:
-    name, given = entry["name"], entry["parameters"]
-    moving = dict.fromkeys(entry["may_be_scheduled"], " (a number or a schedule)")
+def _section(entry: Estimator) -> str:
+    name, given = entry.name, entry.parameters
+    moving = dict.fromkeys(entry.may_be_scheduled, " (a number or a schedule)")
     settings = [f"{key} = {value}{moving.get(key, '')}" for key, value in given.items()]
     facts = {
         "Parameters": ", ".join(settings) or "none",
-        "For": "grids of two levels" if entry["family"] == SIGN.name else "any grid",
-        "Reference": entry["reference"],
+        "For": "grids of two levels" if entry.family == SIGN.name else "any grid",
+        "Reference": entry.reference,
         "Class": _verdict(entry),
     }
     rows = "".join(
@@ -274,24 +288,24 @@ def _section(entry: Entry) -> str:
         for key, words in facts.items()
         if words
     )
-    notes = "".join(f"<p>{_linked(note)}</p>\n" for note in entry["notes"])
-    formula = escape("\n".join(entry["formula_lines"]))
+    notes = "".join(f"<p>{_linked(note)}</p>\n" for note in entry.notes)
+    formula = escape("\n".join(entry.formula_lines))
     block = f"<pre>{formula}</pre>\n" if formula else ""
     return (
         f'<section id="{escape(name)}">\n<h2>{escape(name)}</h2>\n'
-        f"<p>{escape(entry['summary'])}</p>\n"
+        f"<p>{escape(entry.summary)}</p>\n"
         f"{block}{notes}{rows}{figure(panels(entry), name)}</section>\n"
     )
 
 
-def _verdict(entry: Entry) -> str:
+def _verdict(entry: Estimator) -> str:
     """Say in words whether the theorem covers an estimator, inside the grid and with its bounds."""
-    if not entry["in_class"]:
-        return f"outside: {entry['reason']}"
-    words = f"inside, alpha = {entry['alpha']:.4g}"
-    if entry["in_class_with_bounds"]:
+    if not entry.in_class:
+        return f"outside: {entry.reason}"
+    words = f"inside, alpha = {entry.alpha:.4g}"
+    if entry.in_class_with_bounds:
         return f"{words}, also with the bounds of the grid"
-    return f"{words}; but not with the bounds of the grid: {entry['reason_with_bounds']}"
+    return f"{words}; but not with the bounds of the grid: {entry.reason_with_bounds}"
 
 
 def _linked(words: str) -> str:

@@ -1,7 +1,6 @@
 """What an ONNX file holds, and what is wrong with its annotations."""
 
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -9,8 +8,7 @@ from qtool.errors import InputError
 from qtool.export import annotation
 from qtool.export.lint import lint
 from qtool.files.reading import intact
-
-Inspection = dict[str, Any]
+from qtool.reports.inspections import InspectedLayer, Inspection
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -37,26 +35,28 @@ def inspect_onnx(path: Path) -> Inspection:
     datatypes = {a.tensor: a.datatype for a in annotation.read_annotations(model.graph)}
     with intact(path, "what qtool wrote into it is damaged"):
         layers = [
-            {
-                "layer": layer["name"],
-                "weight": "x".join(map(str, layer["shape"])),
-                "weight bits": layer["weight_bits"] or 32,
-                "input bits": layer["input_bits"] or 32,
-                "bytes": layer["packed_bytes"],
-                "datatype": datatypes.get(layer["codes"], ""),
-                "integer kernel": layer["integer_kernel"],
-            }
+            InspectedLayer.model_validate(
+                {
+                    "layer": layer["name"],
+                    "weight": "x".join(map(str, layer["shape"])),
+                    "weight bits": layer["weight_bits"] or 32,
+                    "input bits": layer["input_bits"] or 32,
+                    "bytes": layer["packed_bytes"],
+                    "datatype": datatypes.get(layer["codes"], ""),
+                    "integer kernel": layer["integer_kernel"],
+                }
+            )
             for layer in said.get("layers", [])
         ]
-    return {
-        "source": str(path),
-        "kind": "ONNX model",
-        "producer": model.producer_name,
-        "opset": max(item.version for item in model.opset_import),
-        "nodes": len(model.graph.node),
-        "file_bytes": path.stat().st_size,
-        "annotations": len(datatypes),
-        "layers": layers,
-        "left_float": said.get("left_float", {}),
-        "problems": lint(model),
-    }
+    return Inspection(
+        source=str(path),
+        kind="ONNX model",
+        producer=model.producer_name,
+        opset=max(item.version for item in model.opset_import),
+        nodes=len(model.graph.node),
+        file_bytes=path.stat().st_size,
+        annotations=len(datatypes),
+        layers=layers,
+        left_float=said.get("left_float", {}),
+        problems=lint(model),
+    )

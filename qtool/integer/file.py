@@ -1,6 +1,7 @@
 """The integer model as a file: codes, scales and biases in safetensors, the rest as metadata."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ FORMAT = "2"
 READABLE = ("1", "2")  # 1 has no rounding of inputs: it was always half_to_even
 
 
-def save_integer(integer: nn.Module, path: Path, about: dict[str, Any]) -> None:
+def save_integer(integer: nn.Module, path: Path, about: Mapping[str, object]) -> None:
     """Write an integer model in one move.
 
     Args:

@@ -23,6 +23,7 @@ from qtool.quantizers.layers import (
     release_quant_layer,
 )
 from qtool.quantizers.relu import QuantReLU, find_places, shared_places
+from qtool.reports.inspections import PlanRow
 from qtool.settings.quantization import Quantization
 from qtool.settings.section import check
 from qtool.settings.user_estimators import load_estimator, used_by
@@ -41,25 +42,6 @@ class Prepared:
 
     left_float: dict[str, str] = field(default_factory=dict)
     recording: Recording = field(default_factory=Recording)
-
-
-@dataclass(frozen=True)
-class PlanRow:
-    """One layer of the printed plan: what happens to its weights and to its input.
-
-    Attributes:
-        weights, activations: width and grid, such as "4-bit narrow", or "float".
-        weights_how, activations_how: range and estimator or blend, "" where float.
-        why: why nothing is quantized, else "".
-    """
-
-    name: str
-    shape: list[int]
-    weights: str
-    weights_how: str
-    activations: str
-    activations_how: str
-    why: str
 
 
 def prepare(
@@ -194,7 +176,17 @@ def plan(model: nn.Module) -> list[PlanRow]:
         elif name in state.left_float:
             shape = max((list(p.shape) for p in module.parameters(recurse=False)), key=len)
             why = state.left_float[name]
-            rows.append(PlanRow(name, shape, "float", "", "float", "", why))
+            rows.append(
+                PlanRow(
+                    name=name,
+                    shape=shape,
+                    weights="float",
+                    weights_how="",
+                    activations="float",
+                    activations_how="",
+                    why=why,
+                )
+            )
     return rows
 
 
@@ -206,8 +198,15 @@ def _quantized_row(name: str, layer: QuantLayer) -> PlanRow:
     activations, activations_how = _described(layer.quantizer_of_input)
     if layer.source:
         activations = f"{activations}, at the ReLU"
-    shape = list(layer.weight.shape)
-    return PlanRow(name, shape, weights, weights_how, activations, activations_how, "")
+    return PlanRow(
+        name=name,
+        shape=list(layer.weight.shape),
+        weights=weights,
+        weights_how=weights_how,
+        activations=activations,
+        activations_how=activations_how,
+        why="",
+    )
 
 
 def _described(quantizer: FakeQuantize | None) -> tuple[str, str]:

@@ -86,7 +86,7 @@ class Estimator(Result):
     formula_lines: list[str]
     reference: str
     notes: list[str]
-    parameters: dict[str, float | bool | str | None]
+    parameters: dict[str, bool | int | float | str | None]
     may_be_scheduled: list[str]
     family: str
     in_class: bool

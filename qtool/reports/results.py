@@ -101,6 +101,32 @@ class Layer(Result):
     """The ReLU that puts the input on its grid already, and its call, as NAME:CALL."""
 
 
+class StoredCodes(Result):
+    """Where a layer's weight stands in a file."""
+
+    codes: str
+    """Name of the tensor, "" where the weight is float or another layer's."""
+    packed_bytes: int
+
+
+class ExportedLayer(Layer, StoredCodes):
+    """What an ONNX file says of a layer."""
+
+    integer_kernel: bool = False
+    """The runtime runs it in integers alone."""
+
+
+class ExportDescription(Result):
+    """What an ONNX file says of itself, beside its recipe and architecture."""
+
+    target: str
+    ceil: Literal["exact", "shifted"]
+    layers: list[ExportedLayer]
+    table_bytes: int
+    """Of the tables that codes are unpacked by, which all layers share."""
+    left_float: dict[str, str]
+
+
 class Conversion(Result):
     """convert.json: what a conversion cost."""
 
@@ -146,7 +172,7 @@ class StraightThrough(Result):
     notes: list[str]
 
 
-class Runtime(Result):
+class RuntimeVersion(Result):
     """What a file was run in."""
 
     name: str
@@ -186,7 +212,7 @@ class Storage(Result):
     bits_per_weight_on_disk: float
     quantized_weights: int
     file_bytes: int
-    runtime: Runtime
+    runtime: RuntimeVersion
     codes_compared: int
 
 

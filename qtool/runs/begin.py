@@ -81,7 +81,7 @@ def summarize(
     status: Literal["running", "finished", "failed"],
     model: nn.Module,
     history: Sequence[EpochLine],
-    **more: Profile | str,
+    **more: Profile | str | None,
 ) -> Summary:
     """Write summary.json and return it.
 
@@ -93,19 +93,19 @@ def summarize(
         **more: a `profile`, or an `error`.
     """
     last = history[-1] if history else None
-    summary = Summary(
-        status=status,
-        run=str(folder),
-        epochs=len(history),
-        seconds=round(sum(line.seconds for line in history), 3),
-        parameters=sum(p.numel() for p in model.parameters()),
-        weight_bits_mean=round(mean_weight_bits(model), 4),
-        validation_accuracy=last and last.validation_accuracy,
-        validation_loss=last and last.validation_loss,
-        train_accuracy=last and last.train_accuracy,
-        train_loss=last and last.train_loss,
-        **more,  # pyright: ignore[reportArgumentType] # checked by the type itself
-    )
+    said: dict[str, object] = {
+        "status": status,
+        "run": str(folder),
+        "epochs": len(history),
+        "seconds": round(sum(line.seconds for line in history), 3),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "weight_bits_mean": round(mean_weight_bits(model), 4),
+        "validation_accuracy": last and last.validation_accuracy,
+        "validation_loss": last and last.validation_loss,
+        "train_accuracy": last and last.train_accuracy,
+        "train_loss": last and last.train_loss,
+    }
+    summary = Summary.model_validate(said | more)
     summary.write(folder.summary)
     return summary
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qtool.errors import InputError
 from qtool.files.reading import read_json
-from qtool.files.whole import refuse_unless_makeable, write_json_lines
+from qtool.files.whole import refuse_unless_makeable, refuse_unless_writable, write_json_lines
 from qtool.reports.results import EpochLine, Summary
 
 RECIPE = "recipe.yaml"
@@ -133,3 +133,19 @@ def report_beside(path: Path, report: str) -> Path:
     """Return where the report on a file goes, so that two files in a folder keep two reports."""
     usual = {CONVERT: INTEGER, EXPORT: ONNX}[report]
     return path.with_name(report if path.name == usual else f"{path.stem}.{report}")
+
+
+def places_of_export(source: Path, output: Path | None) -> tuple[Path, Path]:
+    """Return where a file that is made of a run or an integer model goes, and its report.
+
+    Raises:
+        InputError: If there is no such source, or nothing can be written there.
+    """
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder; give a run folder or integer model")
+    if source.suffix in (".yaml", ".yml"):
+        raise InputError(f"{source}: a recipe; train or convert it first, then export that folder")
+    in_run = source.is_dir()
+    path = output or (RunFolder(source).onnx if in_run else source.with_suffix(".onnx"))
+    refuse_unless_writable(path, "--output names an .onnx file")
+    return path, RunFolder(source).export if in_run else report_beside(path, EXPORT)

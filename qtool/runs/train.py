@@ -51,9 +51,8 @@ def train_run(
         say(f"note: {note}")
     if device.type == "cpu":
         keep_freed_memory()
-    trainer, architecture = start_or_resume(run)
     measured = StepProfile(device) if profile else None
-    build.equip(trainer, recipe, run.data, measured)
+    trainer, architecture = start_or_resume(run, measured)
     if with_plan:
         show_plan(plan(trainer.model))
     keep_recipe(recipe, folder, "the resolved recipe of this run")
@@ -68,18 +67,21 @@ def train_run(
     return summarize(folder, "finished", trainer.model, trainer.history, **more)
 
 
-def start_or_resume(run: Run) -> tuple[Trainer, Architecture]:
+def start_or_resume(run: Run, profile: StepProfile | None = None) -> tuple[Trainer, Architecture]:
     """Return the trainer, at the beginning or at the checkpoint, and the network's architecture."""
     if run.folder.checkpoint.is_file():
         architecture = run.checkpoint.architecture
         trainer = run.trainer()
         run.restore(trainer)
         say(f"going on after epoch {len(trainer.history)}")
-        return trainer, architecture
-    built = build.make_network(run.recipe, run.data)
-    model = build.prepare_network(run.recipe, built.model, run.data.first_images).train()
-    build.calibrate_on(model, run.recipe, run.data)
-    return build.make_trainer(run.recipe, model, run.data, run.device), built.architecture
+    else:
+        built = build.make_network(run.recipe, run.data)
+        architecture = built.architecture
+        model = build.prepare_network(run.recipe, built.model, run.data.first_images).train()
+        build.calibrate_on(model, run.recipe, run.data)
+        trainer = build.make_trainer(run.recipe, model, run.data, run.device)
+    build.equip(trainer, run.recipe, run.data, profile)
+    return trainer, architecture
 
 
 def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:

@@ -26,7 +26,9 @@ from qtool.numerics.grid import quantize
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import quant_layers
 from qtool.runs import build
-from qtool.runs.run import start_or_resume
+from qtool.runs.folder import RunFolder
+from qtool.runs.run import Run
+from qtool.runs.train import start_or_resume
 from qtool.training.loop import Trainer
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "digits.yaml"
@@ -41,8 +43,7 @@ def make_trainer(assignments: list[str], device: torch.device) -> Trainer:
     """Return the recipe's trainer at its beginning; the same numbers whatever its precision."""
     recipe = build.load_checked(RECIPE, assignments)
     with tempfile.TemporaryDirectory() as folder:
-        loaders = build.make_data(recipe, device)
-        return start_or_resume(recipe, loaders, Path(folder), device)[0]
+        return start_or_resume(Run(RunFolder(Path(folder)), recipe, device))[0]
 
 
 def train_steps(trainer: Trainer, steps: int) -> nn.Module:
@@ -121,7 +122,12 @@ def accuracies(given: argparse.Namespace, precision: str) -> list[float]:
     keys, found = [*given.set, f"training.precision={precision}"], []
     for seed in range(given.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            run = pipeline.train(RECIPE, Path(folder), [*keys, f"seed={seed}"], given.device)
+            run = pipeline.train(
+                RECIPE,
+                run_dir=Path(folder),
+                assignments=[*keys, f"seed={seed}"],
+                device=given.device,
+            )
         found.append(run["validation_accuracy"])
     return found
 

@@ -93,8 +93,9 @@ def nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     def too_far(*_: Any, **__: Any) -> None:
         raise AssertionError("the recipe should have been refused by now")
 
-    for name in ("make_data", "make_network", "make_network_without_data", "pick_device"):
+    for name in ("make_data", "make_network", "make_network_without_data"):
         monkeypatch.setattr(build, name, too_far)
+    monkeypatch.setattr(pipeline, "pick_device", too_far)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained, converted and exported run, to be copied and damaged."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "r.yaml").write_text(RECIPE)
-    pipeline.train(folder / "r.yaml", folder / "run", device="cpu")
+    pipeline.train(folder / "r.yaml", run_dir=folder / "run", device="cpu")
     pipeline.export(folder / "run")
     return folder / "run"
 

@@ -18,7 +18,7 @@ from qtool.export import annotation, gate
 from qtool.export.lint import lint
 from qtool.export.onnx_qdq import export_onnx
 from qtool.export.qdq_modules import Ceil
-from qtool.export.targets.onnxruntime import open_session
+from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.layers import integer_layers
 
 IMAGES = torch.randn(64, 2, 10, 10, generator=torch.Generator().manual_seed(1))
@@ -126,7 +126,7 @@ def test_the_runtime_agrees_with_the_integer_model(
 ) -> None:
     integer, _, path = export(kind, inputs)
     expected = integer(IMAGES)
-    found = gate.run(open_session(path), IMAGES)
+    found = gate.run(OnnxRuntime().open(path), IMAGES)
     assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
     assert torch.equal(found.argmax(1), expected.argmax(1))
 
@@ -187,7 +187,7 @@ def test_a_shifted_ceil_is_an_addition_before_the_usual_pair(
         ("DequantizeLinear", [s, 0.0]),
     ]
     assert not counted(model)["Ceil"]
-    found, expected = gate.run(open_session(path), IMAGES), integer(IMAGES)
+    found, expected = gate.run(OnnxRuntime().open(path), IMAGES), integer(IMAGES)
     assert float((found - expected).abs().median()) <= 1e-4 * float(expected.abs().max())
 
 
@@ -228,7 +228,7 @@ def test_zeros_and_whole_steps_get_the_same_codes_in_the_runtime(
     step = first(integer).input_scale * (2 if activations is BIPOLAR else 1)
     x = torch.cat([torch.arange(-3.0, 18.0), torch.tensor([-0.0, 0.5, 1e-3, -1e-3])]) * step
     export_onnx(integer, example, tmp_path / "m.onnx")
-    found = gate.run(open_session(tmp_path / "m.onnx"), x.reshape(-1, 1))
+    found = gate.run(OnnxRuntime().open(tmp_path / "m.onnx"), x.reshape(-1, 1))
     torch.testing.assert_close(found, integer(x.reshape(-1, 1)), rtol=1e-6, atol=0)
     if activations is BIPOLAR:
         assert torch.equal(found.flatten().sign(), torch.where(x > 0, 1.0, -1.0))
@@ -288,7 +288,7 @@ def test_ternary_weights_are_three_codes_and_called_so(
     model = exported(integer, tmp_path / "m.onnx")
     kinds = {a.tensor: a.datatype for a in annotation.read_annotations(model.graph)}
     assert kinds["0.codes"] == kinds["3.codes"] == "TERNARY"
-    found, expected = gate.run(open_session(tmp_path / "m.onnx"), IMAGES), integer(IMAGES)
+    found, expected = gate.run(OnnxRuntime().open(tmp_path / "m.onnx"), IMAGES), integer(IMAGES)
     assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 
@@ -299,7 +299,7 @@ def test_one_bit_weights_and_inputs_together(tmp_path: Path) -> None:
     model = exported(integer, tmp_path / "m.onnx")
     kinds = {a.tensor: a.datatype for a in annotation.read_annotations(model.graph)}
     assert kinds["0.codes"] == "BIPOLAR"
-    found, expected = gate.run(open_session(tmp_path / "m.onnx"), IMAGES), integer(IMAGES)
+    found, expected = gate.run(OnnxRuntime().open(tmp_path / "m.onnx"), IMAGES), integer(IMAGES)
     assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 

@@ -12,7 +12,7 @@ from qtool.errors import ExportError, InputError, RecipeError
 from qtool.export import annotation, gate
 from qtool.export.lint import lint
 from qtool.export.onnx_qdq import export_onnx
-from qtool.export.targets.onnxruntime import INTEGER_KERNELS, open_session, optimized_graph
+from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.layers import integer_layers
 
 IMAGES = torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(1))
@@ -58,8 +58,12 @@ def exported(tmp_path_factory):
     return path, integer, qtool.export_onnx(integer, IMAGES, path)
 
 
+def tensors(described):
+    return {layer["name"]: layer["codes"] for layer in described["layers"]}
+
+
 def logits(path, images=IMAGES):
-    return gate.run(open_session(path), images)
+    return gate.run(OnnxRuntime().open(path), images)
 
 
 WIDTHS = [(1, "narrow"), (2, "narrow"), (3, "narrow"), (3, "mid_rise"), (6, "full"), (8, "narrow")]
@@ -73,7 +77,7 @@ def test_the_runtime_gives_what_the_integer_model_gives_at_every_width(tmp_path,
 
     torch.testing.assert_close(logits(path), integer(IMAGES), rtol=1e-4, atol=1e-5)
     codes = sum(layer.codes.numel() for layer in integer_layers(integer).values())
-    assert gate.check_codes(path, integer, described["layers"]) == codes
+    assert gate.check_codes(path, integer, tensors(described), OnnxRuntime()) == codes
     packed = sum(layer["packed_bytes"] for layer in described["layers"])
     assert bits <= 8 * packed / codes < bits + 0.1
     onnx.checker.check_model(onnx.load(str(path)), full_check=True)
@@ -91,17 +95,19 @@ def test_signed_inputs_travel_as_bytes_around_a_zero_point(tmp_path, grid):
 def test_layers_that_can_run_in_integer_kernels_and_the_others_are_float(exported):
     path, _, described = exported
     fused = {layer["name"] for layer in described["layers"] if layer["integer_kernel"]}
-    operators = [node.op_type for node in optimized_graph(path).node]
+    operators = [node.op_type for node in OnnxRuntime().optimized(path).node]
 
     assert fused == {"conv3", "fc"}  # conv1 and conv2 feed the addition
-    assert sum(operators.count(kernel) for kernel in INTEGER_KERNELS) == 2
+    assert sum(operators.count(kernel) for kernel in OnnxRuntime.integer_kernels) == 2
     assert operators.count("DequantizeLinear") < 6  # float weights were folded at load
 
 
 def test_the_runtime_does_not_quantize_anything_a_second_time(exported):
     path, integer, _ = exported
-    node = next(n for n in optimized_graph(path).node if n.op_type == "QLinearConv")
-    constants = {i.name: onnx.numpy_helper.to_array(i) for i in optimized_graph(path).initializer}
+    node = next(n for n in OnnxRuntime().optimized(path).node if n.op_type == "QLinearConv")
+    constants = {
+        i.name: onnx.numpy_helper.to_array(i) for i in OnnxRuntime().optimized(path).initializer
+    }
 
     codes = integer_layers(integer)["conv3"].codes.numpy()
     np.testing.assert_array_equal(constants[node.input[3]], codes)
@@ -214,7 +220,7 @@ def test_one_flipped_bit_of_a_packed_weight_is_found(exported, tmp_path):
     damaged = edited(path, tmp_path, flip_a_bit)
 
     with pytest.raises(ExportError, match="codes of conv2 differ"):
-        gate.check_codes(damaged, integer, described["layers"])
+        gate.check_codes(damaged, integer, tensors(described), OnnxRuntime())
 
 
 def test_twin_layers_with_the_same_weights_export(tmp_path):
@@ -233,7 +239,7 @@ def test_twin_layers_with_the_same_weights_export(tmp_path):
     integer = qtool.convert(model)
     described = export_onnx(integer, IMAGES, tmp_path / "m.onnx")
 
-    gate.check_codes(tmp_path / "m.onnx", integer, described["layers"])
+    gate.check_codes(tmp_path / "m.onnx", integer, tensors(described), OnnxRuntime())
     torch.testing.assert_close(logits(tmp_path / "m.onnx"), integer(IMAGES), rtol=1e-4, atol=1e-5)
 
 
@@ -264,7 +270,7 @@ def test_a_file_that_the_runtime_cannot_load_is_an_input_error(tmp_path):
     path.write_bytes(b"no model")
 
     with pytest.raises(InputError, match="cannot load it"):
-        open_session(path)
+        OnnxRuntime().open(path)
 
 
 def figures(**changes):
@@ -307,7 +313,7 @@ def test_agreement_counts_images_by_hand():
 
 
 def test_weights_of_8_bits_are_named_as_what_may_be_behind_a_disagreement():
-    narrow = [{"weight_bits": 7}, {"weight_bits": None}]
+    narrow = [7, None]
 
     assert gate.hint_for(narrow) == ""
-    assert "to 7" in gate.hint_for([*narrow, {"weight_bits": 8}])
+    assert "to 7" in gate.hint_for([*narrow, 8])

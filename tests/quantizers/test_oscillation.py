@@ -371,7 +371,7 @@ def test_a_training_reports_flips_of_every_layer(tmp_path: Path) -> None:
         "training": {"epochs": 3, "optimizer": "sgd", "learning_rate": 0.2},
     }
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
-    pipeline.train(tmp_path / "r.yaml", tmp_path / "run", device="cpu")
+    pipeline.train(tmp_path / "r.yaml", run_dir=tmp_path / "run", device="cpu")
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     shares = []
     for line in map(json.loads, text.splitlines()):

@@ -7,8 +7,9 @@ import torch
 
 from qtool.errors import InputError, RecipeError
 from qtool.recipe import Recipe
-from qtool.runs import build
+from qtool.runs import build, machine
 from qtool.settings.section import check
+from qtool.training.captured import CapturedStep
 
 IMAGES = SimpleNamespace(classes=10, channels=1, image_size=28)
 
@@ -58,12 +59,13 @@ def test_a_cuda_graph_is_left_out_on_a_cpu_with_a_note(capsys):
     network = build.make_network(wanted, IMAGES).model
     loaders = SimpleNamespace(train=None, validation=None)
     trainer = build.make_trainer(wanted, network, loaders, torch.device("cpu"))
+    build.equip(trainer, wanted, loaders)
 
-    assert not trainer.captures
+    assert not isinstance(trainer.step, CapturedStep)
     assert "without training.cuda_graph" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wanted", ["gpu", "cuda:", "cuda:x", "cpu:0", ""])
 def test_a_device_that_is_none_is_refused(wanted):
     with pytest.raises(InputError, match="choose auto, cpu, cuda or cuda:N"):
-        build.pick_device(wanted)
+        machine.pick_device(wanted)

@@ -14,8 +14,8 @@ from qtool.errors import InputError, RecipeError
 from qtool.files.reading import intact, read_json
 from qtool.files.whole import write_atomically, write_json
 from qtool.recipe.file import load_recipe
-from qtool.runs.folder import integer_is_fresh, report_beside
-from qtool.runs.run import open_run
+from qtool.runs.begin import open_run
+from qtool.runs.folder import RunFolder, report_beside
 
 RECIPE = """
 model: {name: lenet5}
@@ -30,7 +30,7 @@ CONTRACT = {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt",
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     (folder / "r.yaml").write_text(RECIPE)
-    pipeline.train(folder / "r.yaml", folder / "deep" / "run", device="cpu")
+    pipeline.train(folder / "r.yaml", run_dir=folder / "deep" / "run", device="cpu")
     return folder / "deep" / "run"
 
 
@@ -103,21 +103,21 @@ def test_opening_a_run_makes_no_folder(tmp_path: Path, run: Path) -> None:
     recipe = load_recipe(run / "recipe.yaml")
     (tmp_path / "empty").mkdir()
     for resume in (False, True):
-        open_run(recipe, tmp_path / "new" / "run", resume=resume)
-        open_run(recipe, tmp_path / "empty", resume=resume)
+        open_run(recipe, RunFolder(tmp_path / "new" / "run"), resume=resume)
+        open_run(recipe, RunFolder(tmp_path / "empty"), resume=resume)
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
 def test_a_run_is_opened_again_only_with_resume_and_by_its_own_recipe(run: Path) -> None:
     recipe = load_recipe(run / "recipe.yaml")
-    open_run(recipe, run, resume=True)
+    open_run(recipe, RunFolder(run), resume=True)
     elsewhere = load_recipe(run / "recipe.yaml", ["data.workers=0", "data.root=x"])
-    open_run(elsewhere, run, resume=True)
+    open_run(elsewhere, RunFolder(run), resume=True)
     with pytest.raises(InputError, match="add --resume"):
-        open_run(recipe, run, resume=False)
+        open_run(recipe, RunFolder(run), resume=False)
     other = load_recipe(run / "recipe.yaml", ["training.epochs=3", "quantization.weights.bits=2"])
     with pytest.raises(InputError) as caught:
-        open_run(other, run, resume=True)
+        open_run(other, RunFolder(run), resume=True)
     assert "quantization.weights.bits: 4 there, 2 here" in str(caught.value)
     assert "training.epochs: 2 there, 3 here" in str(caught.value)
 
@@ -127,7 +127,7 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path, run: Path) 
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(InputError, match="nothing may be written into"):
-            open_run(load_recipe(run / "recipe.yaml"), tmp_path / "new", resume=False)
+            open_run(load_recipe(run / "recipe.yaml"), RunFolder(tmp_path / "new"), resume=False)
     finally:
         tmp_path.chmod(0o700)
 
@@ -145,15 +145,15 @@ def test_wrong_contents_become_one_error_that_names_the_file() -> None:
 
 def test_an_integer_model_is_fresh_until_the_run_trains_on(tmp_path: Path) -> None:
     integer, weights = tmp_path / "integer.safetensors", tmp_path / "checkpoint.pt"
-    assert not integer_is_fresh(tmp_path)
+    assert not RunFolder(tmp_path).integer_is_fresh()
     integer.touch()
-    assert integer_is_fresh(tmp_path)
+    assert RunFolder(tmp_path).integer_is_fresh()
     weights.touch()
     os.utime(integer, (100, 100))
     os.utime(weights, (200, 200))
-    assert not integer_is_fresh(tmp_path)
+    assert not RunFolder(tmp_path).integer_is_fresh()
     os.utime(integer, (300, 300))
-    assert integer_is_fresh(tmp_path)
+    assert RunFolder(tmp_path).integer_is_fresh()
 
 
 def test_reports_of_two_files_in_one_folder_do_not_collide() -> None:

@@ -168,8 +168,8 @@ def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
         assert (code, out) == (-signal.SIGKILL, ""), err
         assert after_epoch <= len(metrics(killed)) < 4
         assert json.loads((killed / "summary.json").read_text())["status"] == "running"
-    resumed = pipeline.train(path, killed, device="cpu", resume=True)
-    straight = pipeline.train(path, whole, device="cpu")
+    resumed = pipeline.train(path, run_dir=killed, device="cpu", resume=True)
+    straight = pipeline.train(path, run_dir=whole, device="cpu")
     assert differences(checkpoint(whole), checkpoint(killed)) == []
     assert metrics(whole) == metrics(killed)
     alphas = [line["alpha"] for line in metrics(whole) if "alpha" in line]
@@ -233,15 +233,15 @@ def test_resume_on_a_finished_run_prints_its_summary_and_trains_nothing(
 def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path: Path) -> None:
     path = write(tmp_path, QUICK)
     (tmp_path / "empty").mkdir()
-    pipeline.train(path, tmp_path / "whole", device="cpu")
+    pipeline.train(path, run_dir=tmp_path / "whole", device="cpu")
     for name in ("empty", "new"):
-        pipeline.train(path, tmp_path / name, device="cpu", resume=True)
+        pipeline.train(path, run_dir=tmp_path / name, device="cpu", resume=True)
         assert differences(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / name)) == []
     stopped = tmp_path / "stopped"
     stopped.mkdir()
     for name in ("recipe.yaml", "environment.json"):
         (stopped / name).write_bytes((tmp_path / "whole" / name).read_bytes())
-    pipeline.train(path, stopped, device="cpu", resume=True)
+    pipeline.train(path, run_dir=stopped, device="cpu", resume=True)
     assert differences(checkpoint(tmp_path / "whole"), checkpoint(stopped)) == []
 
 
@@ -249,7 +249,7 @@ def test_what_a_kill_leaves_half_written_is_no_obstacle(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / ".recipe.yaml.123.tmp").write_text("model: {na")
-    pipeline.train(write(tmp_path, QUICK, epochs=1), folder, device="cpu", resume=True)
+    pipeline.train(write(tmp_path, QUICK, epochs=1), run_dir=folder, device="cpu", resume=True)
     assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
 
 
@@ -289,6 +289,6 @@ def test_a_run_whose_last_step_diverges_fails_too(tmp_path: Path) -> None:
     one_step = QUICK | {"data": QUICK["data"] | {"batch_size": 256}}
     path = write(tmp_path, one_step, epochs=1, learning_rate=1e30)
     with pytest.raises(TrainingError, match="the loss became nan"):
-        pipeline.train(path, tmp_path / "run", device="cpu")
+        pipeline.train(path, run_dir=tmp_path / "run", device="cpu")
     text = (tmp_path / "run" / "summary.json").read_text()
     assert "NaN" not in text

@@ -76,7 +76,7 @@ def write(folder: Path, estimator: Any, text: str = MY, **changes: Any) -> Path:
 
 
 def train(recipe: Path, folder: Path, **more: Any) -> dict[str, Any]:
-    return pipeline.train(recipe, folder, device="cpu", **more)
+    return pipeline.train(recipe, run_dir=folder, device="cpu", **more)
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -128,7 +128,7 @@ def recipe(folder: Path, **training: Any) -> Path:
 
 def test_a_recipe_may_ask_for_it(tmp_path: Path) -> None:
     path = recipe(tmp_path, batch_norm_batches=3)
-    pipeline.train(path, tmp_path / "run", device="cpu")
+    pipeline.train(path, run_dir=tmp_path / "run", device="cpu")
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
     tracked = [value for name, value in state.items() if name.endswith("num_batches_tracked")]
     assert tracked
@@ -137,7 +137,7 @@ def test_a_recipe_may_ask_for_it(tmp_path: Path) -> None:
     loaded = load_recipe(path)
     loaders = build.make_data(loaded, torch.device("cpu"))
     built = build.make_network(loaded, loaders)
-    model = build.prepare_network(loaded, built.model, build.first_images(loaders))
+    model = build.prepare_network(loaded, built.model, loaders.first_images)
     model.load_state_dict(state)
     model.eval()
     first = next(n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d))
@@ -152,12 +152,12 @@ def test_a_recipe_may_ask_for_it(tmp_path: Path) -> None:
 
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     converted = pipeline.convert(tmp_path / "run", device="cpu")
-    assert converted["validation_accuracy_before"] == line["validation_accuracy"]
-    assert abs(converted["validation_accuracy_after"] - line["validation_accuracy"]) <= 2 / 500
+    assert converted.validation_accuracy_before == line["validation_accuracy"]
+    assert abs(converted.validation_accuracy_after - line["validation_accuracy"]) <= 2 / 500
 
 
 def test_it_is_off_unless_asked_for(tmp_path: Path) -> None:
-    pipeline.train(recipe(tmp_path), tmp_path / "run", device="cpu")
+    pipeline.train(recipe(tmp_path), run_dir=tmp_path / "run", device="cpu")
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
     tracked = [value for name, value in state.items() if name.endswith("num_batches_tracked")]
     assert all(value == 4 for value in tracked)
@@ -169,7 +169,7 @@ def test_after_a_blend_it_is_on_unless_the_recipe_says_otherwise(
 ) -> None:
     path = recipe(tmp_path, epochs=3, batch_norm_batches=asked)
     blend = ["quantization.weights.blend=cubic", "quantization.weights.range=absmax"]
-    pipeline.train(path, tmp_path / "run", blend, device="cpu")
+    pipeline.train(path, run_dir=tmp_path / "run", assignments=blend, device="cpu")
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
     counted = {int(v) for name, v in state.items() if name.endswith("num_batches_tracked")}
     assert counted == {tracked}  # there are 4 batches in an epoch

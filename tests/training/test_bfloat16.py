@@ -13,7 +13,9 @@ from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import QuantLayer, make_quant_layer
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.runs import build
-from qtool.runs.run import start_or_resume
+from qtool.runs.folder import RunFolder
+from qtool.runs.run import Run
+from qtool.runs.train import start_or_resume
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
 DIGITS = Path(__file__).parents[2] / "recipes" / "digits.yaml"
@@ -206,8 +208,7 @@ def first_losses(precision: str, steps: int, folder: Path) -> list[float]:
     keys += ["training.learning_rate=0.1", "data.batch_size=32"]
     recipe = build.load_checked(DIGITS, keys)
     device, found = torch.device("cpu"), []
-    loaders = build.make_data(recipe, device)
-    trainer = start_or_resume(recipe, loaders, folder, device)[0]
+    trainer = start_or_resume(Run(RunFolder(folder), recipe, device))[0]
     loss = trainer.loss
 
     def seen(logits: Tensor, labels: Tensor) -> Tensor:

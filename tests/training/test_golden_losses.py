@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from qtool.runs import build
-from qtool.runs.run import start_or_resume
+from qtool.runs.folder import RunFolder
+from qtool.runs.run import Run
+from qtool.runs.train import start_or_resume
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = ["model.name=lenet5", "quantization.overrides=[]", "training.learning_rate=0.1"]
@@ -48,8 +50,7 @@ def first_losses(name: str, steps: int, folder: Path, *changes: str) -> list[flo
     assert torch.get_num_threads() == 1
     recipe = build.load_checked(RECIPES / f"{name}.yaml", list(changes))
     device, found = torch.device("cpu"), []
-    loaders = build.make_data(recipe, device)
-    trainer = start_or_resume(recipe, loaders, folder, device)[0]
+    trainer = start_or_resume(Run(RunFolder(folder), recipe, device))[0]
     loss = trainer.loss
 
     def seen(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,9 +9,11 @@ from qtool.errors import TrainingError
 from qtool.evaluation import evaluate
 from qtool.numerics.schedules import SCHEDULES
 from qtool.quantizers.layers import blend_alphas, without_blends
+from qtool.reports.results import EpochLine
 from qtool.training.loop import Trainer, first_bad_layer
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
+from qtool.training.watcher import Watcher
 
 
 class Blobs:
@@ -60,8 +62,8 @@ def test_training_learns(precision):
     run = trainer(epochs=8, precision=precision)
     run.fit(lambda line: None)
 
-    assert run.history[-1]["train_loss"] < 0.5 * run.history[0]["train_loss"]
-    assert run.history[-1]["validation_accuracy"] > 0.9
+    assert run.history[-1].train_loss < 0.5 * run.history[0].train_loss
+    assert run.history[-1].validation_accuracy > 0.9
 
 
 def test_two_runs_are_equal_to_the_last_bit():
@@ -78,12 +80,12 @@ def test_each_epoch_leaves_a_line_of_metrics():
     run, lines = trainer(epochs=2), []
     run.fit(lines.append)
 
-    assert [line["epoch"] for line in lines] == [1, 2]
-    assert [line["step"] for line in lines] == [4, 8]
-    assert lines[0]["learning_rate"] == pytest.approx(
+    assert [line.epoch for line in lines] == [1, 2]
+    assert [line.step for line in lines] == [4, 8]
+    assert lines[0].learning_rate == pytest.approx(
         SCHEDULES.build("cosine", start=0.1, stop=0.0)(3 / 8)
     )
-    assert set(lines[0]) == {
+    assert set(lines[0].to_json()) == {
         "epoch",
         "step",
         "train_loss",
@@ -99,10 +101,10 @@ def test_each_epoch_leaves_a_line_of_metrics():
 
 def test_a_run_goes_on_after_its_history():
     run = trainer(epochs=3)
-    run.history = [{"epoch": 1}, {"epoch": 2}]
+    run.history = [EpochLine.model_construct(epoch=1), EpochLine.model_construct(epoch=2)]
     run.fit(lambda line: None)
 
-    assert [line["epoch"] for line in run.history] == [1, 2, 3]
+    assert [line.epoch for line in run.history] == [1, 2, 3]
 
 
 def test_alpha_stands_in_the_metrics_at_its_value_after_the_epoch():
@@ -111,7 +113,7 @@ def test_alpha_stands_in_the_metrics_at_its_value_after_the_epoch():
     )
     run.fit(lambda line: None)
 
-    assert [line["alpha"] for line in run.history] == pytest.approx([0.875, 1, 1, 1])
+    assert [line.alpha for line in run.history] == pytest.approx([0.875, 1, 1, 1])
 
 
 def test_a_blended_network_is_judged_as_it_is_and_as_it_would_be_deployed():
@@ -131,7 +133,8 @@ def test_a_blended_network_is_judged_as_it_is_and_as_it_would_be_deployed():
     run.fit(judge)
     keys = ["validation_loss", "validation_accuracy"]
     found = [
-        [line[k] for k in (*keys, *(f"blended_{key}" for key in keys))] for line in run.history
+        [getattr(line, k) for k in (*keys, *(f"blended_{key}" for key in keys))]
+        for line in run.history
     ]
 
     assert found == [pytest.approx(row) for row in by_hand]
@@ -144,17 +147,11 @@ def test_a_watcher_sees_each_validation_image_once_although_a_blend_is_judged_tw
     run = trainer(epochs=2, blend="linear")
     seen = []
 
-    class Watches:
-        def before_step(self, step):
-            pass
-
+    class Watches(Watcher):
         def validated(self, logits, labels):
             seen.append(len(labels))
 
-        def end_epoch(self, epoch, step):
-            pass
-
-    run.watcher = Watches()
+    run.watchers.append(Watches())
     run.fit(lambda line: None)
     assert sum(seen) == 2 * len(run.validation.images)
 
@@ -163,7 +160,7 @@ def test_without_a_blend_there_is_nothing_blended_in_the_metrics():
     run = trainer(epochs=1)
     run.fit(lambda line: None)
 
-    assert not [key for key in run.history[0] if "blend" in key or key == "alpha"]
+    assert not [key for key in run.history[0].to_json() if "blend" in key or key == "alpha"]
 
 
 def test_the_model_is_finished_once_after_the_last_step_and_before_it_is_judged():

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,12 +13,15 @@ from qtool.evaluation import evaluate
 from qtool.numerics.coarse_gradient import population_loss, spurious_minimum
 from qtool.recipe import Recipe
 from qtool.recipe.file import load_recipe, write_recipe
+from qtool.reports.results import EpochLine
 from qtool.runs import build, checkpoint
-from qtool.runs.folder import CHECKPOINT, METRICS, SUMMARY
-from qtool.runs.run import start_or_resume
+from qtool.runs.folder import RunFolder
+from qtool.runs.run import Run
+from qtool.runs.train import start_or_resume
 from qtool.settings.section import check
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES
+from qtool.training.population import Population
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "papers" / "yin2019_two_layer.yaml"
 SMALL = ["data.samples=200", "training.epochs=2", "training.checkpoint_every=1"]
@@ -28,8 +30,7 @@ CPU = torch.device("cpu")
 
 def trainer(*assignments: str) -> Trainer:
     recipe = load_recipe(RECIPE, [*SMALL, *assignments])
-    loaders = build.make_data(recipe, CPU)
-    return start_or_resume(recipe, loaders, Path("/nowhere"), CPU)[0]
+    return start_or_resume(Run(RunFolder(Path("/nowhere")), recipe, CPU))[0]
 
 
 def student(run: Trainer) -> tuple[Tensor, Tensor]:
@@ -45,11 +46,11 @@ def teacher(*assignments: str) -> tuple[Tensor, Tensor]:
 
 def one_step(run: Trainer, rate: float) -> tuple[Tensor, Tensor]:
     """Return by how much v and w moved in one step, over the learning rate."""
-    assert run.population is not None
+    population = next(w for w in run.watchers if isinstance(w, Population))
     v, w = student(run)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    take = run.population.around(lambda x, y: pytest.fail("a batch was used"), run.optimizer)
+    take = population.around(lambda x, y: pytest.fail("a batch was used"), run.optimizer)
     take(torch.empty(0), torch.empty(0))
     new_v, new_w = student(run)
     return (v - new_v) / rate, (w - new_w) / rate
@@ -94,14 +95,14 @@ def test_each_epoch_says_where_the_population_loss_is(gradient: str) -> None:
     start = float(population_loss(*student(run), *teacher()))
     run.fit(lambda line: None)
     first, last = run.history
-    assert last["population_loss"] == float(population_loss(*student(run), *teacher()))
-    assert first["population_loss"] < start
-    assert 0 <= last["largest_rise"] < 0.1
-    assert -1 <= last["gradient_cosine"] <= 1
+    assert last.population_loss == float(population_loss(*student(run), *teacher()))
+    assert first.population_loss < start
+    assert 0 <= last.largest_rise < 0.1
+    assert -1 <= last.gradient_cosine <= 1
     if gradient == "population":
-        assert last["largest_rise"] < 1e-6
-        assert last["gradient_cosine"] > 0
-        assert last["population_loss"] < last["train_loss"] < first["population_loss"]
+        assert last.largest_rise < 1e-6
+        assert last.gradient_cosine > 0
+        assert last.population_loss < last.train_loss < first.population_loss
 
 
 def test_relu_settles_beside_the_spurious_minimum_and_the_identity_leaves_it() -> None:
@@ -114,8 +115,8 @@ def test_relu_settles_beside_the_spurious_minimum_and_the_identity_leaves_it() -
             "data.seed=2",
         )
         run.fit(lambda line: None)
-        found[estimator] = run.history[-1]["population_loss"]
-        rises = max(line["largest_rise"] for line in run.history)
+        found[estimator] = run.history[-1].population_loss
+        rises = max(line.largest_rise for line in run.history)
         assert (rises < 1e-6) == (estimator != "identity")
     v_star, w_star = teacher("data.seed=2")
     minimum = spurious_minimum(v_star, w_star)
@@ -129,37 +130,36 @@ def test_where_there_are_no_classes_there_is_no_accuracy(tmp_path: Path) -> None
     recipe = load_recipe(RECIPE, SMALL)
     write_recipe(recipe, tmp_path / "small.yaml", "small")
     run = tmp_path / "run"
-    summary = pipeline.train(tmp_path / "small.yaml", run, device="cpu")
-    assert summary["validation_accuracy"] is None
-    assert json.loads((run / SUMMARY).read_text()) == summary
-    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    summary = pipeline.train(tmp_path / "small.yaml", run_dir=run, device="cpu")
+    assert summary.validation_accuracy is None
+    assert json.loads((run / "summary.json").read_text()) == summary.to_json()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["train_accuracy"] for line in lines] == [None, None]
     converted = pipeline.convert(run, device="cpu")
-    assert converted["validation_accuracy_before"] is None
-    assert pipeline.export(run)["accuracy_runtime"] is None
-    assert pipeline.compare_runs([run])["verdict"] == "No accuracy is known."
+    assert converted.validation_accuracy_before is None
+    assert pipeline.export(run).accuracy_runtime is None
+    assert pipeline.compare_runs([run]).verdict == "No accuracy is known."
 
 
 def test_a_resumed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     write_recipe(load_recipe(RECIPE, SMALL), tmp_path / "two.yaml", "two epochs")
     recipe = load_recipe(tmp_path / "two.yaml")
-    whole = pipeline.train(tmp_path / "two.yaml", tmp_path / "whole", device="cpu")
-    loaders = build.make_data(recipe, CPU)
-    cut = tmp_path / "cut"
-    first, architecture = start_or_resume(recipe, loaders, cut, CPU)
+    whole = pipeline.train(tmp_path / "two.yaml", run_dir=tmp_path / "whole", device="cpu")
+    cut = RunFolder(tmp_path / "cut")
+    first, architecture = start_or_resume(Run(cut, recipe, CPU))
 
-    def stop(line: dict[str, Any]) -> None:
+    def stop(line: EpochLine) -> None:
         state = checkpoint.take(first.model, first.optimizer, first.history, architecture)
-        checkpoint.save(state, cut / CHECKPOINT)
+        checkpoint.save(state, cut.checkpoint)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         first.fit(stop)
-    again, _ = start_or_resume(recipe, loaders, cut, CPU)
+    again, _ = start_or_resume(Run(cut, recipe, CPU))
     again.fit(lambda line: None)
-    last = (tmp_path / "whole" / METRICS).read_text().splitlines()[-1]
+    last = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1]
     assert again.history[-1]["population_loss"] == json.loads(last)["population_loss"]
-    assert again.history[-1]["validation_loss"] == whole["validation_loss"]
+    assert again.history[-1].validation_loss == whole.validation_loss
 
 
 @pytest.mark.parametrize(
@@ -189,9 +189,9 @@ def test_what_does_not_fit_together_is_refused(changes: list[str], message: str)
 def test_a_sampled_run_may_be_of_any_kind_but_has_no_closed_forms_then() -> None:
     changes = ["training.gradient=sampled", "model.start=random", "model.hidden=2"]
     run = trainer(*changes)
-    assert run.population is None
+    assert run.watchers == []
     run.fit(lambda line: None)
-    assert "population_loss" not in run.history[-1]
+    assert "population_loss" not in run.history[-1].to_json()
 
 
 def test_a_score_on_numbers_has_no_accuracy() -> None:

@@ -18,6 +18,7 @@ from qtool.numerics.schedules import SCHEDULES
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.reports import tables
+from qtool.runs import train
 from qtool.training import profile
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES
@@ -73,7 +74,7 @@ def trainer(net=None, section=W4A4, steps=6, epochs=1, measured=True, device=CPU
     data = Noise(steps)
     data.images, data.labels = data.images.to(device), data.labels.to(device)
     model = qtool.prepare((net or small_net()).to(device), section, data.images)
-    return Trainer(
+    made = Trainer(
         model=model,
         train=data,
         validation=Noise(1) if device == CPU else data,
@@ -84,13 +85,17 @@ def trainer(net=None, section=W4A4, steps=6, epochs=1, measured=True, device=CPU
         precision=training.get("precision", torch.float32),
         epochs=epochs,
         history=[],
-        profile=StepProfile(device) if measured else None,
     )
+    if measured:
+        profile, made.step = StepProfile(device), made.plain_step()
+        made.step.mark = profile.mark
+        made.watchers.append(profile)
+    return made
 
 
 def fit(run):
     run.fit(lambda line: None)
-    return run.profile.report() if run.profile else None
+    return run.watchers[0].report() if run.watchers else None
 
 
 def test_phases_add_up_to_the_steps_as_a_clock_outside_sees_them():
@@ -98,12 +103,12 @@ def test_phases_add_up_to_the_steps_as_a_clock_outside_sees_them():
     found = fit(run)
     outside = [1000 * (end - start) for start, end in pairwise(run.train.asked)][WARM_UP:]
 
-    assert found["steps"] == len(outside) == 27
-    assert tuple(found["milliseconds"]) == tuple(found["share"]) == PHASES
-    assert sum(found["share"].values()) == pytest.approx(1, abs=1e-6)
-    assert found["step_milliseconds"] == pytest.approx(median(outside), rel=0.02)
-    assert sum(found["milliseconds"].values()) == pytest.approx(median(outside), rel=0.1)
-    assert all(found["share"][phase] > 0 for phase in (*QUANTIZERS, "forward", "backward"))
+    assert found.steps == len(outside) == 27
+    assert tuple(found.milliseconds) == tuple(found.share) == PHASES
+    assert sum(found.share.values()) == pytest.approx(1, abs=1e-6)
+    assert found.step_milliseconds == pytest.approx(median(outside), rel=0.02)
+    assert sum(found.milliseconds.values()) == pytest.approx(median(outside), rel=0.1)
+    assert all(found.share[phase] > 0 for phase in (*QUANTIZERS, "forward", "backward"))
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
@@ -127,10 +132,8 @@ def test_measuring_changes_no_number(section, precision):
     for run in runs:
         torch.manual_seed(1)
         fit(run)
-        for line in run.history:
-            del line["seconds"]
-
-    assert runs[0].history == runs[1].history
+    lines = [[line.model_copy(update={"seconds": 0}) for line in run.history] for run in runs]
+    assert lines[0] == lines[1]
     for name, value in runs[0].model.state_dict().items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, runs[1].model.state_dict()[name]), name
@@ -149,14 +152,14 @@ def test_no_hook_stays_behind():
 def test_a_float_network_spends_nothing_on_quantizers():
     found = fit(trainer(section={}))
 
-    assert [found["milliseconds"][phase] for phase in QUANTIZERS] == [0, 0]
+    assert [found.milliseconds[phase] for phase in QUANTIZERS] == [0, 0]
 
 
 def test_waiting_for_a_batch_is_data():
     run = trainer()
     run.train.wait = 0.03
 
-    assert fit(run)["milliseconds"]["data"] > 25
+    assert fit(run).milliseconds["data"] > 25
 
 
 def slow(grad, u, low, high):
@@ -169,7 +172,7 @@ def test_the_backward_pass_of_a_quantizer_is_the_quantizer_s():
     for module in run.model.modules():
         if isinstance(module, ActivationQuantizer):
             module.estimator = slow
-    found = fit(run)["milliseconds"]
+    found = fit(run).milliseconds
 
     assert found["activation_quantizers"] > 50
     assert found["activation_quantizers"] > found["backward"] + found["weight_quantizers"]
@@ -206,7 +209,7 @@ class TwoReaders(nn.Module):
 
 
 def test_another_reader_of_a_quantizer_s_input_is_not_the_quantizer_s():
-    found = fit(trainer(TwoReaders()))["milliseconds"]
+    found = fit(trainer(TwoReaders())).milliseconds
 
     assert found["backward"] > 40
     assert found["backward"] > sum(found[phase] for phase in QUANTIZERS)
@@ -215,7 +218,7 @@ def test_another_reader_of_a_quantizer_s_input_is_not_the_quantizer_s():
 def test_long_epochs_are_measured_in_part(monkeypatch):
     monkeypatch.setattr(profile, "MOST_STEPS", 4)
 
-    assert fit(trainer(steps=6, epochs=2))["steps"] == 2 * 4 - WARM_UP
+    assert fit(trainer(steps=6, epochs=2)).steps == 2 * 4 - WARM_UP
 
 
 def test_without_a_step_there_is_nothing_to_report():
@@ -241,9 +244,9 @@ def test_a_run_that_goes_on_measures_what_is_left(tmp_path, monkeypatch, capsys)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "say_epoch", stop)
+        patch.setattr(train, "say_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
-            pipeline.train(path, run, device="cpu", profile=True)
+            pipeline.train(path, run_dir=run, device="cpu", profile=True)
     capsys.readouterr()
     arguments = ["train", str(path), "--run-dir", str(run), "--resume", "--profile"]
     with pytest.raises(SystemExit):
@@ -265,7 +268,7 @@ def test_memory_that_is_not_known_is_not_shown(capsys):
     found = fit(trainer())
     tables.show_profile(found)
     assert "peak memory: " in capsys.readouterr().out
-    tables.show_profile(found | {"peak_memory_bytes": None})
+    tables.show_profile(found.model_copy(update={"peak_memory_bytes": None}))
     assert "peak memory" not in capsys.readouterr().out
 
 
@@ -274,10 +277,8 @@ def test_phases_add_up_on_cuda():
     run = trainer(steps=30, device=torch.device("cuda"))
     found = fit(run)
 
-    assert sum(found["share"].values()) == pytest.approx(1, abs=1e-6)
-    assert sum(found["milliseconds"].values()) == pytest.approx(
-        found["step_milliseconds"], rel=1e-3
-    )
-    assert all(found["share"][phase] > 0 for phase in QUANTIZERS)
+    assert sum(found.share.values()) == pytest.approx(1, abs=1e-6)
+    assert sum(found.milliseconds.values()) == pytest.approx(found.step_milliseconds, rel=1e-3)
+    assert all(found.share[phase] > 0 for phase in QUANTIZERS)
     assert any(isinstance(module, FakeQuantize) for module in run.model.modules())
-    assert 0 < found["peak_memory_bytes"] == torch.cuda.max_memory_allocated()
+    assert 0 < found.peak_memory_bytes == torch.cuda.max_memory_allocated()

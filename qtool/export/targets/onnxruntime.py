@@ -1,62 +1,91 @@
-"""ONNX Runtime on the CPU: sessions, and the graph that it really runs."""
+"""ONNX Runtime on the CPU: int8 kernels from packed weights."""
 
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import onnx
-import onnxruntime
+import onnxruntime as ort
 
 from qtool.errors import InputError
-
-INTEGER_KERNELS = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
-Session = onnxruntime.InferenceSession
-RUNTIME_VERSION: str = onnxruntime.__version__
+from qtool.export.targets.target import TARGETS, Array, Target
 
 
-def open_session(
-    model: Path | bytes, *, threads: int = 0, optimized: Path | None = None
-) -> Session:
-    """Open a file in ONNX Runtime on the CPU, at its default optimization level.
+class OnnxSession:
+    """A file, opened in ONNX Runtime."""
 
-    Args:
-        model: path of the ONNX file, or its bytes.
-        threads: for one operator; 0 is the runtime's own choice.
-        optimized: where the runtime writes its own graph; layouts of this machine are left out.
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
 
-    Raises:
-        InputError: If the runtime cannot load the file.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
-        extended = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.graph_optimization_level = extended
-    try:
+    @property
+    def batch(self) -> int | None:
+        """The number of images that the file takes at once; None for any."""
+        size = self._session.get_inputs()[0].shape[0]
+        return size if isinstance(size, int) else None
+
+    def run(self, images: Array) -> Array:
+        """Return the first output for images [B, C, H, W]."""
+        return np.asarray(self._session.run(None, {self._session.get_inputs()[0].name: images})[0])
+
+    def constants(self, names: list[str]) -> list[Array]:
+        """Return outputs of a file that takes no input."""
+        return [np.asarray(value) for value in self._session.run(names, {})]
+
+
+class OnnxRuntime:
+    """ONNX Runtime's CPU provider, at its default optimization level."""
+
+    name = "onnxruntime"
+    version: str = ort.__version__
+    integer_kernels: tuple[str, ...] = (
+        "QLinearConv",
+        "QGemm",
+        "QLinearMatMul",
+        "MatMulIntegerToFloat",
+    )
+
+    def open(self, model: Path | bytes, *, threads: int = 0) -> OnnxSession:
+        """Open a file, or its bytes.
+
+        Raises:
+            InputError: If the runtime cannot load it.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        return self._open(model, options)
+
+    def optimized(self, model: onnx.ModelProto | Path) -> onnx.GraphProto:
+        """Return the graph that the runtime makes of a model; this machine's layouts are left out.
+
+        Raises:
+            InputError: If the runtime cannot load the model.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            given, made = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
+            if isinstance(model, Path):
+                given = model
+            else:
+                onnx.save(model, str(given))
+            options = ort.SessionOptions()
+            options.optimized_model_filepath = str(made)
+            extended = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            options.graph_optimization_level = extended
+            self._open(given, options)
+            return onnx.load(str(made)).graph
+
+    def _open(self, model: Path | bytes, options: ort.SessionOptions) -> OnnxSession:
+        options.log_severity_level = 3
         given = model if isinstance(model, bytes) else str(model)
-        return Session(given, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        name = "a model in memory" if isinstance(model, bytes) else model
-        raise InputError(f"{name}: ONNX Runtime cannot load it: {reason}") from error
+        try:
+            session = ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            name = "a model in memory" if isinstance(model, bytes) else model
+            raise InputError(f"{name}: ONNX Runtime cannot load it: {reason}") from error
+        return OnnxSession(session)
 
 
-def optimized_graph(path: Path) -> onnx.GraphProto:
-    """Return the graph that ONNX Runtime makes of a file, before it is laid out for one machine.
-
-    Raises:
-        InputError: If the runtime cannot load the file.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        optimized = Path(folder) / "optimized.onnx"
-        open_session(path, optimized=optimized)
-        return onnx.load(str(optimized)).graph
-
-
-def optimized_model(model: onnx.ModelProto) -> onnx.GraphProto:
-    """Return the graph that ONNX Runtime makes of a model in memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        onnx.save(model, str(path))
-        return optimized_graph(path)
+@TARGETS.add
+def onnxruntime() -> Target:
+    """ONNX Runtime 1.19 or later on a CPU: int8 kernels from packed weights."""
+    return Target(opset=18, packed=True, mixed=True, runtime=OnnxRuntime())

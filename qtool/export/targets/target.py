@@ -1,36 +1,91 @@
-"""Targets: what each runtime takes.
+"""What every target gives: how a file is written for a runtime, and how it is run there.
 
-To add one, write a function here that returns a Target and decorate it with `@TARGETS.add`.
+To add one, write a file beside this one with a function that returns a Target and is decorated with
+`@TARGETS.add`: its name is the target's. Every file of this folder is loaded with this one.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Protocol
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-from qtool.export.targets.onnxruntime import optimized_model
 from qtool.registry import Registry
 
+Array = NDArray[np.generic]
 TARGETS: "Registry[Callable[[], Target]]" = Registry("target")
+
+
+class Session(Protocol):
+    """A file, opened in a runtime."""
+
+    @property
+    def batch(self) -> int | None:
+        """The number of images that it takes at once; None for any."""
+        ...
+
+    def run(self, images: Array) -> Array:
+        """Return the first output, such as logits [B, classes], for images [B, C, H, W]."""
+        ...
+
+    def constants(self, names: list[str]) -> list[Array]:
+        """Return outputs of a file that takes no input."""
+        ...
+
+
+class Runtime(Protocol):
+    """How files are run.
+
+    Attributes:
+        name: as reports have it.
+        version: of the library that is installed.
+        integer_kernels: operators of its own graphs that compute in integers.
+    """
+
+    name: str
+    version: str
+    integer_kernels: tuple[str, ...]
+
+    def open(self, model: Path | bytes, *, threads: int = 0) -> Session:
+        """Open a file, or its bytes; 0 threads are the runtime's own choice.
+
+        Raises:
+            InputError: If the runtime cannot load it.
+        """
+        ...
+
+    def optimized(self, model: onnx.ModelProto | Path) -> onnx.GraphProto:
+        """Return the graph that it makes of a model, before it is laid out for one machine.
+
+        Raises:
+            InputError: If it cannot load the model.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Target:
-    """How a file for one runtime is written.
+    """How a file for one runtime is written, and how it is run.
 
     Attributes:
         opset: version of the standard operators.
         packed: store weights at their true width, as tables that the runtime unpacks at load.
-        optimized: returns the graph that the runtime makes of a file, for choosing each weight's
-            form by what the runtime does with it; None leaves DequantizeLinear on all weights.
+        mixed: choose each weight's form by what the runtime makes of it; else DequantizeLinear
+            stays on all weights.
+        runtime: what the file is proven in.
     """
 
     opset: int
     packed: bool
-    optimized: Callable[[onnx.ModelProto], onnx.GraphProto] | None
+    mixed: bool
+    runtime: Runtime
 
 
-@TARGETS.add
-def onnxruntime() -> Target:
-    """ONNX Runtime 1.19 or later on a CPU: int8 kernels from packed weights."""
-    return Target(opset=18, packed=True, optimized=optimized_model)
+for _found in iter_modules([str(Path(__file__).parent)]):
+    if _found.name != Path(__file__).stem:
+        import_module(f"{__package__}.{_found.name}")
