@@ -13,8 +13,9 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
+import numpy as np
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
@@ -27,8 +28,17 @@ from qtool.registry import Registry
 
 DATASETS: Registry[Callable[..., DataSource]] = Registry("data set")
 
+Official = type[MNIST] | type[CIFAR10]  # torchvision's classes; others derive from these two
+
 DOWNLOAD_TIMEOUT = 15  # seconds without an answer before a download is given up
 DIGITS_VALIDATION = 500  # images
+
+
+class _Digits(Protocol):
+    """What scikit-learn gives."""
+
+    images: np.ndarray  # float64 [N, 8, 8], whole numbers 0..16
+    target: np.ndarray  # [N], classes
 
 
 def default_root() -> Path:
@@ -46,8 +56,8 @@ def digits(root: Path) -> DataSource:
     # scikit-learn takes a second to load, and only this data set comes with it.
     from sklearn.datasets import load_digits
 
-    bunch: Any = load_digits()
-    sixteenths = torch.from_numpy(bunch.images)  # float64 [N, 8, 8], whole numbers 0..16
+    bunch = cast(_Digits, load_digits())
+    sixteenths = torch.from_numpy(bunch.images)
     whole = Split(
         (sixteenths * (255 / 16)).round().to(torch.uint8).unsqueeze(1),
         torch.from_numpy(bunch.target).to(torch.int64),
@@ -111,7 +121,7 @@ for further in (image_folder, arrays, gaussian_teacher, linear_subspaces):
     DATASETS.add(further)
 
 
-def _official(name: str, kind: Callable[..., Any], root: Path, example: str) -> tuple[Split, Split]:
+def _official(name: str, kind: Official, root: Path, example: str) -> tuple[Split, Split]:
     """Read a data set in torchvision's layout, downloading it where it is missing.
 
     Args:
@@ -143,12 +153,12 @@ def _damaged(name: str, where: Path) -> DataError:
     return DataError(f"{name}: the files in {where.parent} are damaged; delete them and run again")
 
 
-def _read_halves(kind: Callable[..., Any], root: Path) -> tuple[Split, Split]:
+def _read_halves(kind: Official, root: Path) -> tuple[Split, Split]:
     train, validation = kind(root, train=True), kind(root, train=False)
     return _to_split(train), _to_split(validation)
 
 
-def _to_split(half: Any) -> Split:
+def _to_split(half: MNIST | CIFAR10) -> Split:
     images = torch.as_tensor(half.data)
     labels = torch.as_tensor(half.targets, dtype=torch.int64)
     if len(images) != len(labels) or images.dtype != torch.uint8:
@@ -158,7 +168,7 @@ def _to_split(half: Any) -> Split:
     return Split(channels_first.contiguous(), labels)
 
 
-def _download(name: str, kind: Callable[..., Any], root: Path, where: Path) -> None:
+def _download(name: str, kind: Official, root: Path, where: Path) -> None:
     """Download into a folder of its own, then move: an interrupted download leaves no half file."""
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -176,9 +186,9 @@ def _download(name: str, kind: Callable[..., Any], root: Path, where: Path) -> N
         ) from error
 
 
-def _copy_archives(kind: Any, root: Path, staging: Path) -> None:
+def _copy_archives(kind: Official, root: Path, staging: Path) -> None:
     """Offer torchvision the archives the user already has, so that it need not download them."""
-    if hasattr(kind, "tgz_md5"):
+    if issubclass(kind, CIFAR10):
         names = [kind.filename]
     else:
         names = [f"{kind.__name__}/raw/{archive}" for archive, _ in kind.resources]

@@ -3,14 +3,15 @@
 To add a data set, write its row in FACTS and its function in `qtool.data.datasets`.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 IMAGENET_CLASSES = 1000
 
 
@@ -130,28 +131,54 @@ def make_source(
     validation: Split | FileSplit,
     *,
     note: str = "",
-    **measured: Any,
+    classes: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    image_size: int | None = None,
+    teacher: Teacher | None = None,
 ) -> DataSource:
-    """Join the facts about `name` with its images; `measured` fills in what the images told."""
-    facts = asdict(FACTS[name])
-    del facts["channels"]
-    return DataSource(name, train, validation, note=note, **(facts | measured))
+    """Join the facts about `name` with its images, and with what only those could tell."""
+    facts = FACTS[name]
+    return DataSource(
+        name,
+        train,
+        validation,
+        classes=_told(classes, facts.classes),
+        mean=_told(mean, facts.mean),
+        std=_told(std, facts.std),
+        image_size=_told(image_size, facts.image_size),
+        crop_padding=facts.crop_padding,
+        flip=facts.flip,
+        note=note,
+        teacher=teacher,
+    )
 
 
-def known_classes(name: str, **params: Any) -> int | None:
+def _told(measured: T | None, known: T | None) -> T:
+    found = known if measured is None else measured
+    assert found is not None
+    return found
+
+
+def known_classes(name: str, **params: object) -> int | None:
     """Return the number of classes of data set `name`, or None where only its files can tell."""
     if name == "image_folder" and params.get("labels") == "imagenet":
         return IMAGENET_CLASSES
-    return params["classes"] if name == "linear_subspaces" else FACTS[name].classes
+    return _whole(params["classes"]) if name == "linear_subspaces" else FACTS[name].classes
 
 
-def known_image_size(name: str, **params: Any) -> int | None:
+def known_image_size(name: str, **params: object) -> int | None:
     """Return the natural image size in pixels, or None where only the files can tell.
 
     Of what is no picture it is the width.
     """
     widths = {"gaussian_teacher": "columns", "linear_subspaces": "dimension"}
-    return params[widths[name]] if name in SYNTHETIC else FACTS[name].image_size
+    return _whole(params[widths[name]]) if name in SYNTHETIC else FACTS[name].image_size
+
+
+def _whole(value: object) -> int:
+    assert isinstance(value, int)
+    return value
 
 
 def known_channels(name: str) -> int | None:

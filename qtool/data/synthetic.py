@@ -49,12 +49,12 @@ def gaussian_teacher(
             "gaussian_teacher: with one row, v* is one number, and no minimum but the teacher is "
             "there; set data.rows to 2 or more"
         )
-    drawn = _draw_teacher(rows, columns, teacher == "with_spurious_minimum", seed)
+    drawn = _draw_teacher(rows, columns, seed, with_spurious=teacher == "with_spurious_minimum")
     halves = [_matrices(drawn, samples, seeded_generator(seed, half)) for half in HALVES]
     return make_source("gaussian_teacher", *halves, image_size=columns, teacher=drawn)
 
 
-def _draw_teacher(rows: int, columns: int, with_spurious: bool, seed: int) -> Teacher:
+def _draw_teacher(rows: int, columns: int, seed: int, *, with_spurious: bool) -> Teacher:
     generator = seeded_generator(seed, HIDDEN)
     w = torch.randn(columns, generator=generator, dtype=torch.float64)
     w /= w.norm()
@@ -117,8 +117,8 @@ def linear_subspaces(
         _points(
             bases.split(subspace_dimension, dim=1),
             samples_per_class,
-            directions == "cone",
             seeded_generator(seed, half),
+            positive=directions == "cone",
         )
         for half in HALVES
     ]
@@ -126,7 +126,7 @@ def linear_subspaces(
 
 
 def _points(
-    bases: tuple[Tensor, ...], samples: int, positive: bool, generator: torch.Generator
+    bases: tuple[Tensor, ...], samples: int, generator: torch.Generator, *, positive: bool
 ) -> Split:
     """Return float32 images [N, 1, 1, d], class by class, and their classes [N]."""
     points = []

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from qtool.files.reading import intact, read_json
 from qtool.inspection.onnx import inspect_onnx
 from qtool.integer.layers import IntegerLayer, LayerSpec, converted_state, integer_layers
+from qtool.models.architecture import Architecture
 from qtool.models.two_layers import shape_of_input
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.prepare import plan, prepare
@@ -15,7 +16,6 @@ from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.reports.inspections import InspectedLayer, Inspection, PlanRow
 from qtool.runs import build
-from qtool.runs.checkpoint import Architecture
 from qtool.runs.run import NOT_OF_THIS_RUN, Integer, Run
 
 

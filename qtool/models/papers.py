@@ -245,7 +245,14 @@ def two_linear_layers(
     columns cut up whatever values there are. Weights start as N(0, initial_std^2).
     """
     del channels, image_size
-    return TwoLinearLayers(classes, rows, columns, hidden, output, initial_std)
+    return TwoLinearLayers(
+        classes,
+        rows=rows,
+        columns=columns,
+        hidden=hidden,
+        output=output,
+        initial_std=initial_std,
+    )
 
 
 def _refuse_smaller(name: str, image_size: int, halved: int) -> None:

@@ -17,7 +17,7 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut without weights; the activation comes after the sum."""
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int, shortcut: Shortcut, affine: bool
+        self, inputs: int, outputs: int, stride: int, shortcut: Shortcut, *, affine: bool
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
@@ -60,7 +60,7 @@ class SmallResNet(nn.Module):
             strides = [1 if stage == 1 else 2] + [1] * (blocks - 1)
             members = []
             for stride in strides:
-                members.append(BasicBlock(inputs, width, stride, shortcut, affine))
+                members.append(BasicBlock(inputs, width, stride, shortcut, affine=affine))
                 inputs = width
             self.add_module(f"layer{stage}", nn.Sequential(*members))
         self.linear = nn.Linear(WIDTHS[-1], classes)

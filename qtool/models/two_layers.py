@@ -9,7 +9,8 @@ Long et al., 2020, arXiv:2011.11256, with one row, many weight vectors and a fix
 """
 
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,14 @@ class TwoLinearLayers(nn.Module):
     """
 
     def __init__(
-        self, classes: int, rows: int, columns: int, hidden: int, output: Output, spread: float
+        self,
+        classes: int,
+        *,
+        rows: int,
+        columns: int,
+        hidden: int,
+        output: Output,
+        initial_std: float,
     ) -> None:
         super().__init__()
         self.rows, self.columns = rows, columns
@@ -40,8 +48,8 @@ class TwoLinearLayers(nn.Module):
         self.relu = nn.ReLU()
         self.second = nn.Linear(rows * hidden, classes, bias=False)
         with torch.no_grad():
-            self.first.weight.normal_(0, spread)
-            self.second.weight.normal_(0, spread)
+            self.first.weight.normal_(0, initial_std)
+            self.second.weight.normal_(0, initial_std)
         if output == "fixed":
             self._fix(classes, rows * hidden)
 
@@ -55,7 +63,7 @@ class TwoLinearLayers(nn.Module):
         owner = torch.eye(classes).repeat_interleave(neurons // classes, dim=1)
         with torch.no_grad():
             self.second.weight.copy_(OWN_CLASS * owner)
-        self.second.weight.requires_grad_(False)
+        self.second.weight.requires_grad = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Return outputs [B, classes] of inputs [B, ...] of rows * columns values each.
@@ -103,10 +111,10 @@ def begin_near_spurious_minimum(model: nn.Module, v_star: Tensor, w_star: Tensor
     model.second.weight.copy_(v.unsqueeze(0))
 
 
-def shape_of_input(architecture: dict[str, Any]) -> list[int]:
+def shape_of_input(architecture: Mapping[str, object]) -> list[int]:
     """Return [channels, height, width] of what a network takes, from `Built.architecture`."""
-    params = architecture.get("params", {})
-    if "columns" in params:
+    params = architecture.get("params")
+    if isinstance(params, dict) and "columns" in params:
         return [1, params.get("rows", 1), params["columns"]]
-    size = architecture["image_size"]
-    return [architecture.get("channels", 3), size, size]
+    size, channels = architecture["image_size"], architecture.get("channels", 3)
+    return [cast(int, side) for side in (channels, size, size)]

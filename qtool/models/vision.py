@@ -1,12 +1,9 @@
 """Any float network by its name: qtool's own and torchvision's classification models."""
 
-import re
-import socket
-import warnings
-from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NotRequired, TypedDict, cast
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -14,20 +11,24 @@ from torch import nn
 from torchvision import models
 
 from qtool.errors import DataError, RecipeError
+from qtool.models.architecture import (
+    Architecture,
+    OwnArchitecture,
+    TorchvisionArchitecture,
+)
 from qtool.models.building import initialize_convolutions
 from qtool.models.papers import MODELS
+from qtool.models.published import download_weights, renamed
 from qtool.models.weights import (
     StateDict,
     is_weights_file,
     load_weights,
-    plain_state_dict,
     read_state_dict,
 )
-from qtool.problems import did_you_mean, plain_message
+from qtool.problems import Problem, did_you_mean, plain_message
 
 RGB = 3
 SMALL_IMAGE = 64  # pixels; up to here the residual networks start without a stride
-DOWNLOAD_TIMEOUT = 15  # seconds without an answer before a download is given up
 
 Stem = Literal["auto", "small", "standard"]
 
@@ -39,13 +40,12 @@ class Built:
     Attributes:
         model: the network, on the CPU.
         note: a line for the user about how it was built, or "".
-        architecture: plain data from which `rebuild_model` makes the same network again, with
-            other weights.
+        architecture: from which `rebuild_model` makes the same network again, with other weights.
     """
 
     model: nn.Module
     note: str
-    architecture: dict[str, Any]
+    architecture: Architecture
 
 
 def model_names() -> list[str]:
@@ -58,7 +58,7 @@ def input_channels(name: str) -> int | None:
     return None if name in MODELS else RGB
 
 
-def model_problems(name: str, params: dict[str, Any]) -> list[tuple[str, str]]:
+def model_problems(name: str, params: Mapping[str, object]) -> list[Problem]:
     """Return every (parameter, what is wrong with it); `""` stands for the name itself.
 
     Args:
@@ -90,8 +90,7 @@ def build_model(
     image_size: int,
     *,
     weights: str = "none",
-    stem: str = "auto",
-    **params: Any,
+    **params: object,
 ) -> Built:
     """Build a float network that turns images, [N, channels, H, W], into logits, [N, classes].
 
@@ -102,15 +101,17 @@ def build_model(
         image_size: Height and width of the images, pixels.
         weights: none, a set torchvision publishes (IMAGENET1K_V1, DEFAULT), or the path of a
             state_dict.
-        stem: Of torchvision's residual networks. small: 3x3, no stride, no pooling. auto: small
-            for images of up to 64 pixels without weights, else as the weights have it.
-        **params: Recipe parameters of qtool's own models.
+        **params: Recipe parameters of qtool's own models; `stem` of torchvision's residual
+            networks. small: 3x3, no stride, no pooling. auto, the default: small for images of up
+            to 64 pixels without weights, else as the weights have it.
 
     Raises:
         RecipeError: If the name, a parameter or the image size is wrong.
         DataError: If the weights cannot be had or do not fit.
     """
-    chosen = params | ({} if stem == "auto" else {"stem": stem})
+    stem = params.get("stem", "auto")
+    own = {key: value for key, value in params.items() if key != "stem"}
+    chosen = own | ({} if stem == "auto" else {"stem": stem})
     if found := model_problems(name, chosen):
         raise RecipeError("; ".join(f"{key}: {why}" if key else why for key, why in found))
     if problem := _weights_problem(name, weights):
@@ -118,30 +119,43 @@ def build_model(
     if stem != "auto" and (problem := _stem_problem(stem, weights)):
         raise RecipeError(f"stem: {problem}")
     state = _read_weights(name, weights)
-    architecture: dict[str, Any] = {"classes": classes, "image_size": image_size}
+    architecture: Architecture
     if name in MODELS:
-        architecture |= {"channels": channels, "params": params}
+        architecture = OwnArchitecture(
+            classes=classes, image_size=image_size, channels=channels, params=own
+        )
     else:
         if channels != RGB:
             raise ValueError(f"{name} takes {RGB} channels, got {channels}")
-        small = _is_residual(name) and _wants_small_stem(stem, image_size, state)
-        architecture |= {"small_stem": small, "published_input": state is not None}
+        architecture = TorchvisionArchitecture(
+            classes=classes,
+            image_size=image_size,
+            small_stem=_is_residual(name) and _wants_small_stem(stem, image_size, state),
+            published_input=state is not None,
+        )
     model = rebuild_model(name, architecture)
     note = "" if state is None else load_weights(model, state, weights)
     return Built(model, note, architecture)
 
 
-def rebuild_model(name: str, architecture: dict[str, Any]) -> nn.Module:
+def rebuild_model(name: str, architecture: Mapping[str, object]) -> nn.Module:
     """Return a network with fresh weights, from its name and `Built.architecture`.
+
+    Args:
+        name: One of `model_names()`.
+        architecture: An Architecture, which may come from a file: what is missing or wrong in it
+            raises what Python raises.
 
     Raises:
         RecipeError: If it does not take images of that size.
     """
     if name in MODELS:
-        sizes = [architecture[key] for key in ("classes", "channels", "image_size")]
-        return MODELS.build(name, **architecture["params"])(*sizes)
-    model = _from_torchvision(name, **architecture)
-    _check_output(model, name, architecture["classes"], architecture["image_size"])
+        own = cast(OwnArchitecture, architecture)
+        sizes = own["classes"], own["channels"], own["image_size"]
+        return MODELS.build(name, **own["params"])(*sizes)
+    published = cast(TorchvisionArchitecture, architecture)
+    model = _from_torchvision(name, **published)
+    _check_output(model, name, published["classes"], published["image_size"])
     return model
 
 
@@ -149,7 +163,7 @@ def _is_residual(name: str) -> bool:
     return name.startswith(("resnet", "resnext", "wide_resnet"))
 
 
-def _stem_problem(stem: Any, weights: Any) -> str:
+def _stem_problem(stem: object, weights: object) -> str:
     try:
         TypeAdapter(Stem).validate_python(stem, strict=True)
     except ValidationError as error:
@@ -160,7 +174,7 @@ def _stem_problem(stem: Any, weights: Any) -> str:
     return ""
 
 
-def _weights_problem(name: str, weights: Any) -> str:
+def _weights_problem(name: str, weights: object) -> str:
     if not isinstance(weights, str):
         return f"{weights!r} is not text"
     if weights == "none" or is_weights_file(weights):
@@ -177,17 +191,26 @@ def _weights_problem(name: str, weights: Any) -> str:
     )
 
 
+class _Arguments(TypedDict):
+    """Of torchvision's builders; which of them a builder takes depends on the network."""
+
+    num_classes: int
+    aux_logits: NotRequired[bool]
+    init_weights: NotRequired[bool]
+    transform_input: NotRequired[bool]
+    image_size: NotRequired[int]
+    input_size: NotRequired[tuple[int, int]]
+
+
 def _from_torchvision(
     name: str, classes: int, image_size: int, *, small_stem: bool, published_input: bool
 ) -> nn.Module:
-    arguments: dict[str, Any] = {"num_classes": classes}
+    arguments = _Arguments(num_classes=classes)
     if name in ("googlenet", "inception_v3"):
         # The published weights expect inputs scaled as in the papers, hence transform_input.
-        arguments |= {
-            "aux_logits": False,
-            "init_weights": not published_input,
-            "transform_input": published_input,
-        }
+        arguments["aux_logits"] = False
+        arguments["init_weights"] = not published_input
+        arguments["transform_input"] = published_input
     elif name.startswith("vit_"):
         arguments["image_size"] = image_size
     elif name.startswith("maxvit"):
@@ -206,14 +229,14 @@ def _shrink_stem(model: nn.Module) -> None:
 
     Reference: He et al., 2015, arXiv:1512.03385, section 4.2, begins so on CIFAR-10.
     """
-    old: Any = model.conv1
-    conv = nn.Conv2d(RGB, old.out_channels, kernel_size=3, padding=1, bias=False)
+    old = model.get_parameter("conv1.weight")  # [out_channels, 3, 7, 7]
+    conv = nn.Conv2d(RGB, len(old), kernel_size=3, padding=1, bias=False)
     initialize_convolutions(conv)
     model.conv1 = conv
     model.maxpool = nn.Identity()
 
 
-def _wants_small_stem(stem: str, image_size: int, state: StateDict | None) -> bool:
+def _wants_small_stem(stem: object, image_size: int, state: StateDict | None) -> bool:
     if stem != "auto":
         return stem == "small"
     if state is None:
@@ -250,45 +273,5 @@ def _read_weights(name: str, weights: str) -> StateDict | None:
     if is_weights_file(weights):
         state = read_state_dict(Path(weights).expanduser())
     else:
-        state = _download(name, weights)
-    return _renamed(name, state)
-
-
-def _download(name: str, weights: str) -> StateDict:
-    published: Any = models.get_model_weights(name)[weights]
-    kept = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded = published.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    # The network, the disk and a damaged file in the cache each fail with errors of their own.
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(
-            f"{name}: the weights {weights} could not be had from {published.url} ({reason[0]}); "
-            f"put that file at {kept}, or set model.weights to the path of a state_dict"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)
-    return plain_state_dict(loaded, published.url)
-
-
-def _renamed(name: str, state: StateDict) -> StateDict:
-    """Bring the keys of torchvision's published files to those of its models.
-
-    DenseNet's are from before names lost a dot (norm.1 is now norm1); GoogLeNet's and Inception's
-    hold auxiliary heads, which only their training used.
-    """
-    renamed: StateDict = OrderedDict()
-    for key, value in state.items():
-        if name in ("googlenet", "inception_v3") and key.startswith(
-            ("aux1.", "aux2.", "AuxLogits.")
-        ):
-            continue
-        if name.startswith("densenet"):
-            key = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)
-        renamed[key] = value
-    vars(renamed).update(vars(state))
-    return renamed
+        state = download_weights(name, weights)
+    return renamed(name, state)

@@ -5,8 +5,8 @@ The checkpoint.pt of a run serves too: its float and latent weights, without its
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -42,7 +42,7 @@ def read_state_dict(path: Path) -> StateDict:
     return plain_state_dict(_load(path), str(path))
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -58,7 +58,7 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def plain_state_dict(loaded: Any, where: str) -> StateDict:
+def plain_state_dict(loaded: object, where: str) -> StateDict:
     """Find the tensors in what a file held, without the wrappers training scripts add.
 
     Args:
@@ -66,7 +66,7 @@ def plain_state_dict(loaded: Any, where: str) -> StateDict:
         where: The file's name, for messages.
     """
     inner = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if _is_checkpoint(inner):
+    if isinstance(inner, dict) and _is_checkpoint(inner):
         inner = _float_part(inner["model"])
     if not isinstance(inner, dict) or not inner:
         raise DataError(f"{where}: holds no state_dict, a mapping from names to tensors")
@@ -83,13 +83,12 @@ def plain_state_dict(loaded: Any, where: str) -> StateDict:
     return state
 
 
-def _is_checkpoint(loaded: object) -> bool:
+def _is_checkpoint(loaded: Mapping[str, object]) -> bool:
     """Tell whether a file is the checkpoint.pt of one of qtool's runs."""
-    keys = ("format", "model", "architecture")
-    return isinstance(loaded, dict) and all(key in loaded for key in keys)
+    return all(key in loaded for key in ("format", "model", "architecture"))
 
 
-def _float_part(state: Any) -> Any:
+def _float_part(state: object) -> object:
     """Return a run's latent weights and batch norms, without the state of its quantizers."""
     if not isinstance(state, dict):
         return state
@@ -106,7 +105,7 @@ def _is_dense(value: object) -> bool:
     )
 
 
-def _copy_versions(source: Any, state: StateDict, prefix: str) -> None:
+def _copy_versions(source: object, state: StateDict, prefix: str) -> None:
     """Keep the module versions torch hides beside a state_dict: layers read old formats by them."""
     versions = getattr(source, "_metadata", None) or {}
     kept = {(key + ".").removeprefix(prefix).removesuffix("."): v for key, v in versions.items()}
@@ -181,6 +180,6 @@ def _refuse_differences(own: dict[str, Tensor], state: StateDict, where: str) ->
         raise DataError("\n  ".join([f"{where}: does not fit the model", *parts]))
 
 
-def _few(keys: list[Any]) -> str:
+def _few(keys: Sequence[object]) -> str:
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
     return ", ".join(str(key) for key in keys[:SHOWN]) + more

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 from qtool.numerics.estimators import ESTIMATORS
 
 Limits = tuple[float, float]
-FLOATS: dict[torch.dtype, type[np.floating[Any]]] = {
+FLOATS: dict[torch.dtype, type[np.float32] | type[np.float64]] = {
     torch.float32: np.float32,
     torch.float64: np.float64,
 }
@@ -64,7 +63,7 @@ def limits_before_division(limits: Limits, scale: float) -> Limits:
     )
 
 
-def _first_outside(limit: Any, inside: Any, scale: float) -> float:
+def _first_outside(limit: np.float32, inside: np.float32, scale: float) -> float:
     """Return the smallest x with x / scale >= limit, where `inside` is the largest below it."""
     if math.isinf(limit):
         return math.inf
@@ -92,7 +91,7 @@ class Fast:
     """
 
     limits: Callable[[float, float, torch.dtype], Limits] | None
-    slope: Callable[..., Any] | None = None
+    slope: Callable[..., None] | None = None
 
     def __call__(self, grad: Tensor, u: Tensor, low: float, high: float, **params: float) -> Tensor:
         """Return the gradient with respect to u, which is overwritten."""

@@ -31,12 +31,12 @@ def normal_scale(grid: IntegerGrid, fit: Fit) -> float:
 
 
 @lru_cache
-def _best_scale(grid: IntegerGrid, ceil: bool) -> float:
+def _best_scale(grid: IntegerGrid, *, ceil: bool) -> float:
     """Return argmin_s of `normal_error`."""
     from scipy.optimize import minimize_scalar  # takes half a second, and few recipes need it
 
     found = minimize_scalar(
-        lambda scale: normal_error(scale, grid, ceil),
+        lambda scale: normal_error(scale, grid, ceil=ceil),
         bounds=(1e-3 / grid.qmax, WIDEST / (grid.qmax - grid.offset)),
         method="bounded",
         options={"xatol": 1e-9},
@@ -44,7 +44,7 @@ def _best_scale(grid: IntegerGrid, ceil: bool) -> float:
     return float(found.x)
 
 
-def normal_error(scale: float, grid: IntegerGrid, ceil: bool) -> float:
+def normal_error(scale: float, grid: IntegerGrid, *, ceil: bool) -> float:
     """Return E (x - Q(x))^2 for x of N(0, 1), given x > 0 on a grid without negative integers.
 
     Q(x) = s (clamp(round(x / s + o)) - o), or ceil in the place of round. On the cell (a, b) of

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from qtool.errors import InputError
 from qtool.files.whole import write_atomically
+from qtool.models.architecture import Architecture
 from qtool.reports.results import EpochLine
 
 FORMAT = 2
-Architecture = dict[str, Any]  # what `rebuild_model` needs
 
 
 @dataclass

@@ -16,6 +16,7 @@ from qtool.evaluation import evaluate
 from qtool.files.reading import intact
 from qtool.files.whole import refuse_unless_writable
 from qtool.integer.file import load_integer, read_about, save_integer
+from qtool.models.architecture import Architecture
 from qtool.models.vision import rebuild_model
 from qtool.quantizers.layers import set_progress
 from qtool.quantizers.prepare import plan
@@ -24,7 +25,7 @@ from qtool.recipe.recipe import Recipe
 from qtool.reports.tables import show_plan
 from qtool.runs import build, checkpoint
 from qtool.runs.begin import folder_for_untrained, keep_recipe
-from qtool.runs.checkpoint import Architecture, Checkpoint
+from qtool.runs.checkpoint import Checkpoint
 from qtool.runs.folder import RunFolder
 from qtool.settings.section import check
 from qtool.training.loop import Trainer

@@ -5,13 +5,13 @@ from torch import nn
 from qtool.console import say
 from qtool.conversion.to_integer import round_biases
 from qtool.errors import TrainingError
+from qtool.models.architecture import Architecture
 from qtool.quantizers.prepare import plan
 from qtool.reports.results import EpochLine, Summary
 from qtool.reports.tables import show_plan
 from qtool.runs import build, checkpoint
 from qtool.runs.begin import keep_recipe, open_run, summarize, write_environment
 from qtool.runs.changes import ChangeRecorder
-from qtool.runs.checkpoint import Architecture
 from qtool.runs.machine import device_name
 from qtool.runs.run import Run
 from qtool.training.freed_memory import keep_freed_memory
