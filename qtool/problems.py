@@ -1,11 +1,14 @@
 """What is wrong with what a user wrote, in words: where, what, and what would be right."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from reprlib import Repr
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qtool.errors import RecipeError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails  # who only reads messages need not load pydantic
 
 SHOWN = 60  # characters of a wrong value in a message
 _BRIEF = Repr()
@@ -38,6 +41,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; choose one of: {', '.join(known)}"
 
 
+def either(words: Sequence[str]) -> str:
+    """Return words as a choice between them: a, b or c."""
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
+
+
 def shown(value: object) -> str:
     """Return a value as a recipe would write it, cut short where it is long."""
     if value is None or isinstance(value, bool):
@@ -49,7 +58,7 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def plain_message(error: Any) -> str:
+def plain_message(error: "ErrorDetails") -> str:
     """Turn one pydantic error into what is wrong, in words that need no pydantic."""
     limit = error.get("ctx", {})
     value = shown(error["input"])

@@ -1,17 +1,23 @@
-"""Tables of interchangeable functions that a recipe chooses by name."""
+"""Tables of interchangeable functions that a recipe chooses by name.
+
+A table may come with facts: what the rest of qtool must know of a member stands in the decorator
+that lists it, and is asked for by name, so that no other place holds a list of members.
+"""
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar, cast, overload
 
 from pydantic import TypeAdapter, ValidationError
 
 from qtool.errors import RecipeError
-from qtool.problems import did_you_mean, plain_message
+from qtool.problems import Problem, did_you_mean, plain_message
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
+P = ParamSpec("P")
+K = TypeVar("K")
 
 
 class Registry(Generic[F]):
@@ -30,9 +36,14 @@ class Registry(Generic[F]):
         self._members[name or function.__name__] = function
         return function
 
-    def include(self, other: "Registry[F]") -> None:
-        """List the members of another table too, which keeps them as a family of its own."""
-        self._members |= other._members
+    def with_facts(self, facts: Callable[P, K]) -> "FactRegistry[F, P, K]":
+        """Return an empty table of this family whose members come with facts.
+
+        Args:
+            facts: a frozen dataclass whose every field has a default: what is true of a member
+                that says nothing else of itself.
+        """
+        return FactRegistry(self.family, facts)
 
     def names(self) -> list[str]:
         """Return the names a recipe may use, in file order."""
@@ -51,7 +62,7 @@ class Registry(Generic[F]):
         signature = inspect.signature(self[name])
         return {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
 
-    def problems(self, name: str, params: dict[str, Any]) -> list[tuple[str, str]]:
+    def problems(self, name: str, params: Mapping[str, object]) -> list[Problem]:
         """Return every (parameter, what is wrong with it); `""` stands for the name itself."""
         if name not in self._members:
             return [("", f"unknown {self.family} {name!r}{did_you_mean(name, self.names())}")]
@@ -64,7 +75,7 @@ class Registry(Generic[F]):
                 continue
             kind = accepted[key].annotation
             try:
-                TypeAdapter(Any if kind is inspect.Parameter.empty else kind).validate_python(
+                TypeAdapter(object if kind is inspect.Parameter.empty else kind).validate_python(
                     value, strict=True
                 )
             except ValidationError as error:
@@ -75,7 +86,12 @@ class Registry(Generic[F]):
         missing = [k for k, p in accepted.items() if p.default is p.empty and k not in params]
         return found + [(key, f"missing; {name} needs it") for key in missing]
 
-    def build(self, name: str, **params: Any) -> Callable[..., Any]:
+    def values(self, name: str, given: Mapping[str, object]) -> dict[str, object]:
+        """Return the parameters of `name` with their values: those given, else the defaults."""
+        defaults = {k: p.default for k, p in self.parameters(name).items()}
+        return {k: v for k, v in defaults.items() if v is not inspect.Parameter.empty} | dict(given)
+
+    def build(self, name: str, **params: object) -> F:
         """Return the function called `name` with `params` filled in.
 
         Raises:
@@ -83,4 +99,49 @@ class Registry(Generic[F]):
         """
         if found := self.problems(name, params):
             raise RecipeError("; ".join(f"{k}: {why}" if k else why for k, why in found))
-        return partial(self._members[name], **params) if params else self._members[name]
+        function = self._members[name]
+        return cast(F, partial(function, **params)) if params else function
+
+
+class FactRegistry(Registry[F], Generic[F, P, K]):
+    """A table whose members come with facts: `@TABLE.add(fact=..., fact=...)`.
+
+    Plain `@TABLE.add` lists a member of which everything usual is true.
+    """
+
+    def __init__(self, family: str, facts: Callable[P, K]) -> None:
+        super().__init__(family)
+        self._of_facts: Callable[..., K] = facts
+        self._facts: dict[str, K] = {}
+
+    @overload
+    def add(self, function: F, name: str | None = None) -> F: ...
+
+    @overload
+    def add(self, *args: P.args, **facts: P.kwargs) -> Callable[[F], F]: ...
+
+    def add(self, function: F | None = None, name: str | None = None, **facts: object) -> object:
+        """List a function under its own name, or another, with what is true of it.
+
+        Args:
+            function: the member; without one, what this returns is the decorator.
+            name: of the member, where it is not the function's own.
+            **facts: fields of the table's facts.
+        """
+        if function is None:
+            return partial(self._add, facts=self._of_facts(**facts))
+        return self._add(function, name, facts=self._of_facts(**facts))
+
+    def _add(self, function: F, name: str | None = None, *, facts: K) -> F:
+        super().add(function, name)
+        self._facts[name or function.__name__] = facts
+        return function
+
+    def include(self, other: Registry[F], *args: P.args, **facts: P.kwargs) -> None:
+        """List the members of another table too, of all of which these facts are true."""
+        for name in other.names():
+            self._add(other[name], name, facts=self._of_facts(*args, **facts))
+
+    def facts(self, name: str) -> K:
+        """Return what is true of a member; the usual where it says nothing, or is not listed."""
+        return self._facts[name] if name in self and name in self._facts else self._of_facts()

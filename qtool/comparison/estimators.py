@@ -9,7 +9,6 @@ from qtool.comparison.trials import Arm
 from qtool.console import say
 from qtool.errors import InputError, RecipeError
 from qtool.numerics.estimators import ESTIMATORS
-from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.problems import did_you_mean
 from qtool.recipe.file import check_recipe, override
 from qtool.recipe.recipe import Recipe
@@ -56,11 +55,11 @@ def refuse_unknown(name: str, source: Path, option: str) -> None:
 
 
 def _side_of(recipe: Recipe, names: list[str]) -> str:
-    """Return whose estimators the arms are: activations for the ReLU family, else weights."""
-    family = {"identity", "straight_through", *RELU_FAMILY.names()}
+    """Return whose estimators the arms are: activations for those of a ReLU, else weights."""
     quantized = recipe.quantization.activations is not None
     only = recipe.quantization.weights is None
-    return "activations" if quantized and (only or set(names) <= family) else "weights"
+    of_relus = all(ESTIMATORS.facts(name).serves_ceil for name in names)
+    return "activations" if quantized and (only or of_relus) else "weights"
 
 
 def _fitting(data: dict[str, Any], side: str, source: Path) -> list[str]:

@@ -11,7 +11,6 @@ from qtool.numerics.schedules import SCHEDULES
 from qtool.problems import did_you_mean
 from qtool.recipe.recipe import Recipe
 from qtool.runs.build import AFTER_A_BLEND
-from qtool.settings.choices import RISING
 from qtool.settings.section import check
 
 USUAL_SHAPES = {
@@ -91,7 +90,9 @@ def _with_alpha(data: dict[str, Any], choice: tuple[str, list[float] | None] | N
         if choice is None:
             tensor["estimator"] = {"name": STE}
             continue
-        common = {"start", "window", "phases"} if choice[0] in RISING else {"start", "window"}
+        common = {"start", "window"}
+        if SCHEDULES.facts(choice[0]).rises:
+            common.add("phases")
         tensor["blend"] = _moved(own, _only(own, common), *choice)
     return data
 

@@ -19,9 +19,7 @@ from torch import Tensor
 from qtool.errors import InputError
 from qtool.files.whole import refuse_unless_makeable, refuse_unless_writable, write_text
 from qtool.numerics.estimators import ESTIMATORS
-from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.numerics.schedules import MOVES
-from qtool.numerics.sign_family import SIGN_FAMILY
 from qtool.numerics.straight_through_map import StraightThroughMap, straight_through_map
 from qtool.reports.figures import Line, Panel, Point, figure, page, standing_alone
 from qtool.reports.inspections import Estimator, EstimatorTable
@@ -109,9 +107,7 @@ def describe(name: str) -> Estimator:
 
 def family_of(name: str) -> Family:
     """Return the family of an estimator; a user's own serve any grid."""
-    if name in SIGN_FAMILY:
-        return SIGN
-    return RELU if name in RELU_FAMILY else ANY_GRID
+    return {"any grid": ANY_GRID, "relu": RELU, "sign": SIGN}[ESTIMATORS.facts(name).family]
 
 
 @dataclass

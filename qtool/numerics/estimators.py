@@ -3,7 +3,8 @@
 Each takes the incoming gradient, the unrounded steps u = x / scale + offset and the bounds
 low <= u <= high in the same unit, and returns the gradient with respect to u, of u's shape.
 The bounds are numbers, or tensors that broadcast over u. To add one, write a function here and
-decorate it: its name is its name in recipes, its keyword-only arguments are its parameters.
+decorate it: its name is its name in recipes, its keyword-only arguments are its parameters. What
+else is true of it stands in the decorator: see `EstimatorFacts`.
 
 Those that differ only in their shape inside a bin (hyperbolic_tangent and all below it but
 magnitude_aware) stop the gradient outside low <= u <= high, as straight_through does, whatever
@@ -13,7 +14,8 @@ t = u - nearest threshold and f = u - nearest level, both in [-1/2, 1/2].
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -34,10 +36,24 @@ from qtool.numerics.steps import (
 from qtool.registry import Registry
 
 Estimator = Callable[[Tensor, Tensor, Bound, Bound], Tensor]
-ESTIMATORS: Registry[Callable[..., Tensor]] = Registry("estimator")
 
 
-@ESTIMATORS.add
+@dataclass(frozen=True, kw_only=True)
+class EstimatorFacts:
+    """What is true of an estimator beside its gradient."""
+
+    family: Literal["any grid", "relu", "sign"] = "any grid"
+    """What it stands in for: a rounding to any grid, a quantized ReLU, or a sign, which takes a
+    grid of two levels."""
+
+    serves_ceil: bool = False
+    """It serves rounding up too, whose thresholds lie at integers."""
+
+
+ESTIMATORS = Registry[Callable[..., Tensor]]("estimator").with_facts(EstimatorFacts)
+
+
+@ESTIMATORS.add(serves_ceil=True)
 def straight_through(grad: Tensor, u: Tensor, low: Bound, high: Bound) -> Tensor:
     """Pass the gradient inside the grid and stop it outside.
 
@@ -49,7 +65,7 @@ def straight_through(grad: Tensor, u: Tensor, low: Bound, high: Bound) -> Tensor
     return grad * ((low <= u) & (u <= high))
 
 
-@ESTIMATORS.add
+@ESTIMATORS.add(serves_ceil=True)
 def identity(grad: Tensor, u: Tensor, low: Bound, high: Bound) -> Tensor:
     """Pass every gradient, also where the value saturates.
 
@@ -61,7 +77,7 @@ def identity(grad: Tensor, u: Tensor, low: Bound, high: Bound) -> Tensor:
     return grad
 
 
-ESTIMATORS.include(RELU_FAMILY)
+ESTIMATORS.include(RELU_FAMILY, family="relu", serves_ceil=True)
 
 
 @ESTIMATORS.add
@@ -234,4 +250,4 @@ def magnitude_aware(grad: Tensor, u: Tensor, low: Bound, high: Bound) -> Tensor:
     return (grad * torch.where(d > c, c * d.reciprocal(), 1.0)).to(u.dtype)
 
 
-ESTIMATORS.include(SIGN_FAMILY)
+ESTIMATORS.include(SIGN_FAMILY, family="sign")

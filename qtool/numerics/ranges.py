@@ -2,9 +2,8 @@
 
 Each takes `rows` [R, K], one row for each scale, and a grid, and returns the scales [R], all
 positive. To add one, write a function here and decorate it: its name is its name in recipes, its
-keyword-only arguments are its parameters. Some names say more than their starting scale: `learned`
-makes the scale a parameter and `pact` the largest level, `ema_min_max` follows the values during
-training, and `dorefa` comes with a transform of the weights.
+keyword-only arguments are its parameters. What is true of it beside its scale, such as that the
+scale is learned or for weights only, stands in the decorator: see `RangeFacts`.
 """
 
 import math
@@ -17,9 +16,17 @@ from torch import Tensor
 
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 from qtool.numerics.half_normal import Fit, normal_scale
+from qtool.numerics.range_facts import RangeFacts
 from qtool.registry import Registry
 
-RANGES: Registry[Callable[..., Tensor]] = Registry("range")
+RANGES = Registry[Callable[..., Tensor]]("range").with_facts(RangeFacts)
+DEFAULT = "learned"  # where a recipe does not say
+# what a message recommends where another range does not fit
+RECOMMENDED = {
+    "weights": ("absmax", "learned"),
+    "activations": ("learned", "ema_min_max"),
+    "blend": ("absmax", "mse"),
+}
 TRIAL = 3  # iterations of ppq after which one start is chosen
 SMALLEST_SCALE = 1e-8  # a row of zeros has no scale of its own; a learned scale stays above it
 
@@ -62,7 +69,7 @@ def absmax(rows: Tensor, grid: IntegerGrid) -> Tensor:
     return _positive(grid.bound_to_scale(rows.abs().amax(1)))
 
 
-@RANGES.add
+@RANGES.add(zero_point=True)
 def min_max(rows: Tensor, grid: IntegerGrid) -> Tensor:
     """Span the smallest and the largest value, and zero.
 
@@ -71,7 +78,7 @@ def min_max(rows: Tensor, grid: IntegerGrid) -> Tensor:
     return min_max_to_scale(rows.amin(1).clamp_max(0), rows.amax(1).clamp_min(0), grid)
 
 
-@RANGES.add
+@RANGES.add(costs="sort")
 def percentile(
     rows: Tensor, grid: IntegerGrid, *, percentile: Annotated[float, Field(gt=50, le=100)] = 99.9
 ) -> Tensor:
@@ -87,7 +94,7 @@ def percentile(
     return _positive(grid.bound_to_scale(torch.lerp(lower, upper, position - below)))
 
 
-@RANGES.add
+@RANGES.add(side="activations", follows=True, zero_point=True)
 def ema_min_max(
     rows: Tensor,
     grid: IntegerGrid,
@@ -107,7 +114,7 @@ def ema_min_max(
     return min_max(rows, grid)
 
 
-@RANGES.add
+@RANGES.add(costs="search")
 def mse(
     rows: Tensor, grid: IntegerGrid, *, candidates: Annotated[int, Field(ge=2, le=1000)] = 80
 ) -> Tensor:
@@ -120,7 +127,7 @@ def mse(
     return _best(rows, scales, grid)
 
 
-@RANGES.add
+@RANGES.add(costs="search", refines=True)
 def ppq(
     rows: Tensor,
     grid: IntegerGrid,
@@ -175,7 +182,7 @@ def _alternate(rows: Tensor, scale: Tensor, grid: IntegerGrid, iterations: int) 
     return scale
 
 
-@RANGES.add
+@RANGES.add(side="activations", given=True, unsigned=True)
 def half_normal(rows: Tensor, grid: IntegerGrid, *, fit: Fit = "published") -> Tensor:
     """Take the scale for a quantized ReLU of N(0, 1), whatever the values are.
 
@@ -202,7 +209,7 @@ def mean_abs(rows: Tensor, grid: IntegerGrid) -> Tensor:
     return _positive(rows.abs().mean(1) / (1 - grid.offset))
 
 
-@RANGES.add
+@RANGES.add(learns="scale", zero_point=True)
 def learned(rows: Tensor, grid: IntegerGrid) -> Tensor:
     """Train the scale with the weights, from this start (LSQ).
 
@@ -218,7 +225,7 @@ def learned(rows: Tensor, grid: IntegerGrid) -> Tensor:
     return _positive(2 * rows.abs().mean(1) / grid.qmax**0.5)
 
 
-@RANGES.add
+@RANGES.add(side="activations", learns="clip")
 def pact(rows: Tensor, grid: IntegerGrid, *, l2: Annotated[float, Field(ge=0)] = 1e-4) -> Tensor:
     """Train the clip a, the largest level, from the largest absolute value.
 
@@ -232,7 +239,7 @@ def pact(rows: Tensor, grid: IntegerGrid, *, l2: Annotated[float, Field(ge=0)] =
     return absmax(rows, grid)
 
 
-@RANGES.add
+@RANGES.add(squashes=True)
 def dorefa(rows: Tensor, grid: IntegerGrid) -> Tensor:
     """Put the outermost level at 1, where DoReFa's transforms put the largest value.
 
@@ -247,7 +254,7 @@ def dorefa(rows: Tensor, grid: IntegerGrid) -> Tensor:
     return _fixed(rows, 1 / (grid.qmax - grid.offset))
 
 
-@RANGES.add
+@RANGES.add(given=True)
 def fixed(rows: Tensor, grid: IntegerGrid, *, scale: Annotated[float, Field(gt=0)]) -> Tensor:
     """Take the scale that the recipe gives.
 
@@ -257,7 +264,7 @@ def fixed(rows: Tensor, grid: IntegerGrid, *, scale: Annotated[float, Field(gt=0
     return _fixed(rows, scale)
 
 
-@RANGES.add
+@RANGES.add(side="weights", given=True)
 def he_uniform(
     rows: Tensor, grid: IntegerGrid, *, fan_in: Annotated[int, Field(ge=1)] | None = None
 ) -> Tensor:

@@ -1,12 +1,12 @@
 """Roundings: from steps u = x / scale + offset to the steps that the forward pass uses.
 
 Each takes u and may overwrite it; saturation comes afterwards. `ceil` is what is deployed, too;
-`stochastic_rounding` and `additive_noise` are for training alone, and give way to `half_to_even`
-in evaluation and in the integer model. To add one, write a function here and decorate it: its
-name is its name in recipes.
+those that are for training alone give way to `half_to_even` in evaluation and in the integer
+model. To add one, write a function here and decorate it: its name is its name in recipes.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +14,17 @@ from torch import Tensor
 from qtool.registry import Registry
 
 Rounding = Callable[[Tensor], Tensor]
-ROUNDINGS: Registry[Rounding] = Registry("rounding")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundingFacts:
+    """What is true of a rounding beside the steps that it takes."""
+
+    training_only: bool = False
+    """It is random, and not what is deployed."""
+
+
+ROUNDINGS = Registry[Rounding]("rounding").with_facts(RoundingFacts)
 
 
 @ROUNDINGS.add
@@ -38,7 +48,7 @@ def ceil(u: Tensor) -> Tensor:
     return u.ceil_()
 
 
-@ROUNDINGS.add
+@ROUNDINGS.add(training_only=True)
 def stochastic_rounding(u: Tensor) -> Tensor:
     """Take one of the two integers around u, the nearer one more often: right on average.
 
@@ -50,7 +60,7 @@ def stochastic_rounding(u: Tensor) -> Tensor:
     return below.add_(torch.rand_like(u) < u.sub_(below))
 
 
-@ROUNDINGS.add
+@ROUNDINGS.add(training_only=True)
 def additive_noise(u: Tensor) -> Tensor:
     """Add noise of the size of the rounding error instead of rounding, with its exact gradient.
 
@@ -62,9 +72,9 @@ def additive_noise(u: Tensor) -> Tensor:
     return u.add_(torch.rand_like(u)).sub_(0.5)
 
 
-TRAINING_ONLY = frozenset({"stochastic_rounding", "additive_noise"})
+TRAINING_ONLY = frozenset(n for n in ROUNDINGS.names() if ROUNDINGS.facts(n).training_only)
 
 
 def deployed(name: str) -> str:
     """Return the rounding that evaluation and the integer model use."""
-    return "half_to_even" if name in TRAINING_ONLY else name
+    return "half_to_even" if ROUNDINGS.facts(name).training_only else name

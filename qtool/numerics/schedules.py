@@ -3,11 +3,13 @@
 Each maps progress to a value. Progress is the share of training done, from 0.0 to 1.0, so that a
 recipe keeps its meaning when epochs change. All but `constant` move inside `window: [a, b]`, a part
 of progress, and rest at their first value (`start`) before it and at their last one (`stop`) after
-it. To add one, write a function here and decorate it with `@SCHEDULES.add`.
+it. To add one, write a function here and decorate it with `@SCHEDULES.add`; what else is true of
+it stands in the decorator: see `ScheduleFacts`.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
@@ -17,7 +19,17 @@ from qtool.registry import Registry
 
 Schedule = Callable[[float], float]
 MOVES = "may be scheduled"  # put into the annotation of a parameter that takes a schedule too
-SCHEDULES: Registry[Callable[..., float]] = Registry("schedule")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFacts:
+    """What is true of a schedule beside its values."""
+
+    rises: bool = False
+    """It reaches `stop` at its end only, so that it may go the way in several phases."""
+
+
+SCHEDULES = Registry[Callable[..., float]]("schedule").with_facts(ScheduleFacts)
 
 
 def _is_window(value: list[float]) -> list[float]:
@@ -71,7 +83,7 @@ def constant(progress: float, *, value: float) -> float:
     return value
 
 
-@SCHEDULES.add
+@SCHEDULES.add(rises=True)
 def linear(progress: float, *, start: float, stop: float, window: Window = WHOLE) -> float:
     """Move in a straight line.
 
@@ -80,7 +92,7 @@ def linear(progress: float, *, start: float, stop: float, window: Window = WHOLE
     return _between(start, stop, _share(progress, window))
 
 
-@SCHEDULES.add
+@SCHEDULES.add(rises=True)
 def cosine(progress: float, *, start: float, stop: float, window: Window = WHOLE) -> float:
     """Move along half a cosine: slowly, fast, slowly.
 
@@ -92,7 +104,7 @@ def cosine(progress: float, *, start: float, stop: float, window: Window = WHOLE
     return _between(start, stop, (1 - math.cos(math.pi * t)) / 2)
 
 
-@SCHEDULES.add
+@SCHEDULES.add(rises=True)
 def cubic(progress: float, *, start: float, stop: float, window: Window = WHOLE) -> float:
     """Move fast at first and ever more slowly: alpha-blending's schedule.
 
@@ -104,7 +116,7 @@ def cubic(progress: float, *, start: float, stop: float, window: Window = WHOLE)
     return _between(start, stop, 1 - (1 - t) ** 3)
 
 
-@SCHEDULES.add
+@SCHEDULES.add(rises=True)
 def polynomial(
     progress: float, *, start: float, stop: float, power: Positive = 2.0, window: Window = WHOLE
 ) -> float:
@@ -116,7 +128,7 @@ def polynomial(
     return _between(start, stop, 1 - (1 - t) ** power)
 
 
-@SCHEDULES.add
+@SCHEDULES.add(rises=True)
 def exponential(
     progress: float, *, start: Positive, stop: Positive, window: Window = WHOLE
 ) -> float:

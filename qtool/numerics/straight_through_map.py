@@ -17,9 +17,8 @@ Reference: Schoenbauer et al., 2024, arXiv:2405.05171.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +82,7 @@ class StraightThroughMap:
 
 
 def straight_through_map(
-    name: str, low: float | None = None, high: float | None = None, **params: Any
+    name: str, low: float | None = None, high: float | None = None, **params: object
 ) -> StraightThroughMap:
     """Return alpha and M of the estimator `name` with `params`, in closed form where there is one.
 
@@ -101,17 +100,17 @@ def straight_through_map(
 
 
 def numeric_map(
-    name: str, low: float | None = None, high: float | None = None, **params: Any
+    name: str, low: float | None = None, high: float | None = None, **params: object
 ) -> StraightThroughMap:
     """Return the same as `straight_through_map`, by numeric integration whatever the estimator."""
     return _map(name, low, high, params, closed=False)
 
 
 def _map(
-    name: str, low: float | None, high: float | None, params: dict[str, Any], closed: bool
+    name: str, low: float | None, high: float | None, given: Mapping[str, object], *, closed: bool
 ) -> StraightThroughMap:
-    estimator = ESTIMATORS.build(name, **params)
-    params = {k: p.default for k, p in ESTIMATORS.parameters(name).items()} | params
+    estimator = ESTIMATORS.build(name, **given)
+    params = ESTIMATORS.values(name, given)
     bounds = None
     if low is not None and high is not None:
         bounds = float(low), float(high)
@@ -119,16 +118,16 @@ def _map(
             raise ValueError(f"low < high must be integers, got {low} and {high}")
     elif low is not None or high is not None:
         raise ValueError("give both bounds or none")
-    if name in SIGN_FAMILY:
-        return _sign_map(name, estimator, bounds, params, closed)
-    return _bin_map(name, estimator, bounds, params, closed)
+    make = _sign_map if name in SIGN_FAMILY else _bin_map
+    return make(name, estimator, bounds, params, closed=closed)
 
 
 def _bin_map(
     name: str,
     estimator: Estimator,
     bounds: tuple[float, float] | None,
-    params: dict[str, Any],
+    params: Mapping[str, object],
+    *,
     closed: bool,
 ) -> StraightThroughMap:
     low, high = bounds or UNBOUNDED
@@ -165,7 +164,8 @@ def _sign_map(
     name: str,
     estimator: Estimator,
     bounds: tuple[float, float] | None,
-    params: dict[str, Any],
+    params: Mapping[str, object],
+    *,
     closed: bool,
 ) -> StraightThroughMap:
     if bounds not in (None, (0.0, 1.0)):

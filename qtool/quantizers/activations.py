@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, min_to_zero_point
+from qtool.numerics.ranges import SMALLEST_SCALE, min_to_zero_point
 from qtool.numerics.roundings import additive_noise
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.settings.tensors import ActivationQuantization
@@ -19,7 +19,7 @@ class ActivationQuantizer(FakeQuantize):
 
     Attributes:
         observed: float32 [2], the smallest and largest value, averaged over batches where the
-            range is ema_min_max.
+            range follows them.
         offset: float32 [], what the grid's lowest level means where that is learned (LSQ+, Bhalgat
             et al., 2020, arXiv:2004.09576), else None; the zero point is round(-offset / s).
         watching: while true, values are collected and passed on as they are.
@@ -36,10 +36,9 @@ class ActivationQuantizer(FakeQuantize):
         learns_offset = self.learns and settings.grid == "asymmetric"
         self.offset = nn.Parameter(torch.zeros(())) if learns_offset else None
         self.register_buffer("observed", torch.zeros(2))
-        self.follows = settings.range.name == "ema_min_max"
-        keys = {name: p.default for name, p in RANGES.parameters("ema_min_max").items()}
-        keys |= settings.range.params if self.follows else {}
-        self.decay, self.every = keys["decay"], keys["every"]
+        self.follows = settings.of_range.follows
+        self.decay = settings.range_value("decay", 0.0)
+        self.every = settings.range_value("every", 1)
         self.steps, self.ahead, self.looks = 0, False, False
         self.watching = False
         self._samples: list[Tensor] = []

@@ -21,11 +21,7 @@ from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
 from qtool.quantizers.rounding_function import Backward, RoundToGrid
 from qtool.settings.choices import blend_schedule
-from qtool.settings.tensors import (
-    LEARNED,
-    ActivationQuantization,
-    WeightQuantization,
-)
+from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
 
 class FakeQuantize(nn.Module):
@@ -51,7 +47,7 @@ class FakeQuantize(nn.Module):
         self.settings, self.bits, self.grid = settings, settings.bits, grid
         self.ready, self.progress, self.compiles = False, 0.0, False
         self.rule = RANGES.build(settings.range.name, **settings.range.params)
-        self.learns = settings.range.name in LEARNED
+        self.learns = settings.of_range.learns is not None
         self.blend: Schedule | None = None
         self.last_phase = 0.0
         self.estimator: Estimator = straight_through
@@ -153,10 +149,9 @@ class FakeQuantize(nn.Module):
         """Return how gradients come back where `values` elements share a scale."""
         high = self.known_grid.qmax - self.known_grid.offset
         compiles = self.compiles and not self.moving  # a kernel holds its numbers
-        if self.settings.range.name == "pact":
-            l2 = RANGES.parameters("pact")["l2"].default
-            decay = self.settings.range.params.get("l2", l2)
-            return Backward(self.estimator, "pact", high**-2, decay, compiles)
+        if self.settings.of_range.learns == "clip":
+            decay = self.settings.range_value("l2", 0.0)
+            return Backward(self.estimator, "clip", high**-2, decay, compiles)
         factor = (values * self.known_grid.qmax) ** -0.5
         return Backward(self.estimator, self.settings.scale_gradient, factor, 0.0, compiles)
 

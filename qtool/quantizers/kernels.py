@@ -62,7 +62,7 @@ def backward(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the gradient of x, and the sums that a scale learns by, shaped as the scale.
 
-    The sums are <g, x_hat> - <inner, x>, or for the rule pact <g - inner, x_hat>, over s; None
+    The sums are <g, x_hat> - <inner, x>, or for the rule clip <g - inner, x_hat>, over s; None
     where `rule` is None because the scale is not learned.
     """
     if grad.stride() != x.stride():
@@ -124,7 +124,7 @@ def _backward_kernel(
             return g_u.to(x.dtype), None
         inner = g_u if rule == "chain_rule" else straight_through(g, u, low, high)
         q = (torch.ceil(u) if rounds_up else torch.round(u)).clamp(low, high) - offset
-        products = (g - inner) * q if rule == "pact" else g * q - inner * (u - offset)
+        products = (g - inner) * q if rule == "clip" else g * q - inner * (u - offset)
         return g_u.to(x.dtype), products.sum(1)
 
     return _compiled(gradients)

@@ -3,7 +3,6 @@
 from copy import deepcopy
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from qtool.graph.calls import restart_calls
 from qtool.graph.recording import Recording, Watched, record_first_forward, without_traces
 from qtool.graph.swap import ATTRIBUTE, keep_state, kept_state, replace_module
-from qtool.numerics.estimators import ESTIMATORS
 from qtool.problems import Problem, did_you_mean, report
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
@@ -26,7 +24,7 @@ from qtool.quantizers.relu import QuantReLU, find_places, shared_places
 from qtool.reports.inspections import PlanRow
 from qtool.settings.quantization import Quantization
 from qtool.settings.section import check
-from qtool.settings.user_estimators import load_estimator, used_by
+from qtool.settings.user_estimators import load_by_absolute_paths
 
 WATCHED = Watched(QuantLayer, QuantReLU)
 
@@ -59,8 +57,8 @@ def prepare(
 
     Args:
         model: any float model.
-        quantization: the recipe's section of that name; a user's own estimator is looked for in
-            the working folder.
+        quantization: the recipe's section of that name; a user's own estimator is named by the
+            absolute path of its file, /folder/my.py:soft.
         example: one batch of inputs [B, ...] on the model's device.
         search: False takes max|w| where a range is a slow search (mse, ppq): enough for `plan`, or
             for a model whose state is about to be loaded.
@@ -71,9 +69,7 @@ def prepare(
             quantizers are found by a forward pass.
     """
     if isinstance(quantization, dict):
-        for _, name, params in used_by(quantization):
-            if name not in ESTIMATORS:
-                load_estimator(name, Path.cwd(), params)
+        load_by_absolute_paths(quantization)
     settings = (
         quantization
         if isinstance(quantization, Quantization)

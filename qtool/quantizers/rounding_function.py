@@ -43,7 +43,7 @@ class Backward:
 
     Attributes:
         estimator: gives the gradient with respect to u.
-        scale_rule: of a learned scale: lsq and chain_rule as in the recipe; pact learns the clip
+        scale_rule: of a learned scale: lsq and chain_rule as in the recipe; clip learns the clip
             a = s (high - o), da = sum of g over saturated values, whose step is taken by s.
         factor: on the gradient of the scale, and of the offset.
         decay: of the clip, added to the scale's gradient.
@@ -51,7 +51,7 @@ class Backward:
     """
 
     estimator: Estimator
-    scale_rule: Literal["lsq", "chain_rule", "pact"]
+    scale_rule: Literal["lsq", "chain_rule", "clip"]
     factor: float
     decay: float = 0.0
     compiles: bool = False
@@ -61,21 +61,21 @@ class _Sums:
     """What a scale, and an offset, learn by, added up over parts of the tensors.
 
     Attributes:
-        products: <g, x_hat> - <inner, x>, for pact <g - inner, x_hat>, shaped as the scale, where
+        products: <g, x_hat> - <inner, x>, for clip <g - inner, x_hat>, shaped as the scale, where
             inner is the gradient of x that the scale's rule takes; None before the first part.
         saturated: the sum of g - inner, [], where an offset is learned.
     """
 
     def __init__(self, how: Backward, scale: Tensor, shifted: bool) -> None:
-        self.pact, self.shape, self.shifted = how.scale_rule == "pact", scale.shape, shifted
+        self.clips, self.shape, self.shifted = how.scale_rule == "clip", scale.shape, shifted
         self.products: Tensor | None = None
         self.saturated: Tensor | float = 0.0
 
     def add(self, grad: Tensor, inner: Tensor, x: Tensor, x_hat: Tensor) -> None:
         """Add a part."""
         if grad.ndim == 1 and not self.shape:
-            found = torch.dot(grad, x_hat).sub_(torch.dot(inner, x_hat if self.pact else x))
-        elif self.pact:
+            found = torch.dot(grad, x_hat).sub_(torch.dot(inner, x_hat if self.clips else x))
+        elif self.clips:
             found = (grad - inner).mul_(x_hat).sum_to_size(self.shape)
         else:
             found = torch.mul(grad, x_hat).addcmul_(inner, x, value=-1).sum_to_size(self.shape)

@@ -7,24 +7,20 @@ import torch
 from torch import Tensor
 
 from qtool.numerics.grid import dequantize, quantize
-from qtool.numerics.ranges import absmax, refine_scale
+from qtool.numerics.ranges import RANGES, absmax, refine_scale
 from qtool.numerics.schedules import SCHEDULES, Schedule
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.oscillation import OscillationTracker, observe
 from qtool.settings.section import Choice
 from qtool.settings.tensors import WeightQuantization
 
-SEARCHES = ("mse", "percentile")  # ranges that are too slow for every step
-SLOW = ("mse", "ppq")  # ranges that wait until they are needed: weights may yet be loaded
-GIVEN = ("fixed", "he_uniform")  # ranges that do not depend on the weight's values
-
 
 class WeightQuantizer(FakeQuantize):
     """Fake quantization of a weight: scales per tensor or per output channel.
 
     A range that is not learned is fitted to the weight again every so many training steps, until
-    alpha of a blend reaches 1: from then on the scales, and so the codes, are frozen. Only `ppq`,
-    where it is due at every step, does not begin anew but takes one iteration from its last scale.
+    alpha of a blend reaches 1: from then on the scales, and so the codes, are frozen. One that
+    refines, where it is due at every step, takes one iteration from its last scale instead.
 
     Attributes:
         ahead: what is due once per training step is done before the forward pass, not in it.
@@ -35,13 +31,14 @@ class WeightQuantizer(FakeQuantize):
 
     def __init__(self, settings: WeightQuantization, weight: Tensor) -> None:
         super().__init__(settings, settings.integer_grid)
-        name = settings.range.name
-        self.refit_every = settings.refit_every or (100 if name in SEARCHES else 1)
-        self.refits = not self.learns and name not in GIVEN
-        self.refines = name == "ppq" and self.refit_every == 1
-        if name == "he_uniform" and settings.range.params.get("fan_in") is None:
+        facts, chosen = settings.of_range, settings.range
+        self.refit_every = settings.refit_every or facts.refit_every
+        self.refits = not self.learns and not facts.given
+        self.refines = facts.refines and self.refit_every == 1
+        takes_fan_in = "fan_in" in RANGES.parameters(chosen.name)
+        if takes_fan_in and chosen.params.get("fan_in") is None:
             self.rule = partial(self.rule, fan_in=weight[0].numel())
-        self.squashes = name == "dorefa" and self.bits > 1
+        self.squashes = facts.squashes and self.bits > 1
         self.steps = 0
         self.frozen = self.ahead = False
         freezing = settings.freezing
@@ -55,7 +52,7 @@ class WeightQuantizer(FakeQuantize):
         shape = [len(weight), *[1] * (weight.ndim - 1)] if per_channel else []
         self.scale.data = torch.ones(shape, device=weight.device)
         self.to(weight.device)
-        if name not in SLOW:
+        if facts.costs != "search":
             self.fit(weight)
 
     @torch.no_grad()
@@ -108,8 +105,8 @@ class WeightQuantizer(FakeQuantize):
     def before_rounding(self, weight: Tensor) -> Tensor:
         """Return the weight as rounding sees it, same shape.
 
-        With range dorefa that is tanh(w) / max|tanh(w)| (Zhou et al., 2016, arXiv:1606.06160);
-        elements that are frozen lie at their levels.
+        With a range that squashes, such as dorefa, that is tanh(w) / max|tanh(w)| (Zhou et al.,
+        2016, arXiv:1606.06160); elements that are frozen lie at their levels.
         """
         if self.squashes:
             squashed = torch.tanh(weight)

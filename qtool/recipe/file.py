@@ -1,10 +1,11 @@
 """A recipe as a file: read as YAML without its traps, changed by `--set`, checked, written."""
 
 import re
+from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
 
+import typing_extensions  # of which pydantic is made; typing has `override` from Python 3.12 on
 import yaml
 
 from qtool.errors import RecipeError
@@ -14,11 +15,16 @@ from qtool.recipe.recipe import Recipe
 from qtool.settings.section import check
 from qtool.settings.user_estimators import load_estimator, used_by
 
+Node = dict[str, object] | list[object]  # of YAML data: what --set walks through
+
 
 class _RecipeLoader(yaml.SafeLoader):
     """YAML without its two traps: `1e-3` is a number, and a key written twice is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    @typing_extensions.override
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Hashable, object]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -36,7 +42,7 @@ _RecipeLoader.add_implicit_resolver(
 )
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str) -> object:
     """Return the data of a YAML text.
 
     Raises:
@@ -54,7 +60,7 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError(str(error).partition(";")[0]) from error
 
 
-def read_recipe_file(path: Path) -> dict[str, Any]:
+def read_recipe_file(path: Path) -> dict[str, object]:
     """Return the plain data of a recipe file.
 
     Raises:
@@ -84,7 +90,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     return data
 
 
-def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+def override(data: Mapping[str, object], assignments: Sequence[str]) -> dict[str, object]:
     """Return a copy of a recipe's data with every `key=value` set, as `--set` writes them.
 
     A dotted key walks into sections; a number picks an item of a list. A choice written as a
@@ -94,7 +100,7 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         RecipeError: If an assignment is not `key=value`, its value is not YAML, or there is
             nothing at its place to set a key in.
     """
-    data = dict(data)
+    made = dict(data)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         path = key.strip().split(".")
@@ -105,37 +111,45 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             problem = " ".join(str(error).split())
             raise RecipeError(f"--set {assignment}: the value is not YAML: {problem}") from error
-        _set(data, path, value, assignment)
-    return data
+        _set(made, path, value, assignment)
+    return made
 
 
-def _set(data: Any, path: list[str], value: Any, assignment: str) -> None:
+def _set(data: dict[str, object], path: list[str], value: object, assignment: str) -> None:
     """Set one value; sections on the way are copied, for an alias may share them with others."""
+    node: Node = data
     for position, part in enumerate(path):
-        last = position == len(path) - 1
-        if isinstance(data, list):
-            if not part.isdecimal() or int(part) >= len(data):
-                place = ".".join(path[:position])
-                raise RecipeError(
-                    f"--set {assignment}: {place} is a list of {len(data)}; "
-                    f"pick one by its number, from 0"
-                )
-            key: Any = int(part)
-        else:
-            key = part
-        if last:
-            data[key] = value
+        if isinstance(node, list) and (not part.isdecimal() or int(part) >= len(node)):
+            place = ".".join(path[:position])
+            raise RecipeError(
+                f"--set {assignment}: {place} is a list of {len(node)}; "
+                f"pick one by its number, from 0"
+            )
+        if position == len(path) - 1:
+            _put(node, part, value)
             return
-        inner = data[key] if isinstance(data, list) else data.get(key)
-        if inner is None:
-            inner = {}
-        elif isinstance(inner, str):
-            inner = {"name": inner}
-        elif not isinstance(inner, dict | list):
+        inner = _get(node, part)
+        made: Node
+        if isinstance(inner, dict | list):
+            made = copy(inner)
+        elif inner is None or isinstance(inner, str):
+            made = {} if inner is None else {"name": inner}
+        else:
             place = ".".join(path[: position + 1])
             raise RecipeError(f"--set {assignment}: {place} is {shown(inner)}, which has no keys")
-        data[key] = inner = copy(inner)
-        data = inner
+        _put(node, part, made)
+        node = made
+
+
+def _get(node: Node, key: str) -> object:
+    return node[int(key)] if isinstance(node, list) else node.get(key)
+
+
+def _put(node: Node, key: str, value: object) -> None:
+    if isinstance(node, list):
+        node[int(key)] = value
+    else:
+        node[key] = value
 
 
 def load_recipe(path: Path, assignments: list[str] | None = None) -> Recipe:
@@ -147,7 +161,7 @@ def load_recipe(path: Path, assignments: list[str] | None = None) -> Recipe:
     return check_recipe(override(read_recipe_file(path), assignments or []), path)
 
 
-def check_recipe(data: dict[str, Any], path: Path, also: str = "") -> Recipe:
+def check_recipe(data: Mapping[str, object], path: Path, also: str = "") -> Recipe:
     """Return a recipe's data as a Recipe; a user's own estimators are loaded first.
 
     Args:

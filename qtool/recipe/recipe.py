@@ -1,6 +1,7 @@
 """The recipe: everything a run depends on, checked in full before anything is built."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from difflib import get_close_matches
 from math import inf
 from typing import Annotated, Any, Literal, Self
@@ -21,17 +22,19 @@ from qtool.numerics.schedules import SCHEDULES
 from qtool.problems import Problem, ProblemsError, did_you_mean, shown
 from qtool.settings.choices import number_is_constant, schedule_problems
 from qtool.settings.quantization import Quantization
-from qtool.settings.section import Choice, Section, attempt, finite, in_registry
+from qtool.settings.section import Checked, Choice, Named, Section, attempt, finite, in_registry
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS
 
 
-def _take_warmup(name: str, params: dict[str, Any]) -> list[Problem]:
+def _check_rate(name: str, params: Mapping[str, object]) -> Checked:
     """Check a learning rate's warmup, and that the rate is never negative or infinite."""
-    warmup = params.pop("warmup", 0.0)
+    own = {key: value for key, value in params.items() if key != "warmup"}
+    warmup = params.get("warmup", 0.0)
     if not finite(warmup) or not 0.0 <= warmup < 1.0:
-        return [("warmup", f"{shown(warmup)} is not a share of training, 0 <= warmup < 1")]
-    return schedule_problems(name, params, _wrong_rate) if name in SCHEDULES else []
+        why = f"{shown(warmup)} is not a share of training, 0 <= warmup < 1"
+        return Checked([("warmup", why)], own)
+    return Checked(schedule_problems(name, own, _wrong_rate) if name in SCHEDULES else [], own)
 
 
 def _wrong_rate(value: float) -> str | None:
@@ -48,32 +51,24 @@ BINARY = {  # what makes 1 of x > 0 and 0 of the rest
     "place": "relu_outputs",
     "range": {"name": "fixed", "scale": 1.0},
 }
-_rate_check = in_registry(SCHEDULES, also=_take_warmup)
 OptimizerChoice = Annotated[Choice, in_registry(OPTIMIZERS)]
 LossChoice = Annotated[Choice, in_registry(LOSSES)]
-LearningRateChoice = Annotated[Choice, _rate_check]
+LearningRateChoice = Annotated[Choice, in_registry(SCHEDULES, also=_check_rate)]
 
 
-class _NamedSection(Section):
-    """A section that names one of a family; keys that are not fields are its parameters."""
+class _NamedSection(Named, Section):
+    """A section that names one of a family."""
 
     model_config = ConfigDict(extra="allow")
 
-    name: str
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Return the parameters that are the chosen one's own."""
-        return dict(self.model_extra or {})
-
     @classmethod
     @abstractmethod
-    def _named_problems(cls, name: str, params: dict[str, Any]) -> list[Problem]:
+    def _named_problems(cls, name: str, params: Mapping[str, object]) -> list[Problem]:
         """Return what is wrong with the name and its parameters."""
 
     @model_validator(mode="wrap")
     @classmethod
-    def _known(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _known(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Check fields, name and parameters, and report what is wrong with any of them at once."""
         made, given, found = attempt(cls, data, handler)
         if isinstance(given, dict) and isinstance(name := given.get("name"), str):
@@ -106,13 +101,13 @@ class Model(_NamedSection):
     of gaussian_teacher."""
 
     @classmethod
-    def _named_problems(cls, name: str, params: dict[str, Any]) -> list[Problem]:
+    def _named_problems(cls, name: str, params: Mapping[str, object]) -> list[Problem]:
         found = []
-        params.pop("start", None)
-        drawn = params.pop("initialization", "default") != "default"
+        drawn = params.get("initialization", "default") != "default"
         if drawn and params.get("weights", "none") != "none":
             found.append(("initialization", "excludes given weights; leave out one of the two"))
-        return found + model_problems(name, params)
+        own = {k: v for k, v in params.items() if k not in ("start", "initialization")}
+        return found + model_problems(name, own)
 
 
 class Data(_NamedSection):
@@ -143,7 +138,7 @@ class Data(_NamedSection):
     """Processes that decode images which do not fit into memory."""
 
     @classmethod
-    def _named_problems(cls, name: str, params: dict[str, Any]) -> list[Problem]:
+    def _named_problems(cls, name: str, params: Mapping[str, object]) -> list[Problem]:
         own = {key: value for key, value in params.items() if key not in cls.model_fields}
         return DATASETS.problems(name, own)
 
@@ -243,8 +238,8 @@ class Recipe(Section):
         """Return what the student of a teacher like itself takes, "" where the network is one."""
         if self.model.name != "two_linear_layers" or self.data.name != "gaussian_teacher":
             return "model.name: two_linear_layers with data.name: gaussian_teacher"
-        own = {"hidden": 1, "output": "trained"} | self.model.params
-        if own["hidden"] != 1 or own["output"] != "trained":
+        one = self.model.parameter("hidden", 1) == 1
+        if not one or self.model.parameter("output", "trained") != "trained":
             return "model.hidden: 1 and model.output: trained"
         return ""
 
@@ -279,14 +274,16 @@ class Recipe(Section):
         return data
 
 
-def _without_none(data: Any, inside_override: bool = False) -> Any:
+def _without_none(data: Mapping[str, object]) -> dict[str, object]:
     """Drop absent keys, but keep the nulls of an override, which mean float."""
-    if isinstance(data, dict):
-        return {
-            key: _without_none(value, inside_override or key == "overrides")
-            for key, value in data.items()
-            if value is not None or inside_override
-        }
-    if isinstance(data, list):
-        return [_without_none(item, inside_override) for item in data]
-    return data
+    return {
+        key: value if key == "overrides" else _inner(value)
+        for key, value in data.items()
+        if value is not None
+    }
+
+
+def _inner(value: object) -> object:
+    if isinstance(value, dict):
+        return _without_none(value)
+    return [_inner(item) for item in value] if isinstance(value, list) else value

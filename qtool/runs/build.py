@@ -16,13 +16,14 @@ from qtool.data.sources import known_channels, known_classes, known_image_size
 from qtool.errors import InputError, RecipeError
 from qtool.models.two_layers import begin_near_spurious_minimum
 from qtool.models.vision import Built, build_model, input_channels
-from qtool.numerics.schedules import SCHEDULES, Schedule, with_warmup
+from qtool.numerics.schedules import Schedule
 from qtool.problems import report
 from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.layers import QUANT_TYPES, blend_alphas, compile_kernels, make_traceable
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
+from qtool.settings.choices import rate_schedule
 from qtool.settings.quantization import Quantization
 from qtool.training.batch_norm import reestimate_batch_norm
 from qtool.training.captured import CapturedStep
@@ -134,12 +135,13 @@ def make_network_without_data(recipe: Recipe) -> Built:
     Where only the data would tell, there are 1000 classes, or as many as fit hidden neurons.
     """
     data, model = recipe.data, recipe.model
-    any_number = model.params.get("hidden", 1000)
+    any_number = model.parameter("hidden", 1000)
     return build_model(
         model.name,
         known_classes(data.name, **data.params) or any_number,
         input_channels(model.name) or known_channels(data.name) or 3,
         data.image_size or known_image_size(data.name, **data.params) or 224,
+        weights="none",
         **model.params,
     )
 
@@ -187,9 +189,7 @@ def make_loss(recipe: Recipe) -> Loss:
 
 def make_learning_rate(recipe: Recipe) -> Schedule:
     """Return the recipe's learning rate as a function of progress."""
-    choice = recipe.training.learning_rate
-    own = {key: value for key, value in choice.params.items() if key != "warmup"}
-    return with_warmup(SCHEDULES.build(choice.name, **own), choice.params.get("warmup", 0.0))
+    return rate_schedule(recipe.training.learning_rate)
 
 
 def make_trainer(

@@ -1,25 +1,24 @@
 """What a recipe may choose for a tensor: estimator, range, rounding, and schedules of numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES
-from qtool.numerics.schedules import MOVES, SCHEDULES, WHOLE, Schedule, in_phases
+from qtool.numerics.schedules import MOVES, SCHEDULES, WHOLE, Schedule, in_phases, with_warmup
 from qtool.problems import Problem, plain_message, shown
-from qtool.settings.section import Choice, finite, in_registry
+from qtool.settings.section import Checked, Choice, finite, in_registry
 from qtool.settings.user_estimators import is_users
 
 MOST_PHASES = 100
-RISING = ("linear", "cosine", "cubic", "polynomial", "exponential")  # reach stop at the end only
 SAMPLED = [k / 100 for k in range(101)]  # where on the way a schedule's values are looked at
 
 
 def schedule_problems(
-    name: str, params: dict[str, Any], wrong: Callable[[float], str | None]
+    name: str, params: Mapping[str, object], wrong: Callable[[float], str | None]
 ) -> list[Problem]:
     """Return what is wrong with a schedule and with the values that it takes.
 
@@ -44,32 +43,32 @@ def moves(name: str, parameter: str) -> bool:
     return is_users(name) or MOVES in getattr(annotation, "__metadata__", ())
 
 
-def _take_schedules(name: str, params: dict[str, Any]) -> list[Problem]:
-    """Check the parameters of an estimator that are schedules, and put their first value there."""
+def _check_schedules(name: str, params: Mapping[str, object]) -> Checked:
+    """Check the parameters of an estimator that are schedules; leave their first value instead."""
     if name not in ESTIMATORS:
-        if is_users(name):  # a file that is not at hand, and not needed to read a finished model
-            params.clear()
-        return []
+        # a user's file that is not at hand is not needed to read a finished model
+        return Checked([], {} if is_users(name) else params)
     found: list[Problem] = []
-    accepted = ESTIMATORS.parameters(name)
-    for key in [k for k, value in params.items() if isinstance(value, dict) and k in accepted]:
-        given = dict(params.pop(key))
+    accepted, first = ESTIMATORS.parameters(name), {}
+    scheduled = {k: v for k, v in params.items() if isinstance(v, dict) and k in accepted}
+    for key, given in scheduled.items():
         if not moves(name, key):
             found.append((key, f"{shown(given)} is not a number; it stays as it is in training"))
             continue
-        schedule = given.pop("name", None)
+        schedule = given.get("name")
         if not isinstance(schedule, str):
             found.append((key, "a schedule has a name, such as linear"))
             continue
-        allowed = TypeAdapter(accepted[key].annotation)
-        wrong = schedule_problems(schedule, given, _refused_by(allowed))
+        own = {k: v for k, v in given.items() if k != "name"}
+        allowed = TypeAdapter[float](accepted[key].annotation)
+        wrong = schedule_problems(schedule, own, _refused_by(allowed))
         found += [(f"{key}.{place}".rstrip("."), why) for place, why in wrong]
         if not wrong:
-            params[key] = float(SCHEDULES.build(schedule, **given)(0.0))
-    return found
+            first[key] = float(SCHEDULES.build(schedule, **own)(0.0))
+    return Checked(found, {k: v for k, v in params.items() if k not in scheduled} | first)
 
 
-def _refused_by(allowed: TypeAdapter[Any]) -> Callable[[float], str | None]:
+def _refused_by(allowed: TypeAdapter[float]) -> Callable[[float], str | None]:
     def wrong(value: float) -> str | None:
         try:
             allowed.validate_python(value, strict=True)
@@ -90,16 +89,21 @@ def _from_0_to_1(value: object) -> object:
     return choice
 
 
-def _take_blend(name: str, params: dict[str, Any]) -> list[Problem]:
+def _check_blend(name: str, params: Mapping[str, object]) -> Checked:
+    own = {key: value for key, value in params.items() if key != "phases"}
+    return Checked(_blend_problems(name, own, params.get("phases", 1)), own)
+
+
+def _blend_problems(name: str, params: Mapping[str, object], phases: object) -> list[Problem]:
     def wrong(alpha: float) -> str | None:
         return None if 0.0 <= alpha <= 1.0 else "alpha must stay within 0 and 1"
 
-    phases = params.pop("phases", 1)
-    if type(phases) is not int or not 1 <= phases <= MOST_PHASES:
+    if isinstance(phases, bool) or not isinstance(phases, int) or not 1 <= phases <= MOST_PHASES:
         return [("phases", f"{shown(phases)} is not a whole number from 1 to {MOST_PHASES}")]
-    if phases > 1 and name not in RISING:
+    if phases > 1 and not SCHEDULES.facts(name).rises:
+        rising = [known for known in SCHEDULES.names() if SCHEDULES.facts(known).rises]
         why = f"{phases} phases need a shape that reaches 1 at its end only"
-        return [("phases", f"{why}; choose one of: {', '.join(RISING)}")]
+        return [("phases", f"{why}; choose one of: {', '.join(rising)}")]
     if found := schedule_problems(name, params, wrong):
         return found
     schedule = SCHEDULES.build(name, **params)
@@ -116,10 +120,16 @@ def blend_schedule(choice: Choice) -> tuple[Schedule, float]:
 
     Before that progress, alpha may come to 1 by rounding, and goes back.
     """
-    params = choice.params
-    phases, (first, last) = params.pop("phases", 1), params.get("window", WHOLE)
-    schedule = in_phases(SCHEDULES.build(choice.name, **params), phases, [first, last])
+    phases, (first, last) = choice.parameter("phases", 1), choice.parameter("window", WHOLE)
+    own = {key: value for key, value in choice.params.items() if key != "phases"}
+    schedule = in_phases(SCHEDULES.build(choice.name, **own), phases, [first, last])
     return schedule, 0.0 if phases == 1 else last - (last - first) / phases
+
+
+def rate_schedule(choice: Choice) -> Schedule:
+    """Return the schedule of the learning rate, with its warmup."""
+    own = {key: value for key, value in choice.params.items() if key != "warmup"}
+    return with_warmup(SCHEDULES.build(choice.name, **own), choice.parameter("warmup", 0.0))
 
 
 def number_is_constant(value: object) -> object:
@@ -129,18 +139,18 @@ def number_is_constant(value: object) -> object:
     return value
 
 
-def _take_strength(name: str, params: dict[str, Any]) -> list[Problem]:
+def _check_strength(name: str, params: Mapping[str, object]) -> Checked:
     def wrong(value: float) -> str | None:
         return None if value >= 0 else f"becomes {value:g}; it must not be negative"
 
-    return schedule_problems(name, params, wrong)
+    return Checked(schedule_problems(name, params, wrong), params)
 
 
-EstimatorChoice = Annotated[Choice, in_registry(ESTIMATORS, also=_take_schedules, unless=is_users)]
+EstimatorChoice = Annotated[Choice, in_registry(ESTIMATORS, also=_check_schedules, unless=is_users)]
 RangeChoice = Annotated[Choice, in_registry(RANGES)]
 BlendChoice = Annotated[
-    Choice, in_registry(SCHEDULES, also=_take_blend), BeforeValidator(_from_0_to_1)
+    Choice, in_registry(SCHEDULES, also=_check_blend), BeforeValidator(_from_0_to_1)
 ]
 StrengthChoice = Annotated[
-    Choice, in_registry(SCHEDULES, also=_take_strength), BeforeValidator(number_is_constant)
+    Choice, in_registry(SCHEDULES, also=_check_strength), BeforeValidator(number_is_constant)
 ]

@@ -1,7 +1,8 @@
 """What the `quantization` section of a recipe may say: which layers, how many bits, and how."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from pydantic import (
     Field,
@@ -17,6 +18,8 @@ from qtool.problems import Problem, ProblemsError
 from qtool.settings.section import Section, attempt, problems_of
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
+S = TypeVar("S", bound=Section)
+
 
 class Override(Section):
     """Other settings for the layers whose names match; an absent key inherits."""
@@ -24,10 +27,10 @@ class Override(Section):
     match: str | list[str]
     """Patterns of whole module names, such as conv1 or *.conv1."""
 
-    weights: dict[str, Any] | None = None
+    weights: dict[str, object] | None = None
     """Keys that differ from quantization.weights; null leaves the weights float."""
 
-    activations: dict[str, Any] | None = None
+    activations: dict[str, object] | None = None
     """Keys that differ from quantization.activations; null leaves the input float."""
 
     @property
@@ -43,7 +46,7 @@ class Override(Section):
         return match
 
     @model_serializer(mode="wrap")
-    def _keep_absent_keys_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _keep_absent_keys_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         return {k: v for k, v in handler(self).items() if k in self.model_fields_set}
 
 
@@ -61,32 +64,22 @@ class Quantization(Section):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _overrides_make_sense(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _overrides_make_sense(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Check the sides and what the overrides make of them, and report all of it at once."""
         made, given, found = attempt(cls, data, handler)
         wrong_sides = {place.split(".")[0] for place, _ in found}
-        overrides = given.get("overrides") if isinstance(given, dict) else None
+        given = given if isinstance(given, dict) else {}
+        overrides = given.get("overrides")
         for index, override in enumerate(overrides if isinstance(overrides, list) else []):
             for side, section in _SIDES.items():
                 changes = override.get(side) if isinstance(override, dict) else None
                 if isinstance(changes, dict):
                     # a wrong side is reported once, not again by each layer that inherits it
                     base = {"bits": 8} if side in wrong_sides else given.get(side) or {}
-                    found += _override_problems(index, side, section, base, changes)
+                    found += _override_problems(f"overrides.{index}.{side}", section, base, changes)
         if found or made is None:
             raise ProblemsError(found)
         return made
-
-    def _merged(self, override: Override, side: str, section: type[Section]) -> Any:
-        """Return this side's settings under an override, or None where it is left float."""
-        own = getattr(self, side)
-        if side not in override.model_fields_set:
-            return own
-        changes = getattr(override, side)
-        if changes is None:
-            return None
-        base = own.model_dump(exclude_none=True) if own is not None else {}
-        return section.model_validate(_merge(base, changes))
 
     def notes(self) -> list[str]:
         """Return what theory says against the choices, a line each."""
@@ -104,8 +97,14 @@ class Quantization(Section):
         """Return what applies to the module `name`: weights, activations, and where that stands."""
         for index, override in enumerate(self.overrides):
             if any(fnmatchcase(name, pattern) for pattern in override.patterns):
-                merged = [self._merged(override, side, _SIDES[side]) for side in _SIDES]
-                return merged[0], merged[1], f"overrides.{index}"
+                said = override.model_fields_set
+                weights, activations = self.weights, self.activations
+                if "weights" in said:
+                    weights = _overridden(weights, override.weights, WeightQuantization)
+                if "activations" in said:
+                    changes = override.activations
+                    activations = _overridden(activations, changes, ActivationQuantization)
+                return weights, activations, f"overrides.{index}"
         return self.weights, self.activations, "quantization"
 
 
@@ -115,7 +114,17 @@ _SIDES: dict[str, type[Section]] = {
 }
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def _overridden(
+    own: Section | None, changes: Mapping[str, object] | None, section: type[S]
+) -> S | None:
+    """Return a side's settings under an override, or None where it is left float."""
+    if changes is None:
+        return None
+    base = own.model_dump(exclude_none=True) if own is not None else {}
+    return section.model_validate(_merge(base, changes))
+
+
+def _merge(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
     """Return settings under an override; a blend and an estimator take each other's place."""
     dropped = {"blend": "estimator", "estimator": "blend"}
     gone = {dropped[key] for key in dropped if changes.get(key) is not None}
@@ -124,12 +133,15 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _override_problems(
-    index: int, side: str, section: type[Section], base: dict[str, Any], changes: dict[str, Any]
+    place: str,
+    section: type[Section],
+    base: Mapping[str, object],
+    changes: Mapping[str, object],
 ) -> list[Problem]:
-    """Return what is wrong with one side of one override, with its places."""
+    """Return what is wrong with one side of one override, which stands at `place`."""
     try:
         section.model_validate(_merge(base, changes))
     except ValidationError as error:
         inner = problems_of(error, section)
-        return [(f"overrides.{index}.{side}.{place}".rstrip("."), why) for place, why in inner]
+        return [(f"{place}.{key}".rstrip("."), why) for key, why in inner]
     return []

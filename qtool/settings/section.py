@@ -4,14 +4,16 @@ A section is a frozen pydantic model that refuses unknown keys and silent conver
 turns plain data into one, or into a RecipeError that lists every problem with its dotted place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
-from typing import Any, TypeVar
+from typing import NamedTuple, Protocol, TypeGuard, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from qtool.problems import Problem, ProblemsError, did_you_mean, plain_message, report, shown
-from qtool.registry import Registry
+
+T = TypeVar("T")
+S = TypeVar("S", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -26,17 +28,25 @@ class Section(BaseModel):
     )
 
 
-class Choice(BaseModel):
-    """A registered function and its parameters: `name`, or `{name: ..., parameter: ...}`."""
+class Named(BaseModel):
+    """One of a family by its name; keys that are not fields are its parameters."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     name: str
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, object]:
         """Return the parameters without the name."""
         return dict(self.model_extra or {})
+
+    def parameter(self, key: str, usual: T) -> T:
+        """Return one parameter, which was checked to be of `usual`'s type; `usual` where absent."""
+        return cast(T, self.params.get(key, usual))
+
+
+class Choice(Named):
+    """A registered function and its parameters: `name`, or `{name: ..., parameter: ...}`."""
 
     def __str__(self) -> str:
         if not self.params:
@@ -44,7 +54,7 @@ class Choice(BaseModel):
         return _written(self.name, self.params)
 
 
-def _written(name: str, params: dict[str, Any]) -> str:
+def _written(name: object, params: Mapping[str, object]) -> str:
     """Return `name(parameter=value)`, with schedules among the values written alike."""
     values = {
         key: _written(value["name"], {k: v for k, v in value.items() if k != "name"})
@@ -55,17 +65,38 @@ def _written(name: str, params: dict[str, Any]) -> str:
     return f"{name}({', '.join(f'{key}={value}' for key, value in values.items())})"
 
 
+class Checked(NamedTuple):
+    """What a check found, and what it leaves to the one after it."""
+
+    problems: list[Problem]
+    rest: Mapping[str, object]  # parameters
+
+
+class Table(Protocol):
+    """Where names come from, such as a Registry of anything."""
+
+    def names(self) -> list[str]:
+        """Return the names."""
+        ...
+
+    def problems(self, name: str, params: Mapping[str, object]) -> list[Problem]:
+        """Return every (parameter, what is wrong with it)."""
+        ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+
 def in_registry(
-    registry: Registry[Any],
-    also: Callable[[str, dict[str, Any]], list[Problem]] | None = None,
+    registry: Table,
+    also: Callable[[str, Mapping[str, object]], Checked] = lambda name, params: Checked([], params),
     unless: Callable[[str], bool] = lambda name: False,
 ) -> BeforeValidator:
     """Return the check that a choice names a member of `registry` and fits its parameters.
 
     Args:
         registry: where the names come from.
-        also: takes the name and parameters, removes from them what is not the registry's,
-            and returns the problems it finds there.
+        also: takes the name and parameters, and returns the problems that it finds with those
+            parameters that are not the registry's, and the others.
         unless: tells which names need not be known.
     """
 
@@ -80,18 +111,14 @@ def in_registry(
             wrong = "missing" if name is None else f"{shown(name)} is not text"
             why = f"{wrong}; choose one of: {', '.join(registry.names())}"
             raise ProblemsError([("name", why)])
-        params = {key: item for key, item in choice.items() if key != "name"}
-        found = also(name, params) if also else []
+        found, rest = also(name, {key: item for key, item in choice.items() if key != "name"})
         if name in registry or not unless(name):
-            found += registry.problems(name, params)
+            found = found + registry.problems(name, rest)
         if found:
             raise ProblemsError(found)
         return choice
 
     return BeforeValidator(check_choice)
-
-
-S = TypeVar("S", bound=BaseModel)
 
 
 def check(section: type[S], data: object, source: str) -> S:
@@ -108,8 +135,8 @@ def check(section: type[S], data: object, source: str) -> S:
 
 
 def attempt(
-    section: type[S], data: Any, handler: Callable[[Any], S]
-) -> tuple[S | None, Any, list[Problem]]:
+    section: type[S], data: object, handler: Callable[[object], S]
+) -> tuple[S | None, object, list[Problem]]:
     """Let pydantic check a section inside a wrap validator, so that further checks can follow.
 
     Returns:
@@ -174,7 +201,7 @@ def _keys_at(section: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     return list(section.model_fields)
 
 
-def finite(value: object) -> bool:
+def finite(value: object) -> TypeGuard[float]:
     """Tell whether a value is a finite number."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

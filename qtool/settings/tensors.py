@@ -1,26 +1,28 @@
 """What a recipe may say of one kind of tensor: weights, or the inputs of layers."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self, TypeVar, cast
 
 from pydantic import Field, model_validator
 
+from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.grid import IntegerGrid
-from qtool.numerics.relu_family import RELU_FAMILY
-from qtool.numerics.roundings import TRAINING_ONLY
-from qtool.numerics.sign_family import SIGN_FAMILY
-from qtool.problems import Problem, ProblemsError
+from qtool.numerics.range_facts import RangeFacts
+from qtool.numerics.ranges import DEFAULT, RANGES, RECOMMENDED
+from qtool.numerics.roundings import ROUNDINGS
+from qtool.problems import Problem, ProblemsError, either
 from qtool.settings.choices import BlendChoice, EstimatorChoice, RangeChoice, StrengthChoice
 from qtool.settings.section import Choice, Section
 from qtool.settings.user_estimators import is_users
 
+T = TypeVar("T")
+
 NOISE_IS_EXACT = "additive_noise has an exact gradient: only straight_through goes with it"
-LEARNED = ("learned", "pact")  # ranges that are parameters
 
 
 class TensorQuantization(Section):
     """How one kind of tensor is quantized; the part that weights and activations share."""
 
-    range: RangeChoice = Choice(name="learned")
+    range: RangeChoice = Choice(name=DEFAULT)
     """Rule that sets the scale."""
 
     estimator: EstimatorChoice | None = None
@@ -34,10 +36,19 @@ class TensorQuantization(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _straight_through_by_default(cls, data: Any) -> Any:
+    def _straight_through_by_default(cls, data: object) -> object:
         if isinstance(data, dict) and data.get("estimator") is None and data.get("blend") is None:
             return {**data, "estimator": "straight_through"}
         return data
+
+    @property
+    def of_range(self) -> RangeFacts:
+        """Return what is true of the range."""
+        return RANGES.facts(self.range.name)
+
+    def range_value(self, key: str, usual: T) -> T:
+        """Return a parameter of the range, given or by default; `usual` where it has none."""
+        return cast(T, RANGES.values(self.range.name, self.range.params).get(key, usual))
 
     def _shared_problems(self, bits: int, rounding: str) -> list[Problem]:
         """Return what does not go together on either side."""
@@ -45,18 +56,22 @@ class TensorQuantization(Section):
         name = "" if self.estimator is None else self.estimator.name
         if self.blend is not None and self.estimator is not None:
             found.append(("blend", "excludes an estimator; remove one of the two"))
-        if self.blend is not None and self.range.name in LEARNED:
-            found.append(("blend", f"excludes range: {self.range.name}; choose absmax or mse"))
-        if self.blend is not None and rounding in TRAINING_ONLY:
+        learns = self.of_range.learns
+        if self.blend is not None and learns is not None:
+            why = f"excludes range: {self.range.name}; choose {either(RECOMMENDED['blend'])}"
+            found.append(("blend", why))
+        if self.blend is not None and ROUNDINGS.facts(rounding).training_only:
             found.append(("rounding", f"{rounding} excludes a blend; remove one of the two"))
-        if name in SIGN_FAMILY and bits != 1:
+        if ESTIMATORS.facts(name).family == "sign" and bits != 1:
             found.append(("estimator", f"{name} is for grids of two levels; set bits: 1"))
         if rounding == "additive_noise" and name not in ("", "straight_through"):
             found.append(("estimator", NOISE_IS_EXACT))
-        if rounding == "additive_noise" and self.range.name == "pact":
-            found.append(("range", "pact excludes additive_noise; choose learned"))
-        if self.range.name == "pact" and self.scale_gradient == "chain_rule":
-            found.append(("scale_gradient", "pact has a gradient of its own; leave this out"))
+        if rounding == "additive_noise" and learns == "clip":
+            why = f"{self.range.name} excludes additive_noise; choose {DEFAULT}"
+            found.append(("range", why))
+        if learns == "clip" and self.scale_gradient == "chain_rule":
+            why = f"{self.range.name} has a gradient of its own; leave this out"
+            found.append(("scale_gradient", why))
         return found
 
 
@@ -110,9 +125,9 @@ class WeightQuantization(TensorQuantization):
             found.append(("grid", "mid_rise takes 1 to 7 bits; use narrow for 8"))
         if self.grid == "ternary" and self.bits != 2:
             found.append(("grid", "ternary takes bits: 2, for its three levels -1, 0 and 1"))
-        if self.range.name in ("ema_min_max", "half_normal", "pact"):
-            why = f"{self.range.name} is for activations; use absmax or learned for weights"
-            found.append(("range", why))
+        if not self.of_range.serves("weights"):
+            use = f"use {either(RECOMMENDED['weights'])} for weights"
+            found.append(("range", f"{self.range.name} is for activations; {use}"))
         if self.freezing is not None and self.blend is not None:
             found.append(("freezing", "excludes a blend; remove one of the two"))
         if found:
@@ -137,11 +152,11 @@ class ActivationQuantization(TensorQuantization):
     )
     """Which integer is taken; ceil also in evaluation, where the last two take the nearest."""
 
-    def grid_for(self, signed: bool) -> IntegerGrid:
+    def grid_for(self, *, signed: bool) -> IntegerGrid:
         """Return the grid; where it is `auto`, by whether any value is negative."""
         kind = self.grid
         if kind == "auto":
-            kind = "full" if signed and self.range.name != "half_normal" else "unsigned"
+            kind = "full" if signed and not self.of_range.unsigned else "unsigned"
         if self.bits == 1 and kind != "unsigned":
             kind = "mid_rise"
         return IntegerGrid(self.bits, kind)
@@ -153,10 +168,11 @@ class ActivationQuantization(TensorQuantization):
             found.append(("grid", "mid_rise inputs have 1 bit; use full for more"))
         if self.grid == "asymmetric":
             found += self._asymmetric_problems()
-        if self.range.name == "half_normal" and self.grid not in ("auto", "unsigned"):
-            found.append(("range", "half_normal is for grid: unsigned"))
-        if self.range.name == "he_uniform":
-            found.append(("range", "he_uniform is for weights; use learned or ema_min_max"))
+        if self.of_range.unsigned and self.grid not in ("auto", "unsigned"):
+            found.append(("range", f"{self.range.name} is for grid: unsigned"))
+        if not self.of_range.serves("activations"):
+            use = f"use {either(RECOMMENDED['activations'])}"
+            found.append(("range", f"{self.range.name} is for weights; {use}"))
         if self.place == "relu_outputs" and self.grid not in ("auto", "unsigned"):
             found.append(("place", "relu_outputs needs grid: auto or unsigned"))
         if self.rounding == "ceil":
@@ -167,8 +183,9 @@ class ActivationQuantization(TensorQuantization):
 
     def _asymmetric_problems(self) -> list[Problem]:
         found: list[Problem] = []
-        if self.range.name not in ("ema_min_max", "min_max", "learned"):
-            why = "asymmetric needs range: ema_min_max, min_max or learned, which find a zero point"
+        if not self.of_range.zero_point:
+            finding = either(_ranges_with_zero_point())
+            why = f"asymmetric needs range: {finding}, which find a zero point"
             found.append(("grid", why))
         if self.bits == 1:
             found.append(("grid", "asymmetric takes 2 bits or more; use unsigned for {0, 1}"))
@@ -179,7 +196,7 @@ class ActivationQuantization(TensorQuantization):
 
     def _ceil_problems(self) -> list[Problem]:
         found: list[Problem] = []
-        fitting = ["identity", "straight_through", *RELU_FAMILY.names()]
+        fitting = _estimators_for_ceil()
         name = "" if self.estimator is None else self.estimator.name
         if name and name not in fitting and not is_users(name):
             why = f"{name} has its thresholds at half-integers, ceil at integers"
@@ -187,3 +204,18 @@ class ActivationQuantization(TensorQuantization):
         if self.bits == 1 and self.grid_for(signed=True).kind != "unsigned":
             found.append(("rounding", "ceil with 1 bit needs grid: unsigned, {0, 1}"))
         return found
+
+
+def _ranges_with_zero_point() -> list[str]:
+    """Return the ranges for the asymmetric grid: those that follow first, those learned last."""
+    facts = {name: RANGES.facts(name) for name in RANGES.names()}
+    found = [name for name in facts if facts[name].zero_point and facts[name].serves("activations")]
+    return sorted(found, key=lambda n: (facts[n].learns is not None, not facts[n].follows))
+
+
+def _estimators_for_ceil() -> list[str]:
+    """Return qtool's estimators that serve ceil: those of any grid by name, then the others."""
+    facts = {name: ESTIMATORS.facts(name) for name in ESTIMATORS.names()}
+    found = [name for name in facts if facts[name].serves_ceil]
+    any_grid = sorted(name for name in found if facts[name].family == "any grid")
+    return any_grid + [name for name in found if name not in any_grid]

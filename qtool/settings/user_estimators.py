@@ -1,18 +1,19 @@
 """A user's own gradient estimator: a function in a Python file beside the recipe.
 
 It is named `FILE.py:FUNCTION`, has the signature of every other estimator, and stands in
-ESTIMATORS under that name once it is loaded. What goes wrong in it is shown as the user's, with
-its file and line.
+ESTIMATORS under that name once it is loaded. A recipe names a file beside it; who calls qtool from
+Python, where nothing lies beside, gives the file's absolute path. What goes wrong in an estimator
+is shown as the user's, with its file and line.
 """
 
 import functools
 import hashlib
 import inspect
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import CodeType
-from typing import Any
+from types import CodeType, FunctionType
+from typing import NamedTuple
 
 import torch
 from pydantic import TypeAdapter
@@ -20,19 +21,29 @@ from torch import Tensor
 
 from qtool.errors import RecipeError
 from qtool.numerics.estimators import ESTIMATORS, Bound
-from qtool.problems import did_you_mean
+from qtool.problems import Problem, did_you_mean, report
 
 SIGNATURE = "(grad, u, low, high, *, parameter=1.0)"
 _SOURCES: dict[str, Path] = {}
 
 
+class Use(NamedTuple):
+    """A user's estimator where a quantization section asks for it."""
+
+    place: str  # dotted, such as quantization.weights.estimator
+    name: str
+    params: dict[str, object]
+
+
 def is_users(name: str) -> bool:
     """Tell whether a name has the form FILE.py:FUNCTION."""
-    file, colon, function = name.partition(":")
+    file, colon, function = name.rpartition(":")
+    if ":" in file and not Path(file).is_absolute():
+        return False
     return bool(colon) and file.endswith(".py") and function.isidentifier()
 
 
-def load_estimator(name: str, folder: Path, params: dict[str, Any] | None = None) -> None:
+def load_estimator(name: str, folder: Path, params: Mapping[str, object] | None = None) -> None:
     """Put the function that `name` stands for into ESTIMATORS, after a first trial of it.
 
     Args:
@@ -43,11 +54,40 @@ def load_estimator(name: str, folder: Path, params: dict[str, Any] | None = None
     Raises:
         RecipeError: If there is no such file or function, or it is no estimator.
     """
-    file, _, function_name = name.partition(":")
-    path = folder / file
+    file = name.rpartition(":")[0]
     if Path(file).name != file:
         raise RecipeError(f"{name}: give the name of a file beside the recipe, without folders")
-    function = _read(path, function_name)
+    _load(name, folder / file, params or {}, "an estimator lies beside its recipe")
+
+
+def load_by_absolute_paths(quantization: object) -> None:
+    """Put a section's users' estimators into ESTIMATORS that are not there, from absolute paths.
+
+    Args:
+        quantization: the section as plain data, given from Python: nothing lies beside it.
+
+    Raises:
+        RecipeError: Lists every name whose path is relative, with the absolute one; or as
+            `load_estimator`.
+    """
+    missing = [use for use in used_by(quantization) if use.name not in ESTIMATORS]
+    found: list[Problem] = []
+    for place, name, _ in missing:
+        file, _, function_name = name.rpartition(":")
+        if not Path(file).is_absolute():
+            right = f"{Path(file).absolute()}:{function_name}"
+            why = f"{name} is a relative path; from Python give the absolute one, {right}"
+            found.append((place, why))
+    if found:
+        raise report("quantization", [(p.removeprefix("quantization."), why) for p, why in found])
+    for _, name, params in missing:
+        _load(name, Path(name.rpartition(":")[0]), params, "give the path of a Python file")
+
+
+def _load(name: str, path: Path, params: Mapping[str, object], advice: str) -> None:
+    """Read, check and try a function, and put it into ESTIMATORS."""
+    function_name = name.rpartition(":")[2]
+    function = _read(path, function_name, advice)
     problem = _signature_problem(function)
     if problem:
         raise RecipeError(f"{path}:{_line(function)}: {function_name} {problem}")
@@ -58,7 +98,7 @@ def load_estimator(name: str, folder: Path, params: dict[str, Any] | None = None
     ESTIMATORS.add(_guarded(function, path, signature), name)
     _SOURCES[name] = path.resolve()
     accepted = ESTIMATORS.parameters(name)
-    numbers = {k: v for k, v in (params or {}).items() if isinstance(v, int | float)}
+    numbers = {k: v for k, v in params.items() if isinstance(v, int | float)}
     given = {k: v for k, v in numbers.items() if k in accepted}
     if all(p.default is not p.empty or k in given for k, p in accepted.items()):
         u = torch.linspace(-3.0, 3.0, 24)
@@ -68,22 +108,23 @@ def load_estimator(name: str, folder: Path, params: dict[str, Any] | None = None
         ESTIMATORS[name](torch.ones_like(u), u, *bounds, **given)
 
 
-def used_by(quantization: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield place, name and parameters of each user's estimator in a quantization section."""
+def used_by(quantization: object) -> Iterator[Use]:
+    """Yield each use of a user's estimator in a quantization section, which may be wrong."""
     if not isinstance(quantization, dict):
         return
     overrides = quantization.get("overrides")
-    places = [("", quantization)]
+    places: list[tuple[str, object]] = [("", quantization)]
     if isinstance(overrides, list):
         places += [(f"overrides.{index}.", item) for index, item in enumerate(overrides)]
     for place, item in places:
         for side in ("weights", "activations"):
             inner = item.get(side) if isinstance(item, dict) else None
             chosen = inner.get("estimator") if isinstance(inner, dict) else None
-            params = dict(chosen) if isinstance(chosen, dict) else {"name": chosen}
-            name = params.pop("name", None)
+            own: dict[str, object] = chosen if isinstance(chosen, dict) else {"name": chosen}
+            name = own.get("name")
             if isinstance(name, str) and is_users(name):
-                yield f"quantization.{place}{side}.estimator", name, params
+                params = {key: value for key, value in own.items() if key != "name"}
+                yield Use(f"quantization.{place}{side}.estimator", name, params)
 
 
 def source_of(name: str) -> Path:
@@ -91,21 +132,21 @@ def source_of(name: str) -> Path:
     return _SOURCES[name]
 
 
-def source_hashes(quantization: dict[str, Any]) -> dict[str, str]:
+def source_hashes(quantization: object) -> dict[str, str]:
     """Return file name -> SHA-256 of the source of each user's estimator in a section."""
     files = {source_of(name) for _, name, _ in used_by(quantization) if name in _SOURCES}
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
 
 
-def _read(path: Path, function_name: str) -> Callable[..., Any]:
-    """Run the file and return its function."""
+def _read(path: Path, function_name: str, advice: str) -> FunctionType:
+    """Run the file and return its function; `advice` is for a file that is not there."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such file; an estimator lies beside its recipe") from error
+        raise RecipeError(f"{path}: no such file; {advice}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
-    namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    namespace: dict[str, object] = {"__name__": path.stem, "__file__": str(path)}
     try:
         code: CodeType = compile(text, str(path), "exec")
     except (SyntaxError, ValueError) as error:
@@ -123,7 +164,7 @@ def _read(path: Path, function_name: str) -> Callable[..., Any]:
     return found
 
 
-def _signature_problem(function: Callable[..., Any]) -> str:
+def _signature_problem(function: FunctionType) -> str:
     """Return what is wrong with a function's signature, or ""."""
     parameters = list(inspect.signature(function).parameters.values())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -134,7 +175,7 @@ def _signature_problem(function: Callable[..., Any]) -> str:
     return ""
 
 
-def _with_types(function: Callable[..., Any]) -> inspect.Signature:
+def _with_types(function: FunctionType) -> inspect.Signature:
     """Return a function's signature; a parameter of its own that has no type is a number.
 
     Raises:
@@ -157,12 +198,12 @@ def _with_types(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def _guarded(
-    function: Callable[..., Any], path: Path, signature: inspect.Signature
+    function: FunctionType, path: Path, signature: inspect.Signature
 ) -> Callable[..., Tensor]:
     """Return the function with its errors, and what it returns, blamed on its file and line."""
 
     @functools.wraps(function)
-    def guarded(grad: Tensor, u: Tensor, low: Bound, high: Bound, **params: Any) -> Tensor:
+    def guarded(grad: Tensor, u: Tensor, low: Bound, high: Bound, **params: object) -> Tensor:
         try:
             versions = grad._version, u._version
             result = function(grad, u, low, high, **params)
@@ -191,5 +232,5 @@ def _users_error(path: Path, error: BaseException) -> RecipeError:
     return RecipeError(f"{place}: {type(error).__name__}: {reason}")
 
 
-def _line(function: Callable[..., Any]) -> int:
+def _line(function: FunctionType) -> int:
     return function.__code__.co_firstlineno

@@ -16,7 +16,6 @@ import torch
 from qtool.errors import InputError
 from qtool.problems import report
 from qtool.quantizers.layers import QUANT_TYPES
-from qtool.quantizers.weights import GIVEN
 from qtool.recipe.recipe import Recipe
 from qtool.runs import build
 from qtool.settings.section import check
@@ -141,7 +140,7 @@ def why_not(settings: WeightQuantization) -> tuple[str, str] | None:
     if settings.blend is not None:
         why = "a blend passes gradients by its alpha, not by an estimator; choose an estimator"
         return "blend", why
-    if settings.range.name not in GIVEN:
+    if not settings.of_range.given:
         why = (
             f"{settings.range.name} moves in training, and the weights would have to move with it; "
             f"choose he_uniform, or {{name: fixed, scale: ...}}"

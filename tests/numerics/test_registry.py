@@ -1,6 +1,8 @@
 """Tables of choices and strict sections: every mistake is named, and all of them at once."""
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pytest
@@ -9,7 +11,7 @@ from pydantic import Field
 from qtool.errors import RecipeError
 from qtool.problems import ProblemsError, did_you_mean
 from qtool.registry import Registry
-from qtool.settings.section import Choice, Section, check, finite, in_registry
+from qtool.settings.section import Checked, Choice, Section, check, finite, in_registry
 
 FRUITS: Registry[Any] = Registry("fruit")
 
@@ -196,14 +198,88 @@ def test_a_section_cannot_be_changed() -> None:
 
 
 def test_a_choice_may_be_checked_by_more_than_its_registry() -> None:
-    def take_basket(name: str, params: dict[str, Any]) -> list[tuple[str, str]]:
-        return [("basket", f"{name} has none")] if params.pop("basket", 0) else []
+    def check_basket(name: str, params: Mapping[str, object]) -> Checked:
+        found = [("basket", f"{name} has none")] if params.get("basket") else []
+        return Checked(found, {key: value for key, value in params.items() if key != "basket"})
 
     class Shop(Section):
-        fruit: Annotated[Choice, in_registry(FRUITS, also=take_basket)]
+        fruit: Annotated[Choice, in_registry(FRUITS, also=check_basket)]
 
     with pytest.raises(RecipeError, match=r"1 problem\n  fruit\.basket: cherry has none"):
         check(Shop, {"fruit": {"name": "cherry", "basket": 1}}, "shop")
+
+
+def test_a_check_leaves_what_it_checks_as_it_was() -> None:
+    seen: list[Mapping[str, object]] = []
+
+    def look(name: str, params: Mapping[str, object]) -> Checked:
+        seen.append(params)
+        return Checked([], {"count": 2})
+
+    class Shop(Section):
+        fruit: Annotated[Choice, in_registry(FRUITS, also=look)]
+
+    data = {"fruit": {"name": "apple", "basket": 1}}
+    assert check(Shop, data, "shop").fruit.params == {"basket": 1}
+    assert (data, seen) == ({"fruit": {"name": "apple", "basket": 1}}, [{"basket": 1}])
+
+
+@dataclass(frozen=True, kw_only=True)
+class NutFacts:
+    """What is true of a nut."""
+
+    salted: bool = False
+    shells: int = 1
+
+
+def nuts() -> Any:
+    table = Registry[Callable[..., int]]("nut").with_facts(NutFacts)
+
+    @table.add
+    def hazel(bowl: int, *, size: int = 3) -> int:
+        return bowl + size
+
+    @table.add(salted=True, shells=0)
+    def peanut(bowl: int, *, size: int) -> int:
+        return bowl - size
+
+    return table
+
+
+def test_a_member_says_in_its_decorator_what_is_true_of_it() -> None:
+    table = nuts()
+    assert table.names() == ["hazel", "peanut"]
+    assert table.facts("hazel") == NutFacts()
+    assert table.facts("peanut") == NutFacts(salted=True, shells=0)
+    assert table.build("hazel", size=4)(1) == 5
+    assert (table["peanut"](1, size=4), list(table.parameters("peanut"))) == (-3, ["size"])
+
+
+def test_the_usual_is_true_of_a_member_that_is_not_listed_or_has_another_name() -> None:
+    table = nuts()
+    assert table.facts("cashew") == NutFacts()
+    assert table.add(table["peanut"], "a.py:peanut") is table["peanut"]
+    assert table.facts("a.py:peanut") == NutFacts()
+    del table._members["peanut"]
+    assert table.facts("peanut") == NutFacts()
+
+
+def test_a_fact_that_the_table_does_not_know_is_a_mistake() -> None:
+    with pytest.raises(TypeError, match="sweet"):
+        nuts().add(sweet=True)
+
+
+def test_another_table_is_included_with_what_is_true_of_all_of_it() -> None:
+    table = nuts()
+    table.include(FRUITS, salted=True)
+    assert table.names() == ["hazel", "peanut", "apple", "banana", "cherry"]
+    assert table.facts("banana") == NutFacts(salted=True)
+    assert table["cherry"] is cherry
+
+
+def test_values_are_those_given_and_else_the_defaults() -> None:
+    assert FRUITS.values("apple", {"count": 7}) == {"weight": 1.5, "count": 7, "color": "red"}
+    assert FRUITS.values("banana", {}) == {}
 
 
 def test_several_problems_read_as_one_sentence_too() -> None:

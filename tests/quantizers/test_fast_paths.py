@@ -45,7 +45,7 @@ def reference(
     g_x = estimator(widen(g), u, low, high)
     inner = g_x if rule == "chain_rule" else widen(g) * ((u >= low) & (u <= high))
     learnt = g.double() * x_hat.double() - inner.double() * x.double()
-    if rule == "pact":
+    if rule == "clip":
         learnt = (g.double() - inner.double()) * x_hat.double()
     g_scale = learnt.sum_to_size(scale.shape) / scale.double() * factor
     return x_hat, g_x, g_scale
@@ -75,7 +75,7 @@ def check(
 EACH = [
     (name, rule, grid)
     for name in ESTIMATORS.names()
-    for rule in ("lsq", "chain_rule", "pact")
+    for rule in ("lsq", "chain_rule", "clip")
     for grid in (NARROW, UNSIGNED, MID_RISE, ONE_BIT)
     if grid is ONE_BIT or name not in SIGN_FAMILY
 ]

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import qtool
 from qtool.errors import RecipeError
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.grid import IntegerGrid
@@ -57,6 +59,9 @@ def refusal(folder: Path, text: str, function: str = "soft", **params: Any) -> s
         ("my.py", False),
         ("my:soft", False),
         ("straight_through", False),
+        ("/a/my.py:soft", True),
+        ("/a:b/my.py:soft", True),
+        ("a:my.py:soft", False),
     ],
 )
 def test_a_users_estimator_is_known_by_its_name(name: str, users: bool) -> None:
@@ -273,3 +278,69 @@ def test_two_functions_of_one_file_have_one_hash(tmp_path: Path) -> None:
     before = source_hashes(section)
     (tmp_path / "my.py").write_text(text + "\n")
     assert source_hashes(section) != before
+
+
+def section(*names: Any) -> dict[str, Any]:
+    """Return a quantization section whose sides, and an override, take these estimators."""
+    weights, inputs, override = (*names, *["identity"] * 3)[:3]
+    return {
+        "weights": {"bits": 4, "estimator": weights},
+        "activations": {"bits": 4, "estimator": inputs},
+        "overrides": [{"match": "0", "weights": {"estimator": override}}],
+    }
+
+
+def test_from_python_an_estimator_is_named_by_its_absolute_path(tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text(SOFT)
+    name = f"{tmp_path / 'my.py'}:soft"
+    chosen = {"name": name, "strength": 0.5}
+    model = nn.Sequential(nn.Linear(3, 2, bias=False))
+    layer = qtool.prepare(model, section("identity", "identity", chosen))[0]
+    plain = qtool.prepare(model, section())[0]
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    for made in (layer, plain):
+        made(x).sum().backward()
+    assert torch.equal(layer.weight.grad, 0.5 * plain.weight.grad)
+    assert list(source_hashes(section(name))) == ["my.py"]
+
+
+def test_from_python_a_relative_path_is_refused_with_the_absolute_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my.py").write_text(SOFT)
+    monkeypatch.chdir(tmp_path)
+    names = "my.py:soft", {"name": "my.py:soft", "strength": 2.0}, "in/my.py:hard"
+    with pytest.raises(RecipeError) as caught:
+        qtool.prepare(nn.Linear(3, 2), section(*names))
+    says = "is a relative path; from Python give the absolute one"
+    assert str(caught.value).splitlines() == [
+        "quantization: 3 problems",
+        f"  weights.estimator: my.py:soft {says}, {tmp_path}/my.py:soft",
+        f"  activations.estimator: my.py:soft {says}, {tmp_path}/my.py:soft",
+        f"  overrides.0.weights.estimator: in/my.py:hard {says}, {tmp_path}/in/my.py:hard",
+    ]
+    assert "my.py:soft" not in ESTIMATORS
+
+
+def test_from_python_an_estimator_that_a_recipe_has_loaded_is_known_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = load(tmp_path, SOFT)
+    monkeypatch.chdir(tmp_path.parent)
+    made = qtool.prepare(nn.Sequential(nn.Linear(3, 2)), section("identity", "identity", name))
+    assert "4 bits, narrow, learned, my.py:soft" in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [(None, ": no such file; give the path of a Python file"), ("x = 1", ": has no function soft")],
+)
+def test_from_python_a_mistake_is_shown_with_the_users_file_too(
+    text: str | None, why: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        qtool.prepare(nn.Linear(3, 2), section(f"{path}:soft"))
+    assert str(caught.value) == f"{path}{why}"
