@@ -9,6 +9,7 @@ from torch import nn
 
 import qtool
 from qtool.conversion import to_integer
+from qtool.conversion.proof import prove
 from qtool.conversion.to_integer import round_biases
 from qtool.errors import ConversionError, InputError
 from qtool.integer.file import load_integer, read_about, save_integer
@@ -198,6 +199,25 @@ def test_a_bias_too_large_for_int32_stays_float_and_is_listed():
     assert layer.spec.rewritten == 0
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0.9, "int32"), (1.1, "float32")])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_bias_leaves_room_in_int32_for_all_products(share, kept, sign):
+    net = nn.Sequential(nn.Linear(40_000, 1))
+    nn.init.ones_(net[0].weight)
+    nn.init.zeros_(net[0].bias)
+    activations = {"bits": 8, "grid": "unsigned", "range": "absmax"}
+    section = quantization(8, range="absmax") | {"activations": activations}
+    x = torch.ones(1, 40_000)
+    step = integer_layers(qtool.convert(qtool.prepare(net, section, x).eval()))["0"].bias_scale
+    products = 40_000 * 127 * 255  # more than half of what int32 holds
+    with torch.no_grad():
+        net[0].bias.copy_(sign * step * (2**31 - 1 - products / share))
+    layer = integer_layers(qtool.convert(qtool.prepare(net, section, x).eval()))["0"]
+
+    assert layer.spec.bias == kept
+    assert ("int32" in layer.spec.unfused) == (kept == "float32")
+
+
 def test_a_blend_that_is_not_done_is_refused_by_name():
     blend = {"name": "cubic", "start": 0.0, "stop": 1.0, "window": [0.0, 0.8]}
     model = prepared(quantization(range="absmax", blend=blend))
@@ -276,6 +296,23 @@ def test_the_proof_catches_a_wrong_fold(monkeypatch):
     monkeypatch.setattr(to_integer, "fold_batch_norm", wrong)
     with pytest.raises(ConversionError, match="conv1: the integer layer's output differs"):
         qtool.convert(prepared())
+
+
+@pytest.mark.parametrize("grid", ["narrow", "mid_rise"])
+@torch.no_grad()
+def test_the_proof_catches_codes_off_their_grid_where_no_output_tells(grid):
+    model = prepared(quantization(3, grid))
+    round_biases(model)
+    integer = qtool.convert(model)
+    prove(model, integer, [IMAGES])
+    layer = integer_layers(integer)["conv2"]
+    layer.codes *= 3  # odd codes stay odd
+    layer.bias *= 3
+    layer.weight_scale /= 3
+
+    torch.testing.assert_close(integer(IMAGES), qtool.convert(model)(IMAGES))
+    with pytest.raises(ConversionError, match="conv2: a code lies outside its grid"):
+        prove(model, integer, [IMAGES])
 
 
 def test_a_saved_integer_model_comes_back_bit_for_bit(tmp_path):

@@ -158,6 +158,20 @@ def test_a_weight_that_oscillates_too_often_is_frozen_at_its_mean_code() -> None
     assert made(torch.zeros(2, 2))[0, 0] == round(average) * 0.5
 
 
+@pytest.mark.parametrize(
+    "codes", [[2, 3, 3, 2], [3, 2, 2, 3], [-2, -3, -3, -2], [-3, -2, -2, -3]], ids=str
+)
+def test_a_mean_code_between_two_is_the_nearer_one(codes: list[int]) -> None:
+    tracker = OscillationTracker(torch.zeros(1, 1), 0.25)
+    for code in codes:
+        watch(tracker, torch.full((1, 1), float(code)), ONE, NARROW, 0.2)
+    assert tracker.frozen.all()
+    _, average, _ = by_hand(codes, 0.25)
+    nearest = min((-3, -2, 2, 3), key=lambda code: abs(code - average))
+    held = tracker.hold(torch.zeros(1, 1), ONE * 0.5, NARROW)
+    assert held.item() == nearest * 0.5
+
+
 def test_a_frozen_weight_stays_whatever_the_latent_weight_does() -> None:
     made, weight = frozen_quantizer()
     held = made(weight)[0, 0].detach()
