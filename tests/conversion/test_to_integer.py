@@ -186,6 +186,19 @@ def test_a_dead_channel_becomes_its_bias_alone():
     torch.testing.assert_close(layer(IMAGES)[:, 2].mean(), beta, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.7, -0.7, 1e-30])
+def test_a_dead_channel_gives_its_bias_whatever_that_is(beta):
+    net = float_net()
+    with torch.no_grad():
+        net.bn1.weight[2], net.bn1.bias[2] = 0.0, beta
+    layer = integer_layers(qtool.convert(prepared(net=net)))["conv1"]
+
+    assert layer.spec.bias == "int32"
+    assert layer.weight_scale[2] > 0
+    given = layer(IMAGES)[:, 2]
+    torch.testing.assert_close(given, torch.full_like(given, beta), rtol=1e-6, atol=1e-12)
+
+
 def test_a_bias_too_large_for_int32_stays_float_and_is_listed():
     net, section = float_net(), quantization(activations=8, range="absmax")
     nn.init.ones_(net.conv1.weight)  # every code is 7, so that the weights do matter
@@ -201,13 +214,14 @@ def test_a_bias_too_large_for_int32_stays_float_and_is_listed():
 
 @pytest.mark.parametrize(("share", "kept"), [(0.9, "int32"), (1.1, "float32")])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_bias_leaves_room_in_int32_for_all_products(share, kept, sign):
+@pytest.mark.parametrize(("inputs", "grid"), [(1.0, "unsigned"), (-1.0, "asymmetric")])
+def test_a_bias_leaves_room_in_int32_for_all_products(share, kept, sign, inputs, grid):
     net = nn.Sequential(nn.Linear(40_000, 1))
     nn.init.ones_(net[0].weight)
     nn.init.zeros_(net[0].bias)
-    activations = {"bits": 8, "grid": "unsigned", "range": "absmax"}
-    section = quantization(8, range="absmax") | {"activations": activations}
-    x = torch.ones(1, 40_000)
+    section = quantization(8, range="absmax")
+    section["activations"] = {"bits": 8, "grid": grid, "range": "ema_min_max"}
+    x = torch.full((1, 40_000), inputs)
     step = integer_layers(qtool.convert(qtool.prepare(net, section, x).eval()))["0"].bias_scale
     products = 40_000 * 127 * 255  # more than half of what int32 holds
     with torch.no_grad():

@@ -312,6 +312,20 @@ def test_agreement_counts_images_by_hand():
     assert found["max_abs_difference"] == 2.0
 
 
+def test_an_image_is_clear_from_a_tenth_of_the_standard_deviation_on():
+    logits = np.array([[8.0, 8.0], [-4.0, -4.0], [5.0, 5.0], [-9.0, -9.0]])
+    tenth = 0.1 * np.std(logits, ddof=1)
+    logits[:, 1] -= tenth * np.array([0.95, 1.05, 1.95, 0.0])
+    expected = torch.from_numpy(logits)
+    flipped = expected.clone()
+    flipped[[0, 3]] = expected.flip(1)[[0, 3]]  # the two that are not clear
+
+    found = gate.agreement(expected, flipped)
+    assert found["clear_share"] == 0.5
+    assert found["clear_agreement"] == 1.0
+    assert gate.agreement(expected, expected.flip(1))["clear_agreement"] == 0.0
+
+
 def test_weights_of_8_bits_are_named_as_what_may_be_behind_a_disagreement():
     narrow = [7, None]
 
