@@ -1,0 +1,165 @@
+"""Faults planted on purpose: each must make the tests fail that are there to notice it.
+
+A patch replaces a piece of code that stands once in the package, wherever that is, so it outlives
+moves. One that no longer applies fails and says so: write it anew for the code as it is now. To
+add one, plant the fault by hand first and see that nothing notices; then write the test that does.
+
+    pytest -m slow tests/mutants
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+TO_INTEGER = "tests/conversion/test_to_integer.py::test_"
+SUMS = "tests/integer/test_sums.py::test_"
+WHOLE = "tests/files/test_whole.py::test_"
+FREEZING = "tests/quantizers/test_oscillation.py::test_"
+STATISTICS = "tests/comparison/test_statistics.py::test_"
+EXPORT = "tests/export/test_export.py::test_"
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A planted fault: `old` becomes `new`, and each test of `killers` must fail."""
+
+    old: str
+    new: str
+    killers: tuple[str, ...]
+
+
+PATCHES = {
+    "room for sums in int32 dropped": Patch(
+        "bias.abs() / steps + sums > INT32_MAX",
+        "bias.abs() / steps > INT32_MAX",
+        (TO_INTEGER + "a_bias_leaves_room_in_int32_for_all_products",),
+    ),
+    "only the upper end of the input counted in that room": Patch(
+        "reach = max(abs(grid.code_min - zero), abs(grid.code_max - zero))",
+        "reach = abs(grid.code_max - zero)",
+        (TO_INTEGER + "a_bias_leaves_room_in_int32_for_all_products",),
+    ),
+    "a scale of zero where a dead channel has no bias": Patch(
+        "bias.abs().clamp_min(1e-12)",
+        "bias.abs()",
+        (TO_INTEGER + "a_dead_channel_gives_its_bias_whatever_that_is",),
+    ),
+    "the bias of a dead channel beyond int32": Patch(
+        "(input_scale.double() * 2**30)",
+        "(input_scale.double() * 2**31)",
+        (TO_INTEGER + "a_dead_channel_gives_its_bias_whatever_that_is",),
+    ),
+    "grid membership unchecked in the proof": Patch(
+        "and not grid.contains(layer.codes)",
+        "and False",
+        (TO_INTEGER + "the_proof_catches_codes_off_their_grid_where_no_output_tells",),
+    ),
+    "floor for round in freezing": Patch(
+        "torch.where(new, self.average.round(), self.average)",
+        "torch.where(new, self.average.floor(), self.average)",
+        (FREEZING + "a_mean_code_between_two_is_the_nearer_one",),
+    ),
+    "fsync removed": Patch(
+        "os.fsync(file.fileno())",
+        "pass",
+        (WHOLE + "what_takes_the_place_of_a_file_lies_on_the_disk_already",),
+    ),
+    "temporary name without the process": Patch(
+        'f".{path.name}.{os.getpid()}.tmp"',
+        'f".{path.name}.tmp"',
+        (WHOLE + "two_processes_that_write_one_file_do_not_disturb_each_other",),
+    ),
+    "float32 trusted beyond its integers": Patch(
+        "EXACT_FLOAT32 = 2**24",
+        "EXACT_FLOAT32 = 2**26",
+        (SUMS + "sums_that_float32_cannot_hold_are_exact",),
+    ),
+    "bias left out of the largest sum": Patch(
+        "sums = sums + self.bias.to(torch.int64).abs()",
+        "pass",
+        (
+            SUMS + "sums_that_float32_cannot_hold_are_exact",
+            SUMS + "the_largest_sum_is_that_of_the_worst_input",
+        ),
+    ),
+    "only the upper end of the input counted in the largest sum": Patch(
+        "max(abs(self.spec.input.code_min - zero), abs(self.spec.input.code_max - zero))",
+        "abs(self.spec.input.code_max - zero)",
+        (SUMS + "the_largest_sum_is_that_of_the_worst_input",),
+    ),
+    "Holm's procedure without its steps": Patch(
+        "(1 - CONFIDENCE) / (len(tests) - k)",
+        "(1 - CONFIDENCE) / len(tests)",
+        (STATISTICS + "holm_s_procedure_is_that_of_the_published_example",),
+    ),
+    "images clear from a fifth of sigma on": Patch(
+        ">= 0.1 * sigma",
+        ">= 0.2 * sigma",
+        (EXPORT + "an_image_is_clear_from_a_tenth_of_the_standard_deviation_on",),
+    ),
+}
+
+
+def place_of(patch: Patch, package: Path) -> Path:
+    """Return the one file of a package that a patch applies to."""
+    texts = {path: path.read_text() for path in sorted(package.rglob("*.py"))}
+    places = [path for path, text in texts.items() for _ in range(text.count(patch.old))]
+    where = ", ".join(str(path.relative_to(package)) for path in places) or "none"
+    assert len(places) == 1, f"no longer applies: places with {patch.old!r}: {where}"
+    return places[0]
+
+
+def run(tree: Path, tests: Iterable[str]) -> tuple[int, set[str], str]:
+    """Run tests of a tree; return pytest's exit code, the names of those that fail, its output."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-rfE", "--tb=short"]
+    ended = subprocess.run(
+        [*command, "-p", "no:cacheprovider", *tests],
+        cwd=tree,
+        env=kept | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    failed = re.findall(r"^FAILED ([^\s\[]+)", ended.stdout, flags=re.MULTILINE)
+    return ended.returncode, set(failed), ended.stdout + ended.stderr
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what the tests need, to plant faults in."""
+    for name in ("qtool", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_a_patch_applies_in_one_place(name: str) -> None:
+    assert place_of(PATCHES[name], ROOT / "qtool").suffix == ".py"
+
+
+@pytest.mark.slow
+def test_without_a_fault_the_tests_pass(tree: Path) -> None:
+    code, failed, said = run(tree, {name for patch in PATCHES.values() for name in patch.killers})
+    assert (code, failed) == (0, set()), said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PATCHES)
+def test_a_planted_fault_dies(tree: Path, name: str) -> None:
+    patch = PATCHES[name]
+    place = place_of(patch, tree / "qtool")
+    place.write_text(place.read_text().replace(patch.old, patch.new))
+    code, failed, said = run(tree, patch.killers)
+    assert code == pytest.ExitCode.TESTS_FAILED, said
+    assert failed == set(patch.killers), said
