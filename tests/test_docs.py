@@ -1,109 +1,221 @@
-"""README, the changelog and the code say the same."""
+"""The documents, the changelog and the code say the same."""
 
 import re
+import shlex
+from functools import cache
 from pathlib import Path
+from typing import get_args
 
+import onnx
 import pytest
-from pydantic import BaseModel
+import torch
+import yaml
 
 from qtool import __version__
-from qtool.cli import app
-from qtool.cli.compare import compare_app
-from qtool.data.datasets import DATASETS
-from qtool.export.targets.target import TARGETS
-from qtool.models.papers import MODELS
-from qtool.numerics.estimators import ESTIMATORS
-from qtool.numerics.ranges import RANGES
-from qtool.numerics.roundings import ROUNDINGS
-from qtool.numerics.schedules import SCHEDULES
-from qtool.recipe.recipe import Data, Model, Recipe, Training
-from qtool.settings.quantization import Override, Quantization
-from qtool.settings.tensors import (
-    ActivationQuantization,
-    Freezing,
-    WeightQuantization,
-)
-from qtool.training.losses import LOSSES
-from qtool.training.optimizers import OPTIMIZERS
+from qtool.export.targets.onnxruntime import open_session
+from qtool.numerics.grid import Kind
+from qtool.recipe import Recipe
+from qtool.settings.section import check
+from qtool.settings.user_estimators import load_estimator
+from tests import docs
+from tests import self_description as said
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+ROOT = said.ROOT
+TEXTS = {path: path.read_text() for path in docs.DOCUMENTS}
+README = TEXTS[ROOT / "README.md"]
+RECIPES = TEXTS[ROOT / "recipes" / "README.md"]
+NUMERICS = TEXTS[ROOT / "qtool" / "numerics" / "README.md"]
+EXPORT = TEXTS[ROOT / "qtool" / "export" / "README.md"]
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
-LAYOUT = re.findall(r"[├└]── (\S+)", README)
-MODULES = [
-    path.relative_to(ROOT / "qtool")
-    for path in sorted((ROOT / "qtool").rglob("*.py"))
-    if not path.name.startswith("__")
-]
-REGISTRIES = (
-    *(ESTIMATORS, ROUNDINGS, SCHEDULES, RANGES),
-    *(DATASETS, MODELS, LOSSES, OPTIMIZERS, TARGETS),
-)
-SECTIONS: dict[str, type[BaseModel]] = {
-    "": Recipe,
-    "model.": Model,
-    "data.": Data,
-    "quantization.": Quantization,
-    "quantization.weights.": WeightQuantization,
-    "quantization.weights.freezing.": Freezing,
-    "quantization.activations.": ActivationQuantization,
-    "quantization.overrides[].": Override,
-    "training.": Training,
-}
-KEYS = [
-    (f"{prefix}{key}", field)
-    for prefix, section in SECTIONS.items()
-    for key, field in section.model_fields.items()
-    if f"{prefix}{key}." not in SECTIONS and f"{prefix}{key}[]." not in SECTIONS
-]
-COMMANDS = {f"qtool {c.callback.__name__}": c for c in app.registered_commands if c.callback} | {
-    f"qtool compare {c.name}": c for c in compare_app.registered_commands
+ROOMS = sorted(path.parent for path in (ROOT / "qtool").rglob("*/__init__.py"))
+COMMANDS = said.commands()
+# which document is the reference of which table
+REFERENCES = {
+    title: {"targets": EXPORT, "estimators": NUMERICS}.get(title, RECIPES) for title in docs.TABLES
 }
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_every_module_is_in_the_layout(module):
-    assert module.name in LAYOUT
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("name", sorted(set(LAYOUT)))
-def test_every_name_in_the_layout_exists(name):
-    assert list((ROOT / "qtool").rglob(name.rstrip("/"))) or (ROOT / name).exists()
+def fenced(text: str, kind: str = "") -> list[str]:
+    """Return the code blocks of a document that are marked as of one kind."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("name", [name for registry in REGISTRIES for name in registry.names()])
-def test_every_choice_is_documented(name):
-    assert f"`{name}`" in README
+# Generated blocks
 
 
-@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda r: r.family)
-def test_every_parameter_of_a_choice_is_documented(registry):
-    for name in registry.names():
-        for parameter in registry.parameters(name):
-            assert re.search(rf"`{parameter}[`:=]", README), f"{name}: {parameter}"
+@pytest.mark.parametrize("path", TEXTS, ids=relative)
+def test_every_generated_block_is_current(path):
+    assert docs.written(TEXTS[path]) == TEXTS[path], "run: python -m tests.docs --write"
 
 
-@pytest.mark.parametrize(("key", "field"), KEYS, ids=[key for key, _ in KEYS])
-def test_every_recipe_key_has_a_row_with_its_docstring(key, field):
-    row = next((line for line in README.splitlines() if line.startswith(f"| `{key}` |")), "")
+def test_every_block_stands_in_one_document():
+    asked = [name for text in TEXTS.values() for _, name in docs.MARKED.findall(text)]
 
-    assert " ".join(str(field.description).split()) in row
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_an_example(command):
-    assert f"{command} " in README
+    assert sorted(asked) == sorted(docs.BLOCKS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_is_documented(command):
-    import inspect
+def test_a_marker_that_is_not_closed_is_an_error():
+    for text in TEXTS.values():
+        assert len(docs.MARKED.findall(text)) == text.count("<!-- generated:")
+        assert text.count("<!-- generated:") == text.count("<!-- end -->")
 
-    for parameter in inspect.signature(COMMANDS[command].callback).parameters.values():
-        for info in parameter.annotation.__metadata__:
-            for flag in getattr(info, "param_decls", None) or ():
-                for name in flag.split("/"):
-                    assert f"`{name}" in README, name
+
+# What must stand in its reference
+
+
+@pytest.mark.parametrize("title", docs.TABLES)
+def test_every_choice_has_a_row_in_its_reference_with_its_parameters(title):
+    table, lines = docs.TABLES[title], REFERENCES[title].splitlines()
+    for name in said.names_of(table):
+        row = next((line for line in lines if line.startswith(f"| `{name}` |")), "")
+        assert row, name
+        for parameter in table.parameters(name):
+            assert re.search(rf"`{parameter}[`:]", row), f"{name}: {parameter}"
+
+
+def test_every_recipe_key_has_a_row_with_its_docstring():
+    keys = dict(said.recipe_keys())
+    assert {"seed", "quantization.overrides[].match", "training.epochs"} < set(keys)
+    for key, field in keys.items():
+        rows = [line for line in RECIPES.splitlines() if line.startswith(f"| `{key}` |")]
+        assert len(rows) == 1, key
+        assert " ".join(str(field.description).split()) in rows[0]
+
+
+def test_every_grid_has_a_row():
+    for kind in get_args(Kind):
+        assert f"\n| {kind} |" in RECIPES
+
+
+def test_every_command_and_every_option_is_in_the_readme():
+    assert {"qtool train", "qtool compare runs", "qtool inspect"} < set(COMMANDS)
+    for name, command in COMMANDS.items():
+        assert f"| `{name} " in README
+        flags = [flag for flags in said.options(command).values() for flag in flags]
+        assert "--json" in flags
+        for flag in flags:
+            assert f"`{flag}`" in README, f"{name} {flag}"
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=relative)
+def test_every_module_is_named_in_the_docstring_of_its_room(room):
+    files = said.module_docstring(room / "__init__.py").partition("\n")[2]
+    modules = [path.stem for path in room.glob("*.py") if path.stem != "__init__"]
+
+    assert [name for name in modules if not re.search(rf"\b{name}\b", files)] == []
+
+
+def test_every_room_and_every_module_beside_the_rooms_stands_in_the_readme():
+    beside = [path for path in (ROOT / "qtool").glob("*.py") if not path.name.startswith("__")]
+    rooms = [f"{room.name}/" for room in ROOMS if room.parent.name == "qtool"]
+    for name in rooms + [path.name for path in beside]:
+        assert re.search(rf"^[─┌├└] {re.escape(name)} ", README, re.MULTILINE), name
+
+
+# What a document may not do
+
+
+def test_the_readme_is_short_and_narrow():
+    lines = README.splitlines()
+
+    assert len(lines) < 300
+    assert max(map(len, lines)) <= 160
+
+
+@cache
+def anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub gives a document's headings."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=relative)
+def test_every_relative_link_points_somewhere(path):
+    links = re.findall(r"\]\(([^)\s]+)\)", TEXTS[path]) + re.findall(r'src="([^"]+)"', TEXTS[path])
+    for link in links:
+        place, _, anchor = link.partition("#")
+        if place.startswith(("http:", "https:")):
+            continue
+        target = (path.parent / place).resolve() if place else path
+        assert target.exists(), link
+        assert ROOT in (target, *target.parents), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_no_row_of_figures_stands_in_two_places():
+    seen: dict[str, Path] = {}
+    for path, text in TEXTS.items():
+        for line in docs.MARKED.sub("", text).splitlines():
+            row = " ".join(line.replace("│", "|").split())
+            if row.startswith("|") and len(re.findall(r"\d[.,]\d", row)) > 1:
+                assert row not in seen, f"{relative(path)} and {relative(seen[row])}: {row}"
+                seen[row] = path
+
+
+# What a document shows works
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:onnxscript", "ignore::FutureWarning")
+def test_the_tour_in_python_runs_and_its_file_says_what_the_integer_model_says(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    (tour,) = fenced(README, "python")
+    names: dict = {}
+
+    exec(tour, names)
+
+    onnx.checker.check_model("model.onnx", full_check=True)
+    session = open_session(tmp_path / "model.onnx")
+    given = session.run(None, {session.get_inputs()[0].name: names["images"].numpy()})[0]
+    expected = names["integer"](names["images"]).detach()
+    torch.testing.assert_close(torch.from_numpy(given), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_estimator_of_ones_own_is_one(tmp_path):
+    source = next(code for code in fenced(RECIPES, "python") if "my_estimators.py" in code)
+    (shown,) = re.findall(r"^estimator: (\{name: .*\})$", RECIPES, re.MULTILINE)
+    (tmp_path / "my_estimators.py").write_text(source)
+    choice = yaml.safe_load(shown)
+
+    load_estimator(choice["name"], tmp_path, {"sharpness": choice["sharpness"]})
+
+
+def test_what_is_said_of_the_map_is_so():
+    (example,) = [code for code in fenced(NUMERICS, "python") if "import" in code]
+
+    exec(example, {})
+
+
+def test_every_whole_recipe_in_a_document_is_one():
+    shown = [yaml.safe_load(code) for code in fenced(RECIPES, "yaml")]
+    whole = [data for data in shown if "training" in data]
+
+    assert whole
+    for data in whole:
+        check(Recipe, data | {"training": data["training"] | {"learning_rate": 1e-3}}, "README")
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=relative)
+def test_every_command_that_is_shown_is_one_with_its_options(path):
+    words = r"""(?:^|&& )(?:\$ )?(qtool (?:'[^']*'|"[^"]*"|[^\n'"#])*)"""
+    code = "\n".join(fenced(TEXTS[path])).replace("\\\n", " ")
+    for line in re.findall(words, code, re.MULTILINE):
+        given = shlex.split(line)
+        command = COMMANDS[" ".join(given[: 3 if given[1] == "compare" else 2])]
+        flags = {flag for flags in said.options(command).values() for flag in flags}
+        assert {word for word in given if word.startswith("--")} <= flags, line
+        for word in given:
+            assert not word.startswith("recipes/") or (ROOT / word).is_file(), line
+
+
+# The changelog, and the recipes
 
 
 def test_this_version_is_the_newest_in_the_changelog():

@@ -1,1 +1,6 @@
-"""Integer model in, ONNX file out, proven in the runtime."""
+"""Integer model in, ONNX file out, proven in the runtime.
+
+onnx_qdq: the file. trace, qdq_modules: what torch.onnx sees. weights, packing: codes at their true
+width. targets: runtimes. gate, measure: the proof and the figures. annotation, lint: what is said
+of quantized tensors.
+"""

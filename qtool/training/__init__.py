@@ -1,1 +1,6 @@
-"""Fake-quantized model and loaders in, trained model out."""
+"""Fake-quantized model and loaders in, trained model out.
+
+loop: epochs. step, compiled, captured: one step, in three ways. population: expected gradients.
+losses, optimizers: their tables. batch_norm: statistics estimated again. profile: where the time
+goes. freed_memory: kept for the next step. progress: what is shown.
+"""
