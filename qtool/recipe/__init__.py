@@ -1,6 +1,6 @@
 """What a recipe may say; checked in full before anything is built.
 
-recipe: the sections. file: read as YAML, changed by `--set`, written.
+recipe: the sections. file: read as YAML, changed by `--set`, written. places: what stands where.
 """
 
 from qtool.recipe.file import load_recipe
