@@ -10,6 +10,20 @@ from pathlib import Path
 
 import torch
 
+from qtool.comparison.equivalence import equivalence_report
+from qtool.comparison.equivalence_arms import equivalence_question, equivalence_trials
+from qtool.comparison.estimators import estimator_trials
+from qtool.comparison.finished import side_by_side
+from qtool.comparison.question import ComparisonRequest, Side
+from qtool.comparison.schedules import Scheduled, Window, schedule_trials
+from qtool.comparison.trials import (
+    ComparisonFolder,
+    Kind,
+    TrainTrial,
+    Trial,
+    run_trials,
+    summarize_trials,
+)
 from qtool.console import say
 from qtool.conversion.report import conversion_report
 from qtool.conversion.to_integer import convert as to_integer
@@ -20,6 +34,7 @@ from qtool.export.targets.target import TARGETS
 from qtool.files.whole import unproven
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
+from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.inspections import EstimatorTable, Inspection
 from qtool.reports.results import Conversion, Export, StraightThrough, Summary
 from qtool.runs import build
@@ -126,3 +141,78 @@ def inspect(source: Path) -> Inspection:
 def inspect_estimators(*, output: Path | None = None) -> EstimatorTable:
     """Every gradient estimator -> its formula, its class and, in a page or a folder, pictures."""
     return table_of_estimators(output)
+
+
+def compare_estimators(
+    recipe_path: Path,
+    *,
+    names: list[str] | None = None,
+    on: Side | None = None,
+    seeds: int | list[int] = 3,
+    output: Path | None = None,
+    assignments: list[str] | None = None,
+    device: str = "auto",
+) -> Comparison:
+    """Recipe x estimators x seeds -> trials -> comparison.json; return what it says."""
+    request = ComparisonRequest(recipe_path, seeds, output, assignments, pick_device(device))
+    trials, side = estimator_trials(request, names, on)
+    return _compare("estimators", side, request, trials)
+
+
+def compare_schedules(
+    recipe_path: Path,
+    *,
+    names: list[str] | None = None,
+    on: Scheduled = "alpha",
+    windows: list[Window] | None = None,
+    seeds: int | list[int] = 3,
+    output: Path | None = None,
+    assignments: list[str] | None = None,
+    device: str = "auto",
+) -> Comparison:
+    """Recipe x schedules x seeds -> trials -> comparison.json; return what it says."""
+    request = ComparisonRequest(recipe_path, seeds, output, assignments, pick_device(device))
+    trials = schedule_trials(request, names, on, windows)
+    return _compare("schedules", on, request, trials)
+
+
+def _compare(
+    kind: Kind, on: Side | Scheduled, request: ComparisonRequest, trials: list[Trial]
+) -> Comparison:
+    """Run every trial of a comparison; write comparison.json and return what it says."""
+    folder = request.folder(kind)
+    folder.refuse_unless_usable()
+    outcomes = run_trials(trials, TrainTrial(request.device))
+    result = summarize_trials(outcomes, kind=kind, recipe=str(request.recipe), on=on)
+    result.write(folder.report)
+    return result
+
+
+def compare_equivalence(
+    recipe_path: Path,
+    *,
+    name: str | None = None,
+    rates: list[float] | None = None,
+    seeds: int | list[int] = 1,
+    output: Path | None = None,
+    assignments: list[str] | None = None,
+    device: str = "auto",
+) -> Equivalence:
+    """Recipe x learning rates x seeds -> custom, mapped, naive, jitter -> comparison.json."""
+    request = ComparisonRequest(recipe_path, seeds, output, assignments, pick_device(device))
+    question = equivalence_question(request, name, rates)
+    folder = request.folder("equivalence")
+    folder.refuse_unless_usable()
+    trials = equivalence_trials(question, request)
+    outcomes = run_trials(trials, TrainTrial(request.device, records=True))
+    result = equivalence_report(str(recipe_path), question, outcomes)
+    result.write(folder.report)
+    return result
+
+
+def compare_runs(sources: list[Path], *, output: Path | None = None) -> Comparison:
+    """Finished runs and ONNX files -> one table; written to comparison.json where asked."""
+    result = side_by_side(sources)
+    if output is not None:
+        result.write(ComparisonFolder(output).report)
+    return result

@@ -29,6 +29,7 @@ compare_app = typer.Typer(
 @interruptible
 def compare_estimators(
     recipe: SharedRecipe,
+    *,
     estimators: Annotated[
         str | None, typer.Option("--estimators", help="Arms, as a,b,c; default: all of them.")
     ] = None,
@@ -51,17 +52,25 @@ def compare_estimators(
     if on not in (None, "weights", "activations"):
         raise typer.BadParameter(f"{on!r} is neither weights nor activations", param_hint="--on")
     from qtool import pipeline
-    from qtool.reports import tables
 
     names = None if estimators is None else names_of(estimators)
-    result = pipeline.compare_estimators(recipe, names, on, chosen, output, assignments, device)
-    present(result, as_json, tables.show_comparison)
+    result = pipeline.compare_estimators(
+        recipe,
+        names=names,
+        on=on,
+        seeds=chosen,
+        output=output,
+        assignments=assignments,
+        device=device,
+    )
+    present(result, as_json=as_json)
 
 
 @compare_app.command("schedules")
 @interruptible
 def compare_schedules(
     recipe: SharedRecipe,
+    *,
     schedules: Annotated[
         str | None, typer.Option("--schedules", help="Arms, as a,b,c; default: the usual four.")
     ] = None,
@@ -90,19 +99,26 @@ def compare_schedules(
         raise typer.BadParameter(why, param_hint="--on")
     within = None if windows is None else windows_of(windows)
     from qtool import pipeline
-    from qtool.reports import tables
 
     names = None if schedules is None else names_of(schedules)
     result = pipeline.compare_schedules(
-        recipe, names, on, within, chosen, output, assignments, device
+        recipe,
+        names=names,
+        on=on,
+        windows=within,
+        seeds=chosen,
+        output=output,
+        assignments=assignments,
+        device=device,
     )
-    present(result, as_json, tables.show_comparison)
+    present(result, as_json=as_json)
 
 
 @compare_app.command("equivalence")
 @interruptible
 def compare_equivalence(
     recipe: Annotated[Path, typer.Argument(help="Recipe with a fixed range of the weights.")],
+    *,
     estimator: Annotated[
         str | None, typer.Option("--estimator", help="Of the weights; default: the recipe's.")
     ] = None,
@@ -125,18 +141,24 @@ def compare_equivalence(
     chosen = seeds_of(seeds)
     rates = None if learning_rates is None else rates_of(learning_rates)
     from qtool import pipeline
-    from qtool.reports import tables
 
     result = pipeline.compare_equivalence(
-        recipe, estimator, rates, chosen, output, assignments, device
+        recipe,
+        name=estimator,
+        rates=rates,
+        seeds=chosen,
+        output=output,
+        assignments=assignments,
+        device=device,
     )
-    present(result, as_json, tables.show_equivalence)
+    present(result, as_json=as_json)
 
 
 @compare_app.command("runs")
 @interruptible
 def compare_runs(
     sources: Annotated[list[Path], typer.Argument(help="Run folders and ONNX files.")],
+    *,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder for comparison.json.")
     ] = None,
@@ -147,6 +169,6 @@ def compare_runs(
     Example: qtool compare runs runs/digits runs/digits/model.onnx
     """
     from qtool import pipeline
-    from qtool.reports import tables
 
-    present(pipeline.compare_runs(sources, output), as_json, tables.show_runs)
+    result = pipeline.compare_runs(sources, output=output)
+    present(result, as_json=as_json)

@@ -1,4 +1,4 @@
-"""How alike two runs are: their weights, their codes, when codes changed, and what they say.
+"""How alike two runs are: their weights, their codes, when codes flipped, and what they say.
 
 Run B is held against run A, with the same data in the same order.
 
@@ -6,7 +6,7 @@ Reference: Schoenbauer et al., 2024, arXiv:2405.05171.
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,23 +14,23 @@ from torch import Tensor
 
 from qtool.runs.changes import LayerRecord, Record
 
-Move = Callable[[Tensor, Tensor], Tensor]  # latent weights and their scale -> M of the weights
+Map = Callable[[Tensor, Tensor], Tensor]  # latent weights and their scale -> M of the weights
 Mask = NDArray[np.bool_]
 
 
 def alignment_errors(
-    a: Record, b: Record, moves: dict[str, Move], largest: dict[str, float]
+    a: Record, b: Record, maps: Mapping[str, Map], largest: Mapping[str, float]
 ) -> list[float | None]:
     """Return the weight alignment error at the beginning and after each epoch.
 
         sum |M(w_A) - w_B| / mx  over  sum over steps so far of |w_B,t+1 - w_B,t| / mx
 
-    It is 0 where nothing differs, and None where B has not moved but differs.
+    It is 0 where nothing differs, and None where B stayed where it was but differs.
 
     Args:
         a: what the run with the custom estimator did.
         b: what the other run did.
-        moves: layer -> M; no entry for the identity.
+        maps: layer -> M; no entry for the identity.
         largest: layer -> mx, the outermost level.
     """
     errors: list[float | None] = []
@@ -38,8 +38,8 @@ def alignment_errors(
         gap = path = 0.0
         for name, layer in a.layers.items():
             weights, other = layer.weights[epoch], b.layers[name]
-            if name in moves:
-                weights = moves[name](weights, layer.scale)
+            if name in maps:
+                weights = maps[name](weights, layer.scale)
             gap += float((weights - other.weights[epoch]).abs().double().sum()) / largest[name]
             path += float(other.path[epoch]) / largest[name]
         if gap:
@@ -81,7 +81,7 @@ def same_compressed(a: LayerRecord, b: LayerRecord, same: Mask) -> Mask:
     return result
 
 
-def compressed(codes: list[int]) -> list[int]:
+def compressed(codes: Sequence[int]) -> list[int]:
     """Return a sequence of codes without oscillations: while it ends in x, y, x, y, in x, y."""
     kept: list[int] = []
     for code in codes:
@@ -91,13 +91,13 @@ def compressed(codes: list[int]) -> list[int]:
     return kept
 
 
-def change_point_agreement(a: Record, b: Record) -> dict[str, float | None]:
+def flip_agreement(a: Record, b: Record) -> dict[str, float | None]:
     """Return the shares of weights with the same sequence of codes, and how far apart in time.
 
-    change_point_error: mean difference in training steps over the change points of weights whose
-    sequences are the same; None where those never changed.
+    change_point_error: mean difference in training steps over the flips of weights whose sequences
+    are the same; None where those never flipped.
     """
-    count = plain = without = points = 0
+    count = plain = without = flips = 0
     steps = 0.0
     for name, one in a.layers.items():
         two = b.layers[name]
@@ -105,11 +105,11 @@ def change_point_agreement(a: Record, b: Record) -> dict[str, float | None]:
         apart = np.abs(one.step[same[one.index]] - two.step[same[two.index]])
         count, plain = count + len(same), plain + int(same.sum())
         without += int(same_compressed(one, two, same).sum())
-        points, steps = points + len(apart), steps + float(apart.sum())
+        flips, steps = flips + len(apart), steps + float(apart.sum())
     return {
         "change_point_agreement": plain / count,
         "change_point_agreement_compressed": without / count,
-        "change_point_error": steps / points if points else None,
+        "change_point_error": steps / flips if flips else None,
     }
 
 
@@ -127,8 +127,8 @@ def incorrect_agreement(a: Record, b: Record) -> float | None:
     return int((wrong & (one == two)).sum()) / count if count else None
 
 
-def correlation(one: list[float | None], two: list[float | None]) -> float | None:
-    """Return Pearson's correlation; None where values are missing, or one side never varies."""
+def correlation(one: Sequence[float | None], two: Sequence[float | None]) -> float | None:
+    """Return Pearson's correlation; None where values are missing, or one side is constant."""
     pairs = [(x, y) for x, y in zip(one, two, strict=True) if x is not None and y is not None]
     if len(pairs) < len(one):
         return None
@@ -139,4 +139,5 @@ def correlation(one: list[float | None], two: list[float | None]) -> float | Non
 
 
 def _counts(run: LayerRecord) -> NDArray[np.int64]:
+    """Return how often each weight flips, [N]."""
     return np.bincount(run.index, minlength=len(run.start))

@@ -9,17 +9,17 @@ Reference: Schoenbauer et al., 2024, arXiv:2405.05171.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from qtool.comparison import agreement
-from qtool.comparison.trials import summarize_trials
+from qtool.comparison.trials import Outcomes, arms_and_differences
+from qtool.reports.comparisons import Arm, Curve, Difference, Equivalence
+from qtool.reports.results import EpochLine
 from qtool.runs.changes import Record, read_record
-from qtool.runs.folder import METRICS
-from qtool.straight_through.weights import WeightMap
+from qtool.runs.folder import RunFolder
+from qtool.straight_through.recipe import Equivalent
 
 CUSTOM, MAPPED, NAIVE, JITTER = "custom", "mapped", "naive", "jitter"
 JITTER_FACTOR = 1.01
@@ -39,7 +39,7 @@ METRIC_NAMES = (
     "loss_correlation",
     "accuracy_correlation",
 )
-Metrics = dict[str, Any]
+Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -47,27 +47,23 @@ class Question:
     """What is compared.
 
     Attributes:
-        maps: layer -> alpha and M of its weight.
-        adaptive: the optimizer is of Adam's family.
-        outside: why there is no mapped arm, or "".
-        notes: what keeps the equivalence from being exact.
+        theory: what is known of the recipe with the custom estimator.
         rates: learning rates, in the order of the report.
         seeds: one trial of each arm and learning rate for each.
     """
 
-    maps: dict[str, WeightMap]
-    adaptive: bool
-    outside: str
-    notes: list[str]
+    theory: Equivalent
     rates: list[float]
     seeds: list[int]
 
     @property
     def arms(self) -> list[str]:
         """Return the arms that are trained: under Adam mapped is naive, and stands for both."""
-        if self.outside:
+        if self.theory.outside:
             return [CUSTOM, NAIVE, JITTER]
-        return [CUSTOM, MAPPED, JITTER] if self.adaptive else [CUSTOM, MAPPED, NAIVE, JITTER]
+        if self.theory.adaptive:
+            return [CUSTOM, MAPPED, JITTER]
+        return [CUSTOM, MAPPED, NAIVE, JITTER]
 
     @property
     def compared(self) -> dict[str, str]:
@@ -78,12 +74,12 @@ class Question:
     @property
     def alphas(self) -> list[float]:
         """Return the factors of learning rates, each once."""
-        return list(dict.fromkeys(form.form.alpha for form in self.maps.values()))
+        return list(dict.fromkeys(m.in_steps.alpha for m in self.theory.maps.values()))
 
     @property
     def estimators(self) -> str:
         """Return the estimators' names, each once."""
-        return ", ".join(dict.fromkeys(form.estimator for form in self.maps.values()))
+        return ", ".join(dict.fromkeys(m.estimator for m in self.theory.maps.values()))
 
 
 def arm_name(rate: float, arm: str) -> str:
@@ -92,154 +88,197 @@ def arm_name(rate: float, arm: str) -> str:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A finished trial: what was recorded, and its lines of metrics."""
+class Traced:
+    """What a finished trial did: its weights and their flips, and its lines of metrics."""
 
     record: Record
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def values(self, key: str) -> list[float | None]:
-        """Return what the lines say under a key."""
-        return [line[key] for line in self.history]
+    history: list[EpochLine] = field(default_factory=list[EpochLine])
 
 
-def read_trial(place: Path) -> Trial:
-    """Return a finished trial from its folder."""
-    lines = (place / METRICS).read_text(encoding="utf-8").splitlines()
-    history = [json.loads(line) for line in lines]
-    return Trial(read_record(place, len(history)), history)
+def read_traced(folder: RunFolder) -> Traced:
+    """Return what a finished trial did.
+
+    Raises:
+        InputError: If a record is missing or damaged, or a line of metrics is.
+    """
+    lines = folder.metrics.read_text(encoding="utf-8").splitlines()
+    history = [EpochLine.of(json.loads(line), folder.metrics) for line in lines]
+    return Traced(read_record(folder, len(history)), history)
 
 
-def measure(a: Trial, b: Trial, arm: str, question: Question) -> tuple[Metrics, Metrics]:
-    """Return the metrics of an arm's trial against custom's: at the end, and epoch by epoch."""
-    maps = {name: question.maps[name] for name in a.record.layers}
-    warps = arm == MAPPED and not question.adaptive
-    moves = {name: form.move for name, form in maps.items()} if warps else {}
-    largest = {n: form.largest_level(a.record.layers[n].scale) for n, form in maps.items()}
-    curves: Metrics = {
-        "weight_alignment_error": agreement.alignment_errors(a.record, b.record, moves, largest),
-        "quantized_weight_agreement": agreement.code_agreements(a.record, b.record),
-        "inference_agreement": agreement.inference_agreements(a.record, b.record),
+@dataclass(frozen=True)
+class Likeness:
+    """How alike an arm's trial and custom's are.
+
+    Attributes:
+        alignment_errors, code_agreements: at the beginning and after each epoch.
+        inference_agreements: after each epoch.
+        final: METRIC_NAMES -> at the end.
+    """
+
+    alignment_errors: list[float | None]
+    code_agreements: list[float]
+    inference_agreements: list[float]
+    final: Figures
+
+
+def measure(a: Traced, b: Traced, arm: str, theory: Equivalent) -> Likeness:
+    """Return how alike an arm's trial `b` and custom's `a` are, at the end and epoch by epoch."""
+    layers, maps = a.record.layers, theory.maps
+    mapped = {n: maps[n].map for n in layers} if arm == MAPPED and not theory.adaptive else {}
+    largest = {name: maps[name].largest_level(one.scale) for name, one in layers.items()}
+    errors = agreement.alignment_errors(a.record, b.record, mapped, largest)
+    codes = agreement.code_agreements(a.record, b.record)
+    answers = agreement.inference_agreements(a.record, b.record)
+    losses = [[line.validation_loss for line in traced.history] for traced in (a, b)]
+    accuracies = [[line.validation_accuracy for line in traced.history] for traced in (a, b)]
+    final: Figures = {
+        "weight_alignment_error": errors[-1],
+        "quantized_weight_agreement": codes[-1],
+        "inference_agreement": answers[-1],
+        **agreement.flip_agreement(a.record, b.record),
+        "incorrect_inference_agreement": agreement.incorrect_agreement(a.record, b.record),
+        "loss_correlation": agreement.correlation(*losses),
+        "accuracy_correlation": agreement.correlation(*accuracies),
     }
-    final = {key: values[-1] for key, values in curves.items()}
-    final |= agreement.change_point_agreement(a.record, b.record)
-    final["incorrect_inference_agreement"] = agreement.incorrect_agreement(a.record, b.record)
-    for key in ("loss", "accuracy"):
-        pair = [trial.values(f"validation_{key}") for trial in (a, b)]
-        final[f"{key}_correlation"] = agreement.correlation(*pair)
-    return final, curves
+    return Likeness(errors, codes, answers, final)
+
+
+@dataclass(frozen=True)
+class AtRate:
+    """What is found at one learning rate.
+
+    Attributes:
+        arms, differences, curves: as the report has them.
+        figures: METRIC_NAMES -> compared arm -> the mean over seeds at the end of training.
+        left_out: how many seeds some arm did not finish.
+    """
+
+    arms: list[Arm]
+    differences: list[Difference]
+    curves: list[Curve]
+    figures: dict[str, Figures]
+    left_out: int
 
 
 def equivalence_report(
     recipe: str,
     question: Question,
-    summaries: dict[str, list[dict[str, Any]]],
-    read: Callable[[str, int], Trial],
-) -> dict[str, Any]:
+    outcomes: Outcomes,
+    read: Callable[[RunFolder], Traced] = read_traced,
+) -> Equivalence:
     """Return what comparison.json says.
 
     Args:
         recipe: its path.
         question: what was compared.
-        summaries: of each arm at each learning rate, by `arm_name`, in the order of the seeds. Arms
-            are judged on the seeds that all of them finished, naive apart.
-        read: arm_name and seed -> a finished trial.
+        outcomes: of each arm at each learning rate, by `arm_name`. Arms are judged on the seeds
+            that all of them finished, naive apart.
+        read: returns what a finished trial did, from its folder.
     """
-    metrics: dict[str, dict[str, list[float | None]]] = {
-        name: {arm: [] for arm in question.compared} for name in METRIC_NAMES
+    found = {rate: _at_rate(question, rate, outcomes, read) for rate in question.rates}
+    theory, smallest = question.theory, found[min(question.rates)]
+    equivalent = None if theory.outside else _is_equivalent(smallest.figures)
+    metrics = {
+        name: {arm: [at.figures[name][arm] for at in found.values()] for arm in question.compared}
+        for name in METRIC_NAMES
     }
-    curves: list[dict[str, Any]] = []
-    arms, differences = [], []
-    left_out: dict[float, list[int]] = {}
-    for rate in question.rates:
-        own = {arm_name(rate, arm): summaries[arm_name(rate, arm)] for arm in question.arms}
-        part = summarize_trials("equivalence", recipe, question.seeds, own)
-        arms += [{**arm, "learning_rate": rate} for arm in part["arms"]]
-        differences += part["differences"]
-        finished = {
-            arm: _finished(question.seeds, own[arm_name(rate, arm)]) for arm in question.arms
-        }
-        judged = set.intersection(*(finished[arm] for arm in question.arms if arm != NAIVE))
-        left_out[rate] = [seed for seed in question.seeds if seed not in judged]
-        for arm, trained in question.compared.items():
-            measured = []
-            for seed in sorted(judged & finished[trained], key=question.seeds.index):
-                pair = [read(arm_name(rate, name), seed) for name in (CUSTOM, trained)]
-                final, curve = measure(pair[0], pair[1], arm, question)
-                measured.append(final)
-                curves.append({"learning_rate": rate, "seed": seed, "arm": arm, **curve})
-            for name in METRIC_NAMES:
-                metrics[name][arm].append(_mean([final[name] for final in measured]))
-    equivalent = None if question.outside else _is_equivalent(question, metrics)
-    return {
-        "kind": "equivalence",
-        "recipe": recipe,
-        "seeds": question.seeds,
-        "learning_rates": question.rates,
-        "estimator": question.estimators,
-        "alphas": None if question.adaptive or question.outside else question.alphas,
-        "outside_the_class": question.outside,
-        "arms": arms,
-        "differences": differences,
+    return Equivalence(
+        kind="equivalence",
+        recipe=recipe,
+        seeds=question.seeds,
+        learning_rates=question.rates,
+        estimator=question.estimators,
+        alphas=None if theory.adaptive or theory.outside else question.alphas,
+        outside_the_class=theory.outside,
+        arms=[arm for at in found.values() for arm in at.arms],
+        differences=[item for at in found.values() for item in at.differences],
         **metrics,
-        "equivalent": equivalent,
-        "rule": RULE,
-        "notes": question.notes,
-        "verdict": _verdict(question, metrics, equivalent, left_out[min(question.rates)]),
-        "curves": curves,
+        equivalent=equivalent,
+        rule=RULE,
+        notes=theory.notes,
+        verdict=_verdict(question, smallest, equivalent=equivalent),
+        curves=[curve for at in found.values() for curve in at.curves],
+    )
+
+
+def _at_rate(
+    question: Question, rate: float, outcomes: Outcomes, read: Callable[[RunFolder], Traced]
+) -> AtRate:
+    """Hold every arm against custom, at one learning rate."""
+    own = {arm_name(rate, arm): outcomes[arm_name(rate, arm)] for arm in question.arms}
+    arms, differences = arms_and_differences(own)
+    finished = {
+        arm: {o.trial.seed: o.trial.folder for o in own[arm_name(rate, arm)] if o.finished}
+        for arm in question.arms
     }
+    needed = [finished[arm] for arm in question.arms if arm != NAIVE]
+    judged = [seed for seed in question.seeds if all(seed in seeds for seeds in needed)]
+    figures: dict[str, Figures] = {name: {} for name in METRIC_NAMES}
+    curves: list[Curve] = []
+    for arm, trained in question.compared.items():
+        alike: list[Likeness] = []
+        for seed in (seed for seed in judged if seed in finished[trained]):
+            a, b = (read(finished[name][seed]) for name in (CUSTOM, trained))
+            alike.append(measure(a, b, arm, question.theory))
+            curves.append(_curve(rate, seed, arm, alike[-1]))
+        for name in METRIC_NAMES:
+            figures[name][arm] = _mean(each.final[name] for each in alike)
+    arms = [arm.model_copy(update={"learning_rate": rate}) for arm in arms]
+    return AtRate(arms, differences, curves, figures, len(question.seeds) - len(judged))
 
 
-def _finished(seeds: list[int], summaries: list[dict[str, Any]]) -> set[int]:
-    """Return the seeds on which an arm finished."""
-    done = zip(seeds, summaries, strict=True)
-    return {seed for seed, summary in done if summary["status"] == "finished"}
+def _curve(rate: float, seed: int, arm: str, alike: Likeness) -> Curve:
+    return Curve(
+        learning_rate=rate,
+        seed=seed,
+        arm=arm,
+        weight_alignment_error=alike.alignment_errors,
+        quantized_weight_agreement=alike.code_agreements,
+        inference_agreement=alike.inference_agreements,
+    )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
 
-def _is_equivalent(question: Question, metrics: dict[str, Any]) -> bool | None:
+def _is_equivalent(figures: Mapping[str, Figures]) -> bool | None:
     """Judge by RULE; None where no trial tells, or all weights stayed where they were."""
-    at = question.rates.index(min(question.rates))
-    errors, agreements = (metrics[name] for name in METRIC_NAMES[:2])
-    known = [table[arm][at] for table in (errors, agreements) for arm in (MAPPED, JITTER)]
-    if None in known or not known[1]:
+    errors, agreements = (figures[name] for name in METRIC_NAMES[:2])
+    error, noise = errors[MAPPED], errors[JITTER]
+    agreed, agreed_noise = agreements[MAPPED], agreements[JITTER]
+    if error is None or agreed is None or agreed_noise is None or not noise:
         return None
-    error, noise, agreed, agreed_noise = known
     return error <= FACTOR * noise and 1 - agreed <= FACTOR * (1 - agreed_noise)
 
 
-def _verdict(
-    question: Question, metrics: dict[str, Any], equivalent: bool | None, left_out: list[int]
-) -> str:
+def _verdict(question: Question, smallest: AtRate, *, equivalent: bool | None) -> str:
     """Say in words what RULE makes of the figures, with the figures."""
-    name = question.estimators
-    if question.outside:
-        return f"{name} is outside the class of arXiv:2405.05171: {question.outside}."
-    rate = min(question.rates)
-    at = question.rates.index(rate)
-    if equivalent is None and metrics[METRIC_NAMES[0]][JITTER][at] == 0.0:
+    name, theory, rate = question.estimators, question.theory, min(question.rates)
+    errors, agreements = (smallest.figures[key] for key in METRIC_NAMES[:2])
+    if theory.outside:
+        return f"{name} is outside the class of arXiv:2405.05171: {theory.outside}."
+    if equivalent is None and errors[JITTER] == 0.0:
         why = "a 1 % learning-rate change moved no weight, so the run is too short to say anything"
         return f"{name}: at learning rate {rate:g} {why}."
     if equivalent is None:
         return f"{name}: at the smallest learning rate some arm did not finish, so nothing is said."
     changes = ""
-    if not question.adaptive:
+    if not theory.adaptive:
         factors = " or ".join(f"{alpha:.3g}" for alpha in question.alphas)
         changes = f" with lr x {factors} and re-initialized weights"
-    errors, agreements = (metrics[key] for key in METRIC_NAMES[:2])
+    pairs = ((arm, errors[arm], agreements[arm]) for arm in (MAPPED, JITTER, NAIVE))
     figures = "; ".join(
-        f"{arm} {errors[arm][at]:.3g} and {100 * agreements[arm][at]:.2f} %"
-        for arm in (MAPPED, JITTER, NAIVE)
-        if errors[arm][at] is not None
+        f"{arm} {error:.3g} and {100 * agreed:.2f} %"
+        for arm, error, agreed in pairs
+        if error is not None and agreed is not None
     )
     is_it = "indistinguishable from" if equivalent else "not the same as"
     noise = "down to" if equivalent else "beyond"
-    count = len(question.seeds)
-    fewer = f" Some arm did not finish on {len(left_out)} of {count} seeds, which are left out."
+    left_out, count = smallest.left_out, len(question.seeds)
+    fewer = f" Some arm did not finish on {left_out} of {count} seeds, which are left out."
     return (
         f"{name} is {is_it} straight_through{changes}, {noise} {FACTOR:g} times the noise of a 1 % "
         f"learning-rate change. At learning rate {rate:g}, weight alignment error and equal codes: "

@@ -1,9 +1,8 @@
 """The arms of a comparison with the straight-through equivalent, at every learning rate."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import isfinite
-from pathlib import Path
-from typing import Any
 
 from qtool.comparison.equivalence import (
     CUSTOM,
@@ -15,36 +14,38 @@ from qtool.comparison.equivalence import (
     arm_name,
 )
 from qtool.comparison.estimators import refuse_float, refuse_unknown, with_estimator
-from qtool.comparison.question import chosen_seeds, rate_of, read_base
-from qtool.comparison.trials import Arm
+from qtool.comparison.question import ComparisonRequest, rate_of, read_base
+from qtool.comparison.trials import ComparisonFolder, Trial
 from qtool.console import say
 from qtool.errors import InputError
+from qtool.recipe.places import put, section_at
 from qtool.recipe.recipe import Recipe
-from qtool.runs.folder import INITIAL
 from qtool.settings.section import check
-from qtool.straight_through.recipe import Equivalent, equivalent_of, straight_through_recipe
+from qtool.straight_through.recipe import equivalent_of, straight_through_recipe
 from qtool.straight_through.run import write_start
 
 USUAL_FACTORS = (4, 2, 1, 0.5)  # on the recipe's learning rate
 
 
-def equivalence(
-    source: Path,
-    name: str | None,
-    rates: list[float] | None,
-    seeds: int | list[int],
-    assignments: list[str] | None,
-) -> tuple[Equivalent, Question]:
-    """Return what theory says of the recipe with the custom estimator, and what is asked of it.
+def equivalence_question(
+    request: ComparisonRequest, name: str | None, rates: list[float] | None
+) -> Question:
+    """Return what is asked of a recipe, with what theory says of it, which is shown.
+
+    Args:
+        request: of which recipe, and how often.
+        name: of the weights' estimator; None takes the recipe's.
+        rates: learning rates; None takes the usual multiples of the recipe's.
 
     Raises:
         InputError: If it cannot be asked, or the learning rates are no learning rates.
     """
-    data, recipe = read_base(source, assignments)
+    base = read_base(request)
+    recipe, source = base.recipe, base.source
     if name is not None:
         refuse_unknown(name, source, "--estimator")
-        refuse_float(data, "weights", source)
-        recipe = with_estimator(data, "weights", name, recipe.seed, source)
+        refuse_float(base, "weights")
+        recipe = with_estimator(base, "weights", name, recipe.seed)
     own = rate_of(recipe.training.learning_rate.params)
     rates = rates or [factor * own for factor in USUAL_FACTORS]
     if not all(isfinite(rate) and rate > 0 for rate in rates) or own <= 0:
@@ -55,53 +56,55 @@ def equivalence(
     for note in [theory.outside and f"outside the class: {theory.outside}", *theory.notes]:
         if note:
             say(f"note: {note}")
-    chosen = chosen_seeds(recipe, seeds)
-    return theory, Question(
-        theory.maps, theory.adaptive, theory.outside, theory.notes, rates, chosen
-    )
+    return Question(theory, rates, base.seeds)
 
 
-def equivalence_arms(
-    theory: Equivalent, question: Question, folder: Path, source: Path
-) -> list[Arm]:
-    """Return every arm at every learning rate; the mapped ones' run folders are begun."""
-    arms: dict[str, list[Recipe]] = {}
+def equivalence_trials(question: Question, request: ComparisonRequest) -> list[Trial]:
+    """Return every arm's trials at every learning rate; the mapped ones' run folders are begun."""
+    folder, source = request.folder("equivalence"), str(request.recipe)
+    made: list[Trial] = []
     for rate in question.rates:
         for seed in question.seeds:
-            made = _arms_at(theory, question, rate, seed, folder, source)
-            for arm in question.arms:
-                arms.setdefault(arm_name(rate, arm), []).append(made[arm])
-    return [Arm(name, recipes) for name, recipes in arms.items()]
+            arms = _arms_at(question, rate, seed, folder, source)
+            made += [folder.trial(arm_name(rate, arm), arms[arm]) for arm in question.arms]
+    return made
 
 
 def _arms_at(
-    theory: Equivalent, question: Question, rate: float, seed: int, folder: Path, source: Path
+    question: Question, rate: float, seed: int, folder: ComparisonFolder, source: str
 ) -> dict[str, Recipe]:
-    jitter = _with_rate(theory.recipe, rate * JITTER_FACTOR, seed, source)
-    theory = replace(theory, recipe=_with_rate(theory.recipe, rate, seed, source))
-    made = {CUSTOM: theory.recipe, JITTER: jitter}
+    """Return the recipe of each arm on a seed; the mapped one's run folder is begun."""
+    jitter = _with_rate(question.theory.recipe, rate * JITTER_FACTOR, seed, source)
+    recipe = _with_rate(question.theory.recipe, rate, seed, source)
+    theory = replace(question.theory, recipe=recipe)
+    made = {CUSTOM: recipe, JITTER: jitter}
     if NAIVE in question.arms:  # straight_through and nothing else changed, whatever M is
         made[NAIVE] = straight_through_recipe(replace(theory, adaptive=True))
     if MAPPED not in question.arms:
         return made
-    if question.adaptive:
+    if theory.adaptive:
         made[MAPPED] = straight_through_recipe(theory)
     else:
-        place = folder / arm_name(rate, MAPPED) / f"seed-{seed}"
-        made[MAPPED] = straight_through_recipe(theory, (place / INITIAL).resolve())
-        write_start(theory, made[MAPPED], place)
+        run = folder.run(arm_name(rate, MAPPED), seed)
+        made[MAPPED] = straight_through_recipe(theory, run.initial.resolve())
+        write_start(theory, made[MAPPED], run)
     return made
 
 
-def _with_rate(recipe: Recipe, rate: float, seed: int, source: Path) -> Recipe:
+def _with_rate(recipe: Recipe, rate: float, seed: int, source: str) -> Recipe:
     """Return the recipe with another seed and learning rate; its whole schedule scales with it."""
-    data: dict[str, Any] = recipe.as_dict() | {"seed": seed}
-    chosen = data["training"]["learning_rate"]
-    factor = rate / rate_of(chosen)
-    if "values" in chosen:
-        chosen["values"] = [factor * value for value in chosen["values"]]
-    else:
-        chosen["start" if "start" in chosen else "value"] = rate
-        if "stop" in chosen:
-            chosen["stop"] *= factor
-    return check(Recipe, data, f"{source} at learning rate {rate:g}")
+    data = recipe.as_dict()
+    scaled = _scaled(section_at(data, "training.learning_rate"), rate)
+    changes = {"seed": seed, "training.learning_rate": scaled}
+    return check(Recipe, put(data, changes), f"{source} at learning rate {rate:g}")
+
+
+def _scaled(schedule: Mapping[str, object], rate: float) -> dict[str, object]:
+    """Return a schedule that starts at a rate, and has all its values in proportion."""
+    factor = rate / rate_of(schedule)
+    if isinstance(values := schedule.get("values"), list):
+        return {**schedule, "values": [factor * value for value in values]}
+    scaled: dict[str, object] = {**schedule, "start" if "start" in schedule else "value": rate}
+    if isinstance(stop := schedule.get("stop"), int | float):
+        scaled["stop"] = factor * stop
+    return scaled

@@ -1,44 +1,53 @@
 """The arms of a comparison of estimators: recipes that differ in whose gradient they take."""
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from qtool.comparison.question import chosen_seeds, read_base, refuse_repeated, sections_of
-from qtool.comparison.trials import Arm
+from qtool.comparison.question import (
+    Base,
+    ComparisonRequest,
+    Side,
+    read_base,
+    refuse_repeated,
+    sections_of,
+)
+from qtool.comparison.trials import Trial
 from qtool.console import say
 from qtool.errors import InputError, RecipeError
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.problems import did_you_mean
-from qtool.recipe.file import check_recipe, override
+from qtool.recipe.file import check_recipe
+from qtool.recipe.places import put
 from qtool.recipe.recipe import Recipe
 from qtool.settings.user_estimators import is_users, load_estimator
 
 
-def estimator_arms(
-    source: Path,
-    names: list[str] | None,
-    on: str | None,
-    seeds: int | list[int],
-    assignments: list[str] | None,
-) -> tuple[list[Arm], list[int], str]:
-    """Return one arm for each estimator, the seeds, and the side whose estimators they are.
+def estimator_trials(
+    request: ComparisonRequest, names: list[str] | None, on: Side | None
+) -> tuple[list[Trial], Side]:
+    """Return one trial for each estimator and seed, and the side whose estimators they are.
+
+    Args:
+        request: of which recipe, and how often.
+        names: of the estimators; None takes all of qtool's that fit.
+        on: the side; None finds it by the recipe and the names.
 
     Raises:
         InputError: If an estimator is unknown or named twice, or that side is float.
     """
-    data, base = read_base(source, assignments)
+    base = read_base(request)
     for name in names or []:
-        refuse_unknown(name, source, "--estimators")
+        refuse_unknown(name, base.source, "--estimators")
     refuse_repeated(names or [], "--estimators", "an estimator")
-    side = on or _side_of(base, names or ESTIMATORS.names())
-    refuse_float(data, side, source)
-    chosen = chosen_seeds(base, seeds)
-    arms = [
-        Arm(name, [with_estimator(data, side, name, seed, source) for seed in chosen])
-        for name in names or _fitting(data, side, source)
+    side = on or _side_of(base.recipe, names or ESTIMATORS.names())
+    refuse_float(base, side)
+    folder = request.folder("estimators")
+    trials = [
+        folder.trial(name, with_estimator(base, side, name, seed))
+        for name in names or _fitting(base, side)
+        for seed in base.seeds
     ]
-    return arms, chosen, side
+    return trials, side
 
 
 def refuse_unknown(name: str, source: Path, option: str) -> None:
@@ -54,7 +63,17 @@ def refuse_unknown(name: str, source: Path, option: str) -> None:
         raise InputError(f"{option}: unknown estimator {name!r}{hint}")
 
 
-def _side_of(recipe: Recipe, names: list[str]) -> str:
+def refuse_float(base: Base, side: Side) -> None:
+    """Check that a side is quantized somewhere.
+
+    Raises:
+        InputError: If it is float, so that it has no estimator.
+    """
+    if not sections_of(base.data, side):
+        raise InputError(f"{base.source}: quantization.{side} is float, so it has no estimator")
+
+
+def _side_of(recipe: Recipe, names: Sequence[str]) -> Side:
     """Return whose estimators the arms are: activations for those of a ReLU, else weights."""
     quantized = recipe.quantization.activations is not None
     only = recipe.quantization.weights is None
@@ -62,12 +81,12 @@ def _side_of(recipe: Recipe, names: list[str]) -> str:
     return "activations" if quantized and (only or of_relus) else "weights"
 
 
-def _fitting(data: dict[str, Any], side: str, source: Path) -> list[str]:
+def _fitting(base: Base, side: Side) -> list[str]:
     """Return qtool's own estimators that the recipe can have; say which it cannot."""
     fits, others = [], []
     for name in ESTIMATORS.names():
         try:
-            with_estimator(data, side, name, 0, source)
+            with_estimator(base, side, name, 0)
         except RecipeError:
             others.append(name)
         else:
@@ -77,33 +96,25 @@ def _fitting(data: dict[str, Any], side: str, source: Path) -> list[str]:
     return [name for name in fits if not is_users(name)]
 
 
-def with_estimator(data: dict[str, Any], side: str, name: str, seed: int, source: Path) -> Recipe:
+def with_estimator(base: Base, side: Side, name: str, seed: int) -> Recipe:
     """Return the recipe of one trial: every tensor of a side has the estimator, also of overrides.
 
     It takes the place of a blend. Where the recipe has it already, it keeps its parameters.
+
+    Raises:
+        RecipeError: If the recipe cannot have it.
     """
-    places = sections_of(data, side)
-    base = places.get(f"quantization.{side}")
-    usual = _own_estimator(base or {}, name) or name
-    changes = [f"seed={seed}"]
-    for key, section in places.items():
-        if section is base or base is None or {"estimator", "blend"} & set(section):
-            estimator = _own_estimator(section, name) or usual
-            changes += [f"{key}.estimator={json.dumps(estimator)}", f"{key}.blend=null"]
-    return check_recipe(override(data, changes), source, f" with {name}")
+    sections, shared = sections_of(base.data, side), f"quantization.{side}"
+    usual = _own_estimator(sections.get(shared, {}), name) or name
+    changes: dict[str, object] = {"seed": seed}
+    for place, section in sections.items():
+        if place == shared or shared not in sections or {"estimator", "blend"} & set(section):
+            changes[f"{place}.estimator"] = _own_estimator(section, name) or usual
+            changes[f"{place}.blend"] = None
+    return check_recipe(put(base.data, changes), base.source, f" with {name}")
 
 
-def _own_estimator(section: dict[str, Any], name: str) -> Any:
+def _own_estimator(section: Mapping[str, object], name: str) -> object:
     """Return a section's estimator as it is written, if it is the one of that name."""
     own = section.get("estimator")
     return own if name == (own.get("name") if isinstance(own, dict) else own) else None
-
-
-def refuse_float(data: dict[str, Any], side: str, source: Path) -> None:
-    """Check that a side is quantized somewhere.
-
-    Raises:
-        InputError: If it is float, so that it has no estimator.
-    """
-    if not sections_of(data, side):
-        raise InputError(f"{source}: quantization.{side} is float, so it has no estimator")

@@ -1,17 +1,78 @@
-"""The arms of comparisons: recipes that differ in one thing only."""
+"""What every comparison that trains is asked, and what its arms share."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+import torch
+
+from qtool.comparison.trials import ComparisonFolder
 from qtool.errors import InputError
-from qtool.files.whole import refuse_unless_makeable
 from qtool.recipe.file import check_recipe, override, read_recipe_file
+from qtool.recipe.places import at, section_at
 from qtool.recipe.recipe import Recipe
 from qtool.runs import build
-from qtool.runs.folder import is_run_folder
+
+Side = Literal["weights", "activations"]
+SIDES: tuple[Side, ...] = ("weights", "activations")
 
 
-def refuse_repeated(names: list[str], option: str, what: str) -> None:
+@dataclass(frozen=True)
+class ComparisonRequest:
+    """A recipe, and how often, where and on what its arms are to be trained.
+
+    Attributes:
+        recipe: path of what all arms share.
+        seeds: one trial of each arm for each; a number counts from the recipe's own seed on.
+        output: folder of the comparison; None for the usual one.
+        assignments: changes of the recipe, as `--set` writes them.
+        device: that trials are trained on.
+    """
+
+    recipe: Path
+    seeds: int | list[int]
+    output: Path | None
+    assignments: list[str] | None
+    device: torch.device
+
+    def folder(self, kind: str) -> ComparisonFolder:
+        """Return the folder of a comparison of this kind, which need not be there yet."""
+        return ComparisonFolder(self.output or Path("runs") / f"{self.recipe.stem}-{kind}")
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the arms of a comparison share.
+
+    Attributes:
+        source: path of the recipe.
+        data: its plain data, as the file and the assignments have them.
+        recipe: the same, checked.
+        seeds: one trial of each arm for each.
+    """
+
+    source: Path
+    data: Mapping[str, object]
+    recipe: Recipe
+    seeds: list[int]
+
+
+def read_base(request: ComparisonRequest) -> Base:
+    """Return what the arms of a comparison share, checked also against its network.
+
+    Raises:
+        RecipeError: If the recipe is wrong; lists every problem.
+    """
+    source, seeds = request.recipe, request.seeds
+    data = override(read_recipe_file(source), request.assignments or [])
+    recipe = check_recipe(data, source)
+    build.check_against_network(recipe, str(source))
+    chosen = seeds if isinstance(seeds, list) else [recipe.seed + k for k in range(seeds)]
+    return Base(source, data, recipe, chosen)
+
+
+def refuse_repeated(names: Sequence[str], option: str, what: str) -> None:
     """Check that no arm is named twice.
 
     Raises:
@@ -21,43 +82,17 @@ def refuse_repeated(names: list[str], option: str, what: str) -> None:
         raise InputError(f"{option} {','.join(names)}: {what} is named twice")
 
 
-def comparison_folder(output: Path | None, source: Path, kind: str) -> Path:
-    """Return the folder of a comparison, which need not be there yet.
-
-    Raises:
-        InputError: If it cannot be made, or is a run's.
-    """
-    folder = output or Path("runs") / f"{source.stem}-{kind}"
-    refuse_unless_makeable(folder)
-    if is_run_folder(folder):
-        raise InputError(f"{folder}: holds a run; choose another --output for the comparison")
-    return folder
-
-
-def read_base(source: Path, assignments: list[str] | None) -> tuple[dict[str, Any], Recipe]:
-    """Return what the arms of a comparison share: the recipe's data, and the recipe."""
-    data = override(read_recipe_file(source), assignments or [])
-    recipe = check_recipe(data, source)
-    build.check_against_network(recipe, str(source))
-    return data, recipe
-
-
-def chosen_seeds(recipe: Recipe, seeds: int | list[int]) -> list[int]:
-    """Return the seeds; where only their number is given, from the recipe's own on."""
-    return seeds if isinstance(seeds, list) else [recipe.seed + k for k in range(seeds)]
-
-
-def sections_of(data: dict[str, Any], side: str) -> dict[str, dict[str, Any]]:
+def sections_of(data: object, side: Side) -> dict[str, dict[str, object]]:
     """Return a recipe's sections on weights or activations by where they stand, overrides' last."""
-    section = data.get("quantization") or {}
-    places = {"quantization": section}
-    for index, own in enumerate(section.get("overrides") or []):
-        places[f"quantization.overrides.{index}"] = own
-    return {f"{key}.{side}": place[side] for key, place in places.items() if place.get(side)}
+    overrides = at(data, "quantization.overrides")
+    count = len(overrides) if isinstance(overrides, list) else 0
+    owners = ["quantization", *(f"quantization.overrides.{index}" for index in range(count))]
+    found = {f"{owner}.{side}": section_at(data, f"{owner}.{side}") for owner in owners}
+    return {place: section for place, section in found.items() if section}
 
 
-def rate_of(schedule: dict[str, Any]) -> float:
+def rate_of(schedule: Mapping[str, object]) -> float:
     """Return the learning rate that a schedule is known by: where it starts."""
-    if "values" in schedule:
-        return float(schedule["values"][0])
-    return float(schedule.get("start", schedule.get("value", 0.0)))
+    values = schedule.get("values")
+    first = values[0] if isinstance(values, list) else schedule.get("start", schedule.get("value"))
+    return float(first) if isinstance(first, int | float) else 0.0

@@ -1,127 +1,163 @@
-"""The arms of a comparison of schedules: recipes that differ in how one number moves."""
+"""The arms of a comparison of schedules: recipes that differ in how one number is scheduled."""
 
-from copy import deepcopy
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
-from qtool.comparison.question import chosen_seeds, rate_of, read_base, refuse_repeated, sections_of
-from qtool.comparison.trials import Arm
+from qtool.comparison.question import (
+    SIDES,
+    ComparisonRequest,
+    rate_of,
+    read_base,
+    refuse_repeated,
+    sections_of,
+)
+from qtool.comparison.trials import Trial
 from qtool.errors import InputError
 from qtool.numerics.schedules import SCHEDULES
 from qtool.problems import did_you_mean
+from qtool.recipe.places import at, put, section_at
 from qtool.recipe.recipe import Recipe
 from qtool.runs.build import AFTER_A_BLEND
 from qtool.settings.section import check
 
-USUAL_SHAPES = {
+Scheduled = Literal["alpha", "learning_rate"]
+Window = list[float]  # [a, b]: the share of training within which a value is scheduled
+
+USUAL_SHAPES: dict[Scheduled, list[str]] = {
     "alpha": ["linear", "cubic", "cosine", "step"],
     "learning_rate": ["cosine", "linear", "step", "constant"],
 }
-USUAL_WINDOW = [0.0, 0.8]  # of alpha, where the recipe has no blend
+USUAL_WINDOW: Window = [0.0, 0.8]  # of alpha, where the recipe has no blend
 STE = "straight_through"
-SIDES = ("weights", "activations")
 
 
-def schedule_arms(
-    source: Path,
-    shapes: list[str] | None,
-    on: str,
-    windows: list[list[float]] | None,
-    seeds: int | list[int],
-    assignments: list[str] | None,
-) -> tuple[list[Arm], list[int]]:
-    """Return one arm for each schedule, those of alpha after the straight-through one, and seeds.
+@dataclass(frozen=True)
+class Shape:
+    """How a number is scheduled: by which schedule, and in which window; None is the recipe's."""
+
+    name: str
+    window: Window | None
+
+    def __str__(self) -> str:
+        return self.name if self.window is None else f"{self.name}@{self.span}"
+
+    @property
+    def span(self) -> str:
+        """Return the window as it is shown, "" where it is the recipe's."""
+        return "" if self.window is None else f"{self.window[0]:g}-{self.window[1]:g}"
+
+    def schedule(
+        self, own: Mapping[str, object], common: Mapping[str, object]
+    ) -> dict[str, object]:
+        """Return the schedule of this shape.
+
+        Args:
+            own: the recipe's, which stays as it is where it has this shape.
+            common: what a schedule of another shape takes over from it.
+        """
+        kept = own if own.get("name") == self.name else common
+        window = {} if self.window is None else {"window": self.window}
+        return {**kept, "name": self.name, **window}
+
+
+def schedule_trials(
+    request: ComparisonRequest,
+    names: list[str] | None,
+    on: Scheduled,
+    windows: list[Window] | None,
+) -> list[Trial]:
+    """Return one trial for each schedule and seed, those of alpha after the straight-through arm's.
 
     Args:
-        source: the recipe.
-        shapes: names of schedules; None takes the usual ones.
-        on: alpha, or learning_rate.
-        windows: shares of training within which the value moves; each shape has one arm for each.
-            None leaves them to the recipe.
-        seeds: how many, or which.
-        assignments: changes of the recipe.
+        request: of which recipe, and how often.
+        names: of the schedules; None takes the usual ones.
+        on: what is scheduled.
+        windows: each schedule has one arm for each. None leaves them to the recipe.
 
     Raises:
         InputError: If a schedule is unknown or named twice, or does not fit the recipe.
     """
-    _, base = read_base(source, assignments)
-    shapes = shapes or USUAL_SHAPES[on]
-    for shape in shapes:
-        if shape not in SCHEDULES:
-            raise InputError(
-                f"--schedules: unknown schedule {shape!r}{did_you_mean(shape, SCHEDULES.names())}"
-            )
-    refuse_repeated(shapes, "--schedules", "a schedule")
-    resolved, chosen = base.as_dict(), chosen_seeds(base, seeds)
-    changed: dict[str, Any] = {}
+    base = read_base(request)
+    shapes = _shapes(names or USUAL_SHAPES[on], windows)
+    data, arms = base.recipe.as_dict(), dict[str, dict[str, object]]()
     if on == "alpha":
-        if not any(sections_of(resolved, side) for side in SIDES):
-            raise InputError(f"{source}: nothing is quantized, so there is no alpha")
-        # what a blend gets by default, the straight-through arm gets too
-        resolved["training"].setdefault("batch_norm_batches", AFTER_A_BLEND)
-        changed[STE] = _with_alpha(resolved, None)
-    change = _with_alpha if on == "alpha" else _with_rate_shape
+        if not any(sections_of(data, side) for side in SIDES):
+            raise InputError(f"{base.source}: nothing is quantized, so there is no alpha")
+        arms[STE] = _with_alpha(data, None)
     for shape in shapes:
-        for window in (None,) if shape == "constant" else windows or (None,):
-            at = "" if window is None else f"@{window[0]:g}-{window[1]:g}"
-            if shape + at in changed:
-                raise InputError(f"--windows: two of them are the same to six digits: {at[1:]}")
-            changed[shape + at] = change(resolved, (shape, window))
-    made = []
-    for name, data in changed.items():
-        where = f"{source} with {name}"
-        made.append(Arm(name, [check(Recipe, data | {"seed": seed}, where) for seed in chosen]))
-    return made, chosen
+        if str(shape) in arms:
+            raise InputError(f"--windows: two of them are the same to six digits: {shape.span}")
+        arms[str(shape)] = _with_alpha(data, shape) if on == "alpha" else _with_rate(data, shape)
+    folder = request.folder("schedules")
+    return [
+        folder.trial(
+            arm, check(Recipe, put(data, {**changes, "seed": seed}), f"{base.source} with {arm}")
+        )
+        for arm, changes in arms.items()
+        for seed in base.seeds
+    ]
 
 
-def _with_alpha(data: dict[str, Any], choice: tuple[str, list[float] | None] | None) -> Any:
-    """Return a recipe with another schedule of alpha; without a choice the straight-through one.
+def _shapes(names: list[str], windows: list[Window] | None) -> list[Shape]:
+    """Return each schedule in each window; a constant has none.
+
+    Raises:
+        InputError: If a schedule is unknown, or named twice.
+    """
+    for name in names:
+        if name not in SCHEDULES:
+            hint = did_you_mean(name, SCHEDULES.names())
+            raise InputError(f"--schedules: unknown schedule {name!r}{hint}")
+    refuse_repeated(names, "--schedules", "a schedule")
+    each: list[Window | None] = [*windows] if windows else [None]
+    return [Shape(name, w) for name in names for w in ([None] if name == "constant" else each)]
+
+
+def _with_alpha(data: Mapping[str, object], shape: Shape | None) -> dict[str, object]:
+    """Return what changes with another schedule of alpha; without one, the straight-through arm's.
 
     Every blend is changed, those of overrides too; a recipe that has none gets one for its weights
-    or, where those are float, for its activations.
+    or, where those are float, for its activations. What a blend gets by default, the
+    straight-through arm gets too.
     """
-    data = deepcopy(data)
-    sides = [list(sections_of(data, side).values()) for side in SIDES]
-    blended = [tensor for side in sides for tensor in side if tensor.get("blend")]
-    for tensor in blended or next(side for side in sides if side):
-        own = tensor.pop("blend", {"window": USUAL_WINDOW})
-        own = {"name": own} if isinstance(own, str) else own
-        tensor.pop("estimator", None)
-        if choice is None:
-            tensor["estimator"] = {"name": STE}
+    batches = at(data, "training.batch_norm_batches")
+    changes: dict[str, object] = {
+        "training.batch_norm_batches": AFTER_A_BLEND if batches is None else batches
+    }
+    sides = [sections_of(data, side) for side in SIDES]
+    blended = {
+        place: tensor for side in sides for place, tensor in side.items() if tensor.get("blend")
+    }
+    for place, tensor in (blended or next(side for side in sides if side)).items():
+        kept = {k: v for k, v in tensor.items() if k not in ("blend", "estimator")}
+        own = tensor.get("blend") or {"window": USUAL_WINDOW}
+        blend = own if isinstance(own, dict) else {"name": own}
+        if shape is None:
+            changes[place] = {**kept, "estimator": {"name": STE}}
             continue
         common = {"start", "window"}
-        if SCHEDULES.facts(choice[0]).rises:
+        if SCHEDULES.facts(shape.name).rises:
             common.add("phases")
-        tensor["blend"] = _moved(own, _only(own, common), *choice)
-    return data
+        changes[place] = {**kept, "blend": shape.schedule(blend, _only(blend, common))}
+    return changes
 
 
-def _with_rate_shape(data: dict[str, Any], choice: tuple[str, list[float] | None]) -> Any:
-    """Return a recipe whose learning rate moves by another schedule between the same ends.
+def _with_rate(data: Mapping[str, object], shape: Shape) -> dict[str, object]:
+    """Return what changes with another schedule of the learning rate between the same ends.
 
     A rate that is constant in the recipe goes down to 0.
     """
-    own = data["training"]["learning_rate"]
-    last = own["values"][-1] if "values" in own else own.get("stop", 0.0)
-    rate = {"warmup": own.get("warmup", 0.0)}
-    if choice[0] == "constant":
+    own = section_at(data, "training.learning_rate")
+    values = own.get("values")
+    last = values[-1] if isinstance(values, list) else own.get("stop", 0.0)
+    rate: dict[str, object] = {"warmup": own.get("warmup", 0.0)}
+    if shape.name == "constant":
         rate |= {"value": rate_of(own)}
     else:
         rate |= {"start": rate_of(own), "stop": last} | _only(own, {"window"})
-    return data | {"training": data["training"] | {"learning_rate": _moved(own, rate, *choice)}}
+    return {"training.learning_rate": shape.schedule(own, rate)}
 
 
-def _only(schedule: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+def _only(schedule: Mapping[str, object], keys: set[str]) -> dict[str, object]:
     return {key: value for key, value in schedule.items() if key in keys}
-
-
-def _moved(
-    own: dict[str, Any], common: dict[str, Any], shape: str, window: list[float] | None
-) -> dict[str, Any]:
-    """Return a schedule of a shape, and in another window where that is given.
-
-    The recipe's `own` stays as it is where it has that shape; of others, `common` is carried over.
-    """
-    kept = own if own.get("name") == shape else common
-    return {**kept, "name": shape} | ({} if window is None else {"window": window})

@@ -1,46 +1,23 @@
 """Paired differences between arms, with intervals: what a comparison may honestly say."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
-from typing import Any
 
 from scipy.stats import t as student_t
+
+from qtool.reports.comparisons import Difference
 
 CONFIDENCE = 0.95
 NOTHING = 1e-9  # smaller than one image in any data set
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Mean paired difference of an arm from the first one, with its confidence interval.
-
-    Attributes:
-        mean: of arm - against over the seeds that both finished; None where there is none.
-        low, high: the interval; None where fewer than two pairs leave it open.
-        pairs: how many seeds both finished.
-        p_value: of the t-test that there is no difference; None where the pairs leave it open.
-    """
-
-    arm: str
-    against: str
-    mean: float | None
-    low: float | None
-    high: float | None
-    pairs: int
-    p_value: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
-
-def mean_and_std(values: list[float]) -> tuple[float | None, float | None]:
+def mean_and_std(values: Sequence[float]) -> tuple[float | None, float | None]:
     """Return the mean and the sample standard deviation; None where there are too few values."""
     return fmean(values) if values else None, stdev(values) if len(values) > 1 else None
 
 
 def paired_difference(
-    arm: str, against: str, values: list[float | None], base: list[float | None]
+    arm: str, against: str, values: Sequence[float | None], base: Sequence[float | None]
 ) -> Difference:
     """Compare two arms seed by seed, by Student's t on the differences.
 
@@ -55,15 +32,19 @@ def paired_difference(
     pairs = zip(values, base, strict=True)
     gaps = [a - b for a, b in pairs if a is not None and b is not None]
     mean, spread = mean_and_std(gaps)
-    if mean is None or spread is None:
-        return Difference(arm, against, mean, None, None, len(gaps))
-    error, freedom = spread / len(gaps) ** 0.5, len(gaps) - 1
-    half = float(student_t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
-    p_value = 2 * float(student_t.sf(abs(mean) / error, freedom)) if spread > NOTHING else None
-    return Difference(arm, against, mean, mean - half, mean + half, len(gaps), p_value)
+    low = high = p_value = None
+    if mean is not None and spread is not None:
+        error, freedom = spread / len(gaps) ** 0.5, len(gaps) - 1
+        half = float(student_t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
+        low, high = mean - half, mean + half
+        if spread > NOTHING:
+            p_value = 2 * float(student_t.sf(abs(mean) / error, freedom))
+    return Difference(
+        arm=arm, against=against, mean=mean, low=low, high=high, pairs=len(gaps), p_value=p_value
+    )
 
 
-def beyond_chance(p_values: list[float | None]) -> list[bool]:
+def beyond_chance(p_values: Sequence[float | None]) -> list[bool]:
     """Tell which of several tests show something, so that chance alone seldom shows anything.
 
     The k-th smallest of n p-values, k from 0, must be at most (1 - CONFIDENCE) / (n - k), and all
@@ -80,7 +61,7 @@ def beyond_chance(p_values: list[float | None]) -> list[bool]:
     return shown
 
 
-def verdict(differences: list[Difference], failed: dict[str, int] | None = None) -> str:
+def verdict(differences: Sequence[Difference], failed: Mapping[str, int] | None = None) -> str:
     """Say what the differences show, a line for each failed arm and each difference.
 
     Args:
@@ -104,7 +85,7 @@ def _count(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
-def _sentence(item: Difference, tests: int, failed: dict[str, int]) -> str:
+def _sentence(item: Difference, tests: int, failed: Mapping[str, int]) -> str:
     """Say what a difference shows; among `tests` it does not hold, unless it is the only one."""
     names = f"{item.arm} against {item.against}"
     if item.mean is None:

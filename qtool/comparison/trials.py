@@ -1,77 +1,198 @@
-"""Arms x seeds: start, resume or reuse every trial, and collect what they reached."""
+"""Arms x seeds: start, resume or reuse every trial, and collect what they reached.
 
-from collections.abc import Callable
+A trial is all that it takes to train it, and pickles; so does `TrainTrial`, which trains one. Where
+and when trials are trained is an executor's business: it takes trials and what trains one, and
+yields their outcomes. To add one, write a class with that `__call__` in executors.py.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+import torch
 
 from qtool.comparison.statistics import mean_and_std, paired_difference, verdict
 from qtool.console import say
-
-RunTrial = Callable[[Any, Path], dict[str, Any]]
+from qtool.errors import InputError, TrainingError
+from qtool.files.whole import refuse_unless_makeable
+from qtool.recipe.recipe import Recipe
+from qtool.reports.comparisons import Arm, Comparison, Difference
+from qtool.reports.results import Summary
+from qtool.runs.folder import RunFolder
+from qtool.runs.run import Run
+from qtool.runs.train import train_run
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One compared choice.
+class Trial:
+    """One run of a comparison.
 
     Attributes:
-        name: how it is shown.
-        recipes: one resolved recipe for each seed.
+        arm: the compared choice, as it is shown.
+        seed: of the run; runs of the same seed are held against each other.
+        recipe: resolved.
+        folder: of the run.
     """
 
-    name: str
-    recipes: list[Any]
+    arm: str
+    seed: int
+    recipe: Recipe
+    folder: RunFolder
+
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class ComparisonFolder:
+    """A folder that a comparison lies in, or may lie in: a run folder for each trial, a report."""
+
+    path: Path
+
+    @property
+    def report(self) -> Path:
+        """What the trials show."""
+        return self.path / "comparison.json"
+
+    def run(self, arm: str, seed: int) -> RunFolder:
+        """Return the folder of a trial's run."""
+        return RunFolder(self.path / arm / f"seed-{seed}")
+
+    def trial(self, arm: str, recipe: Recipe) -> Trial:
+        """Return the trial that trains a recipe for an arm, on the recipe's seed."""
+        return Trial(arm, recipe.seed, recipe, self.run(arm, recipe.seed))
+
+    def refuse_unless_usable(self) -> None:
+        """Check that the folder is there or can be made, and that no run lies in it.
+
+        Raises:
+            InputError: If it cannot, or one does.
+        """
+        refuse_unless_makeable(self.path)
+        if RunFolder(self.path).holds_run():
+            raise InputError(
+                f"{self.path}: holds a run; choose another --output for the comparison"
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a trial came."""
+
+    trial: Trial
+    summary: Summary
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether it was trained to its end."""
+        return self.summary.status == "finished"
+
+    @property
+    def accuracy(self) -> float | None:
+        """Return its validation accuracy; None where it failed, or labels are no classes."""
+        return self.summary.validation_accuracy if self.finished else None
+
+
+Kind = Literal["estimators", "schedules"]  # what the arms are
+Outcomes = Mapping[str, Sequence[Outcome]]  # arm -> its outcomes, seed by seed
+Train = Callable[[Trial], Summary]
+Executor = Callable[[Sequence[Trial], Train], Iterable[Outcome]]
+
+
+@dataclass(frozen=True)
+class TrainTrial:
+    """Trains a trial, goes on with it, or reuses it; one that diverges does not stop the others.
+
+    Attributes:
+        device: that it is trained on.
+        records: keep every flip of its weights' codes too.
+    """
+
+    device: torch.device
+    records: bool = False
+
+    def __call__(self, trial: Trial) -> Summary:
+        """Return how the trial ended.
+
+        Raises:
+            InputError: If its folder holds anything else.
+        """
+        run = Run(trial.folder, trial.recipe, self.device)
+        try:
+            return train_run(run, resume=True, with_plan=False, records=self.records)
+        except TrainingError as error:
+            say(f"trial failed: {error}")
+            return Summary.read(trial.folder.summary)
+
+
+def one_by_one(trials: Sequence[Trial], train: Train) -> Iterator[Outcome]:
+    """Train trials in this process, each after the one before it."""
+    for number, trial in enumerate(trials, 1):
+        say(f"trial {number}/{len(trials)}: {trial}")
+        yield Outcome(trial, train(trial))
 
 
 def run_trials(
-    arms: list[Arm], seeds: list[int], folder: Path, run_trial: RunTrial
-) -> dict[str, list[dict[str, Any]]]:
-    """Run every trial in a folder of its own, seed by seed, so that arms stay comparable.
+    trials: Sequence[Trial], train: Train, executor: Executor = one_by_one
+) -> dict[str, list[Outcome]]:
+    """Run every trial, seed by seed, so that arms stay comparable when they are stopped.
 
     Args:
-        arms: the compared choices.
-        seeds: one trial of each arm for each.
-        folder: of the comparison; trial folders are `arm/seed-N` in it.
-        run_trial: trains a recipe in a folder, or returns the summary of a trial that is done.
+        trials: in the order of their arms, and of their seeds within an arm.
+        train: trains one of them, or returns the summary of one that is done.
+        executor: calls it, now or elsewhere.
 
     Returns:
-        The summaries of each arm, in the order of `seeds`.
+        The outcomes of each arm, in the order of the trials.
     """
-    summaries: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
-    count = len(arms) * len(seeds)
-    for index, seed in enumerate(seeds):
-        for arm in arms:
-            number = sum(len(done) for done in summaries.values()) + 1
-            say(f"trial {number}/{count}: {arm.name}, seed {seed}")
-            place = folder / arm.name / f"seed-{seed}"
-            summaries[arm.name].append(run_trial(arm.recipes[index], place))
-    return summaries
+    seeds = dict.fromkeys(trial.seed for trial in trials)
+    in_turn = [trial for seed in seeds for trial in trials if trial.seed == seed]
+    done = {(each.trial.arm, each.trial.seed): each for each in executor(in_turn, train)}
+    outcomes: dict[str, list[Outcome]] = {}
+    for trial in trials:
+        outcomes.setdefault(trial.arm, []).append(done[trial.arm, trial.seed])
+    return outcomes
+
+
+def arms_and_differences(outcomes: Outcomes) -> tuple[list[Arm], list[Difference]]:
+    """Return what each arm reached, and how the others differ from the first."""
+    arms = [_arm(name, done) for name, done in outcomes.items()]
+    first, *others = arms
+    return arms, [
+        paired_difference(arm.name, first.name, arm.values, first.values) for arm in others
+    ]
+
+
+def _arm(name: str, outcomes: Sequence[Outcome]) -> Arm:
+    values = [outcome.accuracy for outcome in outcomes]
+    mean, spread = mean_and_std([value for value in values if value is not None])
+    failed = sum(not outcome.finished for outcome in outcomes)
+    return Arm(name=name, values=values, mean=mean, std=spread, failed=failed)
 
 
 def summarize_trials(
-    kind: str, recipe: str, seeds: list[int], summaries: dict[str, list[dict[str, Any]]]
-) -> dict[str, Any]:
-    """Return what comparison.json says."""
-    values = {
-        name: [s["validation_accuracy"] if s["status"] == "finished" else None for s in done]
-        for name, done in summaries.items()
-    }
-    arms = []
-    for name, reached in values.items():
-        finished = [value for value in reached if value is not None]
-        mean, spread = mean_and_std(finished)
-        failed = sum(summary["status"] != "finished" for summary in summaries[name])
-        arms.append(
-            {"name": name, "values": reached, "mean": mean, "std": spread, "failed": failed}
-        )
-    first, *others = values
-    differences = [paired_difference(name, first, values[name], values[first]) for name in others]
-    return {
-        "kind": kind,
-        "recipe": recipe,
-        "seeds": seeds,
-        "arms": arms,
-        "differences": [item.as_dict() for item in differences],
-        "verdict": verdict(differences, {arm["name"]: arm["failed"] for arm in arms}),
-    }
+    outcomes: Outcomes,
+    *,
+    kind: Kind,
+    recipe: str,
+    on: str,
+) -> Comparison:
+    """Return what comparison.json says.
+
+    Args:
+        outcomes: of the arms.
+        kind: what the arms are.
+        recipe: path of what they share.
+        on: whose estimator, or which schedule, differs.
+    """
+    arms, differences = arms_and_differences(outcomes)
+    return Comparison(
+        kind=kind,
+        recipe=recipe,
+        seeds=[outcome.trial.seed for outcome in next(iter(outcomes.values()))],
+        arms=arms,
+        differences=differences,
+        verdict=verdict(differences, {arm.name: arm.failed for arm in arms}),
+        on=on,
+    )

@@ -5,17 +5,16 @@ What theory says of its weights, and the recipe that trains them by straight_thr
 Reference: Schoenbauer et al., 2024, arXiv:2405.05171.
 """
 
-from collections.abc import Iterable
-from copy import deepcopy
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from qtool.errors import InputError
-from qtool.problems import report
+from qtool.problems import Problem, report
 from qtool.quantizers.layers import QUANT_TYPES
+from qtool.recipe.places import at, put
 from qtool.recipe.recipe import Recipe
 from qtool.runs import build
 from qtool.settings.section import check
@@ -23,6 +22,7 @@ from qtool.settings.tensors import WeightQuantization
 from qtool.straight_through.weights import WeightMap
 
 ADAPTIVE = ("adamw",)
+STRAIGHT_THROUGH = "straight_through"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Equivalent:
     Attributes:
         recipe: with the custom estimator.
         maps: layer -> alpha and M of its weight.
-        places: where the settings of weights stand in the recipe, such as overrides.0 -> the same.
+        places: where the settings of weights stand, overrides.0 or quantization -> the same.
         adaptive: the optimizer is of Adam's family.
         outside: why the recipe lies outside the theorem's class, or "".
         notes: what keeps the equivalence from being exact.
@@ -53,7 +53,7 @@ def equivalent_of(recipe: Recipe, source: str) -> Equivalent:
         InputError: If there are no quantized weights, or some have no straight-through form
             whatever the estimator.
     """
-    maps, places, found = {}, {}, []
+    maps, places, found = dict[str, WeightMap](), dict[str, WeightMap](), list[Problem]()
     with torch.device("meta"):
         network = build.make_network_without_data(recipe).model
     for name, module in network.named_modules():
@@ -71,7 +71,7 @@ def equivalent_of(recipe: Recipe, source: str) -> Equivalent:
     adaptive = recipe.training.optimizer.name in ADAPTIVE
     judged = dict.fromkeys((m.estimator, m.outside(adaptive=adaptive)) for m in maps.values())
     outside = "; ".join(f"{name}: {why}" if len(judged) > 1 else why for name, why in judged if why)
-    notes = _notes(recipe, maps, adaptive)
+    notes = _notes(recipe, maps, adaptive=adaptive)
     return Equivalent(recipe, maps, places, adaptive, outside, notes)
 
 
@@ -82,60 +82,7 @@ def _owner(recipe: Recipe, place: str, key: str) -> str:
     return f"{place}.weights." if own and key in own else "weights."
 
 
-def _notes(recipe: Recipe, maps: dict[str, WeightMap], adaptive: bool) -> list[str]:
-    """Return what keeps the equivalence from being exact."""
-    notes = []
-    decay = recipe.training.optimizer.params.get("weight_decay", 0.0)
-    if decay and not adaptive:
-        notes.append(f"weight_decay {decay:g} pulls w and M(w) differently; set it to 0")
-    if any(form.settings.dampening is not None for form in maps.values()):
-        notes.append("dampening pulls at w itself, which M moves; leave it out")
-    roundings = {form.settings.rounding for form in maps.values()} - {"half_to_even"}
-    notes += [
-        f"{rounding} looks at more of w than its code; choose half_to_even"
-        for rounding in sorted(roundings)
-    ]
-    passing = {form.estimator for form in maps.values() if form.passes_beyond}
-    notes += [
-        f"{name} passes gradients outside the grid, straight_through does not"
-        for name in sorted(passing)
-    ]
-    return notes
-
-
-def straight_through_recipe(equivalent: Equivalent, start: Path | None = None) -> Recipe:
-    """Return the recipe with straight_through in place of the custom estimator.
-
-    Args:
-        equivalent: of the recipe.
-        start: file of the weights that it starts from; None leaves that as it is.
-    """
-    data = equivalent.recipe.as_dict()
-    own = equivalent.recipe.quantization.weights
-    used = _is_used(data["quantization"], equivalent.places)
-    data["quantization"] = straight_through_section(
-        data["quantization"],
-        equivalent.places,
-        WeightMap(own) if own is not None and used else None,
-        equivalent.adaptive,
-    )
-    if start is not None:
-        drawn = {"initialization": "default", "start": "random"}
-        data["model"] |= drawn | {"weights": str(start)}
-    return check(Recipe, data, "the straight-through recipe")
-
-
-def _is_used(section: dict[str, Any], places: Iterable[str]) -> bool:
-    """Tell whether a layer takes the section's own weights, or an override that changes none."""
-    overrides = section.get("overrides", [])
-    own = {f"overrides.{k}" for k, place in enumerate(overrides) if place.get("weights")}
-    return any(place not in own for place in places)
-
-
-STRAIGHT_THROUGH = {"name": "straight_through"}
-
-
-def why_not(settings: WeightQuantization) -> tuple[str, str] | None:
+def why_not(settings: WeightQuantization) -> Problem | None:
     """Return the key that a weight has no straight-through form with, and why; or None."""
     if settings.blend is not None:
         why = "a blend passes gradients by its alpha, not by an estimator; choose an estimator"
@@ -149,30 +96,57 @@ def why_not(settings: WeightQuantization) -> tuple[str, str] | None:
     return None
 
 
-def straight_through_section(
-    section: dict[str, Any], maps: dict[str, WeightMap], base: WeightMap | None, adaptive: bool
-) -> dict[str, Any]:
-    """Return a recipe's quantization section with straight_through for every weight.
+def _notes(recipe: Recipe, maps: Mapping[str, WeightMap], *, adaptive: bool) -> list[str]:
+    """Return what keeps the equivalence from being exact."""
+    notes: list[str] = []
+    decay = recipe.training.optimizer.params.get("weight_decay", 0.0)
+    if decay and not adaptive:
+        notes.append(f"weight_decay {decay:g} pulls w and M(w) differently; set it to 0")
+    if any(weight_map.settings.dampening is not None for weight_map in maps.values()):
+        notes.append("dampening pulls at w itself, which M moves; leave it out")
+    roundings = {weight_map.settings.rounding for weight_map in maps.values()} - {"half_to_even"}
+    notes += [
+        f"{rounding} looks at more of w than its code; choose half_to_even"
+        for rounding in sorted(roundings)
+    ]
+    passing = {weight_map.estimator for weight_map in maps.values() if weight_map.passes_beyond}
+    notes += [
+        f"{name} passes gradients outside the grid, straight_through does not"
+        for name in sorted(passing)
+    ]
+    return notes
+
+
+def straight_through_recipe(equivalent: Equivalent, start: Path | None = None) -> Recipe:
+    """Return the recipe with straight_through in place of the custom estimator, for every weight.
 
     Args:
-        section: plain data.
-        maps: where settings of weights stand, such as overrides.0 -> their form.
-        base: the form of the section's own weights; None where those are float.
-        adaptive: the optimizer is one, so that learning rates stay as they are.
+        equivalent: of the recipe.
+        start: file of the weights that it starts from; None leaves that as it is.
     """
-    made = deepcopy(section)
-    if base is not None:
-        made["weights"] |= _changes(base, adaptive)
-    for place, form in maps.items():
-        kind, _, index = place.partition(".")
-        own = made[kind][int(index)] if kind == "overrides" else {}
-        if isinstance(own.get("weights"), dict):
-            own["weights"] |= _changes(form, adaptive)
-    return made
+    data, base = equivalent.recipe.as_dict(), equivalent.recipe.quantization.weights
+    maps = {f"quantization.{place}.weights": m for place, m in equivalent.places.items()}
+    if base is not None and _is_used(data, equivalent.places):
+        maps["quantization.weights"] = WeightMap(base)
+    changes: dict[str, object] = {}
+    for place, weight_map in maps.items():
+        if isinstance(settings := at(data, place), dict):
+            changes[place] = settings | _changes(weight_map, adaptive=equivalent.adaptive)
+    if start is not None:
+        model = {"initialization": "default", "start": "random", "weights": str(start)}
+        changes |= {f"model.{key}": value for key, value in model.items()}
+    return check(Recipe, put(data, changes), "the straight-through recipe")
 
 
-def _changes(form: WeightMap, adaptive: bool) -> dict[str, Any]:
-    changes: dict[str, Any] = {"estimator": dict(STRAIGHT_THROUGH)}
+def _is_used(data: object, places: Iterable[str]) -> bool:
+    """Tell whether a layer takes the section's own weights, or an override that changes none."""
+    return any(not at(data, f"quantization.{place}.weights") for place in places)
+
+
+def _changes(weight_map: WeightMap, *, adaptive: bool) -> dict[str, object]:
+    """Return what differs in a weight's settings for straight_through."""
+    changes: dict[str, object] = {"estimator": {"name": STRAIGHT_THROUGH}}
     if not adaptive:
-        changes["learning_rate_scale"] = form.settings.learning_rate_scale * form.form.alpha
+        own = weight_map.settings.learning_rate_scale
+        changes["learning_rate_scale"] = own * weight_map.in_steps.alpha
     return changes

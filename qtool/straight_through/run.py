@@ -29,9 +29,10 @@ def write_start(equivalent: Equivalent, mapped: Recipe, folder: RunFolder) -> No
     state = {
         name: value.detach().clone().contiguous() for name, value in network.state_dict().items()
     }
-    for name, form in equivalent.maps.items():
+    for name, weight_map in equivalent.maps.items():
         weight = state[f"{name}.weight"]
-        state[f"{name}.weight"] = form.move(weight, WeightQuantizer(form.settings, weight).scale)
+        scale = WeightQuantizer(weight_map.settings, weight).scale
+        state[f"{name}.weight"] = weight_map.map(weight, scale)
     keep_recipe(mapped, folder, "the resolved recipe of this run")
     write_atomically(folder.initial, lambda temporary: save_file(state, temporary))
 

@@ -1,14 +1,14 @@
 """A run with a custom estimator -> the straight-through run that it is equivalent to.
 
 Under SGD that is: start from M(w0), and multiply the weight's learning rate by alpha. A run that
-has begun is moved by M too, and its momentum v becomes v M'(w) / alpha, which inside the grid is
+has begun is mapped by M too, and its momentum v becomes v M'(w) / alpha, which inside the grid is
 v divided by the estimator's derivative at w. Under Adam weights and learning rate stay as they
 are; the first moment is divided by that derivative, the second by its square.
 
 Reference: Schoenbauer et al., 2024, arXiv:2405.05171.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from qtool.straight_through.weights import WeightMap
 def carry_over(
     old: tuple[nn.Module, Optimizer],
     new: tuple[nn.Module, Optimizer],
-    maps: dict[str, WeightMap],
+    maps: Mapping[str, WeightMap],
     *,
     adaptive: bool,
 ) -> list[MovedLayer]:
@@ -34,7 +34,7 @@ def carry_over(
     Args:
         old: fake-quantized model and optimizer, trained so far.
         new: the same network and optimizer with straight_through, as they begin.
-        maps: layer -> the form of its weight.
+        maps: layer -> alpha and M of its weight.
         adaptive: the optimizer is one of Adam's family.
     """
     (model, optimizer), (target, target_optimizer) = old, new
@@ -46,27 +46,26 @@ def carry_over(
                 k: v.clone() if isinstance(v, Tensor) else v for k, v in states[parameter].items()
             }
             target_optimizer.state[parameters[name]] = kept
-    layers, moved = quant_layers(model), quant_layers(target)
-    rows = []
-    for name, form in maps.items():
+    layers, new_layers = quant_layers(model), quant_layers(target)
+    rows: list[MovedLayer] = []
+    for name, weight_map in maps.items():
         quantizer = layers[name].weight_quantizer if name in layers else None
         if quantizer is None:  # its model does not call it, so that it was released
             continue
-        weight, scale = layers[name].weight, quantizer.scale
+        weight, mapped, scale = layers[name].weight, new_layers[name].weight, quantizer.scale
         slope = slope_at(weight.detach(), quantizer)
-        state = target_optimizer.state.get(moved[name].weight, {})
+        state = target_optimizer.state.get(mapped, {})
         if adaptive:
             _divide_moments(state, slope)
         else:
-            moved[name].weight.copy_(form.move(weight, scale))
-            _divide_momentum(state, slope, form.form.alpha)
-        shift = (moved[name].weight - weight).abs().max() / scale.max()
+            mapped.copy_(weight_map.map(weight, scale))
+            _divide_momentum(state, slope, weight_map.in_steps.alpha)
         rows.append(
             MovedLayer(
                 layer=name,
-                estimator=form.estimator,
-                alpha=1.0 if adaptive else form.form.alpha,
-                largest_shift=float(shift),
+                estimator=weight_map.estimator,
+                alpha=1.0 if adaptive else weight_map.in_steps.alpha,
+                largest_shift=float((mapped - weight).abs().max() / scale.max()),
             )
         )
     return rows
@@ -78,13 +77,13 @@ def slope_at(weight: Tensor, quantizer: WeightQuantizer) -> Tensor:
     return quantizer.estimator(torch.ones_like(u), u, *quantizer.bounds())
 
 
-def _divide_momentum(state: dict[str, Any], slope: Tensor, alpha: float) -> None:
-    """Let SGD's momentum move M(w) as it moved w; where the derivative is 0, M(w) is w."""
+def _divide_momentum(state: Mapping[str, object], slope: Tensor, alpha: float) -> None:
+    """Let SGD's momentum change M(w) as it changed w; where the derivative is 0, M(w) is w."""
     if isinstance(buffer := state.get("momentum_buffer"), Tensor):
         buffer.div_(torch.where(slope > 0, slope, torch.full_like(slope, alpha)))
 
 
-def _divide_moments(state: dict[str, Any], slope: Tensor) -> None:
+def _divide_moments(state: Mapping[str, object], slope: Tensor) -> None:
     """Let Adam's moments be those of the gradients that straight_through would have passed."""
     divisor = torch.where(slope > 0, slope, torch.ones_like(slope))
     for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):

@@ -21,7 +21,7 @@ from qtool.settings.tensors import WeightQuantization
 
 @dataclass(frozen=True)
 class WeightMap:
-    """The straight-through form of a weight that is quantized by `settings`."""
+    """Alpha and M of a weight that is quantized by `settings`."""
 
     settings: WeightQuantization
 
@@ -31,20 +31,20 @@ class WeightMap:
         return str(self.settings.estimator)
 
     @cached_property
-    def moving(self) -> str:
+    def scheduled(self) -> str:
         """Return which parameter of the estimator is a schedule, or ""."""
         params = self.settings.estimator.params if self.settings.estimator else {}
         return next((key for key, value in params.items() if isinstance(value, dict)), "")
 
     @cached_property
-    def form(self) -> StraightThroughMap:
+    def in_steps(self) -> StraightThroughMap:
         """Return alpha and M in steps, on the weight's own grid.
 
         Raises:
-            ValueError: If a parameter of the estimator moves, or there is none.
+            ValueError: If a parameter of the estimator is a schedule, or there is no estimator.
         """
         chosen, grid = self.settings.estimator, self.settings.integer_grid
-        if chosen is None or self.moving:
+        if chosen is None or self.scheduled:
             raise ValueError("only an estimator that stays as it is has one M")
         return straight_through_map(chosen.name, grid.qmin, grid.qmax, **chosen.params)
 
@@ -54,11 +54,12 @@ class WeightMap:
         Judged between the outermost levels: beyond them straight_through itself stops gradients.
         With an adaptive optimizer it need not be cyclical.
         """
-        if self.moving:
-            return "" if adaptive else f"its {self.moving} moves in training, and M with it"
-        if not math.isnan(self.form.alpha):
+        if self.scheduled:
+            return "" if adaptive else f"its {self.scheduled} moves in training, and M with it"
+        found = self.in_steps
+        if not math.isnan(found.alpha):
             return ""
-        return "" if adaptive and "not cyclical" in self.form.reason else self.form.reason
+        return "" if adaptive and "not cyclical" in found.reason else found.reason
 
     @property
     def passes_beyond(self) -> bool:
@@ -73,15 +74,15 @@ class WeightMap:
         passed = estimator(torch.ones_like(u), u, float(grid.qmin), float(grid.qmax))
         return bool((passed != 0).any())
 
-    def move(self, weight: Tensor, scale: Tensor) -> Tensor:
+    def map(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Return M(w), of the weight's shape and dtype; its codes are the weight's."""
         grid = self.settings.integer_grid
         wide, step = weight.detach().double(), scale.detach().double()
-        moved = (self.form.map(wide / step + grid.offset) - grid.offset) * step
-        moved = moved.to(weight.dtype)
-        before, after = (quantize(w, scale, 0, grid) for w in (weight.detach(), moved))
+        mapped = (self.in_steps.map(wide / step + grid.offset) - grid.offset) * step
+        mapped = mapped.to(weight.dtype)
+        before, after = (quantize(w, scale, 0, grid) for w in (weight.detach(), mapped))
         # in the weight's own dtype M may round across a threshold that it comes close to
-        return torch.where(before == after, moved, weight.detach())
+        return torch.where(before == after, mapped, weight.detach())
 
     def largest_level(self, scale: Tensor) -> float:
         """Return mx, the real value of the outermost level: s (high - 1/2) on mid_rise, s high."""

@@ -74,17 +74,17 @@ def test_oscillations_at_the_end_are_taken_out(codes, expected):
     assert agreement.compressed(codes) == expected
 
 
-def test_change_points_are_compared_over_all_layers():
-    found = agreement.change_point_agreement(record(A, A), record(A, B))
-    # of 12 weights 6 + 2 agree, with 9 + 2 change points, of which two are 2 and 1 steps off
+def test_flips_are_compared_over_all_layers():
+    found = agreement.flip_agreement(record(A, A), record(A, B))
+    # of 12 weights 6 + 2 agree, with 9 + 2 flips, of which two are 2 and 1 steps off
     assert found["change_point_agreement"] == pytest.approx(8 / 12)
     assert found["change_point_agreement_compressed"] == pytest.approx(9 / 12)
     assert found["change_point_error"] == pytest.approx((2 + 1) / (9 + 2))
 
 
-def test_nothing_that_changes_has_no_error():
+def test_where_nothing_flips_there_is_no_error():
     still = record(layer([[0], [1]]))
-    found = agreement.change_point_agreement(still, still)
+    found = agreement.flip_agreement(still, still)
     assert found["change_point_agreement"] == 1
     assert found["change_point_error"] is None
 

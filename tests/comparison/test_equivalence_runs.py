@@ -11,8 +11,12 @@ import yaml
 from qtool import pipeline
 from qtool.cli import main
 from qtool.errors import InputError
+from qtool.reports.comparisons import Equivalence
+from qtool.reports.results import EpochLine, Summary
+from qtool.runs.build import load_checked
 from qtool.runs.changes import read_record
 from qtool.runs.checkpoint import load
+from qtool.runs.folder import RunFolder
 from qtool.straight_through.recipe import equivalent_of
 
 SHARP = {"name": "hyperbolic_tangent", "sharpness": 2.0}
@@ -42,58 +46,58 @@ def write(folder: Path, recipe: dict[str, Any] = RECIPE, **weights: Any) -> Path
     return path
 
 
-def compare(path: Path, *settings: str, rates: list[float], **more: Any) -> dict[str, Any]:
-    folder = more.pop("output", path.parent / "c")
+def compare(path: Path, *settings: str, rates: list[float], **more: Any) -> Equivalence:
+    usual = {"seeds": [0], "output": path.parent / "c"}
     return pipeline.compare_equivalence(
-        path, more.pop("name", None), rates, more.pop("seeds", [0]), folder, list(settings), "cpu"
+        path, rates=rates, assignments=list(settings), device="cpu", **usual | more
     )
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Equivalence]:
     folder = tmp_path_factory.mktemp("study")
     return folder, compare(write(folder), rates=[0.02, 0.005])
 
 
 def test_the_mapped_run_follows_the_custom_one_and_the_naive_one_does_not(
-    study: tuple[Path, dict[str, Any]],
+    study: tuple[Path, Equivalence],
 ) -> None:
     _, result = study
-    errors = result["weight_alignment_error"]
+    errors = result.weight_alignment_error
     assert errors["mapped"][1] < errors["mapped"][0]
     assert errors["mapped"][1] < 0.3 * errors["naive"][1]
     assert errors["mapped"][1] < 2 * errors["jitter"][1]
-    codes = result["quantized_weight_agreement"]
+    codes = result.quantized_weight_agreement
     assert codes["mapped"][1] > max(0.95, codes["naive"][1])
-    changes = result["change_point_agreement"]
+    changes = result.change_point_agreement
     assert changes["naive"][1] < changes["mapped"][1] <= codes["mapped"][1]
-    assert result["inference_agreement"]["mapped"][1] >= 0.98
-    assert result["equivalent"] is True
-    assert "indistinguishable from straight_through with lr x 0.53" in result["verdict"]
+    assert result.inference_agreement["mapped"][1] >= 0.98
+    assert result.equivalent is True
+    assert "indistinguishable from straight_through with lr x 0.53" in result.verdict
 
 
-def test_comparison_json_has_the_keys_of_the_contract(study: tuple[Path, dict[str, Any]]) -> None:
+def test_comparison_json_has_the_keys_of_the_contract(study: tuple[Path, Equivalence]) -> None:
     folder, result = study
-    assert json.loads((folder / "c" / "comparison.json").read_text()) == result
-    assert result["kind"] == "equivalence"
-    assert result["learning_rates"] == [0.02, 0.005]
-    assert result["seeds"] == [0]
-    assert [arm["name"] for arm in result["arms"][:4]] == [
+    assert json.loads((folder / "c" / "comparison.json").read_text()) == result.to_json()
+    assert result.kind == "equivalence"
+    assert result.learning_rates == [0.02, 0.005]
+    assert result.seeds == [0]
+    assert [arm.name for arm in result.arms[:4]] == [
         f"lr-0.02/{arm}" for arm in ("custom", "mapped", "naive", "jitter")
     ]
-    for arm in result["arms"]:
-        assert {"name", "values", "mean", "std", "failed"} <= set(arm)
-    assert {item["against"] for item in result["differences"]} == {
+    for arm in result.arms:
+        assert {"name", "values", "mean", "std", "failed"} <= set(arm.to_json())
+    assert {item.against for item in result.differences} == {
         "lr-0.02/custom",
         "lr-0.005/custom",
     }
-    curve = next(c for c in result["curves"] if c["arm"] == "mapped")
-    assert curve["weight_alignment_error"][0] == 0.0  # the arms start together
-    assert curve["quantized_weight_agreement"][0] == 1.0
-    assert curve["weight_alignment_error"][-1] == result["weight_alignment_error"]["mapped"][0]
+    curve = next(c for c in result.curves if c.arm == "mapped")
+    assert curve.weight_alignment_error[0] == 0.0  # the arms start together
+    assert curve.quantized_weight_agreement[0] == 1.0
+    assert curve.weight_alignment_error[-1] == result.weight_alignment_error["mapped"][0]
 
 
-def test_the_arms_differ_in_what_theory_says_only(study: tuple[Path, dict[str, Any]]) -> None:
+def test_the_arms_differ_in_what_theory_says_only(study: tuple[Path, Equivalence]) -> None:
     folder, _ = study
     places = {a: folder / "c" / "lr-0.005" / a / "seed-0" for a in ("custom", "mapped", "naive")}
     recipes = {
@@ -119,23 +123,23 @@ def test_the_arms_differ_in_what_theory_says_only(study: tuple[Path, dict[str, A
 
 
 def test_a_comparison_that_was_stopped_ends_as_if_it_had_not(
-    study: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: tuple[Path, Equivalence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, whole = study
     path, lines = write(tmp_path), []
 
-    def stop(line: dict[str, Any], epochs: int) -> None:
+    def stop(line: EpochLine, epochs: int) -> None:
         lines.append(line)
         if len(lines) in (1, 4):  # in the middle of custom, and of mapped
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "say_epoch", stop)
+        patch.setattr("qtool.runs.train.say_epoch", stop)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 compare(path, rates=[0.02, 0.005])
     resumed = compare(path, rates=[0.02, 0.005])
-    assert resumed | {"recipe": ""} == whole | {"recipe": ""}
+    assert resumed.model_copy(update={"recipe": whole.recipe}) == whole
     monkeypatch.setattr("qtool.training.loop.Trainer.fit", None)  # nothing may train again
     assert compare(path, rates=[0.02, 0.005]) == resumed
 
@@ -146,25 +150,25 @@ def test_under_adam_nothing_is_changed_and_one_run_is_both_mapped_and_naive(
     training = RECIPE["training"] | {"optimizer": ADAM, "epochs": 2}
     path = write(tmp_path, RECIPE | {"training": training})
     result = compare(path, rates=[5e-4])
-    assert [arm["name"] for arm in result["arms"]] == [
+    assert [arm.name for arm in result.arms] == [
         f"lr-0.0005/{arm}" for arm in ("custom", "mapped", "jitter")
     ]
-    errors = result["weight_alignment_error"]
+    errors = result.weight_alignment_error
     assert errors["naive"] == errors["mapped"]
     assert errors["mapped"][0] < 0.2
     place = tmp_path / "c" / "lr-0.0005" / "mapped" / "seed-0"
     weights = yaml.safe_load((place / "recipe.yaml").read_text())["quantization"]["weights"]
     assert weights["learning_rate_scale"] == 1.0
-    assert result["alphas"] is None
+    assert result.alphas is None
 
 
 def test_an_estimator_outside_the_class_is_run_and_reported(tmp_path: Path) -> None:
     small = ["training.epochs=1", "data.train_samples=128"]
     name = "element_wise_gradient_scaling"
     result = compare(write(tmp_path), *small, rates=[0.01], name=name)
-    assert result["equivalent"] is None
-    assert "depends on the sign of the gradient" in result["verdict"]
-    assert set(result["weight_alignment_error"]) == {"naive", "jitter"}
+    assert result.equivalent is None
+    assert "depends on the sign of the gradient" in result.verdict
+    assert set(result.weight_alignment_error) == {"naive", "jitter"}
     assert not (tmp_path / "c" / "lr-0.01" / "mapped").exists()
 
 
@@ -182,8 +186,8 @@ def test_each_layer_has_the_alpha_of_its_own_settings(tmp_path: Path) -> None:
     scales = [item["learning_rate_scale"] for item in found]
     assert scales == [pytest.approx(0.530428, abs=1e-6), 1.0, pytest.approx(0.6)]
     assert {item["estimator"]["name"] for item in found} == {"straight_through"}
-    assert result["alphas"] == [1.0, scales[0], scales[2]]
-    assert result["curves"][0]["weight_alignment_error"][0] == 0.0
+    assert result.alphas == [1.0, scales[0], scales[2]]
+    assert result.curves[0].weight_alignment_error[0] == 0.0
 
 
 def test_a_plain_learning_rate_and_a_stop_scale_too(tmp_path: Path) -> None:
@@ -255,16 +259,14 @@ def stopped_after(folder: Path, recipe: dict[str, Any], epochs: int) -> Path:
     """Train a run and stop it after so many epochs."""
     run = folder / "run"
 
-    def stop(line: dict[str, Any], of: int) -> None:
-        if line["epoch"] == epochs:
+    def stop(line: EpochLine, of: int) -> None:
+        if line.epoch == epochs:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "say_epoch", stop)
+        patch.setattr("qtool.runs.train.say_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
-            pipeline.train_recipe(
-                pipeline.build.load_checked(write(folder, recipe)), run, "cpu", resume=False
-            )
+            pipeline.train(write(folder, recipe), run_dir=run, device="cpu")
     return run
 
 
@@ -273,8 +275,12 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return {name: state[f"{name}.weight"].double() for name in ("conv1", "conv2")}
 
 
-def go_on(run: Path) -> dict[str, Any]:
-    return pipeline.train(run / "recipe.yaml", run, device="cpu", resume=True)
+def train(recipe: Path, run: Path, *settings: str) -> Summary:
+    return pipeline.train(recipe, run_dir=run, assignments=list(settings), device="cpu")
+
+
+def go_on(run: Path) -> Summary:
+    return pipeline.train(run / "recipe.yaml", run_dir=run, device="cpu", resume=True)
 
 
 @pytest.mark.parametrize("optimizer", [RECIPE["training"]["optimizer"], ADAM], ids=["sgd", "adam"])
@@ -286,10 +292,10 @@ def test_a_converted_run_goes_on_as_the_original_would_have(
     training = {"epochs": 4, "optimizer": optimizer, "learning_rate": rate}
     run = stopped_after(tmp_path, RECIPE | {"training": training}, 2)
     report = pipeline.convert_to_straight_through(run, device="cpu")
-    mapped = Path(report["run"])
+    mapped = Path(report.run)
     assert mapped == tmp_path / "run-straight-through"
-    assert json.loads((mapped / "convert.json").read_text()) == report
-    assert (report["epochs_done"], report["max_abs_difference"]) == (2, 0.0)
+    assert json.loads((mapped / "convert.json").read_text()) == report.to_json()
+    assert (report.epochs_done, report.max_abs_difference) == (2, 0.0)
     # a straight-through continuation with nothing converted: other recipe, same checkpoint
     naive = tmp_path / "naive"
     naive.mkdir()
@@ -299,9 +305,9 @@ def test_a_converted_run_goes_on_as_the_original_would_have(
     (naive / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes())
     start = weights_of(run)
     ends = {place: (go_on(place), weights_of(place))[1] for place in (run, mapped, naive)}
-    form = equivalent_of(pipeline.build.load_checked(run / "recipe.yaml"), "run").maps["conv2"]
+    own = equivalent_of(load_checked(run / "recipe.yaml"), "run").maps["conv2"]
     scale = torch.tensor((6 / 288) ** 0.5 / 1.5, dtype=torch.float64)
-    goal = ends[run]["conv2"] if adaptive else form.move(ends[run]["conv2"], scale)
+    goal = ends[run]["conv2"] if adaptive else own.map(ends[run]["conv2"], scale)
     apart = float((ends[mapped]["conv2"] - goal).abs().sum())
     unconverted = float((ends[naive]["conv2"] - ends[run]["conv2"]).abs().sum())
     moved = float((ends[run]["conv2"] - start["conv2"]).abs().sum())
@@ -312,23 +318,27 @@ def test_a_converted_run_goes_on_as_the_original_would_have(
 def test_conversion_keeps_a_finished_run_finished_and_its_answers(tmp_path: Path) -> None:
     small = {"data": RECIPE["data"] | {"train_samples": 128}}
     path = write(tmp_path, RECIPE | small)
-    before = pipeline.train(path, tmp_path / "run", ["training.epochs=1"], "cpu")
-    report = pipeline.convert_to_straight_through(tmp_path / "run", tmp_path / "out", "cpu")
+    before = train(path, tmp_path / "run", "training.epochs=1")
+    report = pipeline.convert_to_straight_through(
+        tmp_path / "run", output=tmp_path / "out", device="cpu"
+    )
     after = go_on(tmp_path / "out")
-    assert after["status"] == "finished"
-    assert after["validation_accuracy"] == before["validation_accuracy"]
-    assert [row["layer"] for row in report["layers"]] == ["conv1", "conv2"]
-    assert all(0.1 < row["largest_shift"] < 0.25 for row in report["layers"])
+    assert after.status == "finished"
+    assert after.validation_accuracy == before.validation_accuracy
+    assert [row.layer for row in report.layers] == ["conv1", "conv2"]
+    assert all(0.1 < row.largest_shift < 0.25 for row in report.layers)
     integer = pipeline.convert(tmp_path / "out", device="cpu")
-    assert integer["validation_accuracy_before"] == before["validation_accuracy"]
+    assert integer.validation_accuracy_before == before.validation_accuracy
     with pytest.raises(InputError, match="holds a run already; choose another --output"):
-        pipeline.convert_to_straight_through(tmp_path / "run", tmp_path / "out", "cpu")
+        pipeline.convert_to_straight_through(
+            tmp_path / "run", output=tmp_path / "out", device="cpu"
+        )
 
 
 def test_a_run_without_a_straight_through_form_is_not_converted(tmp_path: Path) -> None:
     small = ["training.epochs=1", "data.train_samples=64"]
     name = "quantization.weights.estimator=element_wise_gradient_scaling"
-    pipeline.train(write(tmp_path), tmp_path / "run", [*small, name], "cpu")
+    train(write(tmp_path), tmp_path / "run", *small, name)
     with pytest.raises(InputError, match="no straight-through form: it depends on the sign"):
         pipeline.convert_to_straight_through(tmp_path / "run", device="cpu")
     with pytest.raises(InputError, match=r"r\.yaml: not a run folder"):
@@ -340,15 +350,14 @@ def test_only_under_adam_may_the_estimator_itself_move(tmp_path: Path, optimizer
     sharpness = {"name": "linear", "start": 1.0, "stop": 2.0}
     path = write(tmp_path, estimator=SHARP | {"sharpness": sharpness})
     small = ["training.epochs=1", "data.train_samples=64", f"training.optimizer={optimizer}"]
-    pipeline.train(path, tmp_path / "run", small, "cpu")
+    train(path, tmp_path / "run", *small)
     if optimizer == "sgd":
         with pytest.raises(InputError, match="its sharpness moves in training"):
             pipeline.convert_to_straight_through(tmp_path / "run", device="cpu")
         return
     report = pipeline.convert_to_straight_through(tmp_path / "run", device="cpu")
     ends = [
-        load(Path(p) / "checkpoint.pt", torch.device("cpu"))
-        for p in (tmp_path / "run", report["run"])
+        load(Path(p) / "checkpoint.pt", torch.device("cpu")) for p in (tmp_path / "run", report.run)
     ]
     moments = [end.optimizer["state"][0]["exp_avg"].flatten() for end in ends]
     weight = ends[0].model["conv1.weight"].flatten()
@@ -362,15 +371,15 @@ def test_only_under_adam_may_the_estimator_itself_move(tmp_path: Path, optimizer
     )
 
 
-def test_recording_changes_no_number(study: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_recording_changes_no_number(study: tuple[Path, Equivalence], tmp_path: Path) -> None:
     folder, _ = study
     recorded = folder / "c" / "lr-0.02" / "custom" / "seed-0"
-    pipeline.train(recorded / "recipe.yaml", tmp_path / "plain", device="cpu")
+    train(recorded / "recipe.yaml", tmp_path / "plain")
     ends = [load(p / "checkpoint.pt", torch.device("cpu")) for p in (recorded, tmp_path / "plain")]
     for name, value in ends[0].model.items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, ends[1].model[name]), name
-    record = read_record(recorded, 2)
+    record = read_record(RunFolder(recorded), 2)
     kept = record.layers["conv2"].weights[-1]
     assert torch.equal(kept, ends[0].model["conv2.weight"].flatten())
 
@@ -381,8 +390,8 @@ def test_activations_that_round_at_random_do_so_alike_in_every_arm(tmp_path: Pat
     settings = ["training.epochs=1", "data.train_samples=128"]
     settings.append(f"quantization.activations={json.dumps(rounding)}")
     result = compare(write(tmp_path, estimator=plain), *settings, rates=[0.01])
-    assert result["weight_alignment_error"]["mapped"] == [0.0]
-    assert result["weight_alignment_error"]["jitter"] != [0.0]
+    assert result.weight_alignment_error["mapped"] == [0.0]
+    assert result.weight_alignment_error["jitter"] != [0.0]
 
 
 def test_weights_that_no_layer_takes_may_have_no_straight_through_form(tmp_path: Path) -> None:
@@ -391,8 +400,8 @@ def test_weights_that_no_layer_takes_may_have_no_straight_through_form(tmp_path:
     sides = {"weights": base, "overrides": [{"match": "*", "weights": own}]}
     path = write(tmp_path, RECIPE | {"quantization": sides})
     result = compare(path, "training.epochs=1", "data.train_samples=64", rates=[0.01])
-    assert result["estimator"] == "sinusoidal(amplitude=0.5)"
-    assert result["alphas"] == [pytest.approx(0.75**0.5)]
+    assert result.estimator == "sinusoidal(amplitude=0.5)"
+    assert result.alphas == [pytest.approx(0.75**0.5)]
 
 
 def test_naming_the_recipe_s_own_estimator_changes_nothing(tmp_path: Path) -> None:

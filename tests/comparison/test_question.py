@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from qtool.comparison.estimators import estimator_arms
+from qtool.comparison.estimators import estimator_trials
+from qtool.comparison.question import ComparisonRequest, Side
 from qtool.errors import InputError
 
 SHARP = {"name": "hyperbolic_tangent", "sharpness": 1.2}
@@ -17,12 +19,13 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def arms(folder: Path, names: list[str], side: str = "weights", **sides: Any) -> dict[str, Any]:
+def arms(folder: Path, names: list[str], side: Side = "weights", **sides: Any) -> dict[str, Any]:
     path = folder / "r.yaml"
     path.write_text(yaml.safe_dump(RECIPE | {"quantization": sides}))
-    made, _, on = estimator_arms(path, names, side, 1, None)
+    request = ComparisonRequest(path, 1, folder, None, torch.device("cpu"))
+    trials, on = estimator_trials(request, names, side)
     assert on == side
-    return {arm.name: arm.recipes[0].quantization for arm in made}
+    return {trial.arm: trial.recipe.quantization for trial in trials}
 
 
 def test_the_recipe_s_own_estimator_keeps_its_parameters(tmp_path: Path) -> None:

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from qtool import pipeline
-from qtool.comparison.schedules import schedule_arms
+from qtool.comparison.question import ComparisonRequest
+from qtool.comparison.schedules import Scheduled, Window, schedule_trials
+from qtool.comparison.trials import Trial
 from qtool.errors import InputError
 
 RECIPE: dict[str, Any] = {
@@ -34,20 +37,31 @@ def write(folder: Path, **quantization: Any) -> Path:
     return path
 
 
-def arms(path: Path, names: Any = None, on: str = "alpha", windows: Any = None) -> dict[str, Any]:
-    made, _ = schedule_arms(path, names, on, windows, 1, None)
-    return {arm.name: arm.recipes[0].as_dict() for arm in made}
+def trials(
+    path: Path,
+    names: list[str] | None = None,
+    on: Scheduled = "alpha",
+    windows: list[Window] | None = None,
+    *settings: str,
+    seeds: int = 1,
+) -> list[Trial]:
+    request = ComparisonRequest(path, seeds, path.parent, list(settings), torch.device("cpu"))
+    return schedule_trials(request, names, on, windows)
+
+
+def arms(path: Path, *question: Any) -> dict[str, Any]:
+    return {trial.arm: trial.recipe.as_dict() for trial in trials(path, *question)}
 
 
 def test_each_shape_has_an_arm_and_the_first_one_is_straight_through(tmp_path: Path) -> None:
-    made, seeds = schedule_arms(write(tmp_path), None, "alpha", None, 2, None)
-    assert [arm.name for arm in made] == ["straight_through", "linear", "cubic", "cosine", "step"]
-    assert seeds == [5, 6]
-    first = made[0].recipes[0].as_dict()
+    made = trials(write(tmp_path), seeds=2)
+    names = ["straight_through", "linear", "cubic", "cosine", "step"]
+    assert [(trial.arm, trial.seed) for trial in made] == [(n, s) for n in names for s in (5, 6)]
+    assert [trial.recipe.seed for trial in made] == [trial.seed for trial in made]
+    first = made[0].recipe.as_dict()
     assert first["quantization"]["weights"]["estimator"] == {"name": "straight_through"}
-    for arm in made:
-        assert [recipe.seed for recipe in arm.recipes] == seeds
-        data = arm.recipes[0].as_dict()
+    for trial in made[::2]:
+        data = trial.recipe.as_dict()
         weights = data["quantization"]["weights"]
         assert ("blend" in weights) != ("estimator" in weights)
         for key in ("blend", "estimator"):
@@ -60,7 +74,7 @@ def test_a_shape_moves_in_the_recipe_s_own_window_or_in_those_given(tmp_path: Pa
     path = write(tmp_path)
     own = arms(path, ["step"])["step"]["quantization"]["weights"]["blend"]
     assert own == {"name": "step", "start": 0.0, "stop": 1.0, "window": [0.1, 0.7]}
-    made = arms(path, ["linear", "step"], windows=[[0.0, 0.8], [0.25, 1.0]])
+    made = arms(path, ["linear", "step"], "alpha", [[0.0, 0.8], [0.25, 1.0]])
     assert list(made) == [
         "straight_through",
         "linear@0-0.8",
@@ -86,8 +100,8 @@ def test_all_arms_estimate_batch_norm_statistics_alike(tmp_path: Path) -> None:
     path = write(tmp_path)
     batches = [data["training"].get("batch_norm_batches") for data in arms(path).values()]
     assert batches == [100] * 5
-    given, _ = schedule_arms(path, ["cubic"], "alpha", None, 1, ["training.batch_norm_batches=7"])
-    assert [arm.recipes[0].training.batch_norm_batches for arm in given] == [7, 7]
+    given = trials(path, ["cubic"], "alpha", None, "training.batch_norm_batches=7")
+    assert [trial.recipe.training.batch_norm_batches for trial in given] == [7, 7]
     of_rates = arms(path, None, "learning_rate").values()
     assert {data["training"].get("batch_norm_batches") for data in of_rates} == {None}
 
@@ -140,12 +154,12 @@ def test_learning_rates_move_between_the_same_ends(tmp_path: Path) -> None:
 
 def test_trials_are_compared_with_the_straight_through_one_and_reused(tmp_path: Path) -> None:
     path, folder = write(tmp_path), tmp_path / "out"
-    arguments = (path, ["linear", "step"], "alpha", None, 2, folder, None, "cpu")
-    result = pipeline.compare_schedules(*arguments)
-    assert (result["kind"], result["on"], result["seeds"]) == ("schedules", "alpha", [5, 6])
-    assert [arm["name"] for arm in result["arms"]] == ["straight_through", "linear", "step"]
-    assert [gap["against"] for gap in result["differences"]] == ["straight_through"] * 2
-    assert json.loads((folder / "comparison.json").read_text()) == result
+    settings = {"names": ["linear", "step"], "seeds": 2, "output": folder, "device": "cpu"}
+    result = pipeline.compare_schedules(path, **settings)
+    assert (result.kind, result.on, result.seeds) == ("schedules", "alpha", [5, 6])
+    assert [arm.name for arm in result.arms] == ["straight_through", "linear", "step"]
+    assert [gap.against for gap in result.differences] == ["straight_through"] * 2
+    assert json.loads((folder / "comparison.json").read_text()) == result.to_json()
     for arm in ("linear", "step"):
         for seed in (5, 6):
             lines = (folder / arm / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
@@ -153,7 +167,7 @@ def test_trials_are_compared_with_the_straight_through_one_and_reused(tmp_path: 
             assert last["alpha"] == 1
             assert last["validation_accuracy"] == last["blended_validation_accuracy"]
     changed = (folder / "linear/seed-5/checkpoint.pt").stat().st_mtime_ns
-    assert pipeline.compare_schedules(*arguments) == result
+    assert pipeline.compare_schedules(path, **settings) == result
     assert (folder / "linear/seed-5/checkpoint.pt").stat().st_mtime_ns == changed
 
 
@@ -161,17 +175,17 @@ def test_trials_are_compared_with_the_straight_through_one_and_reused(tmp_path: 
     ("on", "alone"), [("alpha", ["straight_through"]), ("learning_rate", ["constant"])]
 )
 def test_an_arm_without_a_window_is_there_once_whatever_the_windows(
-    tmp_path: Path, on: str, alone: list[str]
+    tmp_path: Path, on: Scheduled, alone: list[str]
 ) -> None:
     windows = [[0.0, 1.0], [0.0, 0.5]]
-    made, _ = schedule_arms(write(tmp_path), None, on, windows, 1, None)
-    assert [arm.name for arm in made if "@" not in arm.name] == alone
+    made = trials(write(tmp_path), None, on, windows)
+    assert [trial.arm for trial in made if "@" not in trial.arm] == alone
 
 
 def test_a_piecewise_learning_rate_ends_where_its_last_value_is(tmp_path: Path) -> None:
     rate = "training.learning_rate={name: piecewise, values: [0.1, 0.01], at: [0.5]}"
-    made, _ = schedule_arms(write(tmp_path), ["linear"], "learning_rate", None, 1, [rate])
-    found = made[0].recipes[0].as_dict()["training"]["learning_rate"]
+    made = arms(write(tmp_path), ["linear"], "learning_rate", None, rate)["linear"]
+    found = made["training"]["learning_rate"]
     assert found == {"name": "linear", "start": 0.1, "stop": 0.01, "warmup": 0.0}
 
 
@@ -194,7 +208,7 @@ def test_a_recipe_without_a_blend_gets_one_wherever_its_weights_are_quantized(
 def test_windows_that_look_the_same_are_refused(tmp_path: Path) -> None:
     windows = [[0.0, 0.8], [0.0, 0.80000001]]
     with pytest.raises(InputError, match=r"--windows: two of them are the same to six .*: 0-0\.8"):
-        schedule_arms(write(tmp_path), ["linear"], "alpha", windows, 1, None)
+        trials(write(tmp_path), ["linear"], "alpha", windows)
 
 
 def test_a_network_whose_every_weight_is_blended_trains_to_the_end(tmp_path: Path) -> None:
@@ -202,8 +216,16 @@ def test_a_network_whose_every_weight_is_blended_trains_to_the_end(tmp_path: Pat
     model = "model={name: two_linear_layers, columns: 256, hidden: 10}"  # nothing else to train
     settings = [model, "quantization.weights.blend.window=[0.0, 0.5]"]
     result = pipeline.compare_schedules(
-        path, ["cubic"], seeds=1, output=tmp_path / "o", assignments=settings, device="cpu"
+        path, names=["cubic"], seeds=1, output=tmp_path / "o", assignments=settings, device="cpu"
     )
-    assert [arm["failed"] for arm in result["arms"]] == [0, 0]
+    assert [arm.failed for arm in result.arms] == [0, 0]
     lines = (tmp_path / "o" / "cubic" / "seed-5" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["alpha"] == 1
+
+
+def test_an_override_may_say_that_it_has_no_blend(tmp_path: Path) -> None:
+    overrides = [{"match": "fc3", "weights": {"blend": None, "bits": 8}}]
+    path = write(tmp_path, weights={"bits": 4, "range": "ppq"}, overrides=overrides)
+    section = arms(path, ["linear"])["linear"]["quantization"]
+    blends = [section["weights"]["blend"], section["overrides"][0]["weights"]["blend"]]
+    assert [(blend["name"], blend["window"]) for blend in blends] == [("linear", [0.0, 0.8])] * 2

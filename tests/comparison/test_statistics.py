@@ -5,12 +5,18 @@ import pytest
 from scipy import stats
 
 from qtool.comparison.statistics import (
-    Difference,
     beyond_chance,
     mean_and_std,
     paired_difference,
     verdict,
 )
+from qtool.reports.comparisons import Difference
+
+
+def difference(arm, against, mean, low, high, pairs, p_value=None):
+    return Difference(
+        arm=arm, against=against, mean=mean, low=low, high=high, pairs=pairs, p_value=p_value
+    )
 
 
 def test_the_interval_is_that_of_the_paired_t_test():
@@ -62,7 +68,7 @@ def test_an_arm_against_itself_is_called_different_in_about_five_of_a_hundred_co
     ],
 )
 def test_the_verdict_follows_the_interval(low, high, says):
-    assert says in verdict([Difference("a", "b", (low + high) / 2, low, high, 3)])
+    assert says in verdict([difference("a", "b", (low + high) / 2, low, high, 3)])
 
 
 def test_the_standard_deviation_is_the_samples():
@@ -103,8 +109,8 @@ def test_the_p_value_is_that_of_the_paired_t_test():
 
 
 def test_what_holds_alone_but_not_among_others_is_said_so():
-    one = Difference("a", "b", 0.015, 0.01, 0.02, 4, 0.04)
-    other = Difference("c", "b", 0.0, -0.01, 0.01, 4, 0.9)
+    one = difference("a", "b", 0.015, 0.01, 0.02, 4, 0.04)
+    other = difference("c", "b", 0.0, -0.01, 0.01, 4, 0.9)
 
     assert verdict([one]) == "a is better than b: +1.00 to +2.00 points."
     assert "a against b: +1.00 to +2.00 points taken alone, which among 2 comp" in verdict(

@@ -19,7 +19,7 @@ SHARP = {"name": "hyperbolic_tangent", "sharpness": 6.5 / 3}
 
 
 @pytest.mark.parametrize(
-    ("w", "moved"),
+    ("w", "mapped"),
     [
         (0.05, 0.01058122),
         (0.1, 0.02355791),
@@ -28,25 +28,25 @@ SHARP = {"name": "hyperbolic_tangent", "sharpness": 6.5 / 3}
         (-0.25, -0.12669823),
     ],
 )
-def test_alpha_and_m_are_the_papers(w, moved):
-    form, weight = weight_map(SHARP), torch.tensor([w])
-    assert form.form.alpha == pytest.approx(0.454376, abs=2e-5)
-    assert form.move(weight, STEP).item() == pytest.approx(moved, abs=2e-5)
-    assert form.largest_level(STEP) == pytest.approx(1.0)
+def test_alpha_and_m_are_the_papers(w, mapped):
+    own, weight = weight_map(SHARP), torch.tensor([w])
+    assert own.in_steps.alpha == pytest.approx(0.454376, abs=2e-5)
+    assert own.map(weight, STEP).item() == pytest.approx(mapped, abs=2e-5)
+    assert own.largest_level(STEP) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("grid", ["mid_rise", "narrow", "full"])
 @pytest.mark.parametrize("estimator", [SHARP, "sinusoidal", "magnitude_aware", "straight_through"])
 def test_m_keeps_every_code_and_what_saturates(grid, estimator):
-    form = weight_map(estimator, grid=grid)
+    own = weight_map(estimator, grid=grid)
     weight = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
-    moved = form.move(weight, STEP)
-    codes, after = (quantize(w, STEP, 0, form.settings.integer_grid) for w in (weight, moved))
+    mapped = own.map(weight, STEP)
+    codes, after = (quantize(w, STEP, 0, own.settings.integer_grid) for w in (weight, mapped))
     assert torch.equal(codes, after)
     if estimator != "magnitude_aware":
-        u = weight / STEP + form.settings.integer_grid.offset
-        beyond = (u < form.settings.integer_grid.qmin) | (u > form.settings.integer_grid.qmax)
-        assert torch.equal(moved[beyond], weight[beyond])
+        u = weight / STEP + own.settings.integer_grid.offset
+        beyond = (u < own.settings.integer_grid.qmin) | (u > own.settings.integer_grid.qmax)
+        assert torch.equal(mapped[beyond], weight[beyond])
 
 
 @pytest.mark.parametrize(
