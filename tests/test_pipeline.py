@@ -119,7 +119,7 @@ def test_comparing_again_reuses_every_trial(tmp_path, monkeypatch):
     second = pipeline.compare_estimators(recipe, **arguments)
 
     assert first == second
-    assert json.loads((tmp_path / "comparison" / "comparison.json").read_text()) == first
+    assert json.loads((tmp_path / "comparison" / "comparison.json").read_text()) == first.to_json()
     assert [len(arm.values) for arm in first.arms] == [2, 2]
     assert first.on == "activations"
     assert first.seeds == [0, 1]
@@ -130,12 +130,12 @@ def test_arms_of_one_seed_start_from_the_same_weights_and_data(tmp_path):
     recipe = write(tmp_path, RECIPE)
     result = pipeline.compare_estimators(
         recipe,
-        ["straight_through", "identity"],
-        "weights",
-        [5],
-        tmp_path / "c",
-        ["training.epochs=1", "training.learning_rate=0.0", "data.train_samples=128"],
-        "cpu",
+        names=["straight_through", "identity"],
+        on="weights",
+        seeds=[5],
+        output=tmp_path / "c",
+        assignments=["training.epochs=1", "training.learning_rate=0.0", "data.train_samples=128"],
+        device="cpu",
     )
     a, b = (arm.values for arm in result.arms)
 
@@ -146,12 +146,11 @@ def test_a_trial_that_diverges_is_counted_and_the_others_go_on(tmp_path):
     recipe = write(tmp_path, RECIPE)
     result = pipeline.compare_estimators(
         recipe,
-        ["straight_through", "identity"],
-        None,
-        [0],
-        tmp_path / "c",
-        ["training.epochs=1", "training.optimizer=sgd", "training.learning_rate=1e30"],
-        "cpu",
+        names=["straight_through", "identity"],
+        seeds=[0],
+        output=tmp_path / "c",
+        assignments=["training.epochs=1", "training.optimizer=sgd", "training.learning_rate=1e30"],
+        device="cpu",
     )
 
     assert [arm.failed for arm in result.arms] == [1, 1]
@@ -160,23 +159,24 @@ def test_a_trial_that_diverges_is_counted_and_the_others_go_on(tmp_path):
 
 def test_a_comparison_in_the_folder_of_another_one_is_refused(tmp_path):
     recipe = write(tmp_path, RECIPE)
+    shared = {"names": ["identity"], "seeds": [0], "output": tmp_path / "c", "device": "cpu"}
     settings = ["training.epochs=1", "data.train_samples=64"]
-    arguments = (recipe, ["identity"], None, [0], tmp_path / "c")
-    pipeline.compare_estimators(*arguments, settings, "cpu")
+    pipeline.compare_estimators(recipe, assignments=settings, **shared)
 
+    settings[0] = "training.epochs=2"
     with pytest.raises(InputError, match=r"training\.epochs: 1 there, 2 here"):
-        pipeline.compare_estimators(*arguments, ["training.epochs=2", settings[1]], "cpu")
+        pipeline.compare_estimators(recipe, assignments=settings, **shared)
 
 
 def test_runs_and_files_stand_side_by_side(story, tmp_path):
     folder, run, trained, _, exported = story
-    result = pipeline.compare_runs([run, folder / "m.onnx"], tmp_path)
+    result = pipeline.compare_runs([run, folder / "m.onnx"], output=tmp_path)
     first, second = result.arms
 
     assert first.mean == trained.validation_accuracy
     assert second.mean == exported.accuracy_runtime
     assert second.bytes == exported.file_bytes
-    assert json.loads((tmp_path / "comparison.json").read_text()) == result
+    assert json.loads((tmp_path / "comparison.json").read_text()) == result.to_json()
 
 
 def test_given_weights_are_quantized_without_training(story, tmp_path, monkeypatch):
