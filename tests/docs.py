@@ -139,8 +139,9 @@ def recipe_keys() -> str:
     for key, field in said.recipe_keys():
         what = " ".join(str(field.description).split())
         default = field.get_default(call_default_factory=True)
-        plain = said.plain(getattr(default, "name", default))
-        shown = "required" if field.is_required() else code(plain) if default is not None else ""
+        shown = "required" if field.is_required() else ""
+        if not field.is_required() and default is not None:
+            shown = code(said.plain(getattr(default, "name", default)))
         rows.append([code(key), shown, takes(key, field), what])
     return table(["key", "default", "takes", "what"], rows)
 
