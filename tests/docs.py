@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from qtool.data.datasets import DATASETS
@@ -25,7 +25,6 @@ from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.numerics.schedules import SCHEDULES
-from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS
 from tests import self_description as said
@@ -148,24 +147,14 @@ def recipe_keys() -> str:
 
 @block
 def ranges() -> str:
-    """Range rules, with the sides that the schema lets each of them serve."""
-    sides = {"weights": WeightQuantization, "inputs": ActivationQuantization}
+    """Range rules, with what each says of itself in its decorator."""
     rows = []
     for name in said.names_of(RANGES):
-        needed = [p.name for p in said.parameters(RANGES, name) if p.default is None]
-        choice = {"name": name} | dict.fromkeys(needed, 1.0)
-        serves = [side for side, section in sides.items() if _accepts(section, choice)]
-        cells = row(RANGES, name)
-        rows.append([*cells[:2], ", ".join(serves), *cells[2:]])
-    return table(["range", "scale", "of", "parameters", "reference"], rows)
-
-
-def _accepts(section: type[BaseModel], choice: dict[str, object]) -> bool:
-    try:
-        section.model_validate({"bits": 4, "range": choice})
-    except ValidationError:
-        return False
-    return True
+        facts, cells = RANGES.facts(name), row(RANGES, name)
+        sides = {"weights": facts.serves("weights"), "inputs": facts.serves("activations")}
+        served = ", ".join(side for side, serves in sides.items() if serves)
+        rows.append([*cells[:2], served, facts.learns or "", *cells[2:]])
+    return table(["range", "scale", "of", "trains", "parameters", "reference"], rows)
 
 
 @block

@@ -1,5 +1,6 @@
 """A run: begun, locked to its folder, written, resumed, loaded again.
 
-folder: its files. run: what they hold, built. build: what a recipe names. checkpoint: everything
-needed to go on. changes: what its weights' codes did.
+folder: its files. begin: a free folder, or this very run. train: from the start, or from where it
+stopped. run: what the files hold, each part built once. build: what a recipe names. machine: what
+it runs on. checkpoint: everything needed to go on. changes: what its weights' codes did.
 """

@@ -2,5 +2,5 @@
 
 loop: epochs. step, compiled, captured: one step, in three ways. population: expected gradients.
 losses, optimizers: their tables. batch_norm: statistics estimated again. profile: where the time
-goes. freed_memory: kept for the next step. progress: what is shown.
+goes. freed_memory: kept for the next step. progress: what is shown. watcher: who looks on.
 """
