@@ -1,0 +1,1 @@
+"""Tests, in a folder for each room of qtool; `kit` holds what they share."""
