@@ -5,31 +5,19 @@ recipe -> loaders, float model -> prepare -> train -> checkpoint
 -> compare: many runs, one verdict
 """
 
-from functools import partial
 from pathlib import Path
-
-import torch
+from typing import Unpack
 
 from qtool.comparison.equivalence import equivalence_report
 from qtool.comparison.equivalence_arms import equivalence_question, equivalence_trials
 from qtool.comparison.estimators import estimator_trials
 from qtool.comparison.finished import side_by_side
-from qtool.comparison.question import ComparisonRequest, Side
+from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, compare_arms
 from qtool.comparison.schedules import Scheduled, Window, schedule_trials
-from qtool.comparison.trials import (
-    ComparisonFolder,
-    Kind,
-    TrainTrial,
-    Trial,
-    run_trials,
-    summarize_trials,
-)
-from qtool.console import say
-from qtool.conversion.report import conversion_report
+from qtool.comparison.trials import TrainTrial, run_trials
 from qtool.conversion.to_integer import convert as to_integer
 from qtool.export.measure import export_report, refuse_disagreement
-from qtool.export.onnx_qdq import Writing, write_onnx
-from qtool.export.qdq_modules import Ceil
+from qtool.export.onnx_qdq import Ceil, Writing, write_onnx
 from qtool.export.targets.target import TARGETS
 from qtool.files.whole import unproven
 from qtool.inspection.estimators import table_of_estimators
@@ -37,14 +25,12 @@ from qtool.inspection.inspect import inspect_source
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.inspections import EstimatorTable, Inspection
 from qtool.reports.results import Conversion, Export, StraightThrough, Summary
-from qtool.runs import build
+from qtool.runs.build import load_checked
 from qtool.runs.folder import CONVERT, RunFolder, places_of_export, report_beside
 from qtool.runs.machine import pick_device
-from qtool.runs.run import Integer, Run, quantized_from
+from qtool.runs.run import Integer, Run, quantized_from, up_to_date_integer
 from qtool.runs.train import train_run
 from qtool.straight_through.run import convert_run
-
-CPU = torch.device("cpu")
 
 
 def train(
@@ -57,7 +43,7 @@ def train(
     profile: bool = False,
 ) -> Summary:
     """Recipe -> data, model -> fake quantizers -> training -> checkpoint; return the summary."""
-    recipe = build.load_checked(recipe_path, assignments)
+    recipe = load_checked(recipe_path, assignments)
     folder = RunFolder(run_dir or Path("runs") / recipe_path.stem)
     return train_run(Run(folder, recipe, pick_device(device)), resume=resume, profile=profile)
 
@@ -69,14 +55,7 @@ def convert(source: Path, *, output: Path | None = None, device: str = "auto") -
     """
     given = quantized_from(source, output, pick_device(device))
     integer = to_integer(given.model, given.proof_images())
-    report = conversion_report(
-        given.model,
-        integer,
-        given.validation,
-        build.make_loss(given.recipe),
-        path=given.path,
-        float_accuracy=given.float_accuracy,
-    )
+    report = given.report(integer)
     given.keep(integer)
     report.write(report_beside(given.path, CONVERT))
     return report
@@ -101,36 +80,64 @@ def export(
     """Run or integer model -> ONNX, run in the target's runtime; return what export.json says."""
     _ = TARGETS[target]
     path, report_path = places_of_export(source, output)
-    given = Integer.open(_up_to_date_integer(source))
-    data = build.make_data(given.recipe, CPU)
+    given = Integer.open(up_to_date_integer(source, convert))
     writing = Writing(target, batch, annotate, ceil, given.about())
     with unproven(path) as trial:
-        described = write_onnx(given.model, data.first_images, trial, writing)
-        report = export_report(
-            trial,
-            given.model,
-            given.float_network(),
-            partial(data.validation.batches, 0),
-            described=described,
-            image=data.first_images[:1],
-            final_path=path,
-        )
+        described = write_onnx(given.model, given.data.first_images, trial, writing)
+        report = export_report(trial, path, described, given.evidence())
         report.write(report_path)
         refuse_disagreement(report, described)
         trial.replace(path)
     return report
 
 
-def _up_to_date_integer(source: Path) -> Path:
-    """Return a run's integer model, converted first where it is missing or older than the run."""
-    if not source.is_dir():
-        return source
-    folder = RunFolder(source)
-    folder.refuse_unless_run()
-    if not folder.integer_is_fresh():
-        say(f"converting {source} first")
-        convert(source)
-    return folder.integer
+def compare_estimators(
+    recipe_path: Path,
+    *,
+    names: list[str] | None = None,
+    on: Side | None = None,
+    **options: Unpack[BatchOptions],
+) -> Comparison:
+    """Recipe x estimators x seeds -> trials -> comparison.json; return what it says."""
+    request = ComparisonRequest.of(recipe_path, options)
+    trials, side = estimator_trials(request, names, on)
+    return compare_arms("estimators", side, request, trials)
+
+
+def compare_schedules(
+    recipe_path: Path,
+    *,
+    names: list[str] | None = None,
+    on: Scheduled = "alpha",
+    windows: list[Window] | None = None,
+    **options: Unpack[BatchOptions],
+) -> Comparison:
+    """Recipe x schedules x seeds -> trials -> comparison.json; return what it says."""
+    request = ComparisonRequest.of(recipe_path, options)
+    return compare_arms("schedules", on, request, schedule_trials(request, names, on, windows))
+
+
+def compare_equivalence(
+    recipe_path: Path,
+    *,
+    name: str | None = None,
+    rates: list[float] | None = None,
+    **options: Unpack[BatchOptions],
+) -> Equivalence:
+    """Recipe x learning rates x seeds -> custom, mapped, naive, jitter -> comparison.json."""
+    request = ComparisonRequest.of(recipe_path, options, seeds=1)
+    question = equivalence_question(request, name, rates)
+    folder = request.usable_folder("equivalence")
+    trials = equivalence_trials(question, request)
+    outcomes = run_trials(trials, TrainTrial(request.device, records=True))
+    result = equivalence_report(str(recipe_path), question, outcomes)
+    result.write(folder.report)
+    return result
+
+
+def compare_runs(sources: list[Path], *, output: Path | None = None) -> Comparison:
+    """Finished runs and ONNX files -> one table; written to comparison.json where asked."""
+    return side_by_side(sources, output)
 
 
 def inspect(source: Path) -> Inspection:
@@ -141,78 +148,3 @@ def inspect(source: Path) -> Inspection:
 def inspect_estimators(*, output: Path | None = None) -> EstimatorTable:
     """Every gradient estimator -> its formula, its class and, in a page or a folder, pictures."""
     return table_of_estimators(output)
-
-
-def compare_estimators(
-    recipe_path: Path,
-    *,
-    names: list[str] | None = None,
-    on: Side | None = None,
-    seeds: int | list[int] = 3,
-    output: Path | None = None,
-    assignments: list[str] | None = None,
-    device: str = "auto",
-) -> Comparison:
-    """Recipe x estimators x seeds -> trials -> comparison.json; return what it says."""
-    request = ComparisonRequest(recipe_path, seeds, output, assignments, pick_device(device))
-    trials, side = estimator_trials(request, names, on)
-    return _compare("estimators", side, request, trials)
-
-
-def compare_schedules(
-    recipe_path: Path,
-    *,
-    names: list[str] | None = None,
-    on: Scheduled = "alpha",
-    windows: list[Window] | None = None,
-    seeds: int | list[int] = 3,
-    output: Path | None = None,
-    assignments: list[str] | None = None,
-    device: str = "auto",
-) -> Comparison:
-    """Recipe x schedules x seeds -> trials -> comparison.json; return what it says."""
-    request = ComparisonRequest(recipe_path, seeds, output, assignments, pick_device(device))
-    trials = schedule_trials(request, names, on, windows)
-    return _compare("schedules", on, request, trials)
-
-
-def _compare(
-    kind: Kind, on: Side | Scheduled, request: ComparisonRequest, trials: list[Trial]
-) -> Comparison:
-    """Run every trial of a comparison; write comparison.json and return what it says."""
-    folder = request.folder(kind)
-    folder.refuse_unless_usable()
-    outcomes = run_trials(trials, TrainTrial(request.device))
-    result = summarize_trials(outcomes, kind=kind, recipe=str(request.recipe), on=on)
-    result.write(folder.report)
-    return result
-
-
-def compare_equivalence(
-    recipe_path: Path,
-    *,
-    name: str | None = None,
-    rates: list[float] | None = None,
-    seeds: int | list[int] = 1,
-    output: Path | None = None,
-    assignments: list[str] | None = None,
-    device: str = "auto",
-) -> Equivalence:
-    """Recipe x learning rates x seeds -> custom, mapped, naive, jitter -> comparison.json."""
-    request = ComparisonRequest(recipe_path, seeds, output, assignments, pick_device(device))
-    question = equivalence_question(request, name, rates)
-    folder = request.folder("equivalence")
-    folder.refuse_unless_usable()
-    trials = equivalence_trials(question, request)
-    outcomes = run_trials(trials, TrainTrial(request.device, records=True))
-    result = equivalence_report(str(recipe_path), question, outcomes)
-    result.write(folder.report)
-    return result
-
-
-def compare_runs(sources: list[Path], *, output: Path | None = None) -> Comparison:
-    """Finished runs and ONNX files -> one table; written to comparison.json where asked."""
-    result = side_by_side(sources)
-    if output is not None:
-        result.write(ComparisonFolder(output).report)
-    return result

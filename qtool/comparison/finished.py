@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from qtool.comparison.trials import ComparisonFolder
 from qtool.errors import InputError
 from qtool.export import annotation, gate, measure
 from qtool.export.targets.target import TARGETS
@@ -19,16 +20,23 @@ from qtool.settings.section import check
 MEASURED_IN = "onnxruntime"  # the target whose runtime takes every ONNX file
 
 
-def side_by_side(sources: Sequence[Path]) -> Comparison:
+def side_by_side(sources: Sequence[Path], output: Path | None = None) -> Comparison:
     """Return what comparison.json says of finished runs and ONNX files.
 
+    Args:
+        sources: run folders and ONNX files.
+        output: folder that comparison.json is written into; None writes nothing.
+
     Raises:
-        InputError: If one of them is neither.
+        InputError: If a source is neither, or nothing can be written there.
     """
     arms = [arm_of(source) for source in sources]
-    return Comparison(
+    result = Comparison(
         kind="runs", recipe=None, seeds=[], arms=arms, differences=[], verdict=verdict_on(arms)
     )
+    if output is not None:
+        result.write(ComparisonFolder(output).report)
+    return result
 
 
 def arm_of(source: Path) -> Arm:

@@ -3,19 +3,37 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 
-from qtool.comparison.trials import ComparisonFolder
+from qtool.comparison.trials import (
+    ComparisonFolder,
+    Kind,
+    TrainTrial,
+    Trial,
+    run_trials,
+    summarize_trials,
+)
 from qtool.errors import InputError
 from qtool.recipe.file import check_recipe, override, read_recipe_file
 from qtool.recipe.places import at, section_at
 from qtool.recipe.recipe import Recipe
+from qtool.reports.comparisons import Comparison
 from qtool.runs import build
+from qtool.runs.machine import pick_device
 
 Side = Literal["weights", "activations"]
 SIDES: tuple[Side, ...] = ("weights", "activations")
+
+
+class BatchOptions(TypedDict, total=False):
+    """What may be said of every comparison that trains; see `ComparisonRequest`."""
+
+    seeds: int | list[int]
+    output: Path | None
+    assignments: list[str] | None
+    device: str
 
 
 @dataclass(frozen=True)
@@ -36,9 +54,34 @@ class ComparisonRequest:
     assignments: list[str] | None
     device: torch.device
 
+    @classmethod
+    def of(cls, recipe: Path, options: BatchOptions, *, seeds: int = 3) -> "ComparisonRequest":
+        """Return the request that options make; `seeds` where they do not say how many.
+
+        Raises:
+            InputError: If there is no such device.
+        """
+        return cls(
+            recipe,
+            options.get("seeds", seeds),
+            options.get("output"),
+            options.get("assignments"),
+            pick_device(options.get("device", "auto")),
+        )
+
     def folder(self, kind: str) -> ComparisonFolder:
         """Return the folder of a comparison of this kind, which need not be there yet."""
         return ComparisonFolder(self.output or Path("runs") / f"{self.recipe.stem}-{kind}")
+
+    def usable_folder(self, kind: str) -> ComparisonFolder:
+        """Return the folder of a comparison of this kind.
+
+        Raises:
+            InputError: If it cannot be made, or a run lies in it.
+        """
+        folder = self.folder(kind)
+        folder.refuse_unless_usable()
+        return folder
 
 
 @dataclass(frozen=True)
@@ -70,6 +113,24 @@ def read_base(request: ComparisonRequest) -> Base:
     build.check_against_network(recipe, str(source))
     chosen = seeds if isinstance(seeds, list) else [recipe.seed + k for k in range(seeds)]
     return Base(source, data, recipe, chosen)
+
+
+def compare_arms(
+    kind: Kind, on: str, request: ComparisonRequest, trials: Sequence[Trial]
+) -> Comparison:
+    """Run every trial of a comparison; write comparison.json and return what it says.
+
+    Args:
+        kind: what the arms are.
+        on: whose estimator, or which schedule, differs.
+        request: where trials are trained, and on what.
+        trials: in the order of their arms, and of their seeds within an arm.
+    """
+    folder = request.usable_folder(kind)
+    outcomes = run_trials(trials, TrainTrial(request.device))
+    result = summarize_trials(outcomes, kind=kind, recipe=str(request.recipe), on=on)
+    result.write(folder.report)
+    return result
 
 
 def refuse_repeated(names: Sequence[str], option: str, what: str) -> None:

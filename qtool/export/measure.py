@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -55,28 +56,36 @@ def latency_beside_float(
     return Latency.model_validate({"float": float_ms, "exported": exported_ms})
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What an exported file is held against.
+
+    Attributes:
+        integer: the model that the file was made of.
+        float_model: of the same architecture, whatever its weights.
+        batches: returns the validation set anew, images [B, C, H, W] and labels [B].
+        image: [1, C, H, W], what the time is measured on.
+    """
+
+    integer: nn.Module
+    float_model: nn.Module
+    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]]
+    image: Tensor
+
+
 def export_report(
-    path: Path,
-    integer: nn.Module,
-    float_model: nn.Module,
-    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
-    *,
-    described: ExportDescription,
-    image: Tensor,
-    final_path: Path,
+    path: Path, final_path: Path, described: ExportDescription, evidence: Evidence
 ) -> Export:
     """Compare an ONNX file with its integer model in the runtime, and in time with a float one.
 
     Args:
         path: of the file.
-        integer: that it was made of.
-        float_model: of the same architecture, whatever its weights.
-        batches: returns the validation set anew, images [B, C, H, W] and labels [B].
-        described: what `write_onnx` said of the file.
-        image: [1, C, H, W], what the time is measured on.
         final_path: where the file goes, once it is proven.
+        described: what `write_onnx` said of the file.
+        evidence: what it is held against.
     """
     runtime, layers = TARGETS[described.target]().runtime, described.layers
+    integer, batches = evidence.integer, evidence.batches
     codes = gate.check_codes(path, integer, {la.name: la.codes for la in layers}, runtime)
     found = gate.compare_outputs(runtime.open(path), integer, batches())
     if described.ceil == "shifted":
@@ -96,7 +105,7 @@ def export_report(
         fused_share=fused / max(1, len(layers)),
         fused_layers=fused,
         quantized_layers=len(layers),
-        latency_ms=latency_beside_float(path, float_model, image, runtime),
+        latency_ms=latency_beside_float(path, evidence.float_model, evidence.image, runtime),
         left_float=described.left_float,
         file=str(final_path),
         target=described.target,

@@ -70,11 +70,11 @@ class Inspection(Result):
     error: str | None = None
     file_bytes: int = 0
     annotations: int = 0
-    layers: list[InspectedLayer] = []
-    left_float: dict[str, str] = {}
+    layers: list[InspectedLayer] = Field(default_factory=list)
+    left_float: dict[str, str] = Field(default_factory=dict)
     """Layer -> why."""
-    notes: list[str] = []
-    problems: list[str] = []
+    notes: list[str] = Field(default_factory=list)
+    problems: list[str] = Field(default_factory=list)
 
 
 class Estimator(Result):

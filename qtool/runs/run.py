@@ -1,8 +1,8 @@
 """A run and what it holds: recipe, data, network, model; each built once, when it is asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from qtool.console import say
+from qtool.conversion.report import conversion_report
 from qtool.data.loaders import Loaders
 from qtool.errors import InputError
 from qtool.evaluation import evaluate
+from qtool.export.measure import Evidence
 from qtool.files.reading import intact
 from qtool.files.whole import refuse_unless_writable
 from qtool.integer.file import load_integer, read_about, save_integer
@@ -22,6 +24,7 @@ from qtool.quantizers.layers import set_progress
 from qtool.quantizers.prepare import plan
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
+from qtool.reports.results import Conversion
 from qtool.reports.tables import show_plan
 from qtool.runs import build, checkpoint
 from qtool.runs.begin import folder_for_untrained, keep_recipe
@@ -30,6 +33,7 @@ from qtool.runs.folder import RunFolder
 from qtool.settings.section import check
 from qtool.training.loop import Trainer
 
+CPU = torch.device("cpu")
 NOT_OF_THIS_RUN = "damaged, or of another run"
 PROOF_BATCHES = 2  # a proof needs real images, not all of them
 
@@ -143,6 +147,17 @@ class Quantized:
         """Return the first batches of validation images [B, C, H, W]."""
         return [images for images, _ in islice(self.validation(), PROOF_BATCHES)]
 
+    def report(self, integer: nn.Module) -> Conversion:
+        """Judge the integer model beside the one that it was made of."""
+        return conversion_report(
+            self.model,
+            integer,
+            self.validation,
+            build.make_loss(self.recipe),
+            path=self.path,
+            float_accuracy=self.float_accuracy,
+        )
+
     def keep(self, integer: nn.Module) -> None:
         """Write the integer model and, where there is no run yet, its recipe beside it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,13 +230,40 @@ class Integer:
             network = rebuild_model(recipe.model.name, said["architecture"])
             return cls(recipe, load_integer(path, network), said["architecture"])
 
-    def float_network(self) -> nn.Module:
-        """Return a float network of the same architecture, with fresh weights."""
-        return rebuild_model(self.recipe.model.name, self.architecture)
+    @cached_property
+    def data(self) -> Loaders:
+        """The recipe's batches, on the CPU."""
+        return build.make_data(self.recipe, CPU)
+
+    def evidence(self) -> Evidence:
+        """Return what a file that is made of the model is held against."""
+        float_model = rebuild_model(self.recipe.model.name, self.architecture)
+        batches = partial(self.data.validation.batches, 0)
+        return Evidence(self.model, float_model, batches, self.data.first_images[:1])
 
     def about(self) -> dict[str, object]:
         """Return what builds the same network again."""
         return about(self.recipe, self.architecture)
+
+
+def up_to_date_integer(source: Path, convert: Callable[[Path], object]) -> Path:
+    """Return the file of an integer model, or a run's, converted first where it is missing or old.
+
+    Args:
+        source: run folder or integer model.
+        convert: makes the integer model of a run.
+
+    Raises:
+        InputError: If it is a folder without a run.
+    """
+    if not source.is_dir():
+        return source
+    folder = RunFolder(source)
+    folder.refuse_unless_run()
+    if not folder.integer_is_fresh():
+        say(f"converting {source} first")
+        convert(source)
+    return folder.integer
 
 
 def about(recipe: Recipe, architecture: Architecture) -> dict[str, object]:
