@@ -1,7 +1,5 @@
 """Which of its calls in one forward pass of the model this is: modules that count them."""
 
-from typing import Any
-
 from torch import nn
 
 
@@ -18,7 +16,7 @@ class CountsCalls(nn.Module):
         return self.calls - 1
 
 
-def restart_calls(model: nn.Module, args: Any = ()) -> None:
+def restart_calls(model: nn.Module, args: object = ()) -> None:
     """Begin to count calls anew; a forward pre-hook of the whole model."""
     for module in model.modules():
         if isinstance(module, CountsCalls):

@@ -1,229 +1,184 @@
-"""What one real forward pass tells about a model: no symbolic tracing, which many models refuse.
+"""What one real forward pass of a model told, and the questions that it answers.
 
-Module hooks see which layer produced a tensor and which batch norm received it; a function mode
-counts every use of that tensor, also by plain functions. A batch norm can be folded into a layer
-only where it is the one user of the layer's output.
+A recording is a list of calls: of the modules that were watched, and of functions. Each says what
+it read and what it made. A value is what one call made, or what the pass was given; values are
+numbers, in the order in which they came up. A call that returns a tensor it was given, changed in
+place or not, makes a new value: who reads that tensor later reads the new one.
+
+What happens inside a watched module is its own affair: it reads its arguments and makes its output.
+Functions inside are noted only where they read a value of the pass, and make none.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.hooks import RemovableHandle
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch import Tensor
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-KEPT = 32  # images of the recorded batch that are kept
-Then = Callable[[nn.Module, set[str]], None]
+from qtool.graph.sites import Site
+
+Value = int
+Role = Literal["layer", "norm", "relu"]
 
 
 @dataclass(frozen=True)
-class Watched:
-    """Which types of modules are looked at: layers with a `weight`, and ReLUs that round."""
+class Call:
+    """What a call read and made.
 
-    layers: type[nn.Module]
-    relus: type[nn.Module]
+    Attributes:
+        subject: the value of its first argument, where that is a tensor: what a method is called
+            on, or a module's input.
+        read: every tensor among its arguments, as often as it is given.
+        made: every tensor that it returned.
+    """
+
+    subject: Value | None
+    read: tuple[Value, ...]
+    made: tuple[Value, ...]
 
 
-@dataclass
+@dataclass(frozen=True)
+class ModuleCall(Call):
+    """A call of a watched module.
+
+    Attributes:
+        site: the module and its call.
+        role: as what it was watched.
+    """
+
+    site: Site
+    role: Role
+
+
+@dataclass(frozen=True)
+class FunctionCall(Call):
+    """A call of a function, method or operator that returned tensors, or nothing.
+
+    Attributes:
+        name: of the function, such as add_ or __setitem__.
+        inside: the call of a watched module that it is a part of.
+    """
+
+    name: str
+    inside: Site | None = None
+
+
+@dataclass(frozen=True)
 class Recording:
-    """What was seen.
+    """The calls of one pass, in the order in which they ended; empty before there was one.
 
     Attributes:
-        batch_norms: layer name -> name of the batch norm that alone reads its output.
-        example: the first images of the batch, [<= 32, C, H, W]; None before the first pass.
-        calls: how often each quantized layer was called in one pass.
-        feeds: layer name -> names of the layers that take its output, with no other quantized
-            layer between them.
+        weights: layer -> its weight, a value that was there before the pass. Layers that share
+            a parameter share the value.
+        inputs, outputs: every tensor that the model was given and returned.
+        example: the first images of the batch, [<= 32, C, H, W].
     """
 
-    batch_norms: dict[str, str] = field(default_factory=dict)
-    feeds: dict[str, set[str]] = field(default_factory=dict)
+    calls_in_order: tuple[Call, ...] = ()
+    weights: Mapping[str, Value] = field(default_factory=dict)
+    inputs: tuple[Value, ...] = ()
+    outputs: tuple[Value, ...] = ()
     example: Tensor | None = None
-    calls: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def calls(self) -> Counter[str]:
+        """Return how often each layer was called."""
+        return self.calls_of("layer")
 
-class _CountUses(TorchFunctionMode):
-    """Count how many functions read each watched tensor, and follow what becomes of it.
+    def calls_of(self, role: Role) -> Counter[str]:
+        """Return how often each module that was watched as `role` was called."""
+        return Counter(call.site.module for call in self.module_calls if call.role == role)
 
-    Attributes:
-        origins: tensor -> names of the layers that it was computed from.
-    """
+    @cached_property
+    def module_calls(self) -> list[ModuleCall]:
+        """Return the calls of watched modules."""
+        return [call for call in self.calls_in_order if isinstance(call, ModuleCall)]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[int] = Counter()
-        self.origins = WeakTensorKeyDictionary()
-        self.watched: dict[int, Tensor] = {}  # keeps the tensors alive, so that ids stay unique
+    @cached_property
+    def function_calls(self) -> list[FunctionCall]:
+        """Return the calls of functions, also of those inside watched modules."""
+        return [call for call in self.calls_in_order if isinstance(call, FunctionCall)]
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        # looked up before the call: a function in place may return the very same tensor
-        leaves = tree_leaves((args, kwargs))
-        origins = self.origins_of(leaves)
-        result = func(*args, **kwargs)
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        # what returns neither a tensor nor nothing only asks for a shape or the like
-        if result is None or made:
-            self.count(leaves)
-        for tensor in made if origins else []:
-            self.origins[tensor] = origins
-        return result
+    @cached_property
+    def producers(self) -> dict[Value, Call]:
+        """Return value -> the call that made it; what the pass was given is not among them."""
+        return {value: call for call in self.calls_in_order for value in call.made}
 
-    def origins_of(self, values: Any) -> frozenset[str]:
-        """Return the layers that any of the tensors among `values` was computed from."""
-        tensors = [v for v in tree_leaves(values) if isinstance(v, Tensor)]
-        return frozenset().union(*(self.origins[v] for v in tensors if v in self.origins))
+    @cached_property
+    def readers(self) -> dict[Value, list[Call]]:
+        """Return value -> the calls that read it, functions inside watched modules left out."""
+        found: dict[Value, list[Call]] = {}
+        for call in self.calls_in_order:
+            if not isinstance(call, FunctionCall) or call.inside is None:
+                for value in dict.fromkeys(call.read):
+                    found.setdefault(value, []).append(call)
+        return found
 
-    def count(self, values: Any) -> None:
-        """Count one use of each watched tensor among `values`."""
-        self.counts.update(id(v) for v in tree_leaves(values) if id(v) in self.watched)
-
-
-class _FirstPass:
-    """Hooks that record a model's first pass that succeeds, and then remove themselves.
-
-    Their methods are bound, so that a copy of a model that has not run yet records its own pass.
-    """
-
-    def __init__(self, model: nn.Module, into: Recording, then: Then, watched: Watched) -> None:
-        self.into, self.then, self.watched = into, then, watched
-        self.first = model.register_forward_pre_hook(self.before)
-        self.seen: _Seen | None = None
-
-    def before(self, model: nn.Module, args: tuple[Any, ...]) -> None:
-        """Start to watch: every layer's output, every batch norm's input, every weight."""
-        self.seen = seen = _Seen()
-        if args and isinstance(args[0], Tensor):
-            seen.example = args[0].detach()[:KEPT].clone()
-        for name, module in model.named_modules():
-            if isinstance(module, self.watched.layers):
-                weight = module.get_parameter("weight")
-                seen.weights[name] = id(weight)
-                seen.uses.watched[id(weight)] = weight
-                seen.handles.append(module.register_forward_hook(seen.after_layer(name)))
-            elif isinstance(module, self.watched.relus):
-                seen.handles.append(module.register_forward_hook(seen.after_relu))
-            elif type(module) in BATCH_NORMS and module.track_running_stats:
-                seen.handles.append(module.register_forward_pre_hook(seen.before_norm(name)))
-        # registered last, so that it runs after the hooks of a model that is a single layer
-        seen.handles.append(model.register_forward_hook(self.after, always_call=True))
-        seen.uses.__enter__()
-
-    def after(self, model: nn.Module, args: Any, output: Any) -> None:
-        """Stop watching; keep what was seen, unless the pass failed."""
-        seen, self.seen = self.seen, None
-        assert seen is not None
-        seen.uses.__exit__(None, None, None)
-        for handle in seen.handles:
-            handle.remove()
-        if output is None:
-            return
-        self.first.remove()
-        seen.uses.count(output)
-        self.into.calls.update(seen.calls)
-        self.into.example = seen.example
-        self.into.batch_norms = seen.batch_norms()
-        self.into.feeds = seen.feeds
-        self.then(model, seen.bypassed())
-
-
-class _Seen:
-    """What is seen during one pass."""
-
-    def __init__(self) -> None:
-        self.uses = _CountUses()
-        self.calls: Counter[str] = Counter()
-        self.norm_calls: Counter[str] = Counter()
-        self.producer: dict[int, str] = {}
-        self.feeds: dict[str, set[str]] = {}
-        self.pairs: list[tuple[int, str]] = []
-        self.weights: dict[str, int] = {}
-        self.handles: list[RemovableHandle] = []
-        self.example: Tensor | None = None
-
-    def after_layer(self, name: str) -> Callable[..., None]:
-        """Return the hook that notes a layer's output."""
-
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            self.calls[name] += 1
-            self.producer[id(output)] = name
-            self.uses.watched[id(output)] = output
-            for source in self.uses.origins_of(args):
-                self.feeds.setdefault(source, set()).add(name)
-            self.uses.origins[output] = frozenset([name])
-
-        return hook
-
-    def after_relu(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        """Note whose output a quantized ReLU took; what rounds is no function that is seen."""
-        self.uses.origins[output] = self.uses.origins_of(args)
-
-    def before_norm(self, name: str) -> Callable[..., None]:
-        """Return the hook that notes whose output a batch norm takes."""
-
-        def hook(module: nn.Module, args: Any) -> None:
-            self.norm_calls[name] += 1
-            if args and id(args[0]) in self.producer:
-                self.pairs.append((id(args[0]), name))
-
-        return hook
-
+    @cached_property
     def batch_norms(self) -> dict[str, str]:
-        """Return layer -> batch norm where both ran once and nothing else read the output."""
-        return {
-            self.producer[output]: norm
-            for output, norm in self.pairs
-            if self.uses.counts[output] == 1
-            and self.norm_calls[norm] == 1
-            and self.calls[self.producer[output]] == 1
-        }
+        """Return layer -> the batch norm that alone reads its output; each of the two ran once."""
+        layers, norms = self.calls_of("layer"), self.calls_of("norm")
+        found: dict[str, str] = {}
+        for call in self.module_calls:
+            if call.role != "norm" or call.subject is None:
+                continue
+            maker = self.producers.get(call.subject)
+            if not isinstance(maker, ModuleCall) or maker.role != "layer":
+                continue
+            layer, norm = maker.site.module, call.site.module
+            if self._uses[call.subject] == layers[layer] == norms[norm] == 1:
+                found[layer] = norm
+        return found
 
+    @cached_property
+    def feeds(self) -> dict[str, set[str]]:
+        """Return layer -> the layers that take its output, with no other layer between them."""
+        found: dict[str, set[str]] = {}
+        origins: dict[Value, frozenset[str]] = {}  # the layers that a value was computed from
+        for call in self.calls_in_order:
+            read = [call.subject] if isinstance(call, ModuleCall) else call.read
+            made_of = frozenset[str]().union(*(origins[v] for v in read if v in origins))
+            if isinstance(call, ModuleCall) and call.role == "layer":
+                for source in made_of:
+                    found.setdefault(source, set()).add(call.site.module)
+                made_of = frozenset([call.site.module])
+            origins |= dict.fromkeys(call.made, made_of)
+        return found
+
+    @property
     def bypassed(self) -> set[str]:
         """Return the layers whose weight was used although they were not called."""
-        used = self.uses.counts
-        return {name for name, w in self.weights.items() if used[w] and not self.calls[name]}
+        called = self.calls
+        return {n for n, weight in self.weights.items() if self._uses[weight] and not called[n]}
+
+    def places(self, through: Collection[str]) -> dict[str, Site]:
+        """Return layer -> the call of a ReLU whose output it takes, for layers called once.
+
+        Args:
+            through: names of functions behind which a value still is the ReLU's output.
+        """
+        found: dict[str, list[Site | None]] = {}
+        made_by: dict[Value, Site] = {}
+        for call in self.calls_in_order:
+            site = None if call.subject is None else made_by.get(call.subject)
+            if isinstance(call, ModuleCall) and call.role == "layer":
+                found.setdefault(call.site.module, []).append(site)
+            elif isinstance(call, ModuleCall) and call.role == "relu":
+                made_by |= dict.fromkeys(call.made, call.site)
+            elif site is not None and _passes_on(call, through):
+                made_by[call.made[0]] = site
+        once = {name: sites[0] for name, sites in found.items() if len(sites) == 1}
+        return {name: site for name, site in once.items() if site is not None}
+
+    @cached_property
+    def _uses(self) -> Counter[Value]:
+        """Return how often each value is read by any function, or returned by the model."""
+        read = Counter(value for call in self.function_calls for value in call.read)
+        return read + Counter(self.outputs)
 
 
-def record_first_forward(model: nn.Module, into: Recording, then: Then, watched: Watched) -> None:
-    """Record the next forward pass of `model` that succeeds, whoever makes it.
-
-    Args:
-        model: holds quantized layers.
-        into: is filled.
-        then: called after the pass with the model and the names of the layers whose weights it
-            used without calling them.
-        watched: the types of its modules that are looked at.
-    """
-    _FirstPass(model, into, then, watched)
-
-
-@contextmanager
-def without_traces(model: nn.Module) -> Iterator[None]:
-    """Run forward passes that leave batch norm statistics and random numbers as they were."""
-    norms = {
-        name: buffer.clone()
-        for owner, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
-        for name, buffer in module.named_buffers(prefix=owner, recurse=False)
-    }
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            buffers = dict(model.named_buffers())
-            for name, value in norms.items():
-                buffers[name].copy_(value)
+def _passes_on(call: Call, through: Collection[str]) -> bool:
+    """Tell whether a call is of one of these functions, and made one tensor of its subject."""
+    return isinstance(call, FunctionCall) and call.name in through and len(call.made) == 1

@@ -1,6 +1,6 @@
 """What qtool keeps on a model that it made, as `model.qtool`, and how it swaps a model's parts."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
@@ -8,7 +8,7 @@ ATTRIBUTE = "qtool"
 T = TypeVar("T")
 
 
-def keep_state(model: nn.Module, state: Any) -> None:
+def keep_state(model: nn.Module, state: object) -> None:
     """Put what is known of a model on it, in the place of what was known before."""
     setattr(model, ATTRIBUTE, state)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from qtool.graph.recording import without_traces
+from qtool.graph.recorder import without_traces
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import quant_layers
 

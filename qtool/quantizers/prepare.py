@@ -7,11 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qtool.graph.calls import restart_calls
-from qtool.graph.recording import Recording, Watched, record_first_forward, without_traces
-from qtool.graph.swap import ATTRIBUTE, keep_state, kept_state, replace_module
+from qtool.graph.recorder import Watched, record_first_forward, without_traces
+from qtool.graph.recording import Recording
+from qtool.graph.swap import ATTRIBUTE, keep_state, kept_state
 from qtool.problems import Problem, did_you_mean, report
-from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import (
     QUANT_TYPES,
@@ -20,13 +19,14 @@ from qtool.quantizers.layers import (
     quant_layers,
     release_quant_layer,
 )
-from qtool.quantizers.relu import QuantReLU, find_places, shared_places
+from qtool.quantizers.places import quantize_relus
+from qtool.quantizers.relu import QuantReLU
 from qtool.reports.inspections import PlanRow
 from qtool.settings.quantization import Quantization
 from qtool.settings.section import check
 from qtool.settings.user_estimators import load_by_absolute_paths
 
-WATCHED = Watched(QuantLayer, QuantReLU)
+WATCHED = Watched(layers=(QuantLayer,), relus=(QuantReLU,))
 
 
 @dataclass
@@ -81,7 +81,7 @@ def prepare(
         raise report("quantization", found)
     model = deepcopy(model)
     state = Prepared()
-    sources = _quantize_relus(model, settings, example)
+    sources = quantize_relus(model, settings, example)
     for name, module in list(model.named_modules()):
         if type(module) in QUANT_TYPES:
             weights, activations, where = settings.for_layer(name)
@@ -94,7 +94,7 @@ def prepare(
         elif any(p.ndim > 1 for p in module.parameters(recurse=False)):
             state.left_float[name] = f"{type(module).__name__} is neither Conv2d nor Linear"
     keep_state(model, state)
-    record_first_forward(model, state.recording, _release_uncalled, WATCHED)
+    record_first_forward(model, WATCHED, _learn)
     if not search:
         for layer in quant_layers(model).values():
             if layer.weight_quantizer is not None:
@@ -105,39 +105,16 @@ def prepare(
     return model
 
 
-def _quantize_relus(
-    model: nn.Module, settings: Quantization, example: Tensor | None
-) -> dict[str, ActivationQuantizer]:
-    """Put quantizers at the outputs of ReLUs where that is asked for; return layer -> quantizer."""
-    found = [name for name, module in model.named_modules() if type(module) in QUANT_TYPES]
-    layers = {name: settings.for_layer(name)[1] for name in found}
-    names = {name for name, inputs in layers.items() if inputs and inputs.place == "relu_outputs"}
-    if not names:
-        return {}
-    if example is None:
-        raise ValueError("place: relu_outputs needs an example, to see which layers read a ReLU")
-    with without_traces(model):
-        places, calls = find_places(model, set(layers), example)
-    sources: dict[str, ActivationQuantizer] = {}
-    quantizers: dict[str, list[ActivationQuantizer | None]] = {}
-    for (relu, call), readers in shared_places(settings, places):
-        inputs = layers[readers[0]]
-        assert inputs is not None
-        quantizer = ActivationQuantizer(inputs).to(example.device)
-        quantizers.setdefault(relu, [None] * calls[relu])[call] = quantizer
-        sources |= dict.fromkeys(readers, quantizer)
-    for name, of_calls in quantizers.items():
-        replace_module(model, name, QuantReLU(of_calls).train(model.training))
-    model.register_forward_pre_hook(restart_calls)
-    return sources
-
-
-def _release_uncalled(model: nn.Module, bypassed: set[str]) -> None:
-    """Make layers float again that were not called: their model uses the weights by itself."""
+def _learn(model: nn.Module, recording: Recording) -> None:
+    """Keep what the first pass told; layers whose weights the model used by itself stay float."""
+    state, bypassed = getattr(model, ATTRIBUTE), recording.bypassed
+    if not isinstance(state, Prepared):  # converted meanwhile, with scales from a file
+        return
+    state.recording = recording
     for name, layer in quant_layers(model).items():
         if name in bypassed:
             release_quant_layer(layer)
-            prepared_state(model).left_float[name] = "the model uses its weight without calling it"
+            state.left_float[name] = "the model uses its weight without calling it"
 
 
 def prepared_state(model: nn.Module) -> Prepared:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qtool
-from qtool.graph.recording import KEPT, Recording
+from qtool.graph.recorder import KEPT
+from qtool.graph.recording import Recording
 from qtool.quantizers.prepare import prepared_state
 
 WEIGHTS = {"weights": {"bits": 4, "range": "absmax"}}

@@ -508,3 +508,13 @@ def test_a_plan_is_the_same_without_a_search(name: str) -> None:
         assert torch.allclose(state["weight_quantizer.scale"].flatten(), largest / 3)
     rough.load_state_dict(searched.state_dict())
     assert torch.equal(rough.eval()(IMAGES), searched.eval()(IMAGES))
+
+
+def test_a_model_that_was_converted_before_its_first_pass_runs() -> None:
+    images = torch.randn(2, 3, 8, 8)
+    section = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+    trained = qtool.prepare(network(), section, images)
+    loaded = qtool.prepare(network(), section)
+    loaded.load_state_dict(trained.state_dict())
+    integer = qtool.convert(loaded)
+    assert torch.equal(integer(images), integer(images))
