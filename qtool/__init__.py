@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qtool.conversion.to_integer import convert, round_biases
     from qtool.export.onnx_qdq import export_onnx
     from qtool.quantizers.calibrate import calibrate
-    from qtool.quantizers.layers import begin_step, dampening_penalty, set_progress
+    from qtool.quantizers.control import begin_step, dampening_penalty, set_progress
     from qtool.quantizers.prepare import prepare
     from qtool.training.batch_norm import reestimate_batch_norm
 
@@ -42,9 +42,9 @@ __all__ = [
 _HOME = {
     "prepare": "qtool.quantizers.prepare",
     "calibrate": "qtool.quantizers.calibrate",
-    "begin_step": "qtool.quantizers.layers",
-    "set_progress": "qtool.quantizers.layers",
-    "dampening_penalty": "qtool.quantizers.layers",
+    "begin_step": "qtool.quantizers.control",
+    "set_progress": "qtool.quantizers.control",
+    "dampening_penalty": "qtool.quantizers.control",
     "reestimate_batch_norm": "qtool.training.batch_norm",
     "convert": "qtool.conversion.to_integer",
     "round_biases": "qtool.conversion.to_integer",

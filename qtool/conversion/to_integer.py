@@ -21,8 +21,9 @@ from qtool.integer.layers import (
 from qtool.integer.relu import CallSpec, IntegerReLU, ReluSpec
 from qtool.numerics.grid import quantize, to_codes
 from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.control import blend_alphas
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.layers import QuantLayer, blend_alphas, quant_layers
+from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.prepare import Prepared, prepared_state
 from qtool.quantizers.relu import QuantReLU, quant_relus
 

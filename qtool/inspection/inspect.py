@@ -11,7 +11,8 @@ from qtool.integer.layers import IntegerLayer, LayerSpec, converted_state, integ
 from qtool.models.architecture import Architecture
 from qtool.models.two_layers import shape_of_input
 from qtool.quantizers.layers import quant_layers
-from qtool.quantizers.prepare import plan, prepare
+from qtool.quantizers.plan import plan
+from qtool.quantizers.prepare import prepare
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.reports.inspections import InspectedLayer, Inspection, PlanRow

@@ -1,6 +1,8 @@
 """Modules that hold scales: fake quantizers and the layers that use them.
 
-prepare: puts them into a model. layers, relu: where they stand. weights, activations: of what, both
-a fake_quantize. rounding_function, kernels: the rounding and its backward pass. calibrate: scales
-from data. oscillation: weights that flip.
+prepare: float model -> fake-quantized model. places: where the quantizers of activations stand.
+plan: what became of each layer. layers, relu: what is fake-quantized. fake_quantize: what all
+quantizers share; weights, activations: those of each side; observers: what watches values.
+rounding_function: the rounding and its gradient; kernels: the same, compiled. oscillation: weights
+that flip. control: what moves all quantizers of a model. calibrate: scales from data.
 """

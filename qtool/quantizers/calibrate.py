@@ -1,7 +1,6 @@
 """Set the scales of activations from data, before training or instead of it."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import nn
 
@@ -10,7 +9,7 @@ from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import quant_layers
 
 
-def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
+def calibrate(model: nn.Module, batches: Iterable[object]) -> None:
     """Set observed and learned activation scales from `batches`, and weight scales anew.
 
     Inputs stay float while the batches run, in the mode (training or evaluation) that the model
@@ -24,27 +23,28 @@ def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     Raises:
         ValueError: If there is no batch.
     """
-    watchers = [m for m in model.modules() if isinstance(m, ActivationQuantizer)]
+    quantizers = [m for m in model.modules() if isinstance(m, ActivationQuantizer)]
+    observers = [quantizer.observer for quantizer in quantizers]
     seen = 0
-    for watcher in watchers:
-        watcher.watching = True
-        watcher.forget()
+    for observer in observers:
+        observer.watching = True
+        observer.forget()
     try:
         with without_traces(model):
             for batch in batches:
                 model(batch[0] if isinstance(batch, tuple | list) else batch)
                 seen += 1
     except BaseException:
-        for watcher in watchers:
-            watcher.forget()
+        for observer in observers:
+            observer.forget()
         raise
     finally:
-        for watcher in watchers:
-            watcher.watching = False
+        for observer in observers:
+            observer.watching = False
     if not seen:
         raise ValueError("calibrate needs at least one batch")
-    for watcher in watchers:
-        if watcher.watched:
-            watcher.settle()
+    for quantizer in quantizers:
+        if quantizer.observer.watched:
+            quantizer.settle()
     for layer in quant_layers(model).values():
         layer.fit_weight()

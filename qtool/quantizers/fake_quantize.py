@@ -9,19 +9,29 @@ in float32 whatever the type of x; its backward is the chosen estimator. With a 
 """
 
 from functools import partial
-from typing import Any, cast
+from typing import TypedDict, cast
 
 import torch
 from torch import Tensor, nn
 
 from qtool.numerics.estimators import ESTIMATORS, Bound, Estimator, straight_through
-from qtool.numerics.grid import IntegerGrid
+from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE
 from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
 from qtool.quantizers.rounding_function import Backward, RoundToGrid
 from qtool.settings.choices import blend_schedule
+from qtool.settings.section import Choice
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
+
+
+class QuantizerState(TypedDict):
+    """What checkpoints hold of a quantizer beside its tensors; each class reads what it wrote."""
+
+    ready: bool
+    grid: Kind | None
+    steps: int
+    frozen: bool
 
 
 class FakeQuantize(nn.Module):
@@ -58,7 +68,7 @@ class FakeQuantize(nn.Module):
         if settings.blend is not None:
             self.blend, self.last_phase = blend_schedule(settings.blend)
         elif settings.estimator is not None:
-            self._choose_estimator(settings.estimator.name, settings.estimator.params)
+            self._choose_estimator(settings.estimator)
         if self.learns:
             self.scale = nn.Parameter(torch.ones(()))
         else:
@@ -66,13 +76,15 @@ class FakeQuantize(nn.Module):
         self.register_buffer("zero_point", torch.zeros(()))
         self.register_buffer("alpha", torch.tensor(1.0 if self.blend is None else self.blend(0.0)))
 
-    def _choose_estimator(self, name: str, params: dict[str, Any]) -> None:
+    def _choose_estimator(self, choice: Choice) -> None:
         """Take an estimator, and apart from it those of its parameters that are schedules."""
-        fixed = {key: value for key, value in params.items() if not isinstance(value, dict)}
-        for key in params.keys() - fixed.keys():
-            self.moving[key] = SCHEDULES.build(**params[key])
+        params = choice.params.items()
+        fixed = {key: value for key, value in params if not isinstance(value, dict)}
+        for key, value in params:
+            if isinstance(value, dict):
+                self.moving[key] = SCHEDULES.build(**value)
         now = {key: schedule(self.progress) for key, schedule in self.moving.items()}
-        self.estimator = ESTIMATORS.build(name, **fixed, **now)
+        self.estimator = ESTIMATORS.build(choice.name, **fixed, **now)
 
     def _set_moving(self) -> None:
         """Give the estimator the values that its moving parameters have at this progress."""
@@ -155,11 +167,11 @@ class FakeQuantize(nn.Module):
         factor = (values * self.known_grid.qmax) ** -0.5
         return Backward(self.estimator, self.settings.scale_gradient, factor, 0.0, compiles)
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, object]:
         """Return what a checkpoint must hold beside the tensors."""
         return {"ready": self.ready, "grid": self.grid and self.grid.kind}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: QuantizerState) -> None:
         """Take what `get_extra_state` returned."""
         self.ready = state["ready"]
         self.grid = IntegerGrid(self.bits, state["grid"]) if state["grid"] else None

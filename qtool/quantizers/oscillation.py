@@ -3,8 +3,6 @@
 Reference: Nagel et al., 2022, arXiv:2203.11086.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -94,11 +92,11 @@ class OscillationTracker(nn.Module):
         self.steps = 0
         return found
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, bool]:
         """Return what a checkpoint must hold beside the tensors."""
         return {"started": self.started}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: dict[str, bool]) -> None:
         """Take what `get_extra_state` returned."""
         self.started = state["started"]
 

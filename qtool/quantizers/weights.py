@@ -1,7 +1,6 @@
 """Fake quantization of weights: scales from the weight itself, learned or fitted again."""
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch import Tensor
 from qtool.numerics.grid import dequantize, quantize
 from qtool.numerics.ranges import RANGES, absmax, refine_scale
 from qtool.numerics.schedules import SCHEDULES, Schedule
-from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.fake_quantize import FakeQuantize, QuantizerState
 from qtool.quantizers.oscillation import OscillationTracker, observe
 from qtool.settings.section import Choice
 from qtool.settings.tensors import WeightQuantization
@@ -144,11 +143,11 @@ class WeightQuantizer(FakeQuantize):
         level = dequantize(quantize(weight.detach(), scale, 0, grid), scale, 0, grid)
         return self.strength * (level - clipped).square().sum()
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, object]:
         """Return what a checkpoint must hold beside the tensors."""
-        return super().get_extra_state() | {"steps": self.steps, "frozen": self.frozen}
+        return {**super().get_extra_state(), "steps": self.steps, "frozen": self.frozen}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: QuantizerState) -> None:
         """Take what `get_extra_state` returned."""
         super().set_extra_state(state)
         self.steps, self.frozen = state["steps"], state["frozen"]

@@ -12,7 +12,7 @@ from torch import nn
 from qtool.errors import InputError
 from qtool.files.reading import read_json
 from qtool.files.whole import write_atomically, write_json
-from qtool.quantizers.prepare import mean_weight_bits
+from qtool.quantizers.plan import mean_weight_bits
 from qtool.recipe.file import read_recipe_file, write_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import EpochLine, Profile, Summary

@@ -19,7 +19,8 @@ from qtool.models.vision import Built, build_model, input_channels
 from qtool.numerics.schedules import Schedule
 from qtool.problems import report
 from qtool.quantizers.calibrate import calibrate
-from qtool.quantizers.layers import QUANT_TYPES, blend_alphas, compile_kernels, make_traceable
+from qtool.quantizers.control import blend_alphas, compile_kernels, make_traceable
+from qtool.quantizers.layers import QUANT_TYPES
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
@@ -198,7 +199,7 @@ def make_trainer(
     """Return what trains the model, at its very beginning; `equip` gives it its step."""
     training = recipe.training
     on_cuda = device.type == "cuda"
-    compile_kernels(model, training.compile and not on_cuda)
+    compile_kernels(model, wanted=training.compile and not on_cuda)
     if training.cuda_graph and not on_cuda:
         say("note: going on without training.cuda_graph, which is for CUDA devices")
     rate = make_learning_rate(recipe)

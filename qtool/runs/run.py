@@ -20,8 +20,8 @@ from qtool.files.whole import refuse_unless_writable
 from qtool.integer.file import load_integer, read_about, save_integer
 from qtool.models.architecture import Architecture
 from qtool.models.vision import rebuild_model
-from qtool.quantizers.layers import set_progress
-from qtool.quantizers.prepare import plan
+from qtool.quantizers.control import set_progress
+from qtool.quantizers.plan import plan
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import Conversion

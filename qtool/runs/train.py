@@ -6,7 +6,7 @@ from qtool.console import say
 from qtool.conversion.to_integer import round_biases
 from qtool.errors import TrainingError
 from qtool.models.architecture import Architecture
-from qtool.quantizers.prepare import plan
+from qtool.quantizers.plan import plan
 from qtool.reports.results import EpochLine, Summary
 from qtool.reports.tables import show_plan
 from qtool.runs import build, checkpoint

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from qtool.errors import InputError
 from qtool.files.whole import write_atomically
-from qtool.quantizers.layers import set_progress
+from qtool.quantizers.control import set_progress
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import StraightThrough

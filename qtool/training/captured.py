@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qtool.errors import TrainingError
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.layers import begin_step
+from qtool.quantizers.control import begin_step
 from qtool.training.step import TrainingStep
 
 WARM_UP = 3  # steps that allocate what a graph cannot: states of the optimizer, workspaces
@@ -48,7 +48,8 @@ class CapturedStep:
 
     def _kind_of(self, images: Tensor) -> Kind:
         model = self.step.model
-        looks = tuple(m.looks for m in model.modules() if isinstance(m, ActivationQuantizer))
+        inputs = [m for m in model.modules() if isinstance(m, ActivationQuantizer)]
+        looks = tuple(quantizer.observer.looks for quantizer in inputs)
         return images.shape, looks, sum(p.requires_grad for p in model.parameters())
 
     def _warm_up(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

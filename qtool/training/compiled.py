@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qtool.console import say
 from qtool.graph.calls import restart_calls
-from qtool.quantizers.layers import make_traceable
+from qtool.quantizers.control import make_traceable
 
 Forward = Callable[[Tensor], Tensor]
 EXACT_DIVISION = "eager_numerics.division_rounding"  # else codes at ties differ on CUDA

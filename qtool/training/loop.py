@@ -13,13 +13,8 @@ from torch import Tensor, nn
 from qtool.errors import TrainingError
 from qtool.evaluation import Score, count_hits, evaluate, share_of_hits
 from qtool.numerics.schedules import Schedule
-from qtool.quantizers.layers import (
-    QuantLayer,
-    blend_alphas,
-    set_progress,
-    take_oscillations,
-    without_blends,
-)
+from qtool.quantizers.control import blend_alphas, set_progress, without_blends
+from qtool.quantizers.layers import QuantLayer, take_oscillations
 from qtool.reports.results import EpochLine
 from qtool.training.losses import Loss
 from qtool.training.optimizers import set_rate

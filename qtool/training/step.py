@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qtool.quantizers.layers import begin_step, dampening_penalty
+from qtool.quantizers.control import begin_step, dampening_penalty
 from qtool.training.losses import Loss
 
 TakeStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels -> loss, logits

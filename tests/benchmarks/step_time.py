@@ -29,7 +29,7 @@ from qtool.models.vision import build_model
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.numerics.sign_family import SIGN_FAMILY
-from qtool.quantizers.layers import compile_kernels, make_traceable
+from qtool.quantizers.control import compile_kernels, make_traceable
 from qtool.training.captured import CapturedStep
 from qtool.training.compiled import compiled_forward
 from qtool.training.losses import cross_entropy
@@ -47,7 +47,7 @@ def make_step(model: nn.Module, images: Tensor, labels: Tensor, way: str = "", *
     whole_model, captured, or whole_model+captured; `keys` are fields of TrainingStep.
     """
     model.train()
-    compile_kernels(model, way == "kernels")
+    compile_kernels(model, wanted=way == "kernels")
     optimizer = OPTIMIZERS.build("sgd", weight_decay=1e-4)(parameter_groups(model), 1e-3)
     taken: Any = TrainingStep(model, cross_entropy, optimizer, **keys)
     if "whole_model" in way:

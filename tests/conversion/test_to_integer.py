@@ -15,7 +15,8 @@ from qtool.errors import ConversionError, InputError
 from qtool.integer.file import load_integer, read_about, save_integer
 from qtool.integer.layers import EXACT_FLOAT32, integer_layers
 from qtool.numerics.grid import IntegerGrid
-from qtool.quantizers.layers import quant_layers, set_progress
+from qtool.quantizers.control import set_progress
+from qtool.quantizers.layers import quant_layers
 
 
 class Net(nn.Module):

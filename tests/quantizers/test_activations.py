@@ -9,7 +9,8 @@ from torch import Tensor
 
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 from qtool.numerics.ranges import RANGES
-from qtool.quantizers.activations import SAMPLE, ActivationQuantizer
+from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.observers import SAMPLE
 from qtool.settings.tensors import ActivationQuantization
 
 NEEDED = {"fixed": {"scale": 0.1}}  # parameters without a default
@@ -171,20 +172,20 @@ def test_values_far_from_zero_still_leave_zero_on_the_grid() -> None:
 
 def test_watching_collects_batches_and_passes_values_on() -> None:
     made = quantizer(range="absmax")
-    made.watching = True
+    made.observer.watching = True
     for factor in (1.0, 3.0, 2.0):
         x = factor * values(4, 9)
         assert made(x) is x
-    assert made.watched
+    assert made.observer.watched
     assert not made.ready
     made.settle()
-    assert (made.ready, made.watched) == (True, False)
+    assert (made.ready, made.observer.watched) == (True, False)
     np.testing.assert_allclose(made.scale, 3 * values(4, 9).abs().max() / 7, rtol=1e-6)
 
 
 def test_watched_extremes_are_averaged_over_batches() -> None:
     made = quantizer(range=FOLLOW, grid="asymmetric")
-    made.watching = True
+    made.observer.watching = True
     for low, high in ((-2.0, 6.0), (-1.0, 8.0), (-4.0, 2.0)):
         made(span(low, high))
     made.settle()
@@ -197,7 +198,7 @@ def test_watched_extremes_are_averaged_over_batches() -> None:
 def test_watching_again_starts_anew() -> None:
     made = quantizer(range=FOLLOW, grid="asymmetric")
     made(span(-100, 100))
-    made.watching = True
+    made.observer.watching = True
     made(span(-2, 6))
     made.settle()
     assert made.observed.tolist() == [-2, 6]

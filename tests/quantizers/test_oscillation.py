@@ -15,14 +15,8 @@ import qtool
 from qtool import pipeline
 from qtool.integer.layers import integer_layers
 from qtool.numerics.grid import IntegerGrid
-from qtool.quantizers.layers import (
-    QuantConv2d,
-    QuantLinear,
-    dampening_penalty,
-    quant_layers,
-    set_progress,
-    take_oscillations,
-)
+from qtool.quantizers.control import dampening_penalty, set_progress
+from qtool.quantizers.layers import QuantConv2d, QuantLinear, quant_layers, take_oscillations
 from qtool.quantizers.oscillation import SAMPLE, OscillationTracker, observe
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.settings.tensors import WeightQuantization

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 import qtool
 from qtool.errors import RecipeError
-from qtool.quantizers.layers import QuantConv2d, QuantLayer, QuantLinear, blend_alphas, set_progress
+from qtool.quantizers.control import blend_alphas, set_progress
+from qtool.quantizers.layers import QuantConv2d, QuantLayer, QuantLinear
 from qtool.quantizers.layers import quant_layers as layers_of
-from qtool.quantizers.prepare import mean_weight_bits, plan, prepared_state
+from qtool.quantizers.plan import mean_weight_bits, plan
+from qtool.quantizers.prepare import prepared_state
 
 BOTH = {"weights": {"bits": 4}, "activations": {"bits": 4}}
 LINEAR = {"name": "linear", "start": 0.0, "stop": 1.0}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import qtool
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 from qtool.numerics.ranges import RANGES, ppq, refine_scale
-from qtool.quantizers.layers import QuantConv2d, blend_alphas, make_quant_layer, set_progress
+from qtool.quantizers.control import blend_alphas, set_progress
+from qtool.quantizers.layers import QuantConv2d, make_quant_layer
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.settings.tensors import WeightQuantization
 

@@ -13,8 +13,9 @@ from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.numerics.sign_family import SIGN_FAMILY
 from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.control import set_progress
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.layers import QuantLinear, set_progress
+from qtool.quantizers.layers import QuantLinear
 from qtool.settings.quantization import Quantization
 from qtool.settings.section import check
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import qtool
 from qtool.errors import TrainingError
-from qtool.quantizers.layers import begin_step, make_traceable, set_progress
+from qtool.quantizers.control import begin_step, make_traceable, set_progress
 from qtool.training import captured
 from qtool.training.captured import WARM_UP, CapturedStep
 from qtool.training.losses import cross_entropy

@@ -8,7 +8,7 @@ import qtool
 from qtool.errors import TrainingError
 from qtool.evaluation import evaluate
 from qtool.numerics.schedules import SCHEDULES
-from qtool.quantizers.layers import blend_alphas, without_blends
+from qtool.quantizers.control import blend_alphas, without_blends
 from qtool.reports.results import EpochLine
 from qtool.training.loop import Trainer, first_bad_layer
 from qtool.training.losses import LOSSES

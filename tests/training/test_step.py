@@ -13,7 +13,7 @@ from qtool.models.residual import BasicBlock
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.relu_family import RELU_FAMILY
 from qtool.numerics.sign_family import SIGN_FAMILY
-from qtool.quantizers.layers import make_traceable, set_progress
+from qtool.quantizers.control import make_traceable, set_progress
 from qtool.training.compiled import compiled_forward
 from qtool.training.losses import cross_entropy
 from qtool.training.optimizers import OPTIMIZERS, make_capturable, parameter_groups, set_rate

@@ -1,0 +1,85 @@
+"""What moves, or is asked of, all quantizers of a model at once: schedules, steps, blends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.layers import QuantLayer, quant_layers
+from qtool.quantizers.weights import begin_steps
+
+
+def set_progress(model: nn.Module, progress: float) -> None:
+    """Move every quantizer's schedules to `progress`, the share of training done (0..1)."""
+    for module in model.modules():
+        if isinstance(module, QuantLayer | ActivationQuantizer):
+            module.set_progress(progress)
+
+
+def begin_step(model: nn.Module) -> None:
+    """Do what is due once per training step: fit scales again, watch weights oscillate.
+
+    A forward pass does so by itself until this is called for the first time. From then on it must
+    be called before each step, and the forward pass in training is tensor arithmetic alone, which
+    can be compiled as a whole or captured in a CUDA graph.
+    """
+    quantizers, weights = [], []
+    for module in model.modules():
+        if isinstance(module, ActivationQuantizer):
+            module.observer.begin_step()
+        elif isinstance(module, QuantLayer) and module.weight_quantizer is not None:
+            module.weight_quantizer.ahead = True
+            quantizers.append(module.weight_quantizer)
+            weights.append(module.weight)
+    if quantizers:
+        begin_steps(quantizers, weights)
+
+
+def make_traceable(model: nn.Module) -> None:
+    """Keep in tensors what schedules move, so that a trace of the model follows them."""
+    for module in model.modules():
+        if isinstance(module, FakeQuantize):
+            module.move_in_tensors()
+
+
+def compile_kernels(model: nn.Module, *, wanted: bool = True) -> None:
+    """Let every quantizer compile kernels of its own, where a compiler is found, or no longer."""
+    for module in model.modules():
+        if isinstance(module, FakeQuantize):
+            module.compiles = wanted
+
+
+def dampening_penalty(model: nn.Module) -> Tensor | None:
+    """Return what oscillation dampening adds to the loss, [], or None where nothing is dampened."""
+    layers = [layer for layer in quant_layers(model).values() if layer.weight_quantizer is not None]
+    found = [q.penalty(layer.weight) for layer in layers if (q := layer.weight_quantizer)]
+    penalties = [penalty for penalty in found if penalty is not None]
+    return torch.stack(penalties).sum() if penalties else None
+
+
+@contextmanager
+def without_blends(model: nn.Module) -> Iterator[None]:
+    """Let blended tensors be quantized in full while inside, as if alpha were 1."""
+    alphas = [module.alpha for module in _blended(model).values()]
+    kept = [alpha.clone() for alpha in alphas]
+    for alpha in alphas:
+        alpha.fill_(1.0)
+    try:
+        yield
+    finally:
+        for alpha, value in zip(alphas, kept, strict=True):
+            alpha.copy_(value)
+
+
+def blend_alphas(model: nn.Module) -> dict[str, float]:
+    """Return alpha of every blended tensor by its quantizer's name."""
+    return {name: float(module.alpha) for name, module in _blended(model).items()}
+
+
+def _blended(model: nn.Module) -> dict[str, FakeQuantize]:
+    """Return the quantizers that blend, by name."""
+    quantizers = {n: m for n, m in model.named_modules() if isinstance(m, FakeQuantize)}
+    return {name: module for name, module in quantizers.items() if module.blend is not None}

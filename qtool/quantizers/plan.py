@@ -1,0 +1,72 @@
+"""What `prepare` made of a model, layer by layer, to be printed before training."""
+
+from torch import nn
+
+from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.layers import QuantLayer, quant_layers
+from qtool.quantizers.prepare import prepared_state
+from qtool.reports.inspections import PlanRow
+
+
+def plan(model: nn.Module) -> list[PlanRow]:
+    """Return every layer with its bits, and every layer left float with the reason, in order."""
+    state, layers = prepared_state(model), quant_layers(model)
+    rows = []
+    for name, module in model.named_modules():
+        if name in layers:
+            rows.append(_quantized_row(name, layers[name]))
+        elif name in state.left_float:
+            shape = max((list(p.shape) for p in module.parameters(recurse=False)), key=len)
+            why = state.left_float[name]
+            rows.append(
+                PlanRow(
+                    name=name,
+                    shape=shape,
+                    weights="float",
+                    weights_how="",
+                    activations="float",
+                    activations_how="",
+                    why=why,
+                )
+            )
+    return rows
+
+
+def _quantized_row(name: str, layer: QuantLayer) -> PlanRow:
+    weights, weights_how = _described(layer.weight_quantizer)
+    if layer.weight_quantizer is not None:
+        each = "channel" if layer.weight_quantizer.scale.ndim else "tensor"
+        weights_how = f"{weights_how}, per {each}"
+    activations, activations_how = _described(layer.quantizer_of_input)
+    if layer.source:
+        activations = f"{activations}, at the ReLU"
+    return PlanRow(
+        name=name,
+        shape=list(layer.weight.shape),
+        weights=weights,
+        weights_how=weights_how,
+        activations=activations,
+        activations_how=activations_how,
+        why="",
+    )
+
+
+def _described(quantizer: FakeQuantize | None) -> tuple[str, str]:
+    """Return width and grid, and how the range is set and the gradient passed."""
+    if quantizer is None:
+        return "float", ""
+    grid = quantizer.grid.kind if quantizer.grid else "auto"
+    return f"{quantizer.bits}-bit {grid}", f"{quantizer.settings.range}, {quantizer.gradient}"
+
+
+def mean_weight_bits(model: nn.Module) -> float:
+    """Return the bits of an average weight of the model's layers; float weights count 32."""
+    total = bits = 0
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, nn.Parameter) or weight.ndim < 2:
+            continue
+        quantizer = module.weight_quantizer if isinstance(module, QuantLayer) else None
+        total += weight.numel()
+        bits += weight.numel() * (quantizer.known_grid.bits if quantizer else 32)
+    return bits / total if total else 32.0
