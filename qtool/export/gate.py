@@ -13,7 +13,8 @@ from qtool.evaluation import count_hits, logits_of, share_of_hits
 from qtool.export.targets.target import Array, Runtime, Session
 from qtool.integer.layers import IntegerLayer, integer_layers
 from qtool.integer.relu import IntegerReLU, integer_relus
-from qtool.numerics.grid import IntegerGrid, quantize
+from qtool.numerics.on_grid import OnGrid
+from qtool.numerics.roundings import ROUNDINGS
 from qtool.reports.results import Agreement
 
 
@@ -174,26 +175,23 @@ def shifted_share(integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) 
     ]
     counted = {"changed": 0, "values": 0}
 
-    def count(x: Tensor, scale: Tensor, zero: Tensor | int, grid: IntegerGrid, q: Tensor) -> None:
-        shifted = quantize(x.float() + scale / 2, scale, zero, grid)
-        counted["changed"] += int((shifted != q).sum())
-        counted["values"] += q.numel()
+    def count(x: Tensor, exact: OnGrid) -> None:
+        nearest = OnGrid(exact.grid, exact.scale, exact.zero_point)
+        codes, shifted = exact.codes(x.float()), nearest.codes(x.float() + exact.step / 2)
+        counted["changed"] += int((shifted != codes).sum())
+        counted["values"] += codes.numel()
 
     def look(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         assert isinstance(layer, IntegerLayer)
-        assert layer.spec.input is not None
-        assert layer.input_scale is not None
-        assert layer.input_zero_point is not None
-        codes = layer.input_codes(args[0])
-        count(args[0], layer.input_scale, layer.input_zero_point, layer.spec.input, codes)
+        given = layer.input_on_grid
+        assert given is not None
+        count(args[0], given)
 
     def look_at_relu(relu: nn.Module, args: tuple[Tensor, ...]) -> None:
         assert isinstance(relu, IntegerReLU)
-        call = relu.calls
-        spec = relu.spec.calls[call] if call < len(relu.spec.calls) else None
-        if spec is not None and spec.rounding == "ceil" and spec.integers is not None:
-            rectified = args[0].clamp_min(0)
-            count(rectified, relu.scales[call], 0, spec.integers, relu.codes(args[0], call))
+        output = relu.on_grid(relu.calls)
+        if output is not None and output.rounding is ROUNDINGS["ceil"]:
+            count(args[0].clamp_min(0), output)
 
     handles = [layer.register_forward_pre_hook(look) for layer in layers]
     handles += [relu.register_forward_pre_hook(look_at_relu) for relu in relus]

@@ -137,5 +137,5 @@ def _annotations(writer: WeightWriter, state: Converted) -> list[Annotation]:
     found = [note for spec in state.layers for note in writer.annotations(spec)]
     for relu in state.relus:
         for index, call in enumerate(relu.calls):
-            found += writer.input_annotation(f"{relu.name}:{index}", call.integers)
+            found += writer.input_annotation(str(relu.site(index)), call.integers)
     return list({item.tensor: item for item in found}.values())

@@ -1,6 +1,6 @@
 """Integer layers and ReLUs as torch.onnx should see them: standard quantization operators."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,8 @@ from qtool.export.weights import LAYER, ROLE
 from qtool.graph.calls import CountsCalls
 from qtool.integer.layers import IntegerLayer
 from qtool.integer.relu import IntegerReLU
-from qtool.numerics.grid import IntegerGrid
+from qtool.numerics.on_grid import OnGrid
+from qtool.numerics.roundings import ROUNDINGS
 
 Ceil = Literal["exact", "shifted"]
 SHIFT = 128  # a signed grid travels as uint8 around this zero point: the kernels want uint8
@@ -20,15 +21,16 @@ def emit(
     owner: str,
     operator: str,
     role: str,
-    inputs: list[Any],
+    inputs: list[Tensor],
     dtype: torch.dtype,
-    **attributes: Any,
+    *,
+    axis: int | None = None,
 ) -> Tensor:
     """Put a standard operator into the graph, marked with its owner and its role there."""
     return torch.onnx.ops.symbolic(
         operator,
         inputs,
-        attributes,
+        {} if axis is None else {"axis": axis},
         dtype=dtype,
         shape=inputs[0].shape,
         metadata_props={LAYER: owner, ROLE: role},
@@ -54,26 +56,19 @@ class QdqValues(nn.Module):
     two: Tensor
     below: Tensor
 
-    def __init__(
-        self,
-        owner: str,
-        grid: IntegerGrid,
-        scale: Tensor,
-        zero_point: Tensor,
-        rounding: str,
-        ceil: Ceil,
-    ) -> None:
-        """Take the scale of the codes, [], and the zero point on the grid, []."""
+    def __init__(self, owner: str, values: OnGrid, ceil: Ceil) -> None:
+        """Take values with one scale, []; `owner` is the site that they stand at."""
         super().__init__()
+        grid, rounds_up = values.grid, values.rounding is ROUNDINGS["ceil"]
         self.owner, self.bipolar = owner, grid.kind == "mid_rise"
-        self.ceils = rounding == "ceil" and ceil == "exact"
-        self.shifts = self.bipolar or rounding == "ceil"
+        self.ceils = rounds_up and ceil == "exact"
+        self.shifts = self.bipolar or rounds_up
         shift = SHIFT if grid.signed else 0
-        zero = int(zero_point) + shift
+        zero = int(values.zero_point) + shift
         self.limits = (0, 1) if self.bipolar else (grid.qmin + shift, grid.qmax + shift)
         self.steps = (self.limits[0] - zero, self.limits[1] - zero)
-        self.register_buffer("scale", scale.clone())
-        self.register_buffer("step", scale * grid.code_step)
+        self.register_buffer("scale", values.scale.clone())
+        self.register_buffer("step", values.step)
         for name, value in (("one", 1.0), ("half_step", float(self.step) / 2)):
             self.register_buffer(name, torch.tensor(value))
         integers = {"zero_point": zero, "low": self.limits[0], "high": self.limits[1]}
@@ -99,7 +94,7 @@ class QdqValues(nn.Module):
         inputs = [q, self.scale, self.zero_point]
         return emit(self.owner, "DequantizeLinear", "real_input", inputs, torch.float32)
 
-    def _emit(self, operator: str, role: str, inputs: list[Any]) -> Tensor:
+    def _emit(self, operator: str, role: str, inputs: list[Tensor]) -> Tensor:
         return emit(self.owner, operator, role, inputs, torch.uint8)
 
 
@@ -108,6 +103,9 @@ class QdqLayer(nn.Module):
 
     codes: Tensor
     bias: Tensor | None
+    weight_scale: Tensor
+    weight_zero_point: Tensor
+    bias_scale: Tensor
 
     def __init__(self, layer: IntegerLayer, ceil: Ceil) -> None:
         super().__init__()
@@ -115,11 +113,9 @@ class QdqLayer(nn.Module):
         self.spec, self.operate = spec, layer.operate
         self.register_buffer("codes", layer.codes)
         self.values: QdqValues | None = None
-        if spec.input is not None and not spec.input_from:
-            assert layer.input_scale is not None
-            assert layer.input_zero_point is not None
-            scale, zero, rounding = layer.input_scale, layer.input_zero_point, spec.input_rounding
-            self.values = QdqValues(spec.name, spec.input, scale, zero, rounding, ceil)
+        given = layer.input_on_grid
+        if given is not None and not spec.input_from:
+            self.values = QdqValues(spec.name, given, ceil)
         if layer.weight_scale is not None:
             self.register_buffer("weight_scale", layer.weight_scale)
             zeros = torch.zeros_like(layer.weight_scale).to(torch.int8)
@@ -147,14 +143,11 @@ class QdqReLU(CountsCalls):
 
     def __init__(self, relu: IntegerReLU, ceil: Ceil) -> None:
         super().__init__()
-        zero = torch.zeros(())
         self.values = nn.ModuleList(
             nn.Identity()
-            if (grid := call.integers) is None
-            else QdqValues(
-                f"{relu.spec.name}:{index}", grid, relu.scales[index], zero, call.rounding, ceil
-            )
-            for index, call in enumerate(relu.spec.calls)
+            if (output := relu.on_grid(call)) is None
+            else QdqValues(str(relu.spec.site(call)), output, ceil)
+            for call in range(len(relu.spec.calls))
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from qtool.graph.swap import kept_state
 from qtool.integer.relu import ReluSpec
-from qtool.numerics.grid import IntegerGrid, Kind, quantize
+from qtool.numerics.grid import IntegerGrid, Kind
+from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS
 
 EXACT_FLOAT32 = 2**24
@@ -126,12 +127,26 @@ class IntegerLayer(nn.Module, ABC):
     def channelwise(self, values: Tensor) -> Tensor:
         """Return values [C] shaped to broadcast over the output."""
 
+    @property
+    def weight_on_grid(self) -> OnGrid | None:
+        """Return the weight's grid and its scales [C, 1, ...]; None where it is float."""
+        if self.spec.weight is None or self.weight_scale is None:
+            return None
+        columns = self.weight_scale.reshape(-1, *[1] * (self.codes.ndim - 1))
+        return OnGrid(self.spec.weight, columns)
+
+    @property
+    def input_on_grid(self) -> OnGrid | None:
+        """Return the input's grid, scale and zero point; None where it is float."""
+        grid, scale, zero = self.spec.input, self.input_scale, self.input_zero_point
+        if grid is None or scale is None or zero is None:
+            return None
+        return OnGrid(grid, scale, zero, ROUNDINGS[self.spec.input_rounding])
+
     def real_weight(self) -> Tensor:
         """Return w_hat = code * scale, float32, the weight's shape."""
-        if self.weight_scale is None:
-            return self.codes
-        columns = self.weight_scale.reshape(-1, *[1] * (self.codes.ndim - 1))
-        return self.codes.float() * columns
+        weight = self.weight_on_grid
+        return self.codes if weight is None else weight.values(self.codes.float())
 
     def real_bias(self) -> Tensor | None:
         """Return the bias as real numbers, float32 [C]."""
@@ -148,40 +163,34 @@ class IntegerLayer(nn.Module, ABC):
 
     def input_codes(self, x: Tensor) -> Tensor:
         """Return the codes of an input, integers in float32, x's shape."""
-        grid = self.spec.input
-        assert grid is not None
-        assert self.input_scale is not None
-        assert self.input_zero_point is not None
-        step = self.input_scale * grid.code_step  # codes of mid_rise are two apart
-        rounding = ROUNDINGS[self.spec.input_rounding]
-        q = quantize(x.float(), step, self.input_zero_point, grid, rounding)
-        return 2 * q - 1 if grid.kind == "mid_rise" else q
+        given = self.input_on_grid
+        assert given is not None
+        return given.codes(x.float())
 
     def largest_sum(self) -> int:
         """Return the largest absolute value an integer partial sum can take."""
-        assert self.spec.input is not None
-        assert self.input_zero_point is not None
-        zero = int(self.input_zero_point)
-        reach = max(abs(self.spec.input.code_min - zero), abs(self.spec.input.code_max - zero))
-        sums = self.codes.to(torch.int64).abs().flatten(1).sum(1) * reach
+        given = self.input_on_grid
+        assert given is not None
+        sums = self.codes.to(torch.int64).abs().flatten(1).sum(1) * int(given.reach)
         if self.spec.bias == "int32" and self.bias is not None:
             sums = sums + self.bias.to(torch.int64).abs()
         return int(sums.max())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output, float32."""
-        grid = self.spec.input
-        if grid is None or self.input_scale is None or self.input_zero_point is None:
+        given = self.input_on_grid
+        if given is None:
             return self.operate(x, self.real_weight(), self.real_bias())
-        steps = self.input_codes(x) - self.input_zero_point
+        codes = given.codes(x.float())
         if self.weight_scale is None:
-            return self.operate(steps * self.input_scale, self.codes, self.bias)
+            return self.operate(given.values(codes), self.codes, self.bias)
         if self._work_type is None:
             small = self.largest_sum() < EXACT_FLOAT32
             self._work_type = torch.float32 if small else torch.float64
         work, bias = self._work_type, self.bias
+        steps = (codes - given.zero_point).to(work)
         integer_bias = bias.to(work) if bias is not None and self.spec.bias == "int32" else None
-        total = self.operate(steps.to(work), self.codes.to(work), integer_bias)
+        total = self.operate(steps, self.codes.to(work), integer_bias)
         # a fast convolution algorithm may be off by less than half an integer
         y = total.round_().float() * self.channelwise(self.bias_scale)
         if bias is not None and self.spec.bias == "float32":

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qtool.graph.calls import CountsCalls
-from qtool.numerics.grid import IntegerGrid, Kind, dequantize, quantize
+from qtool.graph.sites import Site
+from qtool.numerics.grid import IntegerGrid, Kind
+from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS
 
 
@@ -30,6 +32,11 @@ class CallSpec:
         """Return the grid."""
         return None if self.bits is None or self.grid is None else IntegerGrid(self.bits, self.grid)
 
+    def on_grid(self, scale: Tensor) -> OnGrid | None:
+        """Return the output's grid with a scale, []; None where the call stays float."""
+        grid = self.integers
+        return None if grid is None else OnGrid(grid, scale, 0, ROUNDINGS[self.rounding])
+
 
 @dataclass(frozen=True)
 class ReluSpec:
@@ -41,6 +48,10 @@ class ReluSpec:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self)
+
+    def site(self, call: int) -> Site:
+        """Return the name of one of its calls."""
+        return Site(self.name, call)
 
 
 class IntegerReLU(CountsCalls):
@@ -57,20 +68,17 @@ class IntegerReLU(CountsCalls):
         self.spec = spec
         self.register_buffer("scales", torch.ones(len(spec.calls)))
 
-    def codes(self, x: Tensor, call: int) -> Tensor:
-        """Return the codes of what the ReLU makes of x, integers in float32."""
-        spec = self.spec.calls[call]
-        assert spec.integers is not None
-        rounding = ROUNDINGS[spec.rounding]
-        return quantize(F.relu(x.float()), self.scales[call], 0, spec.integers, rounding)
+    def on_grid(self, call: int) -> OnGrid | None:
+        """Return the grid and scale of what a call puts out; None where it stays float."""
+        spec = self.spec.calls[call] if call < len(self.spec.calls) else CallSpec()
+        return None if spec.bits is None else spec.on_grid(self.scales[call])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the quantized ReLU of x, float32."""
-        call = self.next_call()
-        grid = self.spec.calls[call].integers if call < len(self.spec.calls) else None
-        if grid is None:
+        output = self.on_grid(self.next_call())
+        if output is None:
             return F.relu(x)
-        return dequantize(self.codes(x, call), self.scales[call], 0, grid)
+        return output.values(output.codes(F.relu(x.float())))
 
     def extra_repr(self) -> str:
         """Show the widths in `print(model)`."""

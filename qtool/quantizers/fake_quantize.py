@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from qtool.numerics.estimators import ESTIMATORS, Bound, Estimator, straight_through
 from qtool.numerics.grid import IntegerGrid, Kind
+from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE
 from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
@@ -120,6 +121,16 @@ class FakeQuantize(nn.Module):
         if self.grid is None:
             raise RuntimeError("the grid is not known before the first forward pass")
         return self.grid
+
+    @property
+    def on_grid(self) -> OnGrid:
+        """Return grid, scale, zero point and the rounding that is deployed, as they are now.
+
+        Raises:
+            RuntimeError: If no values were seen yet that decide the grid.
+        """
+        rounding = ROUNDINGS[self.deployed_rounding]
+        return OnGrid.by_step(self.known_grid, self.scale.detach(), self.zero_point, rounding)
 
     def set_progress(self, progress: float) -> None:
         """Move the blend and the estimator to `progress`, the share of training done."""
