@@ -18,7 +18,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qtool.conversion.to_integer import convert, round_biases
+    from qtool.conversion.biases import round_biases
+    from qtool.conversion.to_integer import convert
     from qtool.export.onnx_qdq import export_onnx
     from qtool.quantizers.calibrate import calibrate
     from qtool.quantizers.control import begin_step, dampening_penalty, set_progress
@@ -47,7 +48,7 @@ _HOME = {
     "dampening_penalty": "qtool.quantizers.control",
     "reestimate_batch_norm": "qtool.training.batch_norm",
     "convert": "qtool.conversion.to_integer",
-    "round_biases": "qtool.conversion.to_integer",
+    "round_biases": "qtool.conversion.biases",
     "export_onnx": "qtool.export.onnx_qdq",
 }
 

@@ -1,5 +1,6 @@
 """Fake-quantized model in, integer model out.
 
-to_integer: the conversion. fold_batch_norm: into scales and biases. proof: that both say the same.
-report: what it cost.
+to_integer: swaps layers and ReLUs. parts: codes, scales and bias of a layer; fold_batch_norm: its
+batch norm, folded into them. biases: biases in integers, and moved there before. proof: both models
+say the same. report: what a conversion cost.
 """

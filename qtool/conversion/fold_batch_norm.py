@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,7 @@ class Folded:
     bias: Tensor
 
 
-def fold_batch_norm(
-    scale: Tensor, bias: Tensor | None, norm: nn.BatchNorm1d | nn.BatchNorm2d
-) -> Folded:
+def fold_batch_norm(scale: Tensor, bias: Tensor | None, norm: BatchNorm) -> Folded:
     """Return scale and bias of a layer that does the batch norm's work too.
 
         gamma' = gamma / sqrt(var + eps);  s' = s |gamma'|;  b' = (b - mean) gamma' + beta

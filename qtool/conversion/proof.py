@@ -1,7 +1,6 @@
 """The proof that a fake-quantized model and its integer model say the same."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ def prove(reference: nn.Module, integer: nn.Module, batches: Iterable[Tensor]) -
         return hook
 
     def compare(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        def hook(module: nn.Module, args: object, output: Tensor) -> None:
             _check_agreement(layers[name], expected=output, given=given.pop(name))
 
         return hook

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qtool.graph.calls import CountsCalls
+from qtool.graph.sites import Site
 from qtool.quantizers.activations import ActivationQuantizer
 
 
@@ -34,3 +35,16 @@ class QuantReLU(CountsCalls):
 def quant_relus(model: nn.Module) -> dict[str, QuantReLU]:
     """Return every ReLU with quantizers by its name, each once."""
     return {n: m for n, m in model.named_modules() if isinstance(m, QuantReLU)}
+
+
+def site_of(quantizer: ActivationQuantizer, model: nn.Module) -> Site:
+    """Return the ReLU and the call that a quantizer stands at.
+
+    Raises:
+        LookupError: If it stands at none of the model's.
+    """
+    for name, relu in quant_relus(model).items():
+        for call, found in enumerate(relu.quantizers):
+            if found is quantizer:
+                return Site(name, call)
+    raise LookupError("the quantizer stands at no ReLU of this model")

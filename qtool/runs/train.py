@@ -3,7 +3,7 @@
 from torch import nn
 
 from qtool.console import say
-from qtool.conversion.to_integer import round_biases
+from qtool.conversion.biases import round_biases
 from qtool.errors import TrainingError
 from qtool.models.architecture import Architecture
 from qtool.quantizers.plan import plan

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import qtool
-from qtool.conversion import to_integer
+from qtool.conversion import parts
+from qtool.conversion.biases import round_biases
 from qtool.conversion.proof import prove
-from qtool.conversion.to_integer import round_biases
 from qtool.errors import ConversionError, InputError
 from qtool.integer.file import load_integer, read_about, save_integer
 from qtool.integer.layers import EXACT_FLOAT32, integer_layers
@@ -302,13 +302,13 @@ def test_the_latent_weights_are_gone():
 
 
 def test_the_proof_catches_a_wrong_fold(monkeypatch):
-    right = to_integer.fold_batch_norm
+    right = parts.fold_batch_norm
 
     def wrong(scale, bias, norm):
         folded = right(scale, bias, norm)
         return type(folded)(folded.sign, folded.scale * 1.01, folded.bias)
 
-    monkeypatch.setattr(to_integer, "fold_batch_norm", wrong)
+    monkeypatch.setattr(parts, "fold_batch_norm", wrong)
     with pytest.raises(ConversionError, match="conv1: the integer layer's output differs"):
         qtool.convert(prepared())
 

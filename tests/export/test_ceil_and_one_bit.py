@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import qtool
-from qtool.conversion.to_integer import round_biases
+from qtool.conversion.biases import round_biases
 from qtool.export import annotation, gate
 from qtool.export.lint import lint
 from qtool.export.onnx_qdq import export_onnx

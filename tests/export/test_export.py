@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import qtool
-from qtool.conversion.to_integer import round_biases
+from qtool.conversion.biases import round_biases
 from qtool.errors import ExportError, InputError, RecipeError
 from qtool.export import annotation, gate
 from qtool.export.lint import lint

@@ -42,10 +42,13 @@ PATCHES = {
         "bias.abs() / steps > INT32_MAX",
         (TO_INTEGER + "a_bias_leaves_room_in_int32_for_all_products",),
     ),
-    "only the upper end of the input counted in that room": Patch(
-        "reach = max(abs(grid.code_min - zero), abs(grid.code_max - zero))",
-        "reach = abs(grid.code_max - zero)",
-        (TO_INTEGER + "a_bias_leaves_room_in_int32_for_all_products",),
+    "only the upper end of the input counted in its reach": Patch(
+        "max(abs(self.grid.code_min - zero), abs(self.grid.code_max - zero))",
+        "abs(self.grid.code_max - zero)",
+        (
+            TO_INTEGER + "a_bias_leaves_room_in_int32_for_all_products",
+            SUMS + "the_largest_sum_is_that_of_the_worst_input",
+        ),
     ),
     "a scale of zero where a dead channel has no bias": Patch(
         "bias.abs().clamp_min(1e-12)",
@@ -53,8 +56,8 @@ PATCHES = {
         (TO_INTEGER + "a_dead_channel_gives_its_bias_whatever_that_is",),
     ),
     "the bias of a dead channel beyond int32": Patch(
-        "(input_scale.double() * 2**30)",
-        "(input_scale.double() * 2**31)",
+        "(given.scale.double() * 2**30)",
+        "(given.scale.double() * 2**31)",
         (TO_INTEGER + "a_dead_channel_gives_its_bias_whatever_that_is",),
     ),
     "grid membership unchecked in the proof": Patch(
@@ -89,11 +92,6 @@ PATCHES = {
             SUMS + "sums_that_float32_cannot_hold_are_exact",
             SUMS + "the_largest_sum_is_that_of_the_worst_input",
         ),
-    ),
-    "only the upper end of the input counted in the largest sum": Patch(
-        "max(abs(self.spec.input.code_min - zero), abs(self.spec.input.code_max - zero))",
-        "abs(self.spec.input.code_max - zero)",
-        (SUMS + "the_largest_sum_is_that_of_the_worst_input",),
     ),
     "Holm's procedure without its steps": Patch(
         "(1 - CONFIDENCE) / (len(tests) - k)",

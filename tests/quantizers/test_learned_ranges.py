@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import qtool
-from qtool.conversion.to_integer import round_biases
+from qtool.conversion.biases import round_biases
 from qtool.numerics.grid import IntegerGrid
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize

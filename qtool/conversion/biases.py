@@ -1,0 +1,94 @@
+"""Biases in integers: what int32 makes of them, and where they stay float.
+
+Runtimes hold a bias in steps of s_x s_w, the scale of the products that it is added to. A model may
+be trained with its biases there already.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from qtool.conversion.parts import Parts, fold, make_ready
+from qtool.quantizers.layers import QuantLayer, quant_layers
+from qtool.quantizers.prepare import Prepared, prepared_state
+
+INT32_MAX = 2**31 - 1
+
+
+@torch.no_grad()
+def round_biases(model: nn.Module) -> None:
+    """Move each bias of a prepared model to where int32 will put it, in place.
+
+    Runtimes hold a bias in steps of s_x s_w, which at few bits is coarse enough to move values
+    across rounding thresholds. A model that is trained and judged with such biases loses nothing
+    when it is converted. The batch norm's beta moves where there is one, else the layer's bias.
+    Biases that stay float, because what follows is rounded at zero, do not move.
+
+    Raises:
+        ConversionError: If a range was never set.
+    """
+    state = prepared_state(model)
+    make_ready(model)
+    floating = float_biases(model, state)
+    for name, source in quant_layers(model).items():
+        inputs = source.quantizer_of_input
+        if name in floating or source.weight_quantizer is None or inputs is None:
+            continue
+        exact = fold(name, source, model, state, notes=[])
+        fitted = integer_bias(exact, source, notes=[])
+        if exact.bias is None or fitted.bias is None or fitted.spec.bias != "int32":
+            continue
+        steps = (inputs.on_grid.scale * fitted.scale.float()).double()
+        norm = exact.spec.batch_norm
+        holder = source if norm is None else model.get_submodule(norm)
+        if isinstance(holder.bias, Tensor):
+            holder.bias.add_((fitted.bias * steps - exact.bias).to(holder.bias.dtype))
+
+
+def float_biases(model: nn.Module, state: Prepared) -> set[str]:
+    """Return the layers whose outputs go to an input that has a rounding threshold at zero."""
+    at_zero = {
+        name
+        for name, layer in quant_layers(model).items()
+        if (q := layer.quantizer_of_input)
+        and (q.deployed_rounding == "ceil" or q.known_grid.kind == "mid_rise")
+    }
+    return {name for name, fed in state.recording.feeds.items() if fed & at_zero}
+
+
+def integer_bias(parts: Parts, source: QuantLayer, notes: list[str]) -> Parts:
+    """Turn the bias into int32 with scale s_x s_w, where the accumulator has room for it.
+
+    A channel without room, or with s_w = 0, whose weights cannot matter beside the bias has its
+    codes written as 0; a layer with any other such channel keeps a float bias.
+
+    Args:
+        parts: of a layer whose weight and input are quantized.
+        source: that layer.
+        notes: takes what a user should know.
+    """
+    spec, codes, scale, bias = parts
+    inputs = source.quantizer_of_input
+    assert inputs is not None
+    if bias is None:
+        return parts
+    given = inputs.on_grid
+    sums = codes.to(torch.int64).abs().flatten(1).sum(1).double() * given.reach
+    steps = (given.scale * scale.float()).double()
+    crowded = (steps == 0) | (bias.abs() / steps + sums > INT32_MAX)
+    if bool(crowded.any()):
+        negligible = steps * sums < 1e-6 * bias.abs().max()
+        if bool((crowded & ~negligible).any()):
+            reason = "its bias does not fit into int32 at the scale of its products"
+            notes.append(f"{spec.name}: {reason}; it stays float")
+            return parts.unfused(reason)
+        rows = crowded.reshape(-1, *[1] * (codes.ndim - 1))
+        codes = torch.where(rows, torch.zeros_like(codes), codes)
+        alone = bias.abs().clamp_min(1e-12) / (given.scale.double() * 2**30)
+        scale = torch.where(crowded, alone, scale)
+        steps = (given.scale * scale.float()).double()
+        count = int(crowded.sum())
+        notes.append(f"{spec.name}: {count} channels are their bias alone; codes written as 0")
+        spec = replace(spec, rewritten=count)
+    return Parts(replace(spec, bias="int32"), codes, scale, torch.round(bias / steps))

@@ -1,0 +1,127 @@
+"""A layer on its way into integers: its codes, scales and bias, the batch norm folded in."""
+
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from qtool.conversion.fold_batch_norm import BatchNorm, fold_batch_norm
+from qtool.errors import ConversionError
+from qtool.integer.layers import LayerSpec
+from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.control import blend_alphas
+from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.layers import QuantLayer, quant_layers
+from qtool.quantizers.prepare import Prepared
+from qtool.quantizers.relu import site_of
+
+
+class Parts(NamedTuple):
+    """What an integer layer will hold.
+
+    codes: int8, or float32 where the weight is float; scale: float64 [C], of the codes;
+    bias: float64 [C], real values, or integers once the spec says int32.
+    """
+
+    spec: LayerSpec
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def unfused(self, why: str) -> "Parts":
+        """Return the parts of a layer that a runtime cannot run in integers alone."""
+        return self._replace(spec=replace(self.spec, unfused=why))
+
+
+def fold(
+    name: str, source: QuantLayer, model: nn.Module, state: Prepared, notes: list[str]
+) -> Parts:
+    """Return a layer's codes, scales and bias, its batch norm folded in where that is exact.
+
+    Args:
+        name: of the layer.
+        source: the layer; it is not changed.
+        model: the fake-quantized model that it is a part of.
+        state: what `prepare` left on the model.
+        notes: takes what a user should know.
+    """
+    weights, inputs = source.weight_quantizer, source.quantizer_of_input
+    if inputs is not None:
+        inputs.place_zero_point()
+    spec = _spec(name, source, model)
+    bias = None if source.bias is None else source.bias.detach().double()
+    if weights is None:
+        ones = torch.ones(len(source.weight), dtype=torch.float64, device=source.weight.device)
+        return Parts(spec, source.weight.detach(), ones, bias)
+    weight, grid = weights.on_grid, weights.known_grid
+    codes = weight.codes(weights.before_rounding(source.weight.detach())).to(torch.int8)
+    scale = weight.scale.reshape(-1).expand(codes.shape[0]).double()
+    norm_name = state.recording.batch_norms.get(name)
+    if norm_name is None:
+        return Parts(spec, codes, scale, bias)
+    norm = model.get_submodule(norm_name)
+    assert isinstance(norm, BatchNorm)
+    folded = fold_batch_norm(scale, bias, norm)
+    negative = folded.sign.reshape(-1, *[1] * (codes.ndim - 1))
+    lowest = (codes == grid.code_min) & (negative < 0)
+    if grid.kind == "full" and bool(lowest.any()):
+        reason = (
+            f"holds {grid.code_min} in a channel whose batch norm has a negative gamma, "
+            "which a full grid cannot negate"
+        )
+        notes.append(f"{name} {reason}; its batch norm stays float. Use grid: narrow")
+        return Parts(spec, codes, scale, bias).unfused(reason)
+    spec = replace(spec, batch_norm=norm_name, bias="float32")
+    return Parts(spec, codes * negative, folded.scale, folded.bias)
+
+
+def _spec(name: str, source: QuantLayer, model: nn.Module) -> LayerSpec:
+    """Return what is known of an integer layer before its batch norm is folded in."""
+    weights, inputs = source.weight_quantizer, source.quantizer_of_input
+    return LayerSpec(
+        name=name,
+        kind="Conv2d" if isinstance(source, nn.Conv2d) else "Linear",
+        shape=list(source.weight.shape),
+        weight_bits=weights.known_grid.bits if weights else None,
+        weight_grid=weights.known_grid.kind if weights else None,
+        input_bits=inputs.known_grid.bits if inputs else None,
+        input_grid=inputs.known_grid.kind if inputs else None,
+        bias="none" if source.bias is None else "float32",
+        weight_estimator=weights.gradient if weights else "",
+        input_estimator=inputs.gradient if inputs else "",
+        input_rounding="half_to_even" if source.source or inputs is None else rounding_of(inputs),
+        input_from=str(site_of(source.source[0], model)) if source.source else "",
+    )
+
+
+def rounding_of(quantizer: ActivationQuantizer) -> Literal["half_to_even", "ceil"]:
+    """Return the rounding that is deployed, by its name."""
+    return "ceil" if quantizer.deployed_rounding == "ceil" else "half_to_even"
+
+
+def make_ready(model: nn.Module) -> None:
+    """Search the scales that nothing has asked for yet; refuse what training has to do first.
+
+    Raises:
+        ConversionError: If a blend has not reached 1, or a range was never set.
+    """
+    if unfinished := {name: a for name, a in blend_alphas(model).items() if a < 1.0}:
+        names = ", ".join(f"{name} (alpha {_below_one(a)})" for name, a in unfinished.items())
+        raise ConversionError(
+            f"the blend has not reached 1 in {names}; train to the end of it "
+            f"(in a loop of your own, qtool.set_progress moves it)"
+        )
+    for layer in quant_layers(model).values():
+        if layer.weight_quantizer is not None and not layer.weight_quantizer.ready:
+            layer.fit_weight()
+    quantizers = [(n, m) for n, m in model.named_modules() if isinstance(m, FakeQuantize)]
+    unset = [name for name, quantizer in quantizers if not quantizer.ready]
+    if unset:
+        raise ConversionError(
+            f"no data has set the range of {', '.join(unset)}; calibrate or train the model first"
+        )
+
+
+def _below_one(alpha: float) -> str:
+    return "just below 1" if alpha >= 0.9995 else f"{alpha:.3f}"
