@@ -11,7 +11,7 @@ SCREEN = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def say(message: str, *, on_stdout: bool = False) -> None:
     """Show one line: a result on standard output, anything else on standard error."""
-    _console(on_stdout).print(message, markup=False, soft_wrap=True)
+    _console(on_stdout=on_stdout).print(message, markup=False, soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
@@ -30,8 +30,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 def show(made: Table, *, on_stdout: bool = False) -> None:
     """Print a table: a result on standard output, anything else on standard error."""
-    _console(on_stdout).print(made, markup=False)
+    _console(on_stdout=on_stdout).print(made, markup=False)
 
 
-def _console(on_stdout: bool) -> Console:
+def _console(*, on_stdout: bool) -> Console:
     return Console(highlight=False) if on_stdout else SCREEN

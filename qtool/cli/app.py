@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(compare_app, name="compare")
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 Typer calls it with the value alone
     if wanted:
         typer.echo(f"qtool {__version__}")
         raise typer.Exit
@@ -33,6 +33,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    *,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show version.")
     ] = False,
@@ -44,6 +45,7 @@ def _root(
 @interruptible
 def train(
     recipe: Annotated[Path, typer.Argument(help="Recipe file, such as recipes/digits.yaml.")],
+    *,
     run_dir: Annotated[
         Path | None,
         typer.Option("--run-dir", help="Folder for the run; default: runs/RECIPE'S NAME."),
@@ -79,6 +81,7 @@ def train(
 @interruptible
 def convert(
     source: Annotated[Path, typer.Argument(help="Run folder, or a recipe to quantize untrained.")],
+    *,
     output: Annotated[
         Path | None, typer.Option("--output", help="File of the integer model; or run folder.")
     ] = None,
@@ -107,6 +110,7 @@ def convert(
 @interruptible
 def export(
     source: Annotated[Path, typer.Argument(help="Run folder or integer model.")],
+    *,
     output: Annotated[
         Path | None, typer.Option("--output", help="ONNX file; default: model.onnx in the run.")
     ] = None,
@@ -149,6 +153,7 @@ def inspect(
             help="Recipe, run folder, integer model or ONNX file; or the word estimators."
         ),
     ],
+    *,
     output: Annotated[
         Path | None,
         typer.Option("--output", help="Only of estimators: draw a page NAME.html, or a folder."),

@@ -41,7 +41,7 @@ class InspectedLayer(Result):
     input_scale: str = Field("", alias="input scale")
     why_unfused: str = Field("", alias="why unfused")
     datatype: str = ""
-    integer_kernel: bool = Field(False, alias="integer kernel")
+    integer_kernel: bool = Field(default=False, alias="integer kernel")
 
 
 class Inspection(Result):
