@@ -53,7 +53,7 @@ class QuantLayer(nn.Module):
             if not self.weight_quantizer.frozen:
                 self.weight_quantizer.fit_again(self.weight)
             self.weight_quantizer.frozen = True
-            self.weight.requires_grad_(requires_grad=False)
+            self.weight.requires_grad = False
             self.weight.grad = None
 
 
