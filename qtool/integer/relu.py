@@ -1,7 +1,7 @@
 """ReLUs whose outputs were quantized: what they put out lies on a grid."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class ReluSpec:
     name: str
     calls: list[CallSpec]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return plain data."""
         return asdict(self)
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable
 from functools import cache, partial
 from types import FunctionType
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,10 @@ from qtool.console import say
 from qtool.numerics.estimators import Estimator, straight_through
 from qtool.numerics.roundings import Rounding, ceil, half_to_even
 
-Kernel = Callable[..., Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+Params = tuple[tuple[str, object], ...]  # an estimator's parameters by name
+Gradients = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 _numbers = itertools.count()
 _failures: list[str] = []
 
@@ -41,11 +44,11 @@ def give_up(error: Exception) -> None:
 
 
 def forward(
-    x: Tensor, scale: Tensor, low: float, high: float, offset: float, rounding: Rounding
+    x: Tensor, scale: Tensor, low: float, high: float, *, offset: float, rounding: Rounding
 ) -> Tensor:
     """Return x_hat, of x's shape, type and layout."""
     column = scale.reshape(-1, 1)
-    kernel = _forward_kernel(low, high, offset, rounding is ceil)
+    kernel = _forward_kernel(low, high, offset, rounds_up=rounding is ceil)
     return kernel(_rows(x, len(column)), column).as_strided(x.shape, x.stride())
 
 
@@ -54,8 +57,8 @@ def backward(
     x: Tensor,
     scale: Tensor,
     estimator: Estimator,
-    low: float,
-    high: float,
+    *,
+    bounds: tuple[float, float],
     offset: float,
     rule: str | None,
     rounding: Rounding,
@@ -68,10 +71,12 @@ def backward(
     if grad.stride() != x.stride():
         grad = torch.empty_like(x).copy_(grad)
     column = scale.reshape(-1, 1)
-    params: tuple[Any, ...] = ()
+    params: Params = ()
     if isinstance(estimator, partial):
         estimator, params = estimator.func, tuple(sorted(estimator.keywords.items()))
-    kernel = _backward_kernel(estimator, params, low, high, offset, rule, rounding is ceil)
+    kernel = _backward_kernel(
+        estimator, params, bounds, offset=offset, rule=rule, rounds_up=rounding is ceil
+    )
     grad_x, sums = kernel(_rows(grad, len(column)), _rows(x, len(column)), column)
     return grad_x.as_strided(x.shape, x.stride()), None if sums is None else sums.reshape_as(scale)
 
@@ -87,15 +92,18 @@ def _rows(tensor: Tensor, rows: int) -> Tensor:
     return plain.set_(tensor.detach().untyped_storage(), start, (rows, count), (count, 1))
 
 
-def _compiled(function: Any) -> Kernel:
+def _compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function under a code object of its own: each has its own budget of recompiles."""
+    assert isinstance(function, FunctionType)
     code = function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}")
     own = FunctionType(code, function.__globals__, code.co_name, None, function.__closure__)
     return torch.compile(own, dynamic=True, fullgraph=True)
 
 
 @cache
-def _forward_kernel(low: float, high: float, offset: float, rounds_up: bool) -> Kernel:
+def _forward_kernel(
+    low: float, high: float, offset: float, *, rounds_up: bool
+) -> Callable[[Tensor, Tensor], Tensor]:
     def round_to_grid(x: Tensor, scale: Tensor) -> Tensor:
         u = x.float() / scale + offset
         q = torch.ceil(u) if rounds_up else torch.round(u)
@@ -107,14 +115,14 @@ def _forward_kernel(low: float, high: float, offset: float, rounds_up: bool) -> 
 @cache
 def _backward_kernel(
     estimator: Estimator,
-    params: tuple[tuple[str, Any], ...],
-    low: float,
-    high: float,
+    params: Params,
+    bounds: tuple[float, float],
+    *,
     offset: float,
     rule: str | None,
     rounds_up: bool,
-) -> Kernel:
-    given = dict(params)
+) -> Gradients:
+    (low, high), given = bounds, dict(params)
 
     def gradients(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor | None]:
         g = grad.float()

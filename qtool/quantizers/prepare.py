@@ -1,9 +1,9 @@
 """Float model -> fake-quantized model, by layer type; no tracing."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -42,7 +42,7 @@ class Prepared:
 
 def prepare(
     model: nn.Module,
-    quantization: Quantization | dict[str, Any],
+    quantization: Quantization | Mapping[str, object],
     example: Tensor | None = None,
     *,
     search: bool = True,

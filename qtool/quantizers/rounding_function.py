@@ -13,9 +13,9 @@ fit the cache, with the estimator's fast form where it has one. Where a compiler
 model, or on other devices, it is plain tensor arithmetic: nothing waits for a number.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ from qtool.quantizers import kernels
 
 BLOCK = 1 << 18  # elements; three float32 blocks, shared by two cores, fit their L2 caches
 FEW = 1 << 16  # elements that are divided again sooner than limits of x are found
+_Part = tuple[Tensor, Tensor, Tensor, Tensor | None]  # of the gradient, x, the result and x_hat
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,30 @@ class Backward:
     compiles: bool = False
 
 
+class _Context(Protocol):
+    """What the forward pass leaves to the backward pass, in torch's own object.
+
+    Attributes:
+        bounds: low and high in steps; numbers on a CPU.
+        shifted: whether an offset is learned.
+        compiles: whether the forward was a compiled kernel.
+        saved_tensors: x, the scale and, for a learned scale, x_hat.
+    """
+
+    bounds: tuple[Bound, Bound]
+    offset: float
+    rounding: Rounding
+    how: Backward
+    shifted: bool
+    compiles: bool
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, Tensor, Tensor | None]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep tensors."""
+        ...
+
+
 class _Sums:
     """What a scale, and an offset, learn by, added up over parts of the tensors.
 
@@ -66,7 +91,7 @@ class _Sums:
         saturated: the sum of g - inner, [], where an offset is learned.
     """
 
-    def __init__(self, how: Backward, scale: Tensor, shifted: bool) -> None:
+    def __init__(self, how: Backward, scale: Tensor, *, shifted: bool) -> None:
         self.clips, self.shape, self.shifted = how.scale_rule == "clip", scale.shape, shifted
         self.products: Tensor | None = None
         self.saturated: Tensor | float = 0.0
@@ -91,8 +116,8 @@ class RoundToGrid(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
+    def forward(  # noqa: PLR0917  torch's apply takes no keywords
+        ctx: _Context,
         x: Tensor,
         scale: Tensor,
         shift: Tensor | None,
@@ -111,36 +136,36 @@ class RoundToGrid(torch.autograd.Function):
         ctx.compiles = how.compiles and shift is None and kernels.can_compile(rounding, x)
         if ctx.compiles and isinstance(low, float) and isinstance(high, float):
             try:
-                x_hat = kernels.forward(x, scale, low, high, offset, rounding)
+                x_hat = kernels.forward(x, scale, low, high, offset=offset, rounding=rounding)
             except Exception as error:  # compilers fail in many ways
                 kernels.give_up(error)
         if x_hat is None:
-            ctx.compiles, x_hat = False, _rounded(x, scale, low, high, offset, rounding)
+            ctx.compiles, x_hat = False, _rounded(x, scale, (low, high), offset, rounding)
         # the next call may change the scale before this one's backward
         keeps = ctx.needs_input_grad[1] and not ctx.compiles
         ctx.save_for_backward(x, scale.clone(), x_hat if keeps else None)
         return x_hat
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, scale and shift."""
         x, scale, x_hat = ctx.saved_tensors
-        how: Backward = ctx.how
+        how = ctx.how
         if ctx.compiles:
             try:
                 return _by_kernels(ctx, grads[0], x, scale)
             except Exception as error:  # such as a user's estimator that cannot be traced
                 kernels.give_up(error)
             if ctx.needs_input_grad[1]:
-                low, high = ctx.bounds
-                x_hat = _rounded(x, scale, low, high, ctx.offset, ctx.rounding)
+                x_hat = _rounded(x, scale, ctx.bounds, ctx.offset, ctx.rounding)
         hat = None if x_hat is None else widen(x_hat)
-        sums = _Sums(how, scale, ctx.shifted)
+        sums = _Sums(how, scale, shifted=ctx.shifted)
         fast = fast_form(how.estimator) if _by_numbers(x) else None
         if fast is None:
-            grad_x = _at_once(ctx, sums, widen(grads[0]), widen(x), hat, scale)
+            grad_x = _at_once(ctx, sums, widen(grads[0]), widen(x), x_hat=hat, scale=scale)
         else:
-            grad_x = _in_parts(fast, ctx, sums, widen(grads[0]), widen(x), hat, scale)
+            grad, wide = widen(grads[0]), widen(x)
+            grad_x = _in_parts(fast, ctx, sums, grad, wide, x_hat=hat, scale=scale)
         grad_scale = grad_shift = None
         if sums.products is not None:
             grad_scale = sums.products.div_(scale)
@@ -160,9 +185,10 @@ def _by_numbers(x: Tensor) -> bool:
 
 
 def _rounded(
-    x: Tensor, scale: Tensor, low: Bound, high: Bound, offset: float, rounding: Rounding
+    x: Tensor, scale: Tensor, bounds: tuple[Bound, Bound], offset: float, rounding: Rounding
 ) -> Tensor:
     """Return x_hat, of the shape and dtype of x."""
+    low, high = bounds
     u = torch.div(widen(x), scale)
     if offset:
         u.add_(offset)
@@ -173,13 +199,19 @@ def _rounded(
     return x_hat.mul_(scale).to(x.dtype)
 
 
-def _by_kernels(ctx: Any, grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor | None, ...]:
+def _by_kernels(ctx: _Context, grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor | None, ...]:
     """Return what `RoundToGrid.backward` returns, by compiled kernels."""
-    how: Backward = ctx.how
-    rule = how.scale_rule if ctx.needs_input_grad[1] else None
+    how = ctx.how
     low, high = ctx.bounds
     grad_x, grad_scale = kernels.backward(
-        grad, x, scale, how.estimator, low, high, ctx.offset, rule, ctx.rounding
+        grad,
+        x,
+        scale,
+        how.estimator,
+        bounds=(float(low), float(high)),
+        offset=ctx.offset,
+        rule=how.scale_rule if ctx.needs_input_grad[1] else None,
+        rounding=ctx.rounding,
     )
     if grad_scale is not None:
         grad_scale = grad_scale.mul_(how.factor)
@@ -189,10 +221,10 @@ def _by_kernels(ctx: Any, grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tenso
 
 
 def _at_once(
-    ctx: Any, sums: _Sums, grad: Tensor, x: Tensor, x_hat: Tensor | None, scale: Tensor
+    ctx: _Context, sums: _Sums, grad: Tensor, x: Tensor, *, x_hat: Tensor | None, scale: Tensor
 ) -> Tensor:
     """Return the gradient of x by any estimator, on any device."""
-    how: Backward = ctx.how
+    how = ctx.how
     u = torch.div(x, scale)
     if ctx.offset:
         u.add_(ctx.offset)
@@ -206,16 +238,17 @@ def _at_once(
 
 def _in_parts(
     fast: Fast,
-    ctx: Any,
+    ctx: _Context,
     sums: _Sums,
     grad: Tensor,
     x: Tensor,
+    *,
     x_hat: Tensor | None,
     scale: Tensor,
 ) -> Tensor:
     """Return the gradient of x by a fast form, block by block where there is one scale."""
-    how: Backward = ctx.how
-    (low, high), offset = ctx.bounds, ctx.offset
+    how, offset = ctx.how, ctx.offset
+    low, high = (float(bound) for bound in ctx.bounds)
     straight = closed(low, high, x.dtype)
     limits = None if fast.limits is None else fast.limits(low, high, x.dtype)
     divides = fast.slope is not None or offset or scale.ndim or x.numel() <= FEW
@@ -228,10 +261,10 @@ def _in_parts(
     same = fast.limits is closed or (fast.limits is half_open and low == 0 == offset)
     chain = how.scale_rule == "chain_rule"
     out = torch.empty_like(x)
-    parts = [(grad, x, out, x_hat)]
+    parts: Iterable[_Part] = [(grad, x, out, x_hat)]
     if scale.ndim == 0:  # without a slope the passes are too few for blocks to pay off
         size = x.numel() if fast.slope is None else BLOCK
-        parts = _blocks(max(1, size), out, grad, x, out, x_hat)
+        parts = _blocks(max(1, size), grad, x, out, x_hat)
     for g, x_part, out_part, hat in parts:
         u = torch.div(x_part, scale) if divides else x_part
         if offset:
@@ -248,17 +281,22 @@ def _in_parts(
     return grad if fast.limits is None and fast.slope is None else out
 
 
-def _blocks(size: int, like: Tensor, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """Yield the same block of each tensor in memory order; a tensor of other strides is copied."""
-    flat, count = [], like.numel()
-    for tensor in tensors:
-        if tensor is not None:
-            if tensor.stride() != like.stride():
-                tensor = torch.empty_like(like).copy_(tensor)
-            tensor = tensor.as_strided((count,), (1,))
-        flat.append(tensor)
-    if count <= size:
-        yield tuple(flat)
+def _blocks(
+    size: int, grad: Tensor, x: Tensor, out: Tensor, x_hat: Tensor | None
+) -> Iterator[_Part]:
+    """Yield the same block of each tensor in the memory order of `out`, by views where it can."""
+    grad, x, flat = (_in_order_of(out, tensor) for tensor in (grad, x, out))
+    hat = None if x_hat is None else _in_order_of(out, x_hat)
+    if out.numel() <= size:
+        yield grad, x, flat, hat
         return
-    for start in range(0, count, size):
-        yield tuple(None if t is None else t[start : start + size] for t in flat)
+    for start in range(0, out.numel(), size):
+        part = slice(start, start + size)
+        yield grad[part], x[part], flat[part], None if hat is None else hat[part]
+
+
+def _in_order_of(like: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor flat, in the memory order of `like`; one of other strides is copied."""
+    if tensor.stride() != like.stride():
+        tensor = torch.empty_like(like).copy_(tensor)
+    return tensor.as_strided((like.numel(),), (1,))

@@ -1,7 +1,6 @@
 """A model's forward and backward pass compiled as a whole, quantizers and layers in one kernel."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ def compiled_forward(model: nn.Module) -> Forward:
     with one note.
     """
     make_traceable(model)
-    options: dict[str, Any] = {}
+    options: dict[str, str | int | bool | Callable[..., object]] = {}
     if EXACT_DIVISION in torch._inductor.list_options():
         options[EXACT_DIVISION] = True
     compiled = torch.compile(model.forward, fullgraph=True, dynamic=False, options=options)

@@ -5,7 +5,7 @@ one, write a function here and decorate it: its name is its name in recipes.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Literal, TypedDict
 
 import torch
 from pydantic import AfterValidator, Field
@@ -15,10 +15,24 @@ from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer
 from qtool.registry import Registry
 
-Group = dict[str, Any]
 OPTIMIZERS: Registry[Callable[..., torch.optim.Optimizer]] = Registry("optimizer")
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(ge=0)]
+
+
+class Group(TypedDict):
+    """Parameters that are treated alike.
+
+    Attributes:
+        params: the parameters.
+        role: weights are latent and float weights, the only ones that decay; scales are learned;
+            others are biases and batch norm.
+        rate_scale: factor on the learning rate.
+    """
+
+    params: list[nn.Parameter]
+    role: Literal["weights", "scales", "others"]
+    rate_scale: float
 
 
 def _are_betas(value: list[float]) -> list[float]:
@@ -41,9 +55,9 @@ def sgd(
     nesterov: bool = False,
 ) -> torch.optim.Optimizer:
     """Step by v <- momentum v + g, w <- w - rate v."""
-    groups = with_decay(groups, weight_decay)
     nesterov = nesterov and momentum > 0
-    return torch.optim.SGD(groups, rate, momentum=momentum, nesterov=nesterov, fused=True)
+    decaying = with_decay(groups, weight_decay)
+    return torch.optim.SGD(decaying, rate, momentum=momentum, nesterov=nesterov, fused=True)
 
 
 @OPTIMIZERS.add
@@ -59,23 +73,21 @@ def adamw(
 
     Reference: Loshchilov and Hutter, 2017, arXiv:1711.05101.
     """
-    groups = with_decay(groups, weight_decay)
-    return torch.optim.AdamW(groups, rate, betas=(betas[0], betas[1]), eps=eps, fused=True)
+    decaying = with_decay(groups, weight_decay)
+    return torch.optim.AdamW(decaying, rate, betas=(betas[0], betas[1]), eps=eps, fused=True)
 
 
-def with_decay(groups: list[Group], weight_decay: float) -> list[Group]:
+def with_decay(groups: list[Group], weight_decay: float) -> list[dict[str, object]]:
     """Return the groups with weight decay on weights only."""
     return [{**g, "weight_decay": weight_decay if g["role"] == "weights" else 0.0} for g in groups]
 
 
 def parameter_groups(model: nn.Module) -> list[Group]:
-    """Split the parameters that train by role; each group keeps its own `rate_scale`.
-
-    weights: latent and float weights, the only ones that decay; scales: learned scales;
-    others: biases and batch norm.
-    """
+    """Split the parameters that train by role; each group keeps its own `rate_scale`."""
     weights: dict[float, list[nn.Parameter]] = {}
-    scales, others, seen = [], [], set()
+    scales: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    seen: set[int] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen or not parameter.requires_grad:
@@ -93,11 +105,10 @@ def parameter_groups(model: nn.Module) -> list[Group]:
         {"params": members, "role": "weights", "rate_scale": factor}
         for factor, members in weights.items()
     ]
-    groups += [
-        {"params": members, "role": role, "rate_scale": 1.0}
-        for role, members in (("scales", scales), ("others", others))
-        if members
-    ]
+    if scales:
+        groups.append({"params": scales, "role": "scales", "rate_scale": 1.0})
+    if others:
+        groups.append({"params": others, "role": "others", "rate_scale": 1.0})
     return groups
 
 

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count, pairwise
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.weights import WeightQuantizer
@@ -36,6 +36,7 @@ PHASES = (
     "rest",
 )
 WARM_UP = 3  # steps that still allocate, plan kernels and start workers
+Mark = float | torch.cuda.Event  # seconds, or an event in the stream
 MOST_STEPS = 200  # of an epoch: beyond, marks would take more memory and tell nothing new
 
 
@@ -48,7 +49,7 @@ class StepProfile(Watcher):
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._marks: list[tuple[str, Any]] = []  # phase, and when it begins
+        self._marks: list[tuple[str, Mark]] = []  # phase, and when it begins
         self._steps: list[dict[str, float]] = []  # milliseconds of each phase
         self._measures = False
 
@@ -108,7 +109,7 @@ class StepProfile(Watcher):
             peak_memory_bytes=peak_memory(self._device),
         )
 
-    def _now(self) -> Any:
+    def _now(self) -> Mark:
         if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -122,8 +123,7 @@ class StepProfile(Watcher):
         for (phase, start), (_, end) in pairwise(self._marks):
             if phase == "data":
                 self._steps.append(dict.fromkeys(PHASES, 0.0))
-            taken = 1000 * (end - start) if isinstance(end, float) else start.elapsed_time(end)
-            self._steps[-1][phase] += taken
+            self._steps[-1][phase] += _milliseconds(start, end)
         self._marks = []
 
     def _hooks(self, quantizer: FakeQuantize) -> tuple[Callable[..., None], Callable[..., None]]:
@@ -131,10 +131,10 @@ class StepProfile(Watcher):
         weights = isinstance(quantizer, WeightQuantizer)
         phase = "weight_quantizers" if weights else "activation_quantizers"
 
-        def begin(*args: Any) -> None:
+        def begin(*args: object) -> None:
             self.mark(phase)
 
-        def end(*args: Any) -> None:
+        def end(*args: object) -> None:
             self.mark("backward")
 
         def after(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -146,14 +146,24 @@ class StepProfile(Watcher):
         return begin, after
 
 
+def _milliseconds(start: Mark, end: Mark) -> float:
+    """Return the time between two marks of the same kind."""
+    if isinstance(start, float) and isinstance(end, float):
+        return 1000 * (end - start)
+    assert isinstance(start, torch.cuda.Event)
+    assert isinstance(end, torch.cuda.Event)
+    return start.elapsed_time(end)
+
+
 def _whole(step: dict[str, float]) -> float:
     """Return the milliseconds of a step, all phases together."""
     return sum(step.values())
 
 
-def _nodes(output: Tensor, given: Tensor) -> list[Any]:
+def _nodes(output: Tensor, given: Tensor) -> list[Node]:
     """Return the autograd nodes between a module's output and what it was given."""
-    found, ahead = [], [output.grad_fn]
+    found: list[Node] = []
+    ahead: list[Node | None] = [output.grad_fn]
     while ahead:
         node = ahead.pop()
         if node is None or node is given.grad_fn or node in found or hasattr(node, "variable"):

@@ -2,9 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from qtool.console import SCREEN, say
 from qtool.reports.results import EpochLine
@@ -13,7 +19,7 @@ from qtool.reports.results import EpochLine
 class EpochBar:
     """The progress bar of a run: loss, accuracy, rate and time left; silent off a terminal."""
 
-    def __init__(self, bar: Progress, task: Any) -> None:
+    def __init__(self, bar: Progress, task: TaskID) -> None:
         self._bar, self._task = bar, task
 
     def step(self, epoch: int, loss: float, accuracy: float | None, rate: float) -> None:

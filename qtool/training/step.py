@@ -1,9 +1,8 @@
 """One training step: forward, backward, the optimizer's step; as it is, compiled, or captured."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +65,7 @@ class TrainingStep:
         self.mark("rest")
         return loss.detach(), logits.detach()
 
-    def _autocast(self, device: torch.device) -> Any:
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         if self.precision == torch.float32:
             return nullcontext()
         return torch.autocast(device.type, dtype=self.precision)

@@ -119,12 +119,12 @@ def test_without_a_compiler_one_note_is_shown_and_nothing_else_changes(
 def test_a_backward_that_cannot_be_compiled_is_computed_plainly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(*args: Any) -> Any:
+    def refuse(*args: Any, **keys: Any) -> Any:
         raise RuntimeError("cannot be traced")
 
     monkeypatch.setattr(kernels, "backward", refuse)
     monkeypatch.setattr(
-        kernels, "forward", lambda x, s, low, high, *_: (x / s).round().clamp(low, high) * s
+        kernels, "forward", lambda x, s, low, high, **_: (x / s).round().clamp(low, high) * s
     )
     x, g = torch.randn(4, 6, 5, 5), torch.randn(4, 6, 5, 5)
     made = inputs()
