@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from difflib import get_close_matches
 from math import inf
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     ConfigDict,
@@ -20,6 +20,7 @@ from qtool.models.vision import model_problems
 from qtool.numerics.coarse_gradient import CLOSED_FORMS
 from qtool.numerics.schedules import SCHEDULES
 from qtool.problems import Problem, ProblemsError, did_you_mean, shown
+from qtool.recipe.places import section_at
 from qtool.settings.choices import number_is_constant, schedule_problems
 from qtool.settings.quantization import Quantization
 from qtool.settings.section import Checked, Choice, Named, Section, attempt, finite, in_registry
@@ -263,15 +264,15 @@ class Recipe(Section):
         name = inputs.estimator.name if inputs is not None and inputs.estimator else ""
         return name if name in CLOSED_FORMS else None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return the resolved recipe as plain data; loading it again gives an equal recipe."""
         return _without_none(self.model_dump(mode="python"))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return what makes two runs the same: all but where data lies and who decodes it."""
         data = self.as_dict()
-        data["data"] = {k: v for k, v in data["data"].items() if k not in ("root", "workers")}
-        return data
+        own = section_at(data, "data").items()
+        return data | {"data": {k: v for k, v in own if k not in ("root", "workers")}}
 
 
 def _without_none(data: Mapping[str, object]) -> dict[str, object]:
