@@ -118,7 +118,7 @@ def takes(key: str, field: FieldInfo) -> str:
         said.section_of(key).model_validate({key.rpartition(".")[2]: UNKNOWN})
     except ValidationError as error:
         for title, choices in TABLES.items():
-            if f"unknown {choices.family} '{UNKNOWN}'" in str(error) and not key.endswith(".name"):
+            if f"unknown {choices.family} '{UNKNOWN}'" in str(error):
                 return f"[{choices.family}](#{title.replace('_', '-')})"
     limits = [
         f"{word} {getattr(limit, name)}"
@@ -229,10 +229,15 @@ def import_contracts() -> str:
     """What each import contract forbids."""
     rows = []
     for contract in said.contracts():
-        forbidden = ", ".join(contract.get("forbidden_modules", ["what stands above in the list"]))
-        whose = ", ".join(contract.get("source_modules", ["every room"]))
-        but = ", ".join(contract.get("ignore_imports", []))
-        rows.append([str(contract["name"]), whose, forbidden, but])
+        cells = [
+            ", ".join(map(code, contract.get(key, []))) or otherwise
+            for key, otherwise in (
+                ("source_modules", "every room"),
+                ("forbidden_modules", "what stands above it in the list"),
+                ("ignore_imports", ""),
+            )
+        ]
+        rows.append([str(contract["name"]), *cells])
     return table(["contract", "who", "may not import", "but for"], rows)
 
 
