@@ -1,0 +1,104 @@
+"""What many tests start from: one small recipe, one small network, and one way to be refused."""
+
+import io
+from collections.abc import Mapping
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from qtool.cli import main
+
+# Two batches of digits, quantized on both sides: an epoch takes a tenth of a second.
+RECIPE: dict[str, Any] = {
+    "seed": 0,
+    "model": {"name": "lenet5"},
+    "data": {"name": "digits", "batch_size": 32, "image_size": 16, "train_samples": 64},
+    "quantization": {"weights": {"bits": 4}, "activations": {"bits": 4}},
+    "training": {"epochs": 1, "learning_rate": 0.01},
+}
+
+
+def recipe(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return RECIPE with some keys set, each by its whole name: {"training.epochs": 2}."""
+    made = deepcopy(RECIPE)
+    for name, value in (changes or {}).items():
+        *sections, key = name.split(".")
+        place = made
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return made
+
+
+def write_recipe(folder: Path, changes: Mapping[str, Any] | None = None) -> Path:
+    """Write r.yaml, RECIPE with some keys set, into a folder; return its path."""
+    path = folder / "r.yaml"
+    path.write_text(yaml.safe_dump(recipe(changes), sort_keys=False))
+    return path
+
+
+class Net(nn.Module):
+    """Two convolutions with batch norm, one of them with a bias, and a head: [B, 3, H, W] to 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(x)).relu_()
+        x = self.bn2(self.conv2(x)).relu()
+        return self.fc(x.mean((2, 3)))
+
+
+def float_net(seed: int = 0) -> Net:
+    """Return a Net for inference, whose batch norms have statistics and weights of either sign."""
+    torch.manual_seed(seed)
+    net = Net()
+    for norm in (net.bn1, net.bn2):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    return net.eval()
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Return the bytes of every file in a folder, and None for every folder, by their paths."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def refused(folder: Path, *argv: str, code: int = 2) -> str:
+    """Run a wrong command in a folder; return its one message, in which all blanks are one.
+
+    It must end with that exit code, print no result and no traceback, and leave the folder alone.
+    """
+    before, out, err = tree(folder), io.StringIO(), io.StringIO()
+    with (
+        chdir(folder),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main(list(argv))
+    said = err.getvalue()
+    assert ended.value.code == code, said
+    assert out.getvalue() == ""
+    assert "Traceback" not in said
+    assert tree(folder) == before
+    starts = [line for line in said.splitlines() if line.startswith(("error: ", "╭─ Error"))]
+    assert len(starts) == 1, said
+    message = said[said.index(starts[0]) :]
+    return " ".join(word for word in message.split() if word not in "│╭╮╰╯─")
