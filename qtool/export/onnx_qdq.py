@@ -122,10 +122,11 @@ def write_onnx(
         table_bytes=writer.table_bytes,
         left_float=state.left_float,
     )
+    annotations = _annotations(writer, state)  # first: it names the tensors that it speaks of
     proto = to_proto(graph)
     proto.producer_name = "qtool"
     if writing.annotate:
-        write_annotations(proto.graph, _annotations(writer, state))
+        write_annotations(proto.graph, annotations)
     write_metadata(proto, {**writing.metadata, **described.to_json()})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
@@ -133,7 +134,10 @@ def write_onnx(
 
 
 def _annotations(writer: WeightWriter, state: Converted) -> list[Annotation]:
-    """Return one annotation of each tensor: layers that share an input share its quantizer."""
+    """Name each quantized tensor after its layer or ReLU; return one annotation of each.
+
+    Layers that share an input share its quantizer.
+    """
     found = [note for spec in state.layers for note in writer.annotations(spec)]
     for relu in state.relus:
         for index, call in enumerate(relu.calls):
