@@ -14,7 +14,9 @@ from qtool.cli.compare import compare_app
 from qtool.cli.options import (
     AsJson,
     Assignments,
+    Ceil,
     Device,
+    To,
     batch_size,
     interruptible,
     present,
@@ -85,9 +87,7 @@ def convert(
     output: Annotated[
         Path | None, typer.Option("--output", help="File of the integer model; or run folder.")
     ] = None,
-    to: Annotated[
-        str, typer.Option("--to", help="integer, or straight_through: the run as an STE run.")
-    ] = "integer",
+    to: To = "integer",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -97,9 +97,6 @@ def convert(
 
     Example: qtool convert runs/digits
     """
-    if to not in ("integer", "straight_through"):
-        why = f"{to!r} is neither integer nor straight_through"
-        raise typer.BadParameter(why, param_hint="--to")
     from qtool import pipeline
 
     story = pipeline.convert if to == "integer" else pipeline.convert_to_straight_through
@@ -123,10 +120,7 @@ def export(
     annotation: Annotated[
         bool, typer.Option("--annotation/--no-annotation", help="Write quantization_annotation.")
     ] = True,
-    ceil: Annotated[
-        str,
-        typer.Option("--ceil", help="For rounding ceil: exact, or shifted (faster, nearly so)."),
-    ] = "exact",
+    ceil: Ceil = "exact",
     as_json: AsJson = False,
 ) -> None:
     """Export to ONNX and prove the file in ONNX Runtime.
@@ -134,8 +128,6 @@ def export(
     Example: qtool export runs/digits --output digits.onnx
     """
     size = batch_size(batch)
-    if ceil not in ("exact", "shifted"):
-        raise typer.BadParameter(f"{ceil!r} is neither exact nor shifted", param_hint="--ceil")
     from qtool import pipeline
 
     result = pipeline.export(

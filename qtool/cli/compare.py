@@ -9,6 +9,8 @@ from qtool.cli.options import (
     AsJson,
     Assignments,
     Device,
+    OnSchedule,
+    OnSide,
     Seeds,
     SharedRecipe,
     interruptible,
@@ -33,9 +35,7 @@ def compare_estimators(
     estimators: Annotated[
         str | None, typer.Option("--estimators", help="Arms, as a,b,c; default: all of them.")
     ] = None,
-    on: Annotated[
-        str | None, typer.Option("--on", help="weights or activations: whose estimator differs.")
-    ] = None,
+    on: OnSide = None,
     seeds: Seeds = "3",
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder; default: runs/NAME-estimators.")
@@ -49,8 +49,6 @@ def compare_estimators(
     Example: qtool compare estimators recipes/digits.yaml --estimators straight_through,identity
     """
     chosen = seeds_of(seeds)
-    if on not in (None, "weights", "activations"):
-        raise typer.BadParameter(f"{on!r} is neither weights nor activations", param_hint="--on")
     from qtool import pipeline
 
     names = None if estimators is None else names_of(estimators)
@@ -74,9 +72,7 @@ def compare_schedules(
     schedules: Annotated[
         str | None, typer.Option("--schedules", help="Arms, as a,b,c; default: the usual four.")
     ] = None,
-    on: Annotated[
-        str, typer.Option("--on", help="alpha of the blends, against the STE; or learning_rate.")
-    ] = "alpha",
+    on: OnSchedule = "alpha",
     windows: Annotated[
         str | None,
         typer.Option("--windows", help="Shares of training, as 0-0.8,0-1: each schedule in each."),
@@ -94,9 +90,6 @@ def compare_schedules(
     Example: qtool compare schedules recipes/digits_blend.yaml --schedules linear,cubic --seeds 3
     """
     chosen = seeds_of(seeds)
-    if on not in ("alpha", "learning_rate"):
-        why = f"{on!r} is neither alpha nor learning_rate"
-        raise typer.BadParameter(why, param_hint="--on")
     within = None if windows is None else windows_of(windows)
     from qtool import pipeline
 

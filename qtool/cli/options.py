@@ -4,7 +4,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 
 import typer
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MOST_SEEDS = 1000
 INTERRUPTED = 130
+WORD = "<str>"  # how help writes an option of plain text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
@@ -22,6 +23,56 @@ Assignments = Annotated[
 ]
 Seeds = Annotated[str, typer.Option("--seeds", help="How many, or a list such as 1,2,3.")]
 SharedRecipe = Annotated[Path, typer.Argument(help="Recipe that all arms share.")]
+
+
+def one_of(option: str, first: str, second: str) -> Callable[[str], str]:
+    """Return the check of an option that takes one of two words, in words of qtool's own."""
+
+    def checked(value: str) -> str:
+        if value not in (first, second):
+            why = f"{value!r} is neither {first} nor {second}"
+            raise typer.BadParameter(why, param_hint=option)
+        return value
+
+    return checked
+
+
+To = Annotated[
+    Literal["integer", "straight_through"],
+    typer.Option(
+        "--to",
+        help="integer, or straight_through: the run as an STE run.",
+        parser=one_of("--to", "integer", "straight_through"),
+        metavar=WORD,
+    ),
+]
+Ceil = Annotated[
+    Literal["exact", "shifted"],
+    typer.Option(
+        "--ceil",
+        help="For rounding ceil: exact, or shifted (faster, nearly so).",
+        parser=one_of("--ceil", "exact", "shifted"),
+        metavar=WORD,
+    ),
+]
+OnSide = Annotated[
+    Literal["weights", "activations"] | None,
+    typer.Option(
+        "--on",
+        help="weights or activations: whose estimator differs.",
+        parser=one_of("--on", "weights", "activations"),
+        metavar=WORD,
+    ),
+]
+OnSchedule = Annotated[
+    Literal["alpha", "learning_rate"],
+    typer.Option(
+        "--on",
+        help="alpha of the blends, against the STE; or learning_rate.",
+        parser=one_of("--on", "alpha", "learning_rate"),
+        metavar=WORD,
+    ),
+]
 
 
 def batch_size(value: str) -> int | None:

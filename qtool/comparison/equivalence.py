@@ -8,7 +8,6 @@ Every arm is held against custom, of the same seed and learning rate.
 Reference: Schoenbauer et al., 2024, arXiv:2405.05171.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -101,8 +100,7 @@ def read_traced(folder: RunFolder) -> Traced:
     Raises:
         InputError: If a record is missing or damaged, or a line of metrics is.
     """
-    lines = folder.metrics.read_text(encoding="utf-8").splitlines()
-    history = [EpochLine.of(json.loads(line), folder.metrics) for line in lines]
+    history = folder.history()
     return Traced(read_record(folder, len(history)), history)
 
 

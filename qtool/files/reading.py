@@ -42,3 +42,15 @@ def read_json(path: Path) -> dict[str, object]:
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds no JSON object")
     return data
+
+
+def read_json_lines(path: Path) -> list[object]:
+    """Read a file of JSON values, each on a line.
+
+    Raises:
+        InputError: If it is missing or a line is no JSON.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from error

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qtool.errors import InputError
-from qtool.files.reading import read_json
+from qtool.files.reading import read_json, read_json_lines
 from qtool.files.whole import refuse_unless_makeable, refuse_unless_writable, write_json_lines
 from qtool.reports.results import EpochLine, Summary
 
@@ -123,6 +123,14 @@ class RunFolder:
             return None
         said = read_json(self.summary)
         return Summary.of(said, self.summary) if said.get("status") == "finished" else None
+
+    def history(self) -> list[EpochLine]:
+        """Return the lines of metrics.jsonl.
+
+        Raises:
+            InputError: If it is missing or damaged.
+        """
+        return [EpochLine.of(line, self.metrics) for line in read_json_lines(self.metrics)]
 
     def write_metrics(self, history: Sequence[EpochLine]) -> None:
         """Write metrics.jsonl, one line for each epoch."""
