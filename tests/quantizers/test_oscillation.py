@@ -392,7 +392,7 @@ def test_a_training_reports_flips_of_every_layer(tmp_path: Path) -> None:
         assert shares[0][layer] <= shares[1][layer] <= shares[2][layer]
     assert max(shares[2].values()) > 0
     converted = pipeline.convert(tmp_path / "run", device="cpu")
-    before, after = (converted[f"validation_accuracy_{w}"] for w in ("before", "after"))
+    before, after = converted.validation_accuracy_before, converted.validation_accuracy_after
     assert abs(before - after) <= 2 / 500
 
 

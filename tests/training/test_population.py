@@ -158,7 +158,7 @@ def test_a_resumed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     again, _ = start_or_resume(Run(cut, recipe, CPU))
     again.fit(lambda line: None)
     last = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1]
-    assert again.history[-1]["population_loss"] == json.loads(last)["population_loss"]
+    assert again.history[-1].population_loss == json.loads(last)["population_loss"]
     assert again.history[-1].validation_loss == whole.validation_loss
 
 
