@@ -18,9 +18,9 @@ TEXTS = {
 }
 LONGEST = 320  # lines of a module
 CEILINGS = {
-    "dict[str, Any]": 15,
-    "uses of Any outside of imports": 39,
-    "names for what is open, such as Row = dict[str, Any]": 3,
+    "dict[str, Any]": 9,
+    "uses of Any outside of imports": 16,
+    "names for what is open, such as Row = dict[str, Any]": 2,
     f"modules of more than {LONGEST} lines": 0,
 }
 SWITCH = re.compile(r"#\s*(?:noqa|pyright: ?ignore|type: ?ignore)", re.IGNORECASE)
