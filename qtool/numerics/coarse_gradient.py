@@ -42,6 +42,13 @@ def population_loss(v: Tensor, w: Tensor, v_star: Tensor, w_star: Tensor) -> Ten
     """Return f(v, w), []; also at w = 0, where the student is silent.
 
     f = 1/8 (v'(I + 11')v - 2 v'((1 - 2 theta/pi) I + 11')v* + v*'(I + 11')v*)
+
+    Examples:
+        >>> v, w = torch.tensor([1.0, 2.0]).double(), torch.tensor([1.0, 0.0]).double()
+        >>> float(population_loss(v, 3 * w, v, w))  # the length of w does not matter
+        0.0
+        >>> float(population_loss(v, w.flip(0), v, w))  # theta = pi / 2: |v|^2 / 4
+        1.25
     """
     v, w, v_star, w_star = _checked(v, w, v_star, w_star)
     of_teacher = v_star @ _with_ones(v_star, 1.0)

@@ -10,6 +10,13 @@ Those that differ only in their shape inside a bin (hyperbolic_tangent and all b
 magnitude_aware) stop the gradient outside low <= u <= high, as straight_through does, whatever
 their papers do there: a comparison then shows the shape and nothing else. In their formulas
 t = u - nearest threshold and f = u - nearest level, both in [-1/2, 1/2].
+
+Examples:
+    >>> grad, u = torch.ones(4), torch.tensor([-1.0, 0.5, 1.0, 4.0])
+    >>> ESTIMATORS.build("straight_through")(grad, u, 0.0, 3.0)
+    tensor([0., 1., 1., 0.])
+    >>> ESTIMATORS.build("sinusoidal", amplitude=0.5)(grad, u, 0.0, 3.0)  # most at a threshold
+    tensor([0.0000, 1.5000, 0.5000, 0.0000])
 """
 
 import math

@@ -28,6 +28,13 @@ class IntegerGrid:
 
     Raises:
         ValueError: If `bits` is outside 1..8, or the grid has no such width.
+
+    Examples:
+        >>> IntegerGrid(4, "narrow").qmin, IntegerGrid(4, "narrow").qmax
+        (-7, 7)
+        >>> grid = IntegerGrid(2, "mid_rise")  # levels at (q - 1/2) s, stored as 2q - 1
+        >>> grid.qmin, grid.qmax, grid.code_min, grid.code_max
+        (-1, 2, -3, 3)
     """
 
     bits: int
@@ -130,6 +137,11 @@ def quantize(
         zero_point: the integer that represents 0.0; 0 on every grid but asymmetric.
         grid: the integers allowed.
         rounding: one of ROUNDINGS; ties go to even, unless said otherwise.
+
+    Examples:
+        >>> x, scale = torch.tensor([-9.0, 0.7, 1.25, 1.75]), torch.tensor(0.5)
+        >>> quantize(x, scale, 0, IntegerGrid(4, "narrow"))  # 2.5 steps and 3.5 are ties
+        tensor([-7.,  1.,  2.,  4.])
     """
     u = x / scale
     if grid.offset:
@@ -138,7 +150,13 @@ def quantize(
 
 
 def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor | int, grid: IntegerGrid) -> Tensor:
-    """Return x_hat = (q - z - o) * s, as ONNX DequantizeLinear does where o is 0."""
+    """Return x_hat = (q - z - o) * s, as ONNX DequantizeLinear does where o is 0.
+
+    Examples:
+        >>> q, scale = torch.tensor([-1.0, 0.0, 1.0, 2.0]), torch.tensor(0.5)
+        >>> dequantize(q, scale, 0, IntegerGrid(2, "mid_rise"))
+        tensor([-0.7500, -0.2500,  0.2500,  0.7500])
+    """
     return (q - zero_point - grid.offset) * scale
 
 
@@ -146,6 +164,11 @@ def to_codes(q: Tensor, scale: Tensor, grid: IntegerGrid) -> tuple[Tensor, Tenso
     """Return a weight's stored codes (int8) and their scale: q and s; 2q - 1 and s / 2 on mid_rise.
 
     On the grids of weights x_hat = code * code_scale, exactly: halving a float loses nothing.
+
+    Examples:
+        >>> q, scale = torch.tensor([-1.0, 0.0, 1.0, 2.0]), torch.tensor(0.5)
+        >>> to_codes(q, scale, IntegerGrid(2, "mid_rise"))
+        (tensor([-3, -1,  1,  3], dtype=torch.int8), tensor(0.2500))
     """
     codes = 2 * q - 1 if grid.kind == "mid_rise" else q
     return codes.to(torch.int8), grid.code_scale(scale)

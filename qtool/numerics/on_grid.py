@@ -25,6 +25,16 @@ class OnGrid:
         zero_point: the code that represents 0.0, an integer, [] where it is a tensor; 0 but on the
             asymmetric grid.
         rounding: which integer a value becomes.
+
+    Examples:
+        >>> import torch
+        >>> images = OnGrid(IntegerGrid(8, "asymmetric"), torch.tensor(0.5), zero_point=100)
+        >>> images.codes(torch.tensor([-50.0, 0.0, 1.0, 99.0]))
+        tensor([  0., 100., 102., 255.])
+        >>> images.values(torch.tensor([0.0, 100.0, 102.0, 255.0]))
+        tensor([-50.0000,   0.0000,   1.0000,  77.5000])
+        >>> images.reach
+        155.0
     """
 
     grid: IntegerGrid

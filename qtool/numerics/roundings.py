@@ -3,6 +3,13 @@
 Each takes u and may overwrite it; saturation comes afterwards. `ceil` is what is deployed, too;
 those that are for training alone give way to `half_to_even` in evaluation and in the integer
 model. To add one, write a function here and decorate it: its name is its name in recipes.
+
+Examples:
+    >>> u = torch.tensor([-0.5, 0.2, 0.5, 1.5])
+    >>> ROUNDINGS["half_to_even"](u.clone())
+    tensor([-0., 0., 0., 2.])
+    >>> ROUNDINGS["ceil"](u.clone())
+    tensor([-0., 1., 1., 2.])
 """
 
 from collections.abc import Callable

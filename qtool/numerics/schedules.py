@@ -5,6 +5,11 @@ recipe keeps its meaning when epochs change. All but `constant` move inside `win
 of progress, and rest at their first value (`start`) before it and at their last one (`stop`) after
 it. To add one, write a function here and decorate it with `@SCHEDULES.add`; what else is true of
 it stands in the decorator: see `ScheduleFacts`.
+
+Examples:
+    >>> alpha = SCHEDULES.build("cubic", start=0.0, stop=1.0, window=[0.0, 0.8])
+    >>> [alpha(progress) for progress in (0.0, 0.4, 0.8, 1.0)]
+    [0.0, 0.875, 1.0, 1.0]
 """
 
 import math
@@ -174,6 +179,11 @@ def with_warmup(schedule: Schedule, warmup: float) -> Schedule:
     """Return `schedule`, raised linearly from 0 over the first `warmup` share of training.
 
     v(p) = schedule(p) * min(1, p / warmup)
+
+    Examples:
+        >>> rate = with_warmup(SCHEDULES.build("constant", value=0.5), warmup=0.25)
+        >>> [rate(progress) for progress in (0.0, 0.125, 0.25, 1.0)]
+        [0.0, 0.25, 0.5, 0.5]
     """
     if not warmup:
         return schedule

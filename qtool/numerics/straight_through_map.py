@@ -95,6 +95,15 @@ def straight_through_map(
     Raises:
         RecipeError: If the estimator or a parameter is unknown or wrong.
         ValueError: If the bounds are no grid, or not 0 and 1 for the sign family.
+
+    Examples:
+        >>> m = straight_through_map("sinusoidal", amplitude=0.6)
+        >>> m.in_class, round(m.alpha, 6)  # alpha = sqrt(1 - a^2)
+        (True, 0.8)
+        >>> m.map(torch.tensor([0.0, 0.25, 0.5, 1.0]))  # levels and thresholds stay
+        tensor([0.0000, 0.3524, 0.5000, 1.0000])
+        >>> straight_through_map("clipped_relu", low=0, high=3).reason
+        'its derivative is 0 outside the grid, so saturated weights never come back'
     """
     return _map(name, low, high, params, closed=True)
 
