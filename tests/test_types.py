@@ -18,8 +18,8 @@ TEXTS = {
 }
 LONGEST = 320  # lines of a module
 CEILINGS = {
-    "dict[str, Any]": 9,
-    "uses of Any outside of imports": 16,
+    "dict[str, Any]": 8,
+    "uses of Any outside of imports": 15,
     "names for what is open, such as Row = dict[str, Any]": 2,
     f"modules of more than {LONGEST} lines": 0,
 }

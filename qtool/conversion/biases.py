@@ -4,8 +4,6 @@ Runtimes hold a bias in steps of s_x s_w, the scale of the products that it is a
 be trained with its biases there already.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -90,5 +88,5 @@ def integer_bias(parts: Parts, source: QuantLayer, notes: list[str]) -> Parts:
         steps = (given.scale * scale.float()).double()
         count = int(crowded.sum())
         notes.append(f"{spec.name}: {count} channels are their bias alone; codes written as 0")
-        spec = replace(spec, rewritten=count)
-    return Parts(replace(spec, bias="int32"), codes, scale, torch.round(bias / steps))
+        spec = spec.model_copy(update={"rewritten": count})
+    return Parts(spec.model_copy(update={"bias": "int32"}), codes, scale, torch.round(bias / steps))

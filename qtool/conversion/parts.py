@@ -1,6 +1,5 @@
 """A layer on its way into integers: its codes, scales and bias, the batch norm folded in."""
 
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -31,7 +30,7 @@ class Parts(NamedTuple):
 
     def unfused(self, why: str) -> "Parts":
         """Return the parts of a layer that a runtime cannot run in integers alone."""
-        return self._replace(spec=replace(self.spec, unfused=why))
+        return self._replace(spec=self.spec.model_copy(update={"unfused": why}))
 
 
 def fold(
@@ -72,7 +71,7 @@ def fold(
         )
         notes.append(f"{name} {reason}; its batch norm stays float. Use grid: narrow")
         return Parts(spec, codes, scale, bias).unfused(reason)
-    spec = replace(spec, batch_norm=norm_name, bias="float32")
+    spec = spec.model_copy(update={"batch_norm": norm_name, "bias": "float32"})
     return Parts(spec, codes * negative, folded.scale, folded.bias)
 
 

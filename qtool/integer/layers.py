@@ -7,10 +7,11 @@ still holds each integer, else as float64. A side that was left float takes part
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Self, cast
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,44 +20,20 @@ from qtool.integer.relu import ReluSpec
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS
+from qtool.reports.result import Json
+from qtool.reports.results import Layer
 
 EXACT_FLOAT32 = 2**24
 
 
-@dataclass(frozen=True)
-class LayerSpec:
-    """What an integer layer is, apart from its tensors; kept in the integer model's metadata.
+class LayerSpec(Layer):
+    """What an integer layer is, apart from its tensors; kept in the integer model's metadata."""
 
-    Attributes:
-        name: of the module.
-        kind: Conv2d or Linear.
-        shape: of the weight.
-        weight_bits, weight_grid: None where the weight is float.
-        input_bits, input_grid: None where the input is float.
-        bias: `int32` has the scale s_x * s_w; `float32` is added after dequantization.
-        batch_norm: name of the batch norm that was folded in.
-        unfused: why a runtime cannot run this layer in integers alone, else "".
-        rewritten: channels whose codes were written as 0, because only their bias matters.
-        weight_estimator, input_estimator: what training used; "" where the side is float.
-        input_rounding: which integer an input becomes.
-        input_from: the ReLU that puts the input on its grid already, and its call, as NAME:CALL.
-    """
-
-    name: str
-    kind: Literal["Conv2d", "Linear"]
-    shape: list[int]
-    weight_bits: int | None
-    weight_grid: Kind | None
-    input_bits: int | None
-    input_grid: Kind | None
-    bias: Literal["int32", "float32", "none"]
-    batch_norm: str | None = None
-    unfused: str = ""
-    rewritten: int = 0
-    weight_estimator: str = ""
-    input_estimator: str = ""
-    input_rounding: Literal["half_to_even", "ceil"] = "half_to_even"
-    input_from: str = ""
+    @model_validator(mode="after")
+    def _grids_are_known(self) -> Self:
+        _grid(self.weight_bits, self.weight_grid)  # raises ValueError where there is no such grid
+        _grid(self.input_bits, self.input_grid)
+        return self
 
     @property
     def weight(self) -> IntegerGrid | None:
@@ -73,13 +50,13 @@ class LayerSpec:
         """Return the number of weights."""
         return torch.Size(self.shape).numel()
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
+    def as_dict(self) -> Json:
+        """Return plain data, with all keys."""
+        return self.model_dump()
 
 
-def _grid(bits: int | None, kind: Kind | None) -> IntegerGrid | None:
-    return None if bits is None or kind is None else IntegerGrid(bits, kind)
+def _grid(bits: int | None, kind: str | None) -> IntegerGrid | None:
+    return None if bits is None or kind is None else IntegerGrid(bits, cast(Kind, kind))
 
 
 class IntegerLayer(nn.Module, ABC):

@@ -5,7 +5,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 
-import typing_extensions  # of which pydantic is made; typing has `override` from Python 3.12 on
 import yaml
 
 from qtool.errors import RecipeError
@@ -21,9 +20,10 @@ Node = dict[str, object] | list[object]  # of YAML data: what --set walks throug
 class _RecipeLoader(yaml.SafeLoader):
     """YAML without its two traps: `1e-3` is a number, and a key written twice is an error."""
 
-    @typing_extensions.override
     def construct_mapping(
-        self, node: yaml.MappingNode, deep: bool = False
+        self,
+        node: yaml.MappingNode,
+        deep: bool = False,  # noqa: FBT001, FBT002 as PyYAML calls it
     ) -> dict[Hashable, object]:
         seen: set[str] = set()
         for key, _ in node.value:
