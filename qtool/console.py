@@ -1,4 +1,4 @@
-"""What people see while qtool works: messages, tables and progress, all on standard error."""
+"""What people see: messages, tables and progress, on standard error; results on standard output."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

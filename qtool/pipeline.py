@@ -42,7 +42,7 @@ def train(
     resume: bool = False,
     profile: bool = False,
 ) -> Summary:
-    """Recipe -> data, model -> fake quantizers -> training -> checkpoint; return the summary."""
+    """Recipe -> data, model -> fake quantizers -> training -> checkpoint, all by `train_run`."""
     recipe = load_checked(recipe_path, assignments)
     folder = RunFolder(run_dir or Path("runs") / recipe_path.stem)
     return train_run(Run(folder, recipe, pick_device(device)), resume=resume, profile=profile)

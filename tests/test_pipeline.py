@@ -61,7 +61,9 @@ def test_a_small_network_learns_the_digits(story):
 
 def test_converting_costs_at_most_one_image(story):
     _, _, trained, converted, _ = story
-    before, after = (converted[f"validation_accuracy_{when}"] for when in ("before", "after"))
+    before, after = (
+        getattr(converted, f"validation_accuracy_{when}") for when in ("before", "after")
+    )
 
     assert before == trained.validation_accuracy
     assert abs(before - after) <= 1 / 500
@@ -77,7 +79,7 @@ def test_the_runtime_agrees_with_the_integer_model(story):
     )
     assert exported.images == 500
     assert exported.fused_share == 1.0
-    assert json.loads((run / "export.json").read_text()) == exported
+    assert json.loads((run / "export.json").read_text()) == exported.to_json()
     assert (folder / "m.onnx").stat().st_size == exported.file_bytes
 
 
@@ -212,7 +214,7 @@ def test_a_blend_that_is_not_done_is_not_converted(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "say_epoch", stop)
+        patch.setattr(train, "say_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
             pipeline.train(path, run_dir=run, device="cpu")
     for command in (partial(pipeline.convert, device="cpu"), pipeline.export):
@@ -226,7 +228,7 @@ def test_a_blend_that_is_not_done_is_not_converted(tmp_path):
     assert both[0][0] < both[0][1]
     assert both[1][0] == both[1][1]
     result = pipeline.convert(run, device="cpu")
-    before, after = (result[f"validation_accuracy_{when}"] for when in ("before", "after"))
+    before, after = (getattr(result, f"validation_accuracy_{when}") for when in ("before", "after"))
     assert before == after
 
 
@@ -300,7 +302,7 @@ def test_the_shipped_digits_recipe_reaches_its_accuracy(tmp_path):
     exported = pipeline.export(tmp_path / "run", output=tmp_path / "m.onnx")
 
     assert trained.validation_accuracy >= 0.98
-    after, before = (converted[f"validation_accuracy_{w}"] for w in ("after", "before"))
+    after, before = (getattr(converted, f"validation_accuracy_{w}") for w in ("after", "before"))
     assert abs(after - before) <= 1 / 500
     assert exported.top1_agreement >= 0.995
     assert exported.bits_per_weight_on_disk <= 4.3
@@ -314,6 +316,6 @@ def test_training_on_cuda_gives_a_run_that_converts_and_exports(tmp_path):
     exported = pipeline.export(tmp_path / "run", output=tmp_path / "m.onnx")
 
     assert trained.validation_accuracy > 0.93
-    after, before = (converted[f"validation_accuracy_{w}"] for w in ("after", "before"))
+    after, before = (getattr(converted, f"validation_accuracy_{w}") for w in ("after", "before"))
     assert abs(after - before) <= 1 / 500
     assert exported.top1_agreement >= 0.995

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 import torch
 
@@ -16,6 +16,7 @@ from qtool.comparison.trials import (
     summarize_trials,
 )
 from qtool.errors import InputError
+from qtool.numerics.range_facts import Side
 from qtool.recipe.file import check_recipe, override, read_recipe_file
 from qtool.recipe.places import at, section_at
 from qtool.recipe.recipe import Recipe
@@ -23,7 +24,6 @@ from qtool.reports.comparisons import Comparison
 from qtool.runs import build
 from qtool.runs.machine import pick_device
 
-Side = Literal["weights", "activations"]
 SIDES: tuple[Side, ...] = ("weights", "activations")
 
 

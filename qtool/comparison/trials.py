@@ -2,7 +2,7 @@
 
 A trial is all that it takes to train it, and pickles; so does `TrainTrial`, which trains one. Where
 and when trials are trained is an executor's business: it takes trials and what trains one, and
-yields their outcomes. To add one, write a class with that `__call__` in executors.py.
+yields their outcomes. To add one, write a callable of the type `Executor` beside `one_by_one`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

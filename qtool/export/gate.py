@@ -1,4 +1,4 @@
-"""The runtime's output against the integer model's: codes, logits, kernels and time."""
+"""The check of a file: the runtime's codes and logits against the integer model's."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -18,6 +18,8 @@ from qtool.export.trace import traced
 from qtool.integer.layers import converted_state
 from qtool.reports.results import Export, ExportDescription, Latency, RuntimeVersion
 
+FLOAT_OPSET = 18  # of the float file, which is only timed
+
 
 def export_float(model: nn.Module, example: Tensor, path: Path) -> None:
     """Write a float model as plain ONNX, to measure against.
@@ -25,7 +27,7 @@ def export_float(model: nn.Module, example: Tensor, path: Path) -> None:
     Raises:
         ExportError: If torch.onnx cannot express the model.
     """
-    onnx.save(ir.to_proto(traced(model.cpu().eval(), example.cpu(), 18, None)), str(path))
+    onnx.save(ir.to_proto(traced(model.cpu().eval(), example.cpu(), FLOAT_OPSET, None)), str(path))
 
 
 def latencies(
@@ -119,8 +121,9 @@ def refuse_disagreement(report: Export, described: ExportDescription) -> None:
         ExportError: If they do not; says how, and what may be behind it.
     """
     if report.disagreement:
+        runtime = TARGETS[described.target]().runtime
         raise ExportError(
-            f"{report.file}: ONNX Runtime disagrees with the integer model: "
+            f"{report.file}: {runtime.title} disagrees with the integer model: "
             f"{report.disagreement}; the file was not written"
             f"{gate.hint_for(layer.weight_bits for layer in described.layers)}"
         )

@@ -101,11 +101,11 @@ def write_onnx(
     graph = traced(model, example.cpu(), target.opset, writing.batch)
     writer = WeightWriter(graph, target)
     stored = {spec.name: writer.write(spec) for spec in state.layers}
-    kernels: dict[str, dict[str, bool]] = {}
+    integer_kernels: set[str] = set()
     if target.mixed:
         asked = {s.name: (stored[s.name].codes, len(s.shape)) for s in state.layers}
         forms = choose_forms(to_proto(graph), asked, target)
-        kernels = {name: {"integer_kernel": name in forms.integer} for name in asked}
+        integer_kernels = forms.integer
         for spec in state.layers:
             if spec.name in forms.floating:
                 writer.unpack_to_float(spec.name, len(spec.shape))
@@ -115,7 +115,9 @@ def write_onnx(
         ceil=writing.ceil,
         layers=[
             ExportedLayer.model_validate(
-                stored[spec.name]._asdict() | spec.as_dict() | kernels.get(spec.name, {})
+                stored[spec.name]._asdict()
+                | spec.as_dict()
+                | {"integer_kernel": spec.name in integer_kernels}
             )
             for spec in state.layers
         ],

@@ -113,7 +113,7 @@ class ExportedLayer(Layer, StoredCodes):
     """What an ONNX file says of a layer."""
 
     integer_kernel: bool = False
-    """The runtime runs it in integers alone."""
+    """The target chose its form because the runtime runs it in integers alone."""
 
 
 class ExportDescription(Result):

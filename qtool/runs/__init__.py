@@ -1,4 +1,4 @@
-"""A run: begun, locked to its folder, written, resumed, loaded again.
+"""A run: begun, bound to its folder, written, resumed, loaded again.
 
 folder: its files. begin: a free folder, or this very run. train: from the start, or from where it
 stopped. run: what the files hold, each part built once. build: what a recipe names. machine: what

@@ -20,8 +20,8 @@ from qtool.runs import build
 from qtool.settings.section import check
 from qtool.settings.tensors import WeightQuantization
 from qtool.straight_through.weights import WeightMap
+from qtool.training.optimizers import OPTIMIZERS
 
-ADAPTIVE = ("adamw",)
 STRAIGHT_THROUGH = "straight_through"
 
 
@@ -68,7 +68,7 @@ def equivalent_of(recipe: Recipe, source: str) -> Equivalent:
         raise report(source, list(dict.fromkeys(found)))
     if not maps:
         raise InputError(f"{source}: no weights are quantized; set quantization.weights")
-    adaptive = recipe.training.optimizer.name in ADAPTIVE
+    adaptive = OPTIMIZERS.facts(recipe.training.optimizer.name).adaptive
     judged = dict.fromkeys((m.estimator, m.outside(adaptive=adaptive)) for m in maps.values())
     outside = "; ".join(f"{name}: {why}" if len(judged) > 1 else why for name, why in judged if why)
     notes = _notes(recipe, maps, adaptive=adaptive)

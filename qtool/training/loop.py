@@ -154,7 +154,7 @@ class Trainer:
         self.model.eval()
         alphas = blend_alphas(self.model).values()
         with without_blends(self.model):
-            score = self._score(epoch, self._judge)
+            score = self._score(epoch, self._watched_loss)
         line: Measures = {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
         if alphas:
             # once every alpha is 1 the two are the same network
@@ -170,7 +170,7 @@ class Trainer:
             raise self._diverged(epoch, len(self.train) - 1, inputs, str(score.loss))
         return score
 
-    def _judge(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _watched_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         for watcher in self.watchers:
             watcher.validated(logits, labels)
         return self.loss(logits, labels)

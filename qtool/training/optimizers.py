@@ -5,6 +5,7 @@ one, write a function here and decorate it: its name is its name in recipes.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Literal, TypedDict
 
 import torch
@@ -15,7 +16,16 @@ from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer
 from qtool.registry import Registry
 
-OPTIMIZERS: Registry[Callable[..., torch.optim.Optimizer]] = Registry("optimizer")
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerFacts:
+    """What the rest of qtool must know of an optimizer."""
+
+    adaptive: bool = False
+    """Of Adam's family: its steps do not grow with the gradient (arXiv:2405.05171)."""
+
+
+OPTIMIZERS = Registry[Callable[..., torch.optim.Optimizer]]("optimizer").with_facts(OptimizerFacts)
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(ge=0)]
 
@@ -60,7 +70,7 @@ def sgd(
     return torch.optim.SGD(decaying, rate, momentum=momentum, nesterov=nesterov, fused=True)
 
 
-@OPTIMIZERS.add
+@OPTIMIZERS.add(adaptive=True)
 def adamw(
     groups: list[Group],
     rate: float,

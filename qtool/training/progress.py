@@ -1,4 +1,4 @@
-"""What a run shows while it trains, and the lines it leaves in metrics.jsonl."""
+"""What a run shows while it trains: a bar, and a line for each epoch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

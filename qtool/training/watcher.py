@@ -1,4 +1,8 @@
-"""Who looks on while a model trains: hooks that a watcher may fill in, each doing nothing here."""
+"""Who looks on while a model trains: hooks that a watcher may fill in, each doing nothing here.
+
+To add one, write a subclass beside what it is about (`StepProfile`, `Population` and the recorder
+of changes are such) and put it among the trainer's watchers in `qtool.runs.train`.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext

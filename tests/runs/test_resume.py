@@ -17,6 +17,7 @@ import yaml
 from qtool import pipeline
 from qtool.cli import main
 from qtool.errors import TrainingError
+from qtool.runs import build
 
 # 32 steps make an epoch long enough to be killed in the middle of it.
 LEARNED: dict[str, Any] = {
@@ -222,7 +223,7 @@ def test_resume_on_a_finished_run_prints_its_summary_and_trains_nothing(
     def too_far(*_: Any) -> None:
         raise AssertionError("a finished run needs no data")
 
-    monkeypatch.setattr(pipeline.build, "make_data", too_far)
+    monkeypatch.setattr(build, "make_data", too_far)
     code, out, err = shell(*argv)
     assert code == 0
     assert json.loads(out) == json.loads(before["summary.json"])

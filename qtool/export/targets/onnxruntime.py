@@ -36,6 +36,7 @@ class OnnxRuntime:
     """ONNX Runtime's CPU provider, at its default optimization level."""
 
     name = "onnxruntime"
+    title = "ONNX Runtime"
     version: str = ort.__version__
     integer_kernels: tuple[str, ...] = (
         "QLinearConv",
@@ -81,7 +82,7 @@ class OnnxRuntime:
         except Exception as error:
             reason = str(error).splitlines()[0]
             name = "a model in memory" if isinstance(model, bytes) else model
-            raise InputError(f"{name}: ONNX Runtime cannot load it: {reason}") from error
+            raise InputError(f"{name}: {self.title} cannot load it: {reason}") from error
         return OnnxSession(session)
 
 

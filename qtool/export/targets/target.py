@@ -43,11 +43,13 @@ class Runtime(Protocol):
 
     Attributes:
         name: as reports have it.
+        title: as people know it.
         version: of the library that is installed.
         integer_kernels: operators of its own graphs that compute in integers.
     """
 
     name: str
+    title: str
     version: str
     integer_kernels: tuple[str, ...]
 

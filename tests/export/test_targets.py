@@ -1,0 +1,69 @@
+"""Every target: a file is written for it, described, and gives in its runtime what it should."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+import qtool
+from qtool.errors import InputError
+from qtool.export import gate
+from qtool.export.targets.target import TARGETS
+from qtool.inspection.onnx import inspect_onnx
+from qtool.integer.layers import integer_layers
+from tests.kit import Net
+
+each_target = pytest.mark.parametrize("name", TARGETS.names())
+IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def integer() -> torch.nn.Module:
+    torch.manual_seed(0)
+    section = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+    model = qtool.prepare(Net(), section, IMAGES).eval()
+    qtool.round_biases(model)
+    return qtool.convert(model)
+
+
+@each_target
+@pytest.mark.parametrize("batch", [None, 4])
+def test_a_file_gives_in_its_runtime_what_the_integer_model_gives(
+    name: str, batch: int | None, integer: torch.nn.Module, tmp_path: Path
+) -> None:
+    target, path = TARGETS[name](), tmp_path / "m.onnx"
+    described = qtool.export_onnx(integer, IMAGES, path, name, batch=batch)
+    session = target.runtime.open(path)
+
+    assert session.batch == batch
+    torch.testing.assert_close(gate.run(session, IMAGES), integer(IMAGES), rtol=1e-4, atol=1e-5)
+    tensors = {layer["name"]: layer["codes"] for layer in described["layers"]}
+    codes = sum(layer.codes.numel() for layer in integer_layers(integer).values())
+    assert gate.check_codes(path, integer, tensors, target.runtime) == codes
+
+
+@each_target
+def test_a_file_says_what_it_is_and_is_inspected(
+    name: str, integer: torch.nn.Module, tmp_path: Path
+) -> None:
+    described = qtool.export_onnx(integer, IMAGES, tmp_path / "m.onnx", name)
+    found = inspect_onnx(tmp_path / "m.onnx")
+
+    assert described["target"] == name
+    assert found.problems == []
+    assert [row.layer for row in found.layers] == [la["name"] for la in described["layers"]]
+    assert all("integer_kernel" in layer for layer in described["layers"])
+    assert onnx.load(str(tmp_path / "m.onnx")).opset_import[0].version == TARGETS[name]().opset
+
+
+@each_target
+def test_a_runtime_names_itself_and_refuses_what_it_cannot_load(name: str, tmp_path: Path) -> None:
+    runtime = TARGETS[name]().runtime
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+
+    assert runtime.name
+    assert runtime.version[0].isdecimal()
+    for given in (tmp_path / "junk.onnx", b"junk"):
+        with pytest.raises(InputError, match=f"{runtime.title} cannot load it"):
+            runtime.open(given)
