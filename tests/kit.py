@@ -22,17 +22,25 @@ RECIPE: dict[str, Any] = {
     "quantization": {"weights": {"bits": 4}, "activations": {"bits": 4}},
     "training": {"epochs": 1, "learning_rate": 0.01},
 }
+ABSENT = object()
 
 
 def recipe(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return RECIPE with some keys set, each by its whole name: {"training.epochs": 2}."""
+    """Return RECIPE with some keys set, each by its whole name: {"training.epochs": 2}.
+
+    A number in a name is a place in a list, and ABSENT takes a key away.
+    """
     made = deepcopy(RECIPE)
     for name, value in (changes or {}).items():
         *sections, key = name.split(".")
-        place = made
+        place: Any = made
         for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = value
+            inner = isinstance(place, list)
+            place = place[int(section)] if inner else place.setdefault(section, {})
+        if value is ABSENT:
+            del place[key]
+        else:
+            place[key] = deepcopy(value)
     return made
 
 
@@ -80,25 +88,26 @@ def tree(folder: Path) -> dict[str, bytes | None]:
     }
 
 
+def shell(*argv: str) -> tuple[object, str, str]:
+    """Run a command; return its exit code, its output and its errors."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main(list(argv))
+    return ended.value.code, out.getvalue(), err.getvalue()
+
+
 def refused(folder: Path, *argv: str, code: int = 2) -> str:
     """Run a wrong command in a folder; return its one message, in which all blanks are one.
 
     It must end with that exit code, print no result and no traceback, and leave the folder alone.
     """
-    before, out, err = tree(folder), io.StringIO(), io.StringIO()
-    with (
-        chdir(folder),
-        redirect_stdout(out),
-        redirect_stderr(err),
-        pytest.raises(SystemExit) as ended,
-    ):
-        main(list(argv))
-    said = err.getvalue()
-    assert ended.value.code == code, said
-    assert out.getvalue() == ""
-    assert "Traceback" not in said
+    before = tree(folder)
+    with chdir(folder):
+        ended, out, err = shell(*argv)
+    assert (ended, out) == (code, ""), err
+    assert "Traceback" not in err
     assert tree(folder) == before
-    starts = [line for line in said.splitlines() if line.startswith(("error: ", "╭─ Error"))]
-    assert len(starts) == 1, said
-    message = said[said.index(starts[0]) :]
+    starts = [line for line in err.splitlines() if line.startswith(("error: ", "╭─ Error"))]
+    assert len(starts) == 1, err
+    message = err[err.index(starts[0]) :]
     return " ".join(word for word in message.split() if word not in "│╭╮╰╯─")

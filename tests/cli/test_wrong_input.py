@@ -1,6 +1,5 @@
 """Wrong recipes, command lines and files: a clear message, exit code 2, and nothing is touched."""
 
-import copy
 import json
 import shutil
 import urllib.error
@@ -16,74 +15,28 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from qtool import pipeline
-from qtool.cli import main
 from qtool.runs import build
+from tests.kit import ABSENT, recipe, refused, write_recipe
 
-RECIPE = """
-seed: 0
-model: {name: lenet5}
-data: {name: digits, batch_size: 32, image_size: 16, train_samples: 64, augment: false}
-quantization:
-  weights: {bits: 4, range: learned}
-  activations: {bits: 4, range: learned}
-  overrides:
-    - {match: conv1, weights: {bits: 8}}
-training: {epochs: 1, learning_rate: 0.01, optimizer: {name: sgd}}
-"""
-ABSENT = object()
-Tree = dict[str, bytes | None]
+LEARNED = {
+    "data.augment": False,
+    "quantization.weights.range": "learned",
+    "quantization.activations.range": "learned",
+    "quantization.overrides": [{"match": "conv1", "weights": {"bits": 8}}],
+    "training.optimizer": {"name": "sgd"},
+}
 
 
 def recipe_with(**changes: Any) -> str:
     """Return the recipe with values at places; `__` walks into sections and lists."""
-    data = copy.deepcopy(yaml.safe_load(RECIPE))
-    for place, value in changes.items():
-        inner, *path = data, *place.split("__")
-        for part in path[:-1]:
-            inner = inner[int(part)] if isinstance(inner, list) else inner[part]
-        if value is ABSENT:
-            del inner[path[-1]]
-        else:
-            inner[path[-1]] = value
-    return yaml.safe_dump(data, sort_keys=False)
+    named = {place.replace("__", "."): value for place, value in changes.items()}
+    return yaml.safe_dump(recipe(LEARNED | named), sort_keys=False)
 
 
 def replaced(old: str, new: str) -> str:
-    assert RECIPE.count(old) == 1
-    return RECIPE.replace(old, new)
-
-
-def tree(folder: Path) -> Tree:
-    """Return the bytes of every file, and None for every folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
-
-
-@pytest.fixture
-def refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
-    """Return a function that runs a wrong command in `tmp_path` and returns its one message."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv: str, code: int = 2) -> str:
-        before = tree(tmp_path)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(list(argv))
-        out, err = capsys.readouterr()
-        assert ended.value.code == code, err
-        assert out == ""
-        assert "Traceback" not in err
-        assert tree(tmp_path) == before
-        starts = [line for line in err.splitlines() if line.startswith(("error: ", "╭─ Error"))]
-        assert len(starts) == 1, err
-        message = err[err.index(starts[0]) :]
-        return " ".join(word for word in message.split() if word not in "│╭╮╰╯─")
-
-    return run
+    text = recipe_with()
+    assert text.count(old) == 1
+    return text.replace(old, new)
 
 
 @pytest.fixture
@@ -102,8 +55,7 @@ def nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained, converted and exported run, to be copied and damaged."""
     folder = tmp_path_factory.mktemp("finished")
-    (folder / "r.yaml").write_text(RECIPE)
-    pipeline.train(folder / "r.yaml", run_dir=folder / "run", device="cpu")
+    pipeline.train(write_recipe(folder, LEARNED), run_dir=folder / "run", device="cpu")
     pipeline.export(folder / "run")
     return folder / "run"
 
@@ -111,7 +63,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_copy(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run as `run`, beside its recipe `r.yaml`."""
-    (tmp_path / "r.yaml").write_text(RECIPE)
+    write_recipe(tmp_path, LEARNED)
     shutil.copytree(finished_run, tmp_path / "run")
     return tmp_path / "run"
 
@@ -440,7 +392,7 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
         "[[[[...]]]] is not a whole number",
     ),
     "a section in itself": (
-        replaced("learning_rate: 0.01", "loss: &l {name: *l}, learning_rate: 0.01"),
+        replaced("learning_rate: 0.01", "loss: &l {name: *l}\n  learning_rate: 0.01"),
         "training.loss.name",
         "is not text; choose one of: cross_entropy",
     ),
@@ -455,10 +407,10 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
 @pytest.mark.usefixtures("nothing_is_built")
 @pytest.mark.parametrize(("text", "place", "why"), WRONG_VALUES.values(), ids=WRONG_VALUES.keys())
 def test_a_wrong_value_is_named_with_its_place_before_anything_is_built(
-    text: str, place: str, why: str, tmp_path: Path, refused: Callable[..., str]
+    text: str, place: str, why: str, tmp_path: Path
 ) -> None:
     (tmp_path / "r.yaml").write_text(text)
-    message = refused("train", "r.yaml")
+    message = refused(tmp_path, "train", "r.yaml")
     assert message.startswith("error: r.yaml: ")
     assert f" {place}: " in message
     told = message.partition(f" {place}: ")[2]
@@ -495,16 +447,16 @@ NOT_A_RECIPE: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("command", ["train", "inspect"])
 @pytest.mark.parametrize(("content", "why"), NOT_A_RECIPE.values(), ids=NOT_A_RECIPE.keys())
 def test_a_file_that_is_no_recipe_is_refused(
-    content: bytes, why: str, command: str, tmp_path: Path, refused: Callable[..., str]
+    content: bytes, why: str, command: str, tmp_path: Path
 ) -> None:
     (tmp_path / "r.yaml").write_bytes(content)
-    message = refused(command, "r.yaml")
+    message = refused(tmp_path, command, "r.yaml")
     assert message.startswith("error: r.yaml: ")
     assert why in message
 
 
 @pytest.mark.usefixtures("nothing_is_built")
-def test_every_problem_is_reported_at_once(tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(
         recipe_with(
             seed=-1,
@@ -518,7 +470,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path, refused: Callable[...
             extra=1,
         )
     )
-    message = refused("train", "r.yaml")
+    message = refused(tmp_path, "train", "r.yaml")
     places = [
         "seed",
         *("model.name", "model.weights", "data.name", "data.image_size"),
@@ -583,7 +535,6 @@ def test_a_recipe_whose_files_or_layers_are_not_there_leaves_no_run_folder(
     changes: dict[str, Any],
     why: str,
     tmp_path: Path,
-    refused: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def no_network(*_: Any, **__: Any) -> None:
@@ -595,7 +546,7 @@ def test_a_recipe_whose_files_or_layers_are_not_there_leaves_no_run_folder(
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"a": torch.ones(2)}, tmp_path / "other.pt")
     (tmp_path / "r.yaml").write_text(recipe_with(**changes))
-    assert why in refused("train", "r.yaml", "--device", "cpu")
+    assert why in refused(tmp_path, "train", "r.yaml", "--device", "cpu")
 
 
 TRAIN = ["train", "r.yaml", "--run-dir", "new"]
@@ -754,11 +705,11 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
 @pytest.mark.parametrize(("argv", "why"), WRONG_COMMANDS.values(), ids=WRONG_COMMANDS.keys())
 @pytest.mark.usefixtures("run_copy")
 def test_a_wrong_command_says_what_would_be_right(
-    argv: list[str], why: str, tmp_path: Path, refused: Callable[..., str]
+    argv: list[str], why: str, tmp_path: Path
 ) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").write_text("precious")
-    assert why in refused(*argv)
+    assert why in refused(tmp_path, *argv)
 
 
 @pytest.mark.parametrize(
@@ -773,14 +724,14 @@ def test_a_wrong_command_says_what_would_be_right(
 )
 @pytest.mark.usefixtures("run_copy")
 def test_an_impossible_output_or_device_is_refused_before_the_work(
-    argv: list[str], tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_late(*_: Any, **__: Any) -> None:
         raise AssertionError("this should have been refused by now")
 
     monkeypatch.setattr(build, "make_data", too_late)
     (tmp_path / "foreign").mkdir()
-    refused(*argv)
+    refused(tmp_path, *argv)
 
 
 def half(path: Path) -> None:
@@ -971,10 +922,9 @@ def test_a_damaged_file_is_named_and_stays_as_it_is(
     commands: list[list[str]],
     why: str,
     run_copy: Path,
-    refused: Callable[..., str],
 ) -> None:
     damage(run_copy)
     for command in commands:
-        message = refused(*command)
+        message = refused(run_copy.parent, *command)
         assert why in message, command
         assert len(message) < 500
