@@ -14,15 +14,8 @@ import typer
 from qtool import __version__, pipeline
 from qtool.cli import app, main
 from qtool.errors import InputError, QtoolError, TrainingError
+from tests.kit import shell, write_recipe
 
-RECIPE = """
-model: {name: lenet5}
-data: {name: digits, batch_size: 32, image_size: 16, train_samples: 64}
-quantization:
-  weights: {bits: 4}
-  activations: {bits: 4}
-training: {epochs: 1, learning_rate: 0.01}
-"""
 # CONTRACT.md: people write scripts against these. Add freely; take away or rename never.
 OPTIONS = {
     "qtool": ["--version"],
@@ -75,7 +68,7 @@ OPTIONS = {
 }
 # Not pydantic: Typer itself loads it when it reads arguments.
 HEAVY = {"numpy", "onnx", "onnxruntime", "torch", "torchvision", "yaml"}
-Shell = Callable[..., tuple[str, str]]
+Done = Callable[..., tuple[str, str]]
 
 
 def commands() -> dict[str, Any]:
@@ -116,16 +109,11 @@ def test_the_help_of_a_command_ends_in_an_example_that_parses(name: str) -> None
 
 
 @pytest.mark.parametrize("name", OPTIONS, ids=str)
-def test_help_shows_every_option_with_words(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_shows_every_option_with_words(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as ended:
-        main([*name.removeprefix("qtool").split(), "--help"])
-    shown = capsys.readouterr()
-    assert ended.value.code == 0
-    assert shown.err == ""
-    assert [option for option in OPTIONS[name] if option.lower() not in shown.out] == []
+    code, out, err = shell(*name.removeprefix("qtool").split(), "--help")
+    assert (code, err) == (0, "")
+    assert [option for option in OPTIONS[name] if option.lower() not in out] == []
     command = commands()[name]
     assert [item.name for item in command.params if not getattr(item, "help", "")] == []
 
@@ -184,11 +172,8 @@ def test_help_is_quick() -> None:
     assert min(seconds() for _ in range(3)) < 0.6
 
 
-def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--version"])
-    assert ended.value.code == 0
-    assert capsys.readouterr().out == f"qtool {__version__}\n"
+def test_the_version_is_the_package_s() -> None:
+    assert shell("--version")[:2] == (0, f"qtool {__version__}\n")
 
 
 @pytest.mark.parametrize(
@@ -202,20 +187,13 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
     ids=["work failed", "wrong input", "other", "Ctrl-C"],
 )
 def test_errors_become_a_message_and_an_exit_code(
-    raised: BaseException,
-    code: int,
-    last_line: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    raised: BaseException, code: int, last_line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Path) -> None:
         raise raised
 
     monkeypatch.setattr(pipeline, "inspect", fail)
-    with pytest.raises(SystemExit) as ended:
-        main(["inspect", "x"])
-    shown = capsys.readouterr()
-    assert (ended.value.code, shown.out, shown.err) == (code, "", f"{last_line}\n")
+    assert shell("inspect", "x") == (code, "", f"{last_line}\n")
 
 
 def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,23 +208,18 @@ def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("json")
-    (folder / "r.yaml").write_text(RECIPE)
+    write_recipe(folder)
     return folder
 
 
 @pytest.fixture
-def shell(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Shell:
-    """A function that runs a command in the shared folder; returns its output and its errors."""
+def done(place: Path, monkeypatch: pytest.MonkeyPatch) -> Done:
+    """A function that does a command in the shared folder; returns its output and its errors."""
     monkeypatch.chdir(place)
 
     def run(*argv: str) -> tuple[str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(list(argv))
-        out, err = capsys.readouterr()
-        assert ended.value.code == 0, err
+        code, out, err = shell(*argv)
+        assert code == 0, err
         return out, err
 
     return run
@@ -285,28 +258,28 @@ def no_constants(name: str) -> None:
 
 
 @pytest.mark.usefixtures("untimed")
-def test_json_is_one_object_and_the_same_as_the_file_that_was_written(shell: Shell) -> None:
+def test_json_is_one_object_and_the_same_as_the_file_that_was_written(done: Done) -> None:
     for argv, written in STORIES:
-        out, err = shell(*argv, "--json")
+        out, err = done(*argv, "--json")
         result = json.loads(out, parse_constant=no_constants)
         assert isinstance(result, dict)
         assert result == json.loads(Path(written).read_text()), argv
         if "--resume" not in argv:
             assert "{" not in err
     for argv in READERS:
-        out, err = shell(*argv, "--json")
+        out, err = done(*argv, "--json")
         assert isinstance(json.loads(out, parse_constant=no_constants), dict)
         assert err == ""
     # people get the same results as tables
     again = [story[0] for story in (*STORIES[6:10], STORIES[-1])]
     to_straight_through = ["convert", "fixed", "--to", "straight_through", "--output", "st2"]
     for argv in [STORIES[1][0], *again, to_straight_through, *READERS]:
-        out, _ = shell(*argv)
+        out, _ = done(*argv)
         assert out.strip()
         assert not out.startswith("{")
 
 
-def test_arms_go_into_their_own_folders(shell: Shell, place: Path) -> None:
-    shell("compare", "estimators", "r.yaml", *ARMS)
+def test_arms_go_into_their_own_folders(done: Done, place: Path) -> None:
+    done("compare", "estimators", "r.yaml", *ARMS)
     trials = sorted(str(p.parent.relative_to(place)) for p in place.glob("arms/*/*/recipe.yaml"))
     assert trials == ["arms/identity/seed-0", "arms/straight_through/seed-0"]

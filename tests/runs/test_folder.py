@@ -16,21 +16,16 @@ from qtool.files.whole import write_atomically, write_json
 from qtool.recipe.file import load_recipe
 from qtool.runs.begin import open_run
 from qtool.runs.folder import RunFolder, report_beside
+from tests.kit import write_recipe
 
-RECIPE = """
-model: {name: lenet5}
-data: {name: digits, batch_size: 32, image_size: 16, train_samples: 64}
-quantization: {weights: {bits: 4}}
-training: {epochs: 2, learning_rate: 0.01}
-"""
+PLAIN = {"quantization": {"weights": {"bits": 4}}, "training.epochs": 2}
 CONTRACT = {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt", "summary.json"}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "r.yaml").write_text(RECIPE)
-    pipeline.train(folder / "r.yaml", run_dir=folder / "deep" / "run", device="cpu")
+    pipeline.train(write_recipe(folder, PLAIN), run_dir=folder / "deep" / "run", device="cpu")
     return folder / "deep" / "run"
 
 

@@ -6,24 +6,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from qtool import pipeline
-from qtool.cli import main
 from qtool.errors import TrainingError
 from qtool.runs import build
+from tests.kit import shell, write_recipe
 
 # 32 steps make an epoch long enough to be killed in the middle of it.
 LEARNED: dict[str, Any] = {
     "seed": 3,
-    "model": {"name": "lenet5"},
-    "data": {"name": "digits", "batch_size": 8, "image_size": 16, "train_samples": 768},
+    "data.batch_size": 8,
+    "data.train_samples": 768,
     "quantization": {
         "weights": {"bits": 4, "range": "learned"},
         "activations": {"bits": 4, "range": "learned"},
@@ -80,13 +78,11 @@ RESTLESS = LEARNED | {
         ],
     }
 }
-QUICK = LEARNED | {"training": LEARNED["training"] | {"epochs": 2}}
+QUICK = LEARNED | {"training.epochs": 2}
 
 
-def write(folder: Path, recipe: dict[str, Any], **training: Any) -> Path:
-    path = folder / "r.yaml"
-    path.write_text(yaml.safe_dump(recipe | {"training": recipe["training"] | training}))
-    return path
+def write(folder: Path, changes: dict[str, Any], **training: Any) -> Path:
+    return write_recipe(folder, changes | {f"training.{k}": v for k, v in training.items()})
 
 
 def start(recipe: Path, folder: Path) -> "subprocess.Popen[str]":
@@ -154,14 +150,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    "changes",
     [LEARNED, BLENDED, RESTLESS],
     ids=["learned scales", "blend that freezes", "random rounding, dampening, freezing"],
 )
 def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
-    recipe: dict[str, Any], tmp_path: Path
+    changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    path = write(tmp_path, recipe)
+    path = write(tmp_path, changes)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for after_epoch, wait in ((1, 0.02), (3, 0.08)):
         process = start(path, killed)
@@ -169,15 +165,15 @@ def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
         assert (code, out) == (-signal.SIGKILL, ""), err
         assert after_epoch <= len(metrics(killed)) < 4
         assert json.loads((killed / "summary.json").read_text())["status"] == "running"
-    resumed = pipeline.train(path, run_dir=killed, device="cpu", resume=True)
-    straight = pipeline.train(path, run_dir=whole, device="cpu")
+    resumed = pipeline.train(path, run_dir=killed, device="cpu", resume=True).to_json()
+    straight = pipeline.train(path, run_dir=whole, device="cpu").to_json()
     assert differences(checkpoint(whole), checkpoint(killed)) == []
     assert metrics(whole) == metrics(killed)
     alphas = [line["alpha"] for line in metrics(whole) if "alpha" in line]
     assert alphas in ([], [pytest.approx(1 - (1 - 0.25 / 0.4) ** 3), 1, 1, 1])
-    assert bool(alphas) == (recipe is BLENDED)
+    assert bool(alphas) == (changes is BLENDED)
     shares = [line["frozen_share"] for line in metrics(whole) if "frozen_share" in line]
-    assert [max(share.values()) > 0 for share in shares[-1:]] == [True] * (recipe is RESTLESS)
+    assert [max(share.values()) > 0 for share in shares[-1:]] == [True] * (changes is RESTLESS)
     apart = ("run", "seconds")
     assert [resumed.pop(key) != straight.pop(key) for key in apart] == [True, True]
     assert resumed == straight
@@ -198,21 +194,8 @@ def test_ctrl_c_keeps_a_good_checkpoint_and_says_how_to_go_on(tmp_path: Path) ->
     assert json.loads((folder / "summary.json").read_text())["status"] == "running"
 
 
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
-    """A function that runs a command; returns its exit code, output and errors."""
-
-    def run(*argv: str) -> tuple[Any, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(argv))
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
-
-
 def test_resume_on_a_finished_run_prints_its_summary_and_trains_nothing(
-    tmp_path: Path, shell: Callable[..., tuple[Any, str, str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, folder = write(tmp_path, QUICK), tmp_path / "run"
     argv = ["train", str(path), "--run-dir", str(folder), "--resume", "--json"]
@@ -254,9 +237,7 @@ def test_what_a_kill_leaves_half_written_is_no_obstacle(tmp_path: Path) -> None:
     assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
 
 
-def test_resume_needs_the_same_recipe(
-    tmp_path: Path, shell: Callable[..., tuple[Any, str, str]]
-) -> None:
+def test_resume_needs_the_same_recipe(tmp_path: Path) -> None:
     path, folder = write(tmp_path, QUICK, epochs=1), tmp_path / "run"
     argv = ["train", str(path), "--run-dir", str(folder), "--device", "cpu"]
     assert shell(*argv)[0] == 0
@@ -269,9 +250,7 @@ def test_resume_needs_the_same_recipe(
 
 # torch warns of float(loss) in training/loop.py; see Trainer._train_epoch.
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")
-def test_a_run_that_diverges_fails_and_names_the_first_bad_layer(
-    tmp_path: Path, shell: Callable[..., tuple[Any, str, str]]
-) -> None:
+def test_a_run_that_diverges_fails_and_names_the_first_bad_layer(tmp_path: Path) -> None:
     path, folder = write(tmp_path, QUICK, learning_rate=1e30), tmp_path / "run"
     code, out, err = shell("train", str(path), "--run-dir", str(folder), "--device", "cpu")
     assert (code, out) == (1, "")
@@ -287,8 +266,8 @@ def test_a_run_that_diverges_fails_and_names_the_first_bad_layer(
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")
 def test_a_run_whose_last_step_diverges_fails_too(tmp_path: Path) -> None:
-    one_step = QUICK | {"data": QUICK["data"] | {"batch_size": 256}}
-    path = write(tmp_path, one_step, epochs=1, learning_rate=1e30)
+    one_step = {"data.batch_size": 256}
+    path = write(tmp_path, QUICK | one_step, epochs=1, learning_rate=1e30)
     with pytest.raises(TrainingError, match="the loss became nan"):
         pipeline.train(path, run_dir=tmp_path / "run", device="cpu")
     text = (tmp_path / "run" / "summary.json").read_text()

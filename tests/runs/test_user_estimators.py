@@ -2,18 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from qtool import pipeline
-from qtool.cli import main
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.settings import user_estimators
+from tests.kit import shell, write_recipe
 
 MY = """
 def soft_step(grad, u, low, high, *, strength=1.0):
@@ -25,11 +24,8 @@ def small(grad, u, low, high):
         raise ValueError("a hundred values are enough")
     return grad
 """
-RECIPE: dict[str, Any] = {
-    "seed": 0,
-    "model": {"name": "lenet5"},
-    "data": {"name": "digits", "batch_size": 32, "image_size": 16, "train_samples": 128},
-    "quantization": {"weights": {"bits": 4}, "activations": {"bits": 4}},
+TWO_EPOCHS = {
+    "data.train_samples": 128,
     "training": {"epochs": 2, "learning_rate": 0.02, "optimizer": "sgd"},
 }
 Run = Callable[..., tuple[Any, str, str]]
@@ -49,30 +45,25 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 @pytest.fixture
-def qtool(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
+def qtool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Return a function that runs a command in `tmp_path`: its exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
 
     def run(*argv: str) -> tuple[Any, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(list(argv))
-        out, err = capsys.readouterr()
+        code, out, err = shell(*argv)
         assert "Traceback" not in err
-        return ended.value.code, out, err
+        return code, out, err
 
     return run
 
 
-def write(folder: Path, estimator: Any, text: str = MY, **changes: Any) -> Path:
+def write(
+    folder: Path, estimator: Any, text: str = MY, changes: Mapping[str, Any] | None = None
+) -> Path:
     """Write `my.py` and a recipe whose weights are trained with an estimator."""
-    section = {"weights": {"bits": 4, "estimator": estimator}, "activations": {"bits": 4}}
     (folder / "my.py").write_bytes(text.encode())
-    path = folder / "r.yaml"
-    path.write_text(yaml.safe_dump(RECIPE | {"quantization": section} | changes))
-    return path
+    chosen = {"quantization.weights.estimator": estimator}
+    return write_recipe(folder, TWO_EPOCHS | chosen | (changes or {}))
 
 
 def train(recipe: Path, folder: Path, **more: Any) -> dict[str, Any]:
@@ -99,10 +90,10 @@ def test_a_copy_of_a_built_in_estimator_gives_the_very_same_run(tmp_path: Path) 
 def test_a_parameter_may_be_scheduled(tmp_path: Path) -> None:
     falls = {"name": "step", "start": 1.0, "stop": 0.0, "at": [0.5]}
     estimator = {"name": "my.py:soft_step", "strength": falls}
-    plain = {"optimizer": {"name": "sgd", "momentum": 0.0, "weight_decay": 0.0}}
+    plain = {"name": "sgd", "momentum": 0.0, "weight_decay": 0.0}
     for epochs, chosen in ((1, "my.py:soft_step"), (2, estimator)):
-        training = RECIPE["training"] | plain | {"epochs": epochs}
-        train(write(tmp_path, chosen, training=training), tmp_path / f"{epochs}")
+        changes = {"training.optimizer": plain, "training.epochs": epochs}
+        train(write(tmp_path, chosen, changes=changes), tmp_path / f"{epochs}")
     found, expected = (tensors(tmp_path / name) for name in ("2", "1"))
     assert torch.equal(found["conv2.weight"], expected["conv2.weight"])
     assert not torch.equal(found["conv2.bias"], expected["conv2.bias"])
@@ -266,9 +257,7 @@ def test_a_mistake_is_one_message_and_leaves_nothing_behind(
 
 def test_a_mistake_in_an_override_is_named_with_its_place(tmp_path: Path, qtool: Run) -> None:
     overrides = [{"match": "conv1", "activations": {"estimator": "my.py:nothing"}}]
-    write(
-        tmp_path, "my.py:soft_step", quantization=RECIPE["quantization"] | {"overrides": overrides}
-    )
+    write(tmp_path, "straight_through", changes={"quantization.overrides": overrides})
     code, _, err = qtool("train", "r.yaml")
     assert code == 2
     assert "quantization.overrides.0.activations.estimator: my.py: has no function nothing" in err
@@ -285,7 +274,7 @@ def test_a_mistake_that_only_training_meets_is_shown_as_the_users(
 
 
 def test_own_and_built_in_estimators_are_compared(tmp_path: Path, qtool: Run) -> None:
-    write(tmp_path, "straight_through", training=RECIPE["training"] | {"epochs": 1})
+    write(tmp_path, "straight_through", changes={"training.epochs": 1})
     names = "my.py:soft_step,straight_through,identity"
     argv = ["compare", "estimators", "r.yaml", "--estimators", names, "--on", "weights"]
     argv += ["--seeds", "2", "--output", "out", "--device", "cpu", "--json"]
