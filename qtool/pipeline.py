@@ -1,8 +1,7 @@
 """The stories qtool can tell: train, convert, export, compare, inspect. Start reading here.
 
 recipe -> loaders, float model -> prepare -> train -> checkpoint
--> convert -> integer model -> export -> ONNX, proven in the runtime
--> compare: many runs, one verdict
+-> convert -> integer model -> export -> ONNX, proven in the runtime; compare: runs -> a verdict
 """
 
 from pathlib import Path
@@ -28,7 +27,8 @@ from qtool.reports.results import Conversion, Export, StraightThrough, Summary
 from qtool.runs.build import load_checked
 from qtool.runs.folder import CONVERT, RunFolder, places_of_export, report_beside
 from qtool.runs.machine import pick_device
-from qtool.runs.run import Integer, Run, quantized_from, up_to_date_integer
+from qtool.runs.run import Run
+from qtool.runs.sources import Integer, quantized_from, up_to_date_integer
 from qtool.runs.train import train_run
 from qtool.straight_through.run import convert_run
 

@@ -17,7 +17,8 @@ from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.reports.inspections import InspectedLayer, Inspection, PlanRow
 from qtool.runs import build
-from qtool.runs.run import NOT_OF_THIS_RUN, Integer, Run
+from qtool.runs.run import NOT_OF_THIS_RUN, Run
+from qtool.runs.sources import Integer
 
 
 def inspect_source(source: Path) -> Inspection:

@@ -1,6 +1,7 @@
 """A run: begun, bound to its folder, written, resumed, loaded again.
 
 folder: its files. begin: a free folder, or this very run. train: from the start, or from where it
-stopped. run: what the files hold, each part built once. build: what a recipe names. machine: what
-it runs on. checkpoint: everything needed to go on. changes: what its weights' codes did.
+stopped. run: what the files hold, each part built once. sources: what conversion and export start
+from. build: what a recipe names. machine: what it runs on. checkpoint: everything needed to go on.
+changes: what its weights' codes did.
 """

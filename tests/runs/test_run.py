@@ -10,7 +10,8 @@ from qtool.errors import InputError
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.runs import build, checkpoint
 from qtool.runs.folder import RunFolder
-from qtool.runs.run import Integer, Quantized, Run, quantized_from, up_to_date_integer
+from qtool.runs.run import Run
+from qtool.runs.sources import Integer, Quantized, quantized_from, up_to_date_integer
 from tests.kit import write_recipe
 
 CPU = torch.device("cpu")

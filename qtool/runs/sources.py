@@ -1,0 +1,185 @@
+"""What conversion and export start from: a run, a recipe, or the file of an integer model."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from qtool.console import say
+from qtool.conversion.report import conversion_report
+from qtool.data.loaders import Loaders
+from qtool.errors import InputError
+from qtool.evaluation import evaluate
+from qtool.export.measure import Evidence
+from qtool.files.reading import intact
+from qtool.files.whole import refuse_unless_writable
+from qtool.integer.file import load_integer, read_about, save_integer
+from qtool.models.architecture import Architecture
+from qtool.models.vision import rebuild_model
+from qtool.quantizers.control import set_progress
+from qtool.quantizers.plan import plan
+from qtool.recipe.recipe import Recipe
+from qtool.reports.results import Conversion
+from qtool.reports.tables import show_plan
+from qtool.runs import build
+from qtool.runs.begin import folder_for_untrained, keep_recipe
+from qtool.runs.folder import RunFolder
+from qtool.runs.run import Run
+from qtool.settings.section import check
+
+CPU = torch.device("cpu")
+PROOF_BATCHES = 2  # a proof needs real images, not all of them
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A fake-quantized network, trained or calibrated, that is about to be converted.
+
+    Attributes:
+        path: where the integer model goes.
+        float_accuracy: of the float network, where nothing was trained and labels are classes.
+        folder: that is to keep the recipe, too.
+    """
+
+    recipe: Recipe
+    model: nn.Module
+    data: Loaders
+    architecture: Architecture
+    path: Path
+    float_accuracy: float | None = None
+    folder: RunFolder | None = None
+
+    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return the validation set anew: images [B, C, H, W] and labels [B]."""
+        return self.data.validation.batches(0)
+
+    def proof_images(self) -> list[Tensor]:
+        """Return the first batches of validation images [B, C, H, W]."""
+        return [images for images, _ in islice(self.validation(), PROOF_BATCHES)]
+
+    def report(self, integer: nn.Module) -> Conversion:
+        """Judge the integer model beside the one that it was made of."""
+        return conversion_report(
+            self.model,
+            integer,
+            self.validation,
+            build.make_loss(self.recipe),
+            path=self.path,
+            float_accuracy=self.float_accuracy,
+        )
+
+    def keep(self, integer: nn.Module) -> None:
+        """Write the integer model and, where there is no run yet, its recipe beside it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.folder is not None:
+            keep_recipe(self.recipe, self.folder, "the recipe of this conversion")
+        save_integer(integer, self.path, about(self.recipe, self.architecture))
+
+
+def quantized_from(source: Path, output: Path | None, device: torch.device) -> Quantized:
+    """Return what a run has trained, or a recipe's given weights, calibrated and not trained.
+
+    Args:
+        source: run folder or recipe.
+        output: where the integer model goes; None puts it into the run's folder.
+        device: to compute on.
+
+    Raises:
+        InputError: If there is no such source, or nothing can be written there.
+    """
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder; give a run folder or a recipe")
+    if output is not None:
+        refuse_unless_writable(output, "--output names a .safetensors file")
+    if source.is_dir():
+        run = Run.open(source, device)
+        architecture, data = run.checkpoint.architecture, run.data  # in the order of messages
+        return Quantized(run.recipe, run.model, data, architecture, output or run.folder.integer)
+    recipe = build.load_checked(source)
+    folder = None if output is not None else folder_for_untrained(recipe, source)
+    path = output or RunFolder(Path("runs") / source.stem).integer
+    made = _calibrated(recipe, device, path, folder)
+    show_plan(plan(made.model))
+    return made
+
+
+def _calibrated(
+    recipe: Recipe, device: torch.device, path: Path, folder: RunFolder | None
+) -> Quantized:
+    """Return a recipe's network with its given weights, quantized without training."""
+    data = build.make_data(recipe, device)
+    if recipe.model.weights == "none":
+        say("note: model.weights is none, so random weights are quantized")
+    built = build.make_network(recipe, data)
+    network = built.model.eval().to(device)
+    score = evaluate(network, data.validation.batches(0), build.make_loss(recipe))
+    model = build.prepare_network(recipe, network, data.first_images)
+    build.calibrate_on(model, recipe, data)
+    set_progress(model, 1.0)
+    return Quantized(recipe, model, data, built.architecture, path, score.accuracy, folder)
+
+
+@dataclass(frozen=True)
+class Integer:
+    """An integer model from a file, on the CPU, and what it was made of."""
+
+    recipe: Recipe
+    model: nn.Module
+    architecture: Architecture
+
+    @classmethod
+    def open(cls, path: Path) -> "Integer":
+        """Return what a file holds.
+
+        Raises:
+            InputError: If the file is missing, damaged, or not an integer model.
+        """
+        said, _ = read_about(path)
+        with intact(path, "its metadata is damaged"):
+            recipe = check(Recipe, said["recipe"], f"{path}, its recipe")
+            network = rebuild_model(recipe.model.name, said["architecture"])
+            return cls(recipe, load_integer(path, network), said["architecture"])
+
+    @cached_property
+    def data(self) -> Loaders:
+        """The recipe's batches, on the CPU."""
+        return build.make_data(self.recipe, CPU)
+
+    def evidence(self) -> Evidence:
+        """Return what a file that is made of the model is held against."""
+        float_model = rebuild_model(self.recipe.model.name, self.architecture)
+        batches = partial(self.data.validation.batches, 0)
+        return Evidence(self.model, float_model, batches, self.data.first_images[:1])
+
+    def about(self) -> dict[str, object]:
+        """Return what builds the same network again."""
+        return about(self.recipe, self.architecture)
+
+
+def up_to_date_integer(source: Path, convert: Callable[[Path], object]) -> Path:
+    """Return the file of an integer model, or a run's, converted first where it is missing or old.
+
+    Args:
+        source: run folder or integer model.
+        convert: makes the integer model of a run.
+
+    Raises:
+        InputError: If it is a folder without a run.
+    """
+    if not source.is_dir():
+        return source
+    folder = RunFolder(source)
+    folder.refuse_unless_run()
+    if not folder.integer_is_fresh():
+        say(f"converting {source} first")
+        convert(source)
+    return folder.integer
+
+
+def about(recipe: Recipe, architecture: Architecture) -> dict[str, object]:
+    """Return what an integer model's file, and an ONNX file, say of where they come from."""
+    return {"recipe": recipe.as_dict(), "architecture": architecture}
