@@ -13,10 +13,8 @@ from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.numerics.sign_family import SIGN_FAMILY
-from qtool.recipe import Recipe
-from qtool.recipe.file import write_recipe
 from qtool.runs.folder import INTEGER
-from qtool.settings.section import check
+from tests.kit import write_recipe
 
 OF_INPUTS = {"ranges": {"ema_min_max", "half_normal", "pact"}, "roundings": {"ceil"}}
 OF_WEIGHTS = {"ranges": {"he_uniform"}, "roundings": set[str]()}
@@ -30,24 +28,20 @@ def cases(kind: str, names: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def recipe(folder: Path, side: str, settings: dict[str, Any]) -> Path:
+def write(folder: Path, side: str, settings: dict[str, Any]) -> Path:
     """Write a recipe that differs from the plain one in `settings` of one side."""
     sides: dict[str, Any] = {"weights": {"bits": 2}, "activations": {"bits": 4}}
     sides[side] |= settings
-    data = {
-        "model": {"name": "lenet5"},
+    plain = {
         "data": {"name": "digits", "image_size": 28, "train_samples": 256, "batch_size": 64},
-        "quantization": sides,
         "training": {"epochs": 2, "optimizer": "adamw", "learning_rate": 1e-3},
     }
-    path = folder / "choice.yaml"
-    write_recipe(check(Recipe, data, "choice"), path, "one choice")
-    return path
+    return write_recipe(folder, plain | {"quantization": sides})
 
 
 def train_and_convert(folder: Path, side: str, settings: dict[str, Any]) -> Path:
     run = folder / "run"
-    trained = pipeline.train(recipe(folder, side, settings), run_dir=run, device="cpu")
+    trained = pipeline.train(write(folder, side, settings), run_dir=run, device="cpu")
     converted = pipeline.convert(run, device="cpu")
     assert trained.status == "finished"
     before, after = (

@@ -5,23 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from qtool.comparison.estimators import estimator_trials
 from qtool.comparison.question import ComparisonRequest, Side
 from qtool.errors import InputError
+from tests.kit import write_recipe
 
 SHARP = {"name": "hyperbolic_tangent", "sharpness": 1.2}
-RECIPE: dict[str, Any] = {
-    "model": {"name": "lenet5"},
-    "data": {"name": "digits", "image_size": 16},
-    "training": {"epochs": 1, "learning_rate": 0.1},
-}
 
 
 def arms(folder: Path, names: list[str], side: Side = "weights", **sides: Any) -> dict[str, Any]:
-    path = folder / "r.yaml"
-    path.write_text(yaml.safe_dump(RECIPE | {"quantization": sides}))
+    path = write_recipe(folder, {"quantization": sides})
     request = ComparisonRequest(path, 1, folder, None, torch.device("cpu"))
     trials, on = estimator_trials(request, names, side)
     assert on == side

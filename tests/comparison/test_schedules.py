@@ -6,35 +6,26 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from qtool import pipeline
 from qtool.comparison.question import ComparisonRequest
 from qtool.comparison.schedules import Scheduled, Window, schedule_trials
 from qtool.comparison.trials import Trial
 from qtool.errors import InputError
+from tests.kit import write_recipe
 
-RECIPE: dict[str, Any] = {
+WEIGHTS = {"bits": 4, "range": "ppq", "blend": {"name": "cubic", "window": [0.1, 0.7]}}
+BLENDED = {
     "seed": 5,
-    "model": {"name": "lenet5"},
-    "data": {"name": "digits", "batch_size": 32, "image_size": 16, "train_samples": 64},
-    "quantization": {
-        "weights": {"bits": 4, "range": "ppq", "blend": {"name": "cubic", "window": [0.1, 0.7]}},
-        "activations": {"bits": 4},
-    },
-    "training": {
-        "epochs": 2,
-        "learning_rate": {"name": "cosine", "start": 0.1, "stop": 0.01, "warmup": 0.1},
-    },
+    "quantization.weights": WEIGHTS,
+    "training.epochs": 2,
+    "training.learning_rate": {"name": "cosine", "start": 0.1, "stop": 0.01, "warmup": 0.1},
 }
-WEIGHTS = RECIPE["quantization"]["weights"]
 
 
 def write(folder: Path, **quantization: Any) -> Path:
-    path = folder / "r.yaml"
-    changed = RECIPE["quantization"] | quantization
-    path.write_text(yaml.safe_dump(RECIPE | {"quantization": changed}))
-    return path
+    changed = {f"quantization.{key}": value for key, value in quantization.items()}
+    return write_recipe(folder, BLENDED | changed)
 
 
 def trials(

@@ -17,31 +17,7 @@ from qtool.integer.layers import EXACT_FLOAT32, integer_layers
 from qtool.numerics.grid import IntegerGrid
 from qtool.quantizers.control import set_progress
 from qtool.quantizers.layers import quant_layers
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8)
-        self.fc = nn.Linear(8, 5)
-
-    def forward(self, x):
-        x = self.bn1(self.conv1(x)).relu_()
-        x = self.bn2(self.conv2(x)).relu()
-        return self.fc(x.mean((2, 3)))
-
-
-def float_net(seed=0):
-    torch.manual_seed(seed)
-    net = Net()
-    for norm in (net.bn1, net.bn2):
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.5, 2)
-    return net.eval()
-
+from tests.kit import float_net
 
 IMAGES = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 WIDTHS = [(1, "narrow"), (2, "narrow"), (3, "full"), (3, "mid_rise"), (4, "narrow"), (8, "narrow")]

@@ -12,11 +12,11 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from qtool.cli import main
 from qtool.inspection.estimators import describe, pictures
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.straight_through_map import straight_through_map
 from qtool.reports.figures import thinned, ticks
+from tests.kit import refused, shell
 
 KEPT = Path(__file__).parents[2] / ".github" / "estimators"
 OWN = [name for name in ESTIMATORS.names() if ":" not in name]
@@ -40,17 +40,15 @@ def drawn() -> dict[str, str]:
 
 
 @pytest.fixture
-def gallery(tmp_path, monkeypatch, capsys):
+def gallery(tmp_path, monkeypatch):
     """A function that runs `qtool inspect estimators` in an empty folder; returns its output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
 
     def run(*argv: str) -> str:
-        with pytest.raises(SystemExit) as ended:
-            main(["inspect", "estimators", *argv])
-        shown = capsys.readouterr()
-        assert (ended.value.code, shown.err) == (0, "")
-        return shown.out
+        code, out, err = shell("inspect", "estimators", *argv)
+        assert (code, err) == (0, "")
+        return out
 
     return run
 
@@ -97,17 +95,17 @@ def test_the_table_has_every_estimator_once(gallery):
 
     assert re.findall(r"^│ (\w+) ", shown, flags=re.MULTILINE) == OWN
     for name in OWN:
-        assert describe(name)["formula"] in shown
+        assert describe(name).formula in shown
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_every_estimator_says_its_formula_and_its_reference(name):
     entry = describe(name)
 
-    assert entry["formula"].startswith("g_u = g")
-    assert entry["formula"] == entry["formula_lines"][0]
-    assert entry["reference"].endswith(".")
-    assert entry["summary"].endswith(".")
+    assert entry.formula.startswith("g_u = g")
+    assert entry.formula == entry.formula_lines[0]
+    assert entry.reference.endswith(".")
+    assert entry.summary.endswith(".")
 
 
 def test_json_says_it_all_and_holds_no_nan(gallery):
@@ -129,16 +127,16 @@ def test_json_says_it_all_and_holds_no_nan(gallery):
 def test_the_class_is_that_of_the_map(name):
     entry, found = describe(name), straight_through_map(name)
 
-    assert (entry["in_class"], entry["reason"]) == (found.in_class, found.reason)
-    assert entry["alpha"] == (None if math.isnan(found.alpha) else found.alpha)
-    assert (entry["lower"], entry["upper"]) == (found.lower, found.upper)
+    assert (entry.in_class, entry.reason) == (found.in_class, found.reason)
+    assert entry.alpha == (None if math.isnan(found.alpha) else found.alpha)
+    assert (entry.lower, entry.upper) == (found.lower, found.upper)
 
 
 def test_bounds_are_judged_apart():
-    assert describe("straight_through")["in_class"]
-    assert not describe("straight_through")["in_class_with_bounds"]
-    assert "outside the grid" in describe("straight_through")["reason_with_bounds"]
-    assert describe("magnitude_aware")["in_class_with_bounds"]
+    assert describe("straight_through").in_class
+    assert not describe("straight_through").in_class_with_bounds
+    assert "outside the grid" in describe("straight_through").reason_with_bounds
+    assert describe("magnitude_aware").in_class_with_bounds
 
 
 def test_the_page_is_whole_and_fetches_nothing(gallery):
@@ -155,7 +153,7 @@ def test_the_page_is_whole_and_fetches_nothing(gallery):
     assert "@import" not in text
     assert "url(" not in text
     for name in OWN:
-        formula = "\n".join(describe(name)["formula_lines"])
+        formula = "\n".join(describe(name).formula_lines)
         assert formula in page.words[page.words.index(name) :]
 
 
@@ -236,13 +234,6 @@ def test_the_pictures_in_the_repository_are_current(drawn):
         assert all(abs(old - new) < 0.2 for old, new in zip(*numbers, strict=True)), again
 
 
-def tree(folder: Path) -> dict[str, bytes | None]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -257,33 +248,18 @@ def tree(folder: Path) -> dict[str, bytes | None]:
         (["estimatos", "--output", "gallery.html"], "goes with qtool inspect estimators only"),
     ],
 )
-def test_a_wrong_output_is_refused_and_leaves_nothing_behind(
-    argv, message, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
+def test_a_wrong_output_is_refused_and_leaves_nothing_behind(argv, message, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "file").write_text("mine")
-    before = tree(tmp_path)
 
-    with pytest.raises(SystemExit) as ended:
-        main(["inspect", *argv])
-
-    shown = capsys.readouterr()
-    assert (ended.value.code, shown.out) == (2, "")
-    assert message in shown.err
-    assert tree(tmp_path) == before
+    assert message in refused(tmp_path, "inspect", *argv)
 
 
-def test_a_file_of_that_name_is_inspected_itself(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_a_file_of_that_name_is_inspected_itself(tmp_path):
     (tmp_path / "estimators").write_text("seed: [")
 
-    with pytest.raises(SystemExit) as ended:
-        main(["inspect", "estimators"])
-
-    assert ended.value.code == 2
-    assert "estimators" in capsys.readouterr().err
+    assert "estimators" in refused(tmp_path, "inspect", "estimators")
 
 
 def soft(grad, u, low, high):

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 
 import qtool
@@ -20,6 +19,7 @@ from qtool.quantizers.layers import QuantConv2d, QuantLinear, quant_layers, take
 from qtool.quantizers.oscillation import SAMPLE, OscillationTracker, observe
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.settings.tensors import WeightQuantization
+from tests.kit import write_recipe
 
 NARROW = IntegerGrid(4, "narrow")
 ONE = torch.tensor(1.0)
@@ -364,22 +364,20 @@ def test_measures_are_named_by_layer() -> None:
 
 
 def test_a_training_reports_flips_of_every_layer(tmp_path: Path) -> None:
-    recipe = {
-        "model": {"name": "lenet5"},
-        "data": {"name": "digits", "batch_size": 32, "image_size": 16, "train_samples": 256},
-        "quantization": {
-            "weights": {
+    path = write_recipe(
+        tmp_path,
+        {
+            "data.train_samples": 256,
+            "quantization.weights": {
                 "bits": 2,
                 "dampening": {"name": "linear", "start": 0.0, "stop": 0.01},
                 "freezing": {"threshold": 0.005, "momentum": 0.05},
             },
-            "activations": {"bits": 4},
-            "overrides": [{"match": "fc3", "weights": None}],
+            "quantization.overrides": [{"match": "fc3", "weights": None}],
+            "training": {"epochs": 3, "optimizer": "sgd", "learning_rate": 0.2},
         },
-        "training": {"epochs": 3, "optimizer": "sgd", "learning_rate": 0.2},
-    }
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
-    pipeline.train(tmp_path / "r.yaml", run_dir=tmp_path / "run", device="cpu")
+    )
+    pipeline.train(path, run_dir=tmp_path / "run", device="cpu")
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     shares = []
     for line in map(json.loads, text.splitlines()):

@@ -11,6 +11,7 @@ from qtool.problems import did_you_mean
 from qtool.recipe import Recipe
 from qtool.recipe.file import load_recipe, override, parse_yaml, write_recipe
 from qtool.settings.section import check
+from tests import kit
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 SMALLEST: dict[str, Any] = {
@@ -210,15 +211,13 @@ def test_set_changes_one_of_two_places_that_share_an_alias() -> None:
 
 
 def test_a_choice_written_as_a_name_takes_parameters_from_set(tmp_path: Path) -> None:
-    path = tmp_path / "r.yaml"
-    path.write_text(yaml.safe_dump({**SMALLEST, "quantization": {"weights": {"bits": 4}}}))
     changes = [
         "training.optimizer=sgd",
         "training.optimizer.momentum=0.25",
         "quantization.weights.range=mse",
         "quantization.weights.range.candidates=5",
     ]
-    recipe = load_recipe(path, changes)
+    recipe = load_recipe(kit.write_recipe(tmp_path), changes)
     assert recipe.training.optimizer.params == {"momentum": 0.25}
     assert recipe.quantization.weights is not None
     assert recipe.quantization.weights.range.model_dump() == {"name": "mse", "candidates": 5}

@@ -10,21 +10,20 @@ from qtool.recipe import Recipe
 from qtool.runs import build, machine
 from qtool.settings.section import check
 from qtool.training.captured import CapturedStep
+from tests import kit
 
 IMAGES = SimpleNamespace(classes=10, channels=1, image_size=28)
 
 
 def recipe(**model):
-    data = {
-        "model": {"name": "lenet5", **model},
+    changes = {
         "data": {"name": "digits", "image_size": 28},
-        "quantization": {
-            "weights": {"bits": 4},
-            "overrides": [{"match": "fc3", "weights": None}],
-        },
-        "training": {"epochs": 1, "learning_rate": 0.1},
+        "quantization.activations": kit.ABSENT,
+        "quantization.overrides": [{"match": "fc3", "weights": None}],
+        "training.learning_rate": 0.1,
     }
-    return check(Recipe, data, "recipe")
+    chosen = {f"model.{key}": value for key, value in model.items()}
+    return check(Recipe, kit.recipe(changes | chosen), "recipe")
 
 
 def test_he_uniform_draws_quantized_layers_only_from_its_interval():

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 
 import qtool
@@ -15,6 +14,7 @@ from qtool import pipeline
 from qtool.recipe.file import load_recipe
 from qtool.runs import build
 from qtool.training.batch_norm import reestimate_batch_norm
+from tests.kit import write_recipe
 
 QUANTIZATION = {
     "weights": {"bits": 4},
@@ -115,15 +115,13 @@ def test_a_batch_that_fails_leaves_momentum_and_mode_as_they_should_be() -> None
 
 
 def recipe(folder: Path, **training: Any) -> Path:
-    data = {
-        "model": {"name": "resnet20"},
-        "data": {"name": "digits", "batch_size": 32, "image_size": 8, "train_samples": 128},
-        "quantization": {"weights": {"bits": 4}, "activations": {"bits": 4}},
+    changes = {
+        "model.name": "resnet20",
+        "data.image_size": 8,
+        "data.train_samples": 128,
         "training": {"epochs": 1, "optimizer": "sgd", "learning_rate": 0.05} | training,
     }
-    path = folder / "r.yaml"
-    path.write_text(yaml.safe_dump(data))
-    return path
+    return write_recipe(folder, changes)
 
 
 def test_a_recipe_may_ask_for_it(tmp_path: Path) -> None:

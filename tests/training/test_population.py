@@ -22,6 +22,7 @@ from qtool.settings.section import check
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES
 from qtool.training.population import Population
+from tests.kit import recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "papers" / "yin2019_two_layer.yaml"
 SMALL = ["data.samples=200", "training.epochs=2", "training.checkpoint_every=1"]
@@ -29,8 +30,8 @@ CPU = torch.device("cpu")
 
 
 def trainer(*assignments: str) -> Trainer:
-    recipe = load_recipe(RECIPE, [*SMALL, *assignments])
-    return start_or_resume(Run(RunFolder(Path("/nowhere")), recipe, CPU))[0]
+    small = load_recipe(RECIPE, [*SMALL, *assignments])
+    return start_or_resume(Run(RunFolder(Path("/nowhere")), small, CPU))[0]
 
 
 def student(run: Trainer) -> tuple[Tensor, Tensor]:
@@ -127,8 +128,7 @@ def test_relu_settles_beside_the_spurious_minimum_and_the_identity_leaves_it() -
 
 
 def test_where_there_are_no_classes_there_is_no_accuracy(tmp_path: Path) -> None:
-    recipe = load_recipe(RECIPE, SMALL)
-    write_recipe(recipe, tmp_path / "small.yaml", "small")
+    write_recipe(load_recipe(RECIPE, SMALL), tmp_path / "small.yaml", "small")
     run = tmp_path / "run"
     summary = pipeline.train(tmp_path / "small.yaml", run_dir=run, device="cpu")
     assert summary.validation_accuracy is None
@@ -143,10 +143,10 @@ def test_where_there_are_no_classes_there_is_no_accuracy(tmp_path: Path) -> None
 
 def test_a_resumed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     write_recipe(load_recipe(RECIPE, SMALL), tmp_path / "two.yaml", "two epochs")
-    recipe = load_recipe(tmp_path / "two.yaml")
+    two = load_recipe(tmp_path / "two.yaml")
     whole = pipeline.train(tmp_path / "two.yaml", run_dir=tmp_path / "whole", device="cpu")
     cut = RunFolder(tmp_path / "cut")
-    first, architecture = start_or_resume(Run(cut, recipe, CPU))
+    first, architecture = start_or_resume(Run(cut, two, CPU))
 
     def stop(line: EpochLine) -> None:
         state = checkpoint.take(first.model, first.optimizer, first.history, architecture)
@@ -155,7 +155,7 @@ def test_a_resumed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         first.fit(stop)
-    again, _ = start_or_resume(Run(cut, recipe, CPU))
+    again, _ = start_or_resume(Run(cut, two, CPU))
     again.fit(lambda line: None)
     last = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1]
     assert again.history[-1].population_loss == json.loads(last)["population_loss"]
@@ -201,10 +201,5 @@ def test_a_score_on_numbers_has_no_accuracy() -> None:
 
 
 def test_the_recipe_of_a_picture_set_refuses_population() -> None:
-    data = {
-        "model": {"name": "lenet5"},
-        "data": {"name": "digits", "image_size": 28},
-        "training": {"epochs": 1, "learning_rate": 0.1, "gradient": "population"},
-    }
     with pytest.raises(RecipeError, match=r"training\.gradient: population takes model\.name: two"):
-        check(Recipe, data, "here")
+        check(Recipe, recipe({"training.gradient": "population"}), "here")

@@ -8,12 +8,10 @@ from statistics import median
 
 import pytest
 import torch
-import yaml
 from torch import nn
 
 import qtool
 from qtool import pipeline
-from qtool.cli import main
 from qtool.numerics.schedules import SCHEDULES
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
@@ -24,16 +22,16 @@ from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
 from qtool.training.profile import PHASES, WARM_UP, StepProfile, peak_memory
+from tests.kit import shell, write_recipe
 
 W4A4 = {"weights": {"bits": 4}, "activations": {"bits": 4}}
 QUANTIZERS = ("weight_quantizers", "activation_quantizers")
 CPU = torch.device("cpu")
-RECIPE = {
-    "seed": 0,
-    "model": {"name": "lenet5"},
-    "data": {"name": "digits", "batch_size": 16, "image_size": 16, "train_samples": 96},
-    "quantization": W4A4 | {"overrides": [{"match": "conv1", "activations": None}]},
-    "training": {"epochs": 2, "learning_rate": 0.01},
+GOES_ON = {
+    "data.batch_size": 16,
+    "data.train_samples": 96,
+    "quantization.overrides": [{"match": "conv1", "activations": None}],
+    "training.epochs": 2,
 }
 
 
@@ -236,9 +234,8 @@ def test_memory_is_counted_in_bytes_where_the_system_tells(monkeypatch):
     assert peak_memory(CPU) is None
 
 
-def test_a_run_that_goes_on_measures_what_is_left(tmp_path, monkeypatch, capsys):
-    path, run = tmp_path / "r.yaml", tmp_path / "run"
-    path.write_text(yaml.safe_dump(RECIPE))
+def test_a_run_that_goes_on_measures_what_is_left(tmp_path, monkeypatch):
+    path, run = write_recipe(tmp_path, GOES_ON), tmp_path / "run"
 
     def stop(line, epochs):
         raise KeyboardInterrupt
@@ -247,21 +244,16 @@ def test_a_run_that_goes_on_measures_what_is_left(tmp_path, monkeypatch, capsys)
         patch.setattr(train, "say_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
             pipeline.train(path, run_dir=run, device="cpu", profile=True)
-    capsys.readouterr()
     arguments = ["train", str(path), "--run-dir", str(run), "--resume", "--profile"]
-    with pytest.raises(SystemExit):
-        main([*arguments, "--json"])
-    summary = json.loads(capsys.readouterr().out)
+    summary = json.loads(shell(*arguments, "--json")[1])
 
     assert summary["profile"]["steps"] == 96 // 16 - WARM_UP
     assert json.loads((run / "summary.json").read_text()) == summary
-    with pytest.raises(SystemExit):
-        main(arguments)
-    shown = capsys.readouterr()
-    assert "finished already, so nothing is measured" in shown.err
-    assert "a training step, median of 3" in shown.out
+    _, out, err = shell(*arguments)
+    assert "finished already, so nothing is measured" in err
+    assert "a training step, median of 3" in out
     for phase in PHASES:
-        assert phase.replace("_", " ") in shown.out
+        assert phase.replace("_", " ") in out
 
 
 def test_memory_that_is_not_known_is_not_shown(capsys):
