@@ -1,7 +1,8 @@
-"""What many tests start from: one small recipe, one small network, and one way to be refused."""
+"""What many tests share: a small recipe and network, ways to run them, and one to be refused."""
 
 import io
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from pathlib import Path
@@ -13,6 +14,10 @@ import yaml
 from torch import Tensor, nn
 
 from qtool.cli import main
+from qtool.runs import build
+from qtool.runs.folder import RunFolder
+from qtool.runs.run import Run
+from qtool.runs.train import start_or_resume
 
 # Two batches of digits, quantized on both sides: an epoch takes a tenth of a second.
 RECIPE: dict[str, Any] = {
@@ -78,6 +83,44 @@ def float_net(seed: int = 0) -> Net:
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)
     return net.eval()
+
+
+class EnoughError(Exception):
+    """Ends a training whose first losses are all that was asked for."""
+
+
+def first_losses(path: Path, changes: Sequence[str], steps: int, folder: Path) -> list[float]:
+    """Return the losses of a recipe's first training steps on the CPU, with `--set` changes."""
+    found: list[float] = []
+    run = Run(RunFolder(folder), build.load_checked(path, list(changes)), torch.device("cpu"))
+    trainer = start_or_resume(run)[0]
+    loss = trainer.loss
+
+    def seen(logits: Tensor, labels: Tensor) -> Tensor:
+        value = loss(logits, labels)
+        found.append(float(value.detach()))
+        if len(found) == steps:
+            raise EnoughError
+        return value
+
+    trainer.loss = seen
+    with pytest.raises(EnoughError):
+        trainer.fit(lambda line: None)
+    return found
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def as_json(text: str) -> Any:
+    """Read JSON as the standard has it, which knows no NaN and no Infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:

@@ -14,6 +14,7 @@ from qtool.errors import ConversionError, ExportError, InputError
 from qtool.export import gate
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.runs import train
+from tests.kit import metrics
 
 ROOT_RECIPE = Path(__file__).parent.parent / "recipes" / "digits.yaml"
 RECIPE = {
@@ -223,7 +224,7 @@ def test_a_blend_that_is_not_done_is_not_converted(tmp_path):
     assert not list(run.glob("*.safetensors")) + list(run.glob("*.onnx"))
 
     pipeline.train(path, run_dir=run, device="cpu", resume=True)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = metrics(run)
     both = [(x["validation_accuracy"], x["blended_validation_accuracy"]) for x in lines]
     assert both[0][0] < both[0][1]
     assert both[1][0] == both[1][1]

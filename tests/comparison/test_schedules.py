@@ -12,7 +12,7 @@ from qtool.comparison.question import ComparisonRequest
 from qtool.comparison.schedules import Scheduled, Window, schedule_trials
 from qtool.comparison.trials import Trial
 from qtool.errors import InputError
-from tests.kit import write_recipe
+from tests.kit import metrics, write_recipe
 
 WEIGHTS = {"bits": 4, "range": "ppq", "blend": {"name": "cubic", "window": [0.1, 0.7]}}
 BLENDED = {
@@ -153,8 +153,7 @@ def test_trials_are_compared_with_the_straight_through_one_and_reused(tmp_path: 
     assert json.loads((folder / "comparison.json").read_text()) == result.to_json()
     for arm in ("linear", "step"):
         for seed in (5, 6):
-            lines = (folder / arm / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
-            last = json.loads(lines[-1])
+            last = metrics(folder / arm / f"seed-{seed}")[-1]
             assert last["alpha"] == 1
             assert last["validation_accuracy"] == last["blended_validation_accuracy"]
     changed = (folder / "linear/seed-5/checkpoint.pt").stat().st_mtime_ns
@@ -210,8 +209,7 @@ def test_a_network_whose_every_weight_is_blended_trains_to_the_end(tmp_path: Pat
         path, names=["cubic"], seeds=1, output=tmp_path / "o", assignments=settings, device="cpu"
     )
     assert [arm.failed for arm in result.arms] == [0, 0]
-    lines = (tmp_path / "o" / "cubic" / "seed-5" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["alpha"] == 1
+    assert metrics(tmp_path / "o" / "cubic" / "seed-5")[-1]["alpha"] == 1
 
 
 def test_an_override_may_say_that_it_has_no_blend(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 """The gallery of estimators: every one of them, described and drawn, and nothing fetched."""
 
-import json
 import math
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -16,7 +14,7 @@ from qtool.inspection.estimators import describe, pictures
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.straight_through_map import straight_through_map
 from qtool.reports.figures import thinned, ticks
-from tests.kit import refused, shell
+from tests.kit import as_json, refused, shell
 
 KEPT = Path(__file__).parents[2] / ".github" / "estimators"
 OWN = [name for name in ESTIMATORS.names() if ":" not in name]
@@ -51,14 +49,6 @@ def gallery(tmp_path, monkeypatch):
         return out
 
     return run
-
-
-def no_constants(name: str) -> None:
-    raise AssertionError(f"{name} is not JSON")
-
-
-def as_json(text: str) -> dict[str, Any]:
-    return json.loads(text, parse_constant=no_constants)
 
 
 class Page(HTMLParser):

@@ -1,6 +1,5 @@
 """Oscillations: counted, frozen and dampened, against the same arithmetic in plain Python."""
 
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from qtool.quantizers.layers import QuantConv2d, QuantLinear, quant_layers, take
 from qtool.quantizers.oscillation import SAMPLE, OscillationTracker, observe
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.settings.tensors import WeightQuantization
-from tests.kit import write_recipe
+from tests.kit import metrics, write_recipe
 
 NARROW = IntegerGrid(4, "narrow")
 ONE = torch.tensor(1.0)
@@ -378,9 +377,8 @@ def test_a_training_reports_flips_of_every_layer(tmp_path: Path) -> None:
         },
     )
     pipeline.train(path, run_dir=tmp_path / "run", device="cpu")
-    text = (tmp_path / "run" / "metrics.jsonl").read_text()
     shares = []
-    for line in map(json.loads, text.splitlines()):
+    for line in metrics(tmp_path / "run"):
         for measure in ("flip_ratio", "oscillation_frequency", "frozen_share"):
             assert set(line[measure]) == {"conv1", "conv2", "fc1", "fc2"}
             assert all(0 <= value <= 1 for value in line[measure].values())

@@ -16,7 +16,7 @@ from qtool.files.whole import write_atomically, write_json
 from qtool.recipe.file import load_recipe
 from qtool.runs.begin import open_run
 from qtool.runs.folder import RunFolder, report_beside
-from tests.kit import write_recipe
+from tests.kit import metrics, write_recipe
 
 PLAIN = {"quantization": {"weights": {"bits": 4}}, "training.epochs": 2}
 CONTRACT = {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt", "summary.json"}
@@ -34,7 +34,7 @@ def test_a_run_leaves_the_files_of_the_contract_and_no_other(run: Path) -> None:
 
 
 def test_metrics_have_one_line_for_each_epoch(run: Path) -> None:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = metrics(run)
     keys = """epoch step train_loss train_accuracy validation_loss validation_accuracy
         learning_rate flip_ratio oscillation_frequency seconds"""
     assert [line["epoch"] for line in lines] == [1, 2]

@@ -15,6 +15,7 @@ import torch
 from qtool import pipeline
 from qtool.errors import TrainingError
 from qtool.runs import build
+from tests import kit
 from tests.kit import shell, write_recipe
 
 # 32 steps make an epoch long enough to be killed in the middle of it.
@@ -134,7 +135,8 @@ def differences(one: Any, two: Any, place: str = "") -> list[str]:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """Return the lines of metrics, without the time that they took."""
+    lines = kit.metrics(folder)
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 

@@ -1,7 +1,6 @@
 """Batch norm statistics, estimated again: plain means over batches, and nothing else moves."""
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from qtool import pipeline
 from qtool.recipe.file import load_recipe
 from qtool.runs import build
 from qtool.training.batch_norm import reestimate_batch_norm
-from tests.kit import write_recipe
+from tests.kit import metrics, write_recipe
 
 QUANTIZATION = {
     "weights": {"bits": 4},
@@ -148,7 +147,7 @@ def test_a_recipe_may_ask_for_it(tmp_path: Path) -> None:
     expected = torch.stack([y.mean((0, 2, 3)) for y in seen]).mean(0)
     torch.testing.assert_close(state[f"{first}.running_mean"], expected, rtol=1e-5, atol=1e-6)
 
-    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    (line,) = metrics(tmp_path / "run")
     converted = pipeline.convert(tmp_path / "run", device="cpu")
     assert converted.validation_accuracy_before == line["validation_accuracy"]
     assert abs(converted.validation_accuracy_after - line["validation_accuracy"]) <= 2 / 500

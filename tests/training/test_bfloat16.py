@@ -12,11 +12,8 @@ import qtool
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import QuantLayer, make_quant_layer
 from qtool.quantizers.weights import WeightQuantizer
-from qtool.runs import build
-from qtool.runs.folder import RunFolder
-from qtool.runs.run import Run
-from qtool.runs.train import start_or_resume
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
+from tests import kit
 
 DIGITS = Path(__file__).parents[2] / "recipes" / "digits.yaml"
 BITS = (2, 4, 8)
@@ -198,30 +195,11 @@ def test_a_quantized_network_keeps_channels_last(place: str, precision: torch.dt
         assert found[name].is_contiguous(memory_format=torch.channels_last), name
 
 
-class EnoughError(Exception):
-    pass
-
-
 def first_losses(precision: str, steps: int, folder: Path) -> list[float]:
     """Return the first losses of the digits recipe with a small network."""
     keys = ["model.name=lenet5", "quantization.overrides=[]", f"training.precision={precision}"]
     keys += ["training.learning_rate=0.1", "data.batch_size=32"]
-    recipe = build.load_checked(DIGITS, keys)
-    device, found = torch.device("cpu"), []
-    trainer = start_or_resume(Run(RunFolder(folder), recipe, device))[0]
-    loss = trainer.loss
-
-    def seen(logits: Tensor, labels: Tensor) -> Tensor:
-        value = loss(logits, labels)
-        found.append(float(value.detach()))
-        if len(found) == steps:
-            raise EnoughError
-        return value
-
-    trainer.loss = seen
-    with pytest.raises(EnoughError):
-        trainer.fit(lambda line: None)
-    return found
+    return kit.first_losses(DIGITS, keys, steps, folder)
 
 
 def test_digits_train_in_bfloat16_as_in_float32(tmp_path: Path) -> None:

@@ -11,12 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from qtool.runs import build
-from qtool.runs.folder import RunFolder
-from qtool.runs.run import Run
-from qtool.runs.train import start_or_resume
+from tests import kit
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = ["model.name=lenet5", "quantization.overrides=[]", "training.learning_rate=0.1"]
@@ -41,29 +37,10 @@ ON_LENET5 = {
 }
 
 
-class EnoughError(Exception):
-    pass
-
-
 def first_losses(name: str, steps: int, folder: Path, *changes: str) -> list[float]:
     """Return the losses of a recipe's first training steps, on the CPU in one thread."""
     assert torch.get_num_threads() == 1
-    recipe = build.load_checked(RECIPES / f"{name}.yaml", list(changes))
-    device, found = torch.device("cpu"), []
-    trainer = start_or_resume(Run(RunFolder(folder), recipe, device))[0]
-    loss = trainer.loss
-
-    def seen(logits: Tensor, labels: Tensor) -> Tensor:
-        value = loss(logits, labels)
-        found.append(float(value.detach()))
-        if len(found) == steps:
-            raise EnoughError
-        return value
-
-    trainer.loss = seen
-    with pytest.raises(EnoughError):
-        trainer.fit(lambda line: None)
-    return found
+    return kit.first_losses(RECIPES / f"{name}.yaml", list(changes), steps, folder)
 
 
 def agree(found: list[float], recorded: list[float]) -> bool:

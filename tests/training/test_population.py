@@ -22,7 +22,7 @@ from qtool.settings.section import check
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES
 from qtool.training.population import Population
-from tests.kit import recipe
+from tests.kit import metrics, recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "papers" / "yin2019_two_layer.yaml"
 SMALL = ["data.samples=200", "training.epochs=2", "training.checkpoint_every=1"]
@@ -133,8 +133,7 @@ def test_where_there_are_no_classes_there_is_no_accuracy(tmp_path: Path) -> None
     summary = pipeline.train(tmp_path / "small.yaml", run_dir=run, device="cpu")
     assert summary.validation_accuracy is None
     assert json.loads((run / "summary.json").read_text()) == summary.to_json()
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["train_accuracy"] for line in lines] == [None, None]
+    assert [line["train_accuracy"] for line in metrics(run)] == [None, None]
     converted = pipeline.convert(run, device="cpu")
     assert converted.validation_accuracy_before is None
     assert pipeline.export(run).accuracy_runtime is None
@@ -157,8 +156,8 @@ def test_a_resumed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
         first.fit(stop)
     again, _ = start_or_resume(Run(cut, two, CPU))
     again.fit(lambda line: None)
-    last = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1]
-    assert again.history[-1].population_loss == json.loads(last)["population_loss"]
+    last = metrics(tmp_path / "whole")[-1]
+    assert again.history[-1].population_loss == last["population_loss"]
     assert again.history[-1].validation_loss == whole.validation_loss
 
 
