@@ -1,7 +1,7 @@
 """What all result files share: how they are written, read back, and checked."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,6 +19,9 @@ class Result(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="allow", populate_by_name=True, use_attribute_docstrings=True
     )
+
+    figures: ClassVar[tuple[str, ...]] = ()
+    """What people look for first, and so what is named first where it is missing."""
 
     def to_json(self) -> Json:
         """Return plain data with the keys that were set, in the order of the file."""
@@ -53,6 +56,7 @@ class Result(BaseModel):
         except ValidationError as error:
             found = [(".".join(map(str, item["loc"])), item) for item in error.errors()]
             missing = [place for place, item in found if item["type"] == "missing"]
+            missing.sort(key=lambda place: place not in cls.figures)
             if missing:
                 raise InputError(f"{source}: damaged, it has no {', '.join(missing)}") from error
             place, item = found[0]

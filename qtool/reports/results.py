@@ -30,6 +30,8 @@ class Profile(Result):
 class Summary(Result):
     """summary.json: how far a run is, and how it does."""
 
+    figures = ("validation_accuracy", "validation_loss", "train_accuracy", "train_loss")
+
     status: Literal["running", "finished", "failed"]
     run: str
     epochs: int

@@ -15,6 +15,7 @@ import qtool
 from qtool.errors import DataError
 from qtool.models.vision import Built, build_model
 from qtool.models.weights import is_weights_file
+from qtool.reports.results import EpochLine
 from qtool.runs import checkpoint
 
 
@@ -204,7 +205,9 @@ def run_checkpoint(folder: Path, quantization: dict[str, Any], size: int = 16) -
         build_model("lenet5", 10, 1, size).model, quantization, torch.randn(4, 1, size, size)
     )
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
-    state = checkpoint.take(network, optimizer, [{"epoch": 1, "train_accuracy": None}], {"a": 1})
+    state = checkpoint.take(
+        network, optimizer, [EpochLine.model_construct(epoch=1, train_accuracy=None)], {"a": 1}
+    )
     checkpoint.save(state, folder / "checkpoint.pt")
     return state.model
 

@@ -8,6 +8,7 @@ import qtool
 from qtool.errors import InputError
 from qtool.runs import changes
 from qtool.runs.changes import ChangeRecorder, read_record
+from qtool.runs.folder import RunFolder
 
 # levels -3, -1, 1 and 3; as integers of the grid -1, 0, 1 and 2
 FIXED = {"bits": 2, "grid": "mid_rise", "range": {"name": "fixed", "scale": 2.0}}
@@ -53,7 +54,7 @@ def two_epochs(model, folder, stopped=False):
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_every_change_has_its_place_its_code_and_its_step(model, tmp_path, stopped):
-    record = two_epochs(model, tmp_path, stopped)
+    record = two_epochs(model, RunFolder(tmp_path), stopped)
     layer = record.layers["0"]
     assert layer.start.tolist() == [0, 1, 1, 2]
     assert layer.index.tolist() == [0, 0, 2]
@@ -69,7 +70,7 @@ def test_every_change_has_its_place_its_code_and_its_step(model, tmp_path, stopp
 
 def test_of_a_large_layer_an_even_sample_is_watched(model, tmp_path, monkeypatch):
     monkeypatch.setattr(changes, "WATCHED", 2)
-    layer = two_epochs(model, tmp_path).layers["0"]
+    layer = two_epochs(model, RunFolder(tmp_path)).layers["0"]
     assert layer.codes.tolist() == [[0, 1], [0, 1], [0, -1]]
     assert layer.index.tolist() == [0, 0, 1]
     assert layer.path.tolist() == [0.0, 4.0, 4.0 + 3.5]
@@ -77,8 +78,8 @@ def test_of_a_large_layer_an_even_sample_is_watched(model, tmp_path, monkeypatch
 
 def test_a_record_that_is_missing_or_damaged_says_what_to_do(model, tmp_path):
     with pytest.raises(InputError, match=rf"no such record; delete {tmp_path} to train it anew"):
-        ChangeRecorder(model, tmp_path, 3)
-    two_epochs(model, tmp_path)
+        ChangeRecorder(model, RunFolder(tmp_path), 3)
+    two_epochs(model, RunFolder(tmp_path))
     (tmp_path / "changes" / "epoch-1.safetensors").write_bytes(b"x" * 20)
     with pytest.raises(InputError, match=r"epoch-1\.safetensors: damaged"):
-        read_record(tmp_path, 2)
+        read_record(RunFolder(tmp_path), 2)
