@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 
 import typer
+from typer.models import OptionInfo
 
 if TYPE_CHECKING:
     from qtool.reports.result import Result
@@ -25,8 +26,8 @@ Seeds = Annotated[str, typer.Option("--seeds", help="How many, or a list such as
 SharedRecipe = Annotated[Path, typer.Argument(help="Recipe that all arms share.")]
 
 
-def one_of(option: str, first: str, second: str) -> Callable[[str], str]:
-    """Return the check of an option that takes one of two words, in words of qtool's own."""
+def _one_of(option: str, first: str, second: str, help: str) -> OptionInfo:
+    """Return an option that takes one of two words, refused in words of qtool's own."""
 
     def checked(value: str) -> str:
         if value not in (first, second):
@@ -34,43 +35,43 @@ def one_of(option: str, first: str, second: str) -> Callable[[str], str]:
             raise typer.BadParameter(why, param_hint=option)
         return value
 
-    return checked
+    return typer.Option(option, help=help, parser=checked, metavar=WORD)
 
 
 To = Annotated[
     Literal["integer", "straight_through"],
-    typer.Option(
+    _one_of(
         "--to",
+        "integer",
+        "straight_through",
         help="integer, or straight_through: the run as an STE run.",
-        parser=one_of("--to", "integer", "straight_through"),
-        metavar=WORD,
     ),
 ]
 Ceil = Annotated[
     Literal["exact", "shifted"],
-    typer.Option(
+    _one_of(
         "--ceil",
+        "exact",
+        "shifted",
         help="For rounding ceil: exact, or shifted (faster, nearly so).",
-        parser=one_of("--ceil", "exact", "shifted"),
-        metavar=WORD,
     ),
 ]
 OnSide = Annotated[
     Literal["weights", "activations"] | None,
-    typer.Option(
+    _one_of(
         "--on",
+        "weights",
+        "activations",
         help="weights or activations: whose estimator differs.",
-        parser=one_of("--on", "weights", "activations"),
-        metavar=WORD,
     ),
 ]
 OnSchedule = Annotated[
     Literal["alpha", "learning_rate"],
-    typer.Option(
+    _one_of(
         "--on",
+        "alpha",
+        "learning_rate",
         help="alpha of the blends, against the STE; or learning_rate.",
-        parser=one_of("--on", "alpha", "learning_rate"),
-        metavar=WORD,
     ),
 ]
 

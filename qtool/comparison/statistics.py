@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
-from scipy.stats import t as student_t
-
 from qtool.reports.comparisons import Difference
 
 CONFIDENCE = 0.95
@@ -34,6 +32,8 @@ def paired_difference(
     mean, spread = mean_and_std(gaps)
     low = high = p_value = None
     if mean is not None and spread is not None:
+        from scipy.stats import t as student_t  # takes most of a second, at every command's start
+
         error, freedom = spread / len(gaps) ** 0.5, len(gaps) - 1
         half = float(student_t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
         low, high = mean - half, mean + half
