@@ -1,6 +1,7 @@
 """Every target: a file is written for it, described, and gives in its runtime what it should."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -27,34 +28,41 @@ def integer() -> torch.nn.Module:
     return qtool.convert(model)
 
 
-@each_target
-@pytest.mark.parametrize("batch", [None, 4])
-def test_a_file_gives_in_its_runtime_what_the_integer_model_gives(
-    name: str, batch: int | None, integer: torch.nn.Module, tmp_path: Path
-) -> None:
-    target, path = TARGETS[name](), tmp_path / "m.onnx"
-    described = qtool.export_onnx(integer, IMAGES, path, name, batch=batch)
-    session = target.runtime.open(path)
+@pytest.fixture(scope="module", params=TARGETS.names())
+def written(
+    request: pytest.FixtureRequest,
+    integer: torch.nn.Module,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[str, Path, dict[str, Any]]:
+    path = tmp_path_factory.mktemp(request.param) / "m.onnx"
+    return request.param, path, qtool.export_onnx(integer, IMAGES, path, request.param, batch=4)
 
-    assert session.batch == batch
+
+def test_a_file_gives_in_its_runtime_what_the_integer_model_gives(
+    written: tuple[str, Path, dict[str, Any]], integer: torch.nn.Module
+) -> None:
+    name, path, described = written
+    runtime = TARGETS[name]().runtime
+    session = runtime.open(path)
+
+    assert session.batch == 4  # six images are two batches, of which the last is filled up
     torch.testing.assert_close(gate.run(session, IMAGES), integer(IMAGES), rtol=1e-4, atol=1e-5)
     tensors = {layer["name"]: layer["codes"] for layer in described["layers"]}
     codes = sum(layer.codes.numel() for layer in integer_layers(integer).values())
-    assert gate.check_codes(path, integer, tensors, target.runtime) == codes
+    assert gate.check_codes(path, integer, tensors, runtime) == codes
 
 
-@each_target
 def test_a_file_says_what_it_is_and_is_inspected(
-    name: str, integer: torch.nn.Module, tmp_path: Path
+    written: tuple[str, Path, dict[str, Any]],
 ) -> None:
-    described = qtool.export_onnx(integer, IMAGES, tmp_path / "m.onnx", name)
-    found = inspect_onnx(tmp_path / "m.onnx")
+    name, path, described = written
+    found = inspect_onnx(path)
 
     assert described["target"] == name
     assert found.problems == []
     assert [row.layer for row in found.layers] == [la["name"] for la in described["layers"]]
     assert all("integer_kernel" in layer for layer in described["layers"])
-    assert onnx.load(str(tmp_path / "m.onnx")).opset_import[0].version == TARGETS[name]().opset
+    assert onnx.load(str(path)).opset_import[0].version == TARGETS[name]().opset
 
 
 @each_target
