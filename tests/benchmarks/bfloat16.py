@@ -128,7 +128,8 @@ def accuracies(given: argparse.Namespace, precision: str) -> list[float]:
                 assignments=[*keys, f"seed={seed}"],
                 device=given.device,
             )
-        found.append(run["validation_accuracy"])
+        assert run.validation_accuracy is not None  # digits are classes
+        found.append(run.validation_accuracy)
     return found
 
 
