@@ -103,3 +103,8 @@ class Run:
         with intact(self.folder.checkpoint, NOT_OF_THIS_RUN):
             self.checkpoint.restore(trainer.model, trainer.optimizer)
         trainer.history = self.checkpoint.history
+
+    def let_go(self) -> None:
+        """Forget checkpoint and network, which take the device's memory while a trainer trains."""
+        for part in ("checkpoint", "network"):
+            vars(self).pop(part, None)

@@ -35,7 +35,7 @@ def train_run(
         resume: a run that the folder holds already goes on.
         with_plan: show what happens to each layer.
         profile: measure where the time of a step goes.
-        records: keep every change of a weight's code in the folder too.
+        records: keep every flip of a weight's code in the folder too.
 
     Raises:
         InputError: If the folder holds anything else.
@@ -73,6 +73,7 @@ def start_or_resume(run: Run, profile: StepProfile | None = None) -> tuple[Train
         architecture = run.checkpoint.architecture
         trainer = run.trainer()
         run.restore(trainer)
+        run.let_go()
         say(f"going on after epoch {len(trainer.history)}")
     else:
         built = build.make_network(run.recipe, run.data)

@@ -12,6 +12,7 @@ from qtool.runs import build, checkpoint
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.runs.sources import Integer, Quantized, quantized_from, up_to_date_integer
+from qtool.runs.train import start_or_resume
 from tests.kit import write_recipe
 
 CPU = torch.device("cpu")
@@ -79,6 +80,14 @@ def test_a_run_that_goes_on_searches_no_scale_before_its_first_step(
     run = Run.open(trained, CPU)
     run.restore(run.trainer())
     assert searches == []
+
+
+def test_a_resumed_training_does_not_hold_its_checkpoint_too(trained: Path) -> None:
+    run = Run.open(trained, CPU)
+    trainer, architecture = start_or_resume(run)
+    assert len(trainer.history) == 1
+    assert {"checkpoint", "network"}.isdisjoint(vars(run))
+    assert run.checkpoint.architecture == architecture  # read anew where it is asked for
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
