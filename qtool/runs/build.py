@@ -16,7 +16,6 @@ from qtool.data.sources import known_channels, known_classes, known_image_size
 from qtool.errors import InputError, RecipeError
 from qtool.models.two_layers import begin_near_spurious_minimum
 from qtool.models.vision import Built, build_model, input_channels
-from qtool.numerics.schedules import Schedule
 from qtool.problems import report
 from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.control import blend_alphas, compile_kernels, make_traceable
@@ -188,11 +187,6 @@ def make_loss(recipe: Recipe) -> Loss:
     return LOSSES.build(recipe.training.loss.name, **recipe.training.loss.params)
 
 
-def make_learning_rate(recipe: Recipe) -> Schedule:
-    """Return the recipe's learning rate as a function of progress."""
-    return rate_schedule(recipe.training.learning_rate)
-
-
 def make_trainer(
     recipe: Recipe, model: nn.Module, loaders: Loaders, device: torch.device
 ) -> Trainer:
@@ -202,7 +196,7 @@ def make_trainer(
     compile_kernels(model, wanted=training.compile and not on_cuda)
     if training.cuda_graph and not on_cuda:
         say("note: going on without training.cuda_graph, which is for CUDA devices")
-    rate = make_learning_rate(recipe)
+    rate = rate_schedule(training.learning_rate)
     optimizer = OPTIMIZERS.build(training.optimizer.name, **training.optimizer.params)
     return Trainer(
         model=model,
