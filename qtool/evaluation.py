@@ -1,10 +1,20 @@
-"""Accuracy and loss of any callable on batches of images."""
+"""Accuracy and loss of any callable on batches of images, and whether two models say the same.
 
-from collections.abc import Callable, Iterable
+The rule of agreement is one, for the proof of an integer model and for the check of an exported
+file: `agreement` (logits) or `agreement_of_values` (anything else) gives the figures, `judge` says
+what they mean.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+SURE = 0.1  # of the standard deviation: a smaller distance may be decided by a last bit
+NEEDED = 0.98  # of the images that are sure
+SAME = 1e-5  # of the largest value: what float32 makes of sums of some thousand products
 
 
 @dataclass(frozen=True)
@@ -58,3 +68,93 @@ def logits_of(
     """Return the logits [N, classes], float32, and labels [N] of all batches, on the CPU."""
     pairs = [(model(inputs).float().cpu(), labels.cpu()) for inputs, labels in batches]
     return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
+
+
+def agreement(expected: Tensor, given: Tensor) -> dict[str, float]:
+    """Return how far two sets of logits [N, classes] agree.
+
+    `clear` images are those whose two best expected logits lie at least a tenth of the logits'
+    standard deviation apart: on the others, the last bit may decide.
+    """
+    figures = agreement_of_values([(expected, given)])
+    equal = expected.argmax(1) == given.argmax(1)
+    best = expected.double().topk(min(2, expected.shape[1])).values
+    # where all logits are one value, none is clear
+    clear = (best[:, 0] - best[:, -1] >= SURE * figures["sigma"]) & (best[:, 0] > best[:, -1])
+    return {
+        "images": figures["images"],
+        "sigma": figures["sigma"],
+        "top1_agreement": float(equal.double().mean()),
+        "clear_share": float(clear.double().mean()),
+        "clear_agreement": float(equal[clear].double().mean()) if bool(clear.any()) else 1.0,
+        "max_abs_difference": figures["max_abs_difference"],
+        "median_abs_difference": figures["median_abs_difference"],
+    }
+
+
+def agreement_of_values(batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Return how far values agree that are no logits: of any type and shape, a row for each image.
+
+    Args:
+        batches: pairs of what was expected and what was given, each [N, ...] of equal shapes.
+
+    Returns:
+        images: rows in all; sigma: standard deviation of all expected values; the largest and the
+        median difference, of the largest in each row.
+    """
+    pairs = [(_rows(expected), _rows(given)) for expected, given in batches]
+    values = torch.cat([expected.flatten() for expected, _ in pairs])
+    differences = torch.cat([(a - b).abs().amax(1) for a, b in pairs])
+    return {
+        "images": len(differences),
+        "sigma": float(values.std()) if len(values) > 1 else 0.0,
+        "max_abs_difference": float(differences.max()),
+        "median_abs_difference": float(differences.median()),
+    }
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Return values [N, ...] or [] as float64 [N, K]."""
+    return values.double().reshape(len(values) if values.ndim else 1, -1)
+
+
+def is_constant(figures: Mapping[str, float]) -> bool:
+    """Tell whether all expected values are one, so that agreement on them proves little."""
+    return figures["sigma"] == 0
+
+
+def judge(figures: Mapping[str, float], given: Tensor, *, room: float = 0.0) -> str:
+    """Return why a model disagrees with the one it was made of, or "" where it agrees.
+
+    Logits agree where the top class does on at least 0.98 of the images that are clear; where
+    fewer than half are clear, and for values that are no logits, where the median difference is at
+    most a tenth of sigma; a constant only where all values are equal but for float32's last digits.
+
+    Args:
+        figures: from `agreement` or `agreement_of_values`.
+        given: what the model gave.
+        room: what values may differ by where all that was expected is one constant.
+    """
+    if not bool(torch.isfinite(given).all()) or not math.isfinite(figures["sigma"]):
+        return "an output is not finite"
+    if is_constant(figures):
+        room += SAME * float(given.double().abs().max())
+        if figures["max_abs_difference"] > room:
+            return (
+                f"all outputs should be one constant, and differ from it by up to "
+                f"{figures['max_abs_difference']:.3g}"
+            )
+        return ""
+    if figures.get("clear_agreement", 1.0) < NEEDED:
+        return (
+            f"the top class agrees on {figures['clear_agreement']:.4f} of the images whose two "
+            f"best logits lie apart; at least {NEEDED} is needed"
+        )
+    tenth = SURE * figures["sigma"]
+    if figures.get("clear_share", 0.0) < 0.5 and figures["median_abs_difference"] > tenth:
+        what = "logits" if "clear_share" in figures else "outputs"
+        return (
+            f"{what} differ by {figures['median_abs_difference']:.3g} in the median, more than a "
+            f"tenth of their standard deviation ({tenth:.3g})"
+        )
+    return ""

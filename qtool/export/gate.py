@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.errors import ExportError
-from qtool.evaluation import count_hits, logits_of, share_of_hits
+from qtool.evaluation import agreement, count_hits, judge, logits_of, share_of_hits
 from qtool.export.targets.target import Array, Runtime, Session
 from qtool.integer.layers import IntegerLayer, integer_layers
 from qtool.integer.relu import IntegerReLU, integer_relus
@@ -85,46 +85,6 @@ def check_codes(
                 raise ExportError(f"{path}: the codes of {layer} differ from the model's")
             compared += codes.size
     return compared
-
-
-def agreement(expected: Tensor, given: Tensor) -> dict[str, float]:
-    """Return how far two sets of logits [N, classes] agree.
-
-    `clear` images are those whose two best expected logits lie at least a tenth of the logits'
-    standard deviation apart: on the others, the last bit may decide.
-    """
-    sigma = float(expected.std())
-    equal = expected.argmax(1) == given.argmax(1)
-    best = expected.topk(min(2, expected.shape[1])).values
-    clear = (best[:, 0] - best[:, -1]) >= 0.1 * sigma
-    difference = (expected - given).abs().amax(1)
-    return {
-        "images": len(expected),
-        "sigma": sigma,
-        "top1_agreement": float(equal.double().mean()),
-        "clear_share": float(clear.double().mean()),
-        "clear_agreement": float(equal[clear].double().mean()) if bool(clear.any()) else 1.0,
-        "max_abs_difference": float(difference.max()),
-        "median_abs_difference": float(difference.median()),
-    }
-
-
-def judge(figures: dict[str, float], given: Tensor) -> str:
-    """Return why an export disagrees with its model, or "" where it agrees."""
-    if not bool(torch.isfinite(given).all()):
-        return "an output is not finite"
-    if figures["clear_agreement"] < 0.98:
-        return (
-            f"the top class agrees on {figures['clear_agreement']:.4f} of the images whose two "
-            f"best logits lie apart; at least 0.98 is needed"
-        )
-    tenth = 0.1 * figures["sigma"]
-    if figures["clear_share"] < 0.5 and figures["median_abs_difference"] > tenth:
-        return (
-            f"logits differ by {figures['median_abs_difference']:.3g} in the median, more than a "
-            f"tenth of their standard deviation ({tenth:.3g})"
-        )
-    return ""
 
 
 def hint_for(weight_bits: Iterable[int | None]) -> str:

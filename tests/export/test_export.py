@@ -273,59 +273,6 @@ def test_a_file_that_the_runtime_cannot_load_is_an_input_error(tmp_path):
         OnnxRuntime().open(path)
 
 
-def figures(**changes):
-    usual = {
-        "sigma": 1.0,
-        "clear_share": 0.9,
-        "clear_agreement": 1.0,
-        "median_abs_difference": 0.0,
-    }
-    return usual | changes
-
-
-def test_clear_images_must_agree():
-    assert gate.judge(figures(clear_agreement=0.98), torch.zeros(1)) == ""
-    assert "at least 0.98" in gate.judge(figures(clear_agreement=0.979), torch.zeros(1))
-
-
-def test_where_few_images_are_clear_the_logits_must_agree():
-    bad = figures(clear_share=0.49, median_abs_difference=0.11)
-
-    assert "median" in gate.judge(bad, torch.zeros(1))
-    assert gate.judge(bad | {"clear_share": 0.5}, torch.zeros(1)) == ""
-    assert gate.judge(bad | {"median_abs_difference": 0.1}, torch.zeros(1)) == ""
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_output_that_is_not_finite_disagrees(value):
-    assert "not finite" in gate.judge(figures(), torch.tensor([0.0, value]))
-
-
-def test_agreement_counts_images_by_hand():
-    expected = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.49], [2.0, 0.0]])
-    given = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.49, 0.5], [0.0, 1.0]])
-    found = gate.agreement(expected, given)
-
-    assert found["top1_agreement"] == 0.5
-    assert found["clear_share"] == 0.75
-    assert found["clear_agreement"] == pytest.approx(2 / 3)
-    assert found["max_abs_difference"] == 2.0
-
-
-def test_an_image_is_clear_from_a_tenth_of_the_standard_deviation_on():
-    logits = np.array([[8.0, 8.0], [-4.0, -4.0], [5.0, 5.0], [-9.0, -9.0]])
-    tenth = 0.1 * np.std(logits, ddof=1)
-    logits[:, 1] -= tenth * np.array([0.95, 1.05, 1.95, 0.0])
-    expected = torch.from_numpy(logits)
-    flipped = expected.clone()
-    flipped[[0, 3]] = expected.flip(1)[[0, 3]]  # the two that are not clear
-
-    found = gate.agreement(expected, flipped)
-    assert found["clear_share"] == 0.5
-    assert found["clear_agreement"] == 1.0
-    assert gate.agreement(expected, expected.flip(1))["clear_agreement"] == 0.0
-
-
 def test_weights_of_8_bits_are_named_as_what_may_be_behind_a_disagreement():
     narrow = [7, None]
 
