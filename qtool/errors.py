@@ -3,7 +3,8 @@
 QtoolError              exit code 1
 ├── InputError          2: a file, folder, device or option is not what is needed
 │   ├── RecipeError     2: the recipe is wrong; lists every problem and its place
-│   └── DataError       2: a data set or a file of weights is missing or malformed
+│   ├── DataError       2: a data set or a file of weights is missing or malformed
+│   └── ModelError      2: a model or an input is not what can be quantized; a ValueError, too
 ├── TrainingError       1: training cannot go on, such as after a loss that is not finite
 ├── ConversionError     1: the model has no integer form
 └── ExportError         1: the ONNX file is invalid or the runtime disagrees with the model
@@ -28,6 +29,13 @@ class RecipeError(InputError):
 
 class DataError(InputError):
     """A data set or a file of weights is missing or malformed."""
+
+
+class ModelError(InputError, ValueError):
+    """A model, its numbers or an input are not what can be quantized.
+
+    Who calls qtool from Python gave a wrong argument, and may catch a ValueError.
+    """
 
 
 class TrainingError(QtoolError):

@@ -5,4 +5,5 @@ plan: what became of each layer. layers, relu: what is fake-quantized. fake_quan
 quantizers share; weights, activations: those of each side; observers: what watches values.
 rounding_function: the rounding and its gradient; kernels: the same, compiled. oscillation: weights
 that flip. control: what moves all quantizers of a model. calibrate: scales from data.
+finite: numbers that no computation survives.
 """

@@ -11,6 +11,7 @@ from qtool.graph.recorder import Watched, record_first_forward, without_traces
 from qtool.graph.recording import Recording
 from qtool.graph.swap import ATTRIBUTE, keep_state, kept_state
 from qtool.problems import Problem, did_you_mean, report
+from qtool.quantizers.finite import refuse_bad_numbers, refuse_bad_values
 from qtool.quantizers.layers import (
     QUANT_TYPES,
     QuantLayer,
@@ -63,6 +64,7 @@ def prepare(
 
     Raises:
         RecipeError: If the section is wrong, or an override matches no layer.
+        ModelError: If a weight, a statistic or the example is not finite; a ValueError, too.
         ValueError: If the model is prepared already, or there is no example where the places of
             quantizers are found by a forward pass.
     """
@@ -77,6 +79,8 @@ def prepare(
         raise ValueError("this model is prepared already; prepare the float one")
     if found := pattern_problems(model, settings):
         raise report("quantization", found)
+    refuse_bad_numbers(model)
+    refuse_bad_values(example, "the example")
     model = deepcopy(model)
     state = Prepared()
     sources = quantize_relus(model, settings, example)

@@ -1,0 +1,116 @@
+"""Numbers that no computation survives: infinities, NaNs, negative variances, scales of zero.
+
+They are looked for where they come in: in a model before its first step and after each epoch, and
+in the values that set ranges. A device is waited for once in each look.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
+
+from qtool.errors import ModelError
+from qtool.quantizers.fake_quantize import FakeQuantize
+
+MOST_LISTED = 5  # of a message: one bad layer soon makes the next one bad
+MEND = "give weights and statistics that are finite"
+
+
+def refuse_bad_numbers(model: nn.Module) -> None:
+    """Check that every weight, bias, statistic and scale of a model is a number to compute with.
+
+    Raises:
+        ModelError: Lists each tensor that is not, by its name; a ValueError, too.
+    """
+    found = bad_numbers(model)
+    if found:
+        more = f", and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
+        raise ModelError(f"{'; '.join(found[:MOST_LISTED])}{more}; {MEND}")
+
+
+def bad_numbers(model: nn.Module) -> list[str]:
+    """Return what is wrong with a model's parameters and buffers, a line for each tensor.
+
+    Looked at are floating-point tensors that have values, in the order of the model's modules: for
+    infinities and NaNs, running variances for negative values, and scales that are not learned for
+    zero and below. A learned scale there counts as the smallest one that there is.
+    """
+    named = list(_with_values(model))
+    sound = _each([_is_sound(tensor, above) for _, tensor, above in named])
+    bad = [entry for entry, good in zip(named, sound, strict=True) if not good]
+    return [f"{name} {_fault(tensor, above)}" for name, tensor, above in bad]
+
+
+def refuse_bad_values(values: object, what: str) -> None:
+    """Check that every tensor in nested tuples, lists and dicts holds finite values.
+
+    Args:
+        values: of an example, or of a batch; tensors that are not floating-point pass.
+        what: they are, such as "the example", for the message.
+
+    Raises:
+        ModelError: Says how many values are not finite; a ValueError, too.
+    """
+    for leaf in tree_leaves(values):
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.is_meta:
+            continue
+        if not torch.isfinite(leaf).all():
+            raise ModelError(f"{what} {not_finite(leaf)}; give values that are finite")
+
+
+def not_finite(tensor: Tensor) -> str:
+    """Say what a tensor with values that are not finite holds, and how many there are."""
+    finite = torch.isfinite(tensor)
+    kind = "nan" if torch.isnan(tensor).any() else "inf"
+    count = tensor.numel()
+    if count == 1:
+        return f"is {float(tensor)}"
+    return f"holds {kind} ({count - int(finite.sum())} of {count} values are not finite)"
+
+
+def _with_values(model: nn.Module) -> Iterator[tuple[str, Tensor, float | None]]:
+    """Yield each tensor of the model once: name, tensor, and the least that it may be, if any.
+
+    A scale must be more than 0, which is more than or equal to the smallest number above it.
+    """
+    seen: set[int] = set()
+    for owner, module in model.named_modules():
+        tensors = [
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        ]
+        for name, tensor in tensors:
+            if id(tensor) in seen or not tensor.is_floating_point() or tensor.is_meta:
+                continue
+            seen.add(id(tensor))
+            if is_lazy(tensor) or not tensor.numel():
+                continue
+            above = 0.0 if name == "running_var" else None
+            if isinstance(module, FakeQuantize) and name == "scale" and not module.learns:
+                above = torch.finfo(tensor.dtype).tiny
+            yield f"{owner}.{name}".lstrip("."), tensor.detach(), above
+
+
+def _is_sound(tensor: Tensor, above: float | None) -> Tensor:
+    """Return whether all values are finite, and not less than `above`, bool []."""
+    sound = torch.isfinite(tensor)
+    return (sound if above is None else sound & (tensor >= above)).all()
+
+
+def _each(flags: Iterable[Tensor]) -> list[bool]:
+    """Return flags [] of any devices as booleans, waiting for each device once."""
+    found = list(flags)
+    if not found:
+        return []
+    first = found[0].device
+    return torch.stack([flag.to(first) for flag in found]).tolist()
+
+
+def _fault(tensor: Tensor, above: float | None) -> str:
+    """Say what is wrong with a tensor."""
+    if not torch.isfinite(tensor).all():
+        return not_finite(tensor)
+    smallest = float(tensor.amin())
+    return f"holds {smallest:g}; it must be {'positive' if above else 'at least 0'}"
