@@ -99,7 +99,7 @@ def _inspect_run(path: Path) -> Inspection:
         if not row.why:
             layer = modules[row.name]
             quantizers = (layer.weight_quantizer, layer.quantizer_of_input)
-            scales = ["" if q is None else _scale_range(q.scale.detach()) for q in quantizers]
+            scales = ["" if q is None else _scale_range(q.used_scale) for q in quantizers]
             learned = {"weight_scale": scales[0], "input_scale": scales[1]}
             layers.append(_planned(row).model_copy(update=learned))
     found |= {"layers": layers, "left_float": _left_float(rows)}

@@ -31,13 +31,14 @@ TRIAL = 3  # iterations of ppq after which one start is chosen
 SMALLEST_SCALE = 1e-8  # a row of zeros has no scale of its own; a learned scale stays above it
 
 
-def _positive(scale: Tensor) -> Tensor:
+def above_floor(scale: Tensor) -> Tensor:
+    """Return scales, those below SMALLEST_SCALE set to it; one that is not a number stays so."""
     return scale.clamp_min(SMALLEST_SCALE)
 
 
 def _fixed(rows: Tensor, scale: float) -> Tensor:
     """Return one scale for all rows."""
-    return _positive(rows.new_full((len(rows),), scale))
+    return above_floor(rows.new_full((len(rows),), scale))
 
 
 def _error(rows: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
@@ -66,7 +67,7 @@ def absmax(rows: Tensor, grid: IntegerGrid) -> Tensor:
 
     s = max|x| / high    (max|x| / (high - 1/2) on mid_rise)
     """
-    return _positive(grid.bound_to_scale(rows.abs().amax(1)))
+    return above_floor(grid.bound_to_scale(rows.abs().amax(1)))
 
 
 @RANGES.add(zero_point=True)
@@ -91,7 +92,7 @@ def percentile(
     # torch.quantile refuses rows of more than 16 million values
     largest = rows.abs().topk(rows.shape[1] - below, dim=1).values
     lower, upper = largest[:, -1], largest[:, -2:][:, 0]
-    return _positive(grid.bound_to_scale(torch.lerp(lower, upper, position - below)))
+    return above_floor(grid.bound_to_scale(torch.lerp(lower, upper, position - below)))
 
 
 @RANGES.add(side="activations", follows=True, zero_point=True)
@@ -123,7 +124,7 @@ def mse(
     s = argmin_k mean((x - x_hat(s_k))^2),  s_k = k / candidates * scale of absmax
     """
     largest = absmax(rows, grid)
-    scales = (_positive(largest * (k / candidates)) for k in range(1, candidates + 1))
+    scales = (above_floor(largest * (k / candidates)) for k in range(1, candidates + 1))
     return _best(rows, scales, grid)
 
 
@@ -154,7 +155,7 @@ def ppq(
         tried = [_alternate(x, share * first, grid, min(TRIAL, iterations)) for share in shares]
         if tried:
             found.append(_alternate(x, _best(x, tried, grid), grid, iterations))
-    return _positive(largest * _best(x, found, grid))
+    return above_floor(largest * _best(x, found, grid))
 
 
 def refine_scale(rows: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
@@ -206,7 +207,7 @@ def mean_abs(rows: Tensor, grid: IntegerGrid) -> Tensor:
     Reference: Rastegari et al., 2016, arXiv:1603.05279 (XNOR-Net); signs without a scale are those
     of BinaryConnect, Courbariaux et al., 2015, arXiv:1511.00363.
     """
-    return _positive(rows.abs().mean(1) / (1 - grid.offset))
+    return above_floor(rows.abs().mean(1) / (1 - grid.offset))
 
 
 @RANGES.add(learns="scale", zero_point=True)
@@ -222,7 +223,7 @@ def learned(rows: Tensor, grid: IntegerGrid) -> Tensor:
     """
     if grid.kind == "asymmetric":
         return min_max(rows, grid)
-    return _positive(2 * rows.abs().mean(1) / grid.qmax**0.5)
+    return above_floor(2 * rows.abs().mean(1) / grid.qmax**0.5)
 
 
 @RANGES.add(side="activations", learns="clip")
@@ -283,8 +284,8 @@ def he_uniform(
 def min_max_to_scale(low: Tensor, high: Tensor, grid: IntegerGrid) -> Tensor:
     """Return the scales [R] of values between `low` <= 0 and `high` >= 0, both [R]."""
     if grid.kind == "asymmetric":
-        return _positive((high - low) / (grid.qmax - grid.qmin))
-    return _positive(grid.bound_to_scale(torch.maximum(-low, high)))
+        return above_floor((high - low) / (grid.qmax - grid.qmin))
+    return above_floor(grid.bound_to_scale(torch.maximum(-low, high)))
 
 
 def min_to_zero_point(low: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.numerics.ranges import SMALLEST_SCALE, min_to_zero_point
+from qtool.numerics.ranges import min_to_zero_point
 from qtool.numerics.roundings import additive_noise
 from qtool.quantizers.fake_quantize import FakeQuantize, QuantizerState
 from qtool.quantizers.observers import Observer
@@ -82,8 +82,8 @@ class ActivationQuantizer(FakeQuantize):
     def place_zero_point(self) -> None:
         """Put the zero point where a learned offset and scale have moved to."""
         if self.offset is not None:
-            scale = self.scale.clamp_min(SMALLEST_SCALE)
-            self.zero_point.copy_(min_to_zero_point(self.offset, scale, self.known_grid))
+            placed = min_to_zero_point(self.offset, self.used_scale, self.known_grid)
+            self.zero_point.copy_(placed)
 
     def get_extra_state(self) -> dict[str, object]:
         """Return what a checkpoint must hold beside the tensors."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from qtool.numerics.estimators import ESTIMATORS, Bound, Estimator, straight_through
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
-from qtool.numerics.ranges import RANGES, SMALLEST_SCALE
+from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, above_floor
 from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
 from qtool.quantizers.rounding_function import Backward, RoundToGrid
@@ -40,7 +40,8 @@ class FakeQuantize(nn.Module):
 
     Attributes:
         scale: float32 step size; [] per tensor, [C, 1, ...] per output channel. A Parameter
-            where the range is learned, else a buffer.
+            where the range is learned, else a buffer. An optimizer may push it below 0, so that
+            whoever computes with it takes `used_scale`.
         zero_point: float32 integer that represents 0.0, []; 0 but on the asymmetric grid.
         alpha: float32 [], the share of x_hat in a blend; 1 without one.
         grid: the integers allowed; None until the first values decide an `auto` grid.
@@ -123,6 +124,11 @@ class FakeQuantize(nn.Module):
         return self.grid
 
     @property
+    def used_scale(self) -> Tensor:
+        """Return the scale that is computed with, detached: the stored one, but at its smallest."""
+        return above_floor(self.scale.detach())
+
+    @property
     def on_grid(self) -> OnGrid:
         """Return grid, scale, zero point and the rounding that is deployed, as they are now.
 
@@ -130,7 +136,7 @@ class FakeQuantize(nn.Module):
             RuntimeError: If no values were seen yet that decide the grid.
         """
         rounding = ROUNDINGS[self.deployed_rounding]
-        return OnGrid.by_step(self.known_grid, self.scale.detach(), self.zero_point, rounding)
+        return OnGrid.by_step(self.known_grid, self.used_scale, self.zero_point, rounding)
 
     def set_progress(self, progress: float) -> None:
         """Move the blend and the estimator to `progress`, the share of training done."""
@@ -152,12 +158,12 @@ class FakeQuantize(nn.Module):
         `shift` is a learned offset, a parameter [], which the zero point was taken from.
         """
         grid = self.known_grid
-        if self.learns:
+        if self.learns and torch.is_grad_enabled():  # from far below 0 it would not come back soon
             self.scale.detach().clamp_(min=SMALLEST_SCALE)
         rounding = self.rounding if self.training else ROUNDINGS[self.deployed_rounding]
         how = self._backward(max(1, x.numel() // self.scale.numel()))
         if rounding is additive_noise:
-            return _with_noise(x, self.scale.clone(), self.bounds(), grid.offset, how.factor)
+            return _with_noise(x, above_floor(self.scale), self.bounds(), grid.offset, how.factor)
         if self.blend is not None:  # excludes a learned scale
             x_hat = RoundToGrid.apply(
                 x.detach(), self.scale, None, *self.bounds(), grid.offset, rounding, how

@@ -29,6 +29,7 @@ from qtool.numerics.fast_estimators import (
     limits_before_division,
     stop_outside,
 )
+from qtool.numerics.ranges import above_floor
 from qtool.numerics.roundings import Rounding
 from qtool.numerics.steps import widen
 from qtool.quantizers import kernels
@@ -112,7 +113,8 @@ class _Sums:
 class RoundToGrid(torch.autograd.Function):
     """Forward: divide, round, saturate, multiply. Backward: whatever the estimator says.
 
-    Saves x and, for a learned scale, x_hat (which the layer keeps anyway); u is recomputed.
+    Saves x and, for a learned scale, x_hat (which the layer keeps anyway); u is recomputed. A scale
+    below the smallest counts as that, and gets its gradient.
     """
 
     @staticmethod
@@ -130,6 +132,7 @@ class RoundToGrid(torch.autograd.Function):
         """Return x_hat, of the shape and dtype of x."""
         if _by_numbers(x):
             low, high = float(low), float(high)
+        scale = above_floor(scale)  # the next call may change it before this one's backward
         ctx.bounds, ctx.offset, ctx.how, ctx.shifted = (low, high), offset, how, shift is not None
         ctx.rounding = rounding
         x_hat = None
@@ -141,9 +144,8 @@ class RoundToGrid(torch.autograd.Function):
                 kernels.give_up(error)
         if x_hat is None:
             ctx.compiles, x_hat = False, _rounded(x, scale, (low, high), offset, rounding)
-        # the next call may change the scale before this one's backward
         keeps = ctx.needs_input_grad[1] and not ctx.compiles
-        ctx.save_for_backward(x, scale.clone(), x_hat if keeps else None)
+        ctx.save_for_backward(x, scale, x_hat if keeps else None)
         return x_hat
 
     @staticmethod

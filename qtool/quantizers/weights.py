@@ -71,7 +71,7 @@ class WeightQuantizer(FakeQuantize):
         if not (self.refines and self.ready):
             self.fit(weight)
             return
-        self._take(refine_scale(self._rows(weight), self.scale.reshape(-1), self.known_grid))
+        self._take(refine_scale(self._rows(weight), self.used_scale.reshape(-1), self.known_grid))
 
     def _take(self, scale: Tensor) -> None:
         """Set the scales, of which there are as many as rows."""
@@ -110,7 +110,7 @@ class WeightQuantizer(FakeQuantize):
         if self.squashes:
             squashed = torch.tanh(weight)
             weight = squashed / squashed.abs().amax()
-        return self.tracker.hold(weight, self.scale.detach(), self.known_grid)
+        return self.tracker.hold(weight, self.used_scale, self.known_grid)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight, same shape."""
@@ -124,7 +124,7 @@ class WeightQuantizer(FakeQuantize):
             return rounded
         # a frozen element is s times its code: a learned scale gets g times the code from it
         factor = self._backward(weight.numel() // self.scale.numel()).factor
-        scale = self.scale.detach() + factor * (self.scale - self.scale.detach())
+        scale = self.used_scale + factor * (self.scale - self.scale.detach())
         return self.tracker.hold(rounded, scale, self.known_grid)
 
     def penalty(self, weight: Tensor) -> Tensor | None:
@@ -136,7 +136,7 @@ class WeightQuantizer(FakeQuantize):
         """
         if not self.dampens:
             return None
-        grid, scale = self.known_grid, self.scale.detach()
+        grid, scale = self.known_grid, self.used_scale
         weight = self.before_rounding(weight)
         low, high = ((end - grid.offset) * scale for end in (grid.qmin, grid.qmax))
         clipped = torch.maximum(torch.minimum(weight, high), low)
@@ -160,7 +160,7 @@ def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> Non
     for quantizer, weight in zip(quantizers, weights, strict=True):
         quantizer.refit(weight)
         held = quantizer.before_rounding(weight)
-        codes.append(quantizer.tracker.codes_of(held, quantizer.scale, quantizer.known_grid))
+        codes.append(quantizer.tracker.codes_of(held, quantizer.used_scale, quantizer.known_grid))
     observe([quantizer.tracker for quantizer in quantizers], codes)
     for quantizer, now in zip(quantizers, codes, strict=True):
         if quantizer.tracker.freezes:

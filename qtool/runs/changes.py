@@ -55,7 +55,7 @@ class _Watched:
         weight = self.layer.weight.detach()
         held = self.quantizer.before_rounding(weight).reshape(-1)[:: self.stride]
         # of a fixed range all channels have the same scale
-        scale = self.quantizer.scale.detach().reshape(-1)[0]
+        scale = self.quantizer.used_scale.reshape(-1)[0]
         codes = quantize(held, scale, 0, self.quantizer.known_grid).to(torch.int8)
         return weight.reshape(-1)[:: self.stride].clone(), codes
 
@@ -77,7 +77,7 @@ class _Watched:
             "weights": self.weights,
             "codes": self.codes,
             "path": self.path,
-            "scale": self.quantizer.scale.detach().reshape(-1)[0],
+            "scale": self.quantizer.used_scale.reshape(-1)[0],
             "index": torch.cat([none, *self.index]),
             "code": torch.cat([none.to(torch.int8), *self.code]),
             "step": torch.cat([none, *self.step]),

@@ -31,7 +31,7 @@ def write_start(equivalent: Equivalent, mapped: Recipe, folder: RunFolder) -> No
     }
     for name, weight_map in equivalent.maps.items():
         weight = state[f"{name}.weight"]
-        scale = WeightQuantizer(weight_map.settings, weight).scale
+        scale = WeightQuantizer(weight_map.settings, weight).used_scale
         state[f"{name}.weight"] = weight_map.map(weight, scale)
     keep_recipe(mapped, folder, "the resolved recipe of this run")
     write_atomically(folder.initial, lambda temporary: save_file(state, temporary))

@@ -52,7 +52,7 @@ def carry_over(
         quantizer = layers[name].weight_quantizer if name in layers else None
         if quantizer is None:  # its model does not call it, so that it was released
             continue
-        weight, mapped, scale = layers[name].weight, new_layers[name].weight, quantizer.scale
+        weight, mapped, scale = layers[name].weight, new_layers[name].weight, quantizer.used_scale
         slope = slope_at(weight.detach(), quantizer)
         state = target_optimizer.state.get(mapped, {})
         if adaptive:
@@ -73,7 +73,7 @@ def carry_over(
 
 def slope_at(weight: Tensor, quantizer: WeightQuantizer) -> Tensor:
     """Return the derivative of a quantizer's estimator, as it is at present, at each weight."""
-    u = weight / quantizer.scale.detach() + quantizer.known_grid.offset
+    u = weight / quantizer.used_scale + quantizer.known_grid.offset
     return quantizer.estimator(torch.ones_like(u), u, *quantizer.bounds())
 
 
