@@ -154,3 +154,34 @@ def refused(folder: Path, *argv: str, code: int = 2) -> str:
     assert len(starts) == 1, err
     message = err[err.index(starts[0]) :]
     return " ".join(word for word in message.split() if word not in "│╭╮╰╯─")
+
+
+@torch.no_grad()
+def evaluate_by_hand(net: nn.Module, prepared: nn.Module, *inputs: Any) -> Any:
+    """Evaluate a float network in float64 with the scales of a prepared one, without its layers.
+
+    Weights are rounded to their grid before, inputs of layers as they come; nothing is folded, and
+    batch norms have the statistics of the prepared network. Outputs of ReLUs are rounded where the
+    layer that reads them would round them again.
+    """
+    trained = {k: v for k, v in prepared.state_dict().items() if "_quantizer" not in k}
+    net = deepcopy(net).eval()
+    net.load_state_dict({k: v for k, v in trained.items() if ".quantizers." not in k})
+    net.double()
+
+    def rounded(x: Tensor, quantizer: Any) -> Tensor:
+        grid, scale = quantizer.grid, quantizer.scale.detach().double()
+        zero = quantizer.zero_point.double()
+        u = torch.round(x / scale + zero + grid.offset).clamp(grid.qmin, grid.qmax)
+        return (u - zero - grid.offset) * scale
+
+    for name, layer in prepared.named_modules():
+        if not hasattr(layer, "weight_quantizer"):
+            continue
+        own = net.get_submodule(name)
+        if layer.weight_quantizer is not None:
+            own.weight.copy_(rounded(own.weight, layer.weight_quantizer))
+        quantizer = layer.quantizer_of_input
+        if quantizer is not None:
+            own.register_forward_pre_hook(lambda _, args, q=quantizer: (rounded(args[0], q),))
+    return net(*[value.double() for value in inputs])

@@ -47,13 +47,13 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
     for name, source in quant_layers(reference).items():
         parts = fold(name, source, reference, state, done.notes)
         layer = _convert_layer(parts, source, done.notes, stays_float=name in floating)
-        replace_module(integer, name, layer)
+        integer = replace_module(integer, name, layer)
         if layer.spec.batch_norm is not None:
-            replace_module(integer, layer.spec.batch_norm, nn.Identity())
+            integer = replace_module(integer, layer.spec.batch_norm, nn.Identity())
         done.layers.append(layer.spec)
     for name, relu in quant_relus(reference).items():
         converted = _convert_relu(name, relu).to(next(reference.parameters()).device)
-        replace_module(integer, name, converted)
+        integer = replace_module(integer, name, converted)
         done.relus.append(converted.spec)
     keep_state(integer, done)
     example = state.recording.example

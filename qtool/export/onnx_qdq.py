@@ -95,9 +95,9 @@ def write_onnx(
     state, target = converted_state(integer), TARGETS[writing.target]()
     model = deepcopy(integer).cpu().eval()
     for name, layer in integer_layers(model).items():
-        replace_module(model, name, QdqLayer(layer, writing.ceil))
+        model = replace_module(model, name, QdqLayer(layer, writing.ceil))
     for name, relu in integer_relus(model).items():
-        replace_module(model, name, QdqReLU(relu, writing.ceil))
+        model = replace_module(model, name, QdqReLU(relu, writing.ceil))
     graph = traced(model, example.cpu(), target.opset, writing.batch)
     writer = WeightWriter(graph, target)
     stored = {spec.name: writer.write(spec) for spec in state.layers}

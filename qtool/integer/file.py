@@ -86,11 +86,12 @@ def load_integer(path: Path, float_model: nn.Module) -> nn.Module:
     try:
         for spec in state.layers:
             source = float_model.get_submodule(spec.name)
-            replace_module(float_model, spec.name, make_integer_layer(spec, source))
+            layer = make_integer_layer(spec, source)
+            float_model = replace_module(float_model, spec.name, layer)
             if spec.batch_norm is not None:
-                replace_module(float_model, spec.batch_norm, nn.Identity())
+                float_model = replace_module(float_model, spec.batch_norm, nn.Identity())
         for relu in state.relus:
-            replace_module(float_model, relu.name, IntegerReLU(relu))
+            float_model = replace_module(float_model, relu.name, IntegerReLU(relu))
         float_model.register_forward_pre_hook(restart_calls)
         float_model.load_state_dict(load_file(path))
     except (AttributeError, RuntimeError) as error:
