@@ -7,6 +7,7 @@ be trained with its biases there already.
 import torch
 from torch import Tensor, nn
 
+from qtool.conversion.fold_batch_norm import BatchNorm, gain_of
 from qtool.conversion.parts import Parts, fold, make_ready
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.prepare import Prepared, prepared_state
@@ -20,8 +21,9 @@ def round_biases(model: nn.Module) -> None:
 
     Runtimes hold a bias in steps of s_x s_w, which at few bits is coarse enough to move values
     across rounding thresholds. A model that is trained and judged with such biases loses nothing
-    when it is converted. The batch norm's beta moves where there is one, else the layer's bias.
-    Biases that stay float, because what follows is rounded at zero, do not move.
+    when it is converted. Where a batch norm follows, its beta moves, or the mean that it subtracts
+    where it has none; else the layer's bias. Biases that stay float, because what follows is
+    rounded at zero, do not move.
 
     Raises:
         ConversionError: If a range was never set.
@@ -39,9 +41,22 @@ def round_biases(model: nn.Module) -> None:
             continue
         steps = (inputs.on_grid.scale * fitted.scale.float()).double()
         norm = exact.spec.batch_norm
-        holder = source if norm is None else model.get_submodule(norm)
-        if isinstance(holder.bias, Tensor):
-            holder.bias.add_((fitted.bias * steps - exact.bias).to(holder.bias.dtype))
+        behind = None if norm is None else model.get_submodule(norm)
+        _shift(source, behind, fitted.bias * steps - exact.bias)
+
+
+def _shift(layer: QuantLayer, norm: nn.Module | None, by: Tensor) -> None:
+    """Shift a layer's output, behind the batch norm where there is one, by float64 [C]."""
+    constant = layer.bias if norm is None else norm.bias
+    if norm is None or isinstance(constant, Tensor):
+        assert isinstance(constant, Tensor)
+        constant.copy_(constant.double() + by)
+        return
+    assert isinstance(norm, BatchNorm)
+    assert norm.running_mean is not None
+    gain = gain_of(norm)
+    before = torch.where(gain == 0, 0.0, by / gain)  # without gain, the output is 0 as it is
+    norm.running_mean.copy_(norm.running_mean.double() - before)
 
 
 def float_biases(model: nn.Module, state: Prepared) -> set[str]:

@@ -33,11 +33,17 @@ def fold_batch_norm(scale: Tensor, bias: Tensor | None, norm: BatchNorm) -> Fold
         norm: a batch norm with running statistics over C channels.
     """
     assert norm.running_mean is not None
-    assert norm.running_var is not None
-    mean, variance = norm.running_mean.double(), norm.running_var.double()
-    gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.detach().double()
+    mean = norm.running_mean.double()
     beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach().double()
-    gain = gamma / torch.sqrt(variance + norm.eps)
+    gain = gain_of(norm)
     start = torch.zeros_like(mean) if bias is None else bias.detach().double()
     sign = torch.where(gain < 0, -1, 1).to(torch.int8)
     return Folded(sign, scale.double() * gain.abs(), (start - mean) * gain + beta)
+
+
+def gain_of(norm: BatchNorm) -> Tensor:
+    """Return what a batch norm multiplies by, gamma / sqrt(var + eps), float64 [C]."""
+    assert norm.running_var is not None
+    variance = norm.running_var.double()
+    gamma = torch.ones_like(variance) if norm.weight is None else norm.weight.detach().double()
+    return gamma / torch.sqrt(variance + norm.eps)

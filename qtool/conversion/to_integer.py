@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.conversion.biases import float_biases, integer_bias
+from qtool.conversion.numbers import refuse_bad_numbers, refuse_bad_parts
 from qtool.conversion.parts import Parts, fold, make_ready, rounding_of
 from qtool.conversion.proof import prove
 from qtool.graph.swap import keep_state, replace_module
@@ -32,11 +33,14 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
             of the model saw.
 
     Raises:
-        ConversionError: If a blend has not reached 1, a range was never set, or the proof fails.
+        ConversionError: If a number is not finite or a scale is zero, a blend has not reached 1,
+            a range was never set, or the proof fails.
     """
-    state = prepared_state(model)
-    make_ready(model)
+    prepared_state(model)
+    refuse_bad_numbers(model)
     reference = deepcopy(model).eval()
+    state = prepared_state(reference)
+    make_ready(reference)
     integer = deepcopy(reference)
     done = Converted(left_float=dict(state.left_float))
     if floating := float_biases(reference, state):
@@ -46,6 +50,7 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
         )
     for name, source in quant_layers(reference).items():
         parts = fold(name, source, reference, state, done.notes)
+        refuse_bad_parts(parts)
         layer = _convert_layer(parts, source, done.notes, stays_float=name in floating)
         integer = replace_module(integer, name, layer)
         if layer.spec.batch_norm is not None:

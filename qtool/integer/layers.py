@@ -3,7 +3,8 @@
     y = (conv(q_x - z_x, codes) + bias) * s_x * s_w
 
 The integers travel as floats: as float32 while every partial sum stays below 2^24, where float32
-still holds each integer, else as float64. A side that was left float takes part as it is.
+still holds each integer, else as float64; factors have 8 bits, which TF32 does not shorten. A side
+that was left float takes part as it is.
 """
 
 from abc import ABC, abstractmethod
@@ -153,8 +154,15 @@ class IntegerLayer(nn.Module, ABC):
             sums = sums + self.bias.to(torch.int64).abs()
         return int(sums.max())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's output, float32."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output, float32, also inside of an autocast."""
+        device = input.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self._compute(input.float())
+        return self._compute(input)
+
+    def _compute(self, x: Tensor) -> Tensor:
         given = self.input_on_grid
         if given is None:
             return self.operate(x, self.real_weight(), self.real_bias())

@@ -73,12 +73,12 @@ class IntegerReLU(CountsCalls):
         spec = self.spec.calls[call] if call < len(self.spec.calls) else CallSpec()
         return None if spec.bits is None else spec.on_grid(self.scales[call])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the quantized ReLU of x, float32."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the quantized ReLU of the input, float32."""
         output = self.on_grid(self.next_call())
         if output is None:
-            return F.relu(x)
-        return output.values(output.codes(F.relu(x.float())))
+            return F.relu(input)
+        return output.values(output.codes(F.relu(input.float())))
 
     def extra_repr(self) -> str:
         """Show the widths in `print(model)`."""

@@ -35,7 +35,8 @@ def bad_numbers(model: nn.Module) -> list[str]:
 
     Looked at are floating-point tensors that have values, in the order of the model's modules: for
     infinities and NaNs, running variances for negative values, and scales that are not learned for
-    zero and below. A learned scale there counts as the smallest one that there is.
+    zero and below. A learned scale there counts as the smallest one that there is, and buffers that
+    are no statistics may hold -inf, as masks of attention do.
     """
     named = list(_with_values(model))
     sound = _each([_is_sound(tensor, above) for _, tensor, above in named])
@@ -88,9 +89,18 @@ def _with_values(model: nn.Module) -> Iterator[tuple[str, Tensor, float | None]]
             if is_lazy(tensor) or not tensor.numel():
                 continue
             above = 0.0 if name == "running_var" else None
+            if _may_mask(module, name):
+                tensor = torch.where(tensor == -torch.inf, 0.0, tensor)
             if isinstance(module, FakeQuantize) and name == "scale" and not module.learns:
                 above = torch.finfo(tensor.dtype).tiny
             yield f"{owner}.{name}".lstrip("."), tensor.detach(), above
+
+
+def _may_mask(module: nn.Module, name: str) -> bool:
+    """Tell whether a tensor is a buffer that neither a norm nor a quantizer computes with."""
+    if isinstance(module, FakeQuantize) or "running_var" in module._buffers:
+        return False
+    return name in module._buffers
 
 
 def _is_sound(tensor: Tensor, above: float | None) -> Tensor:
@@ -113,4 +123,4 @@ def _fault(tensor: Tensor, above: float | None) -> str:
     if not torch.isfinite(tensor).all():
         return not_finite(tensor)
     smallest = float(tensor.amin())
-    return f"holds {smallest:g}; it must be {'positive' if above else 'at least 0'}"
+    return f"holds {smallest:.4g}; it must be {'positive' if above else 'at least 0'}"

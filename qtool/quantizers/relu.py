@@ -23,13 +23,13 @@ class QuantReLU(CountsCalls):
         super().__init__()
         self.quantizers = nn.ModuleList(q or nn.Identity() for q in quantizers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the quantized ReLU of x, same shape."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the quantized ReLU of the input, same shape."""
         call = self.next_call()
         quantizer = self.quantizers[call] if call < len(self.quantizers) else None
         if isinstance(quantizer, ActivationQuantizer):
-            return quantizer(x, rectify=True)
-        return F.relu(x)
+            return quantizer(input, rectify=True)
+        return F.relu(input)
 
 
 def quant_relus(model: nn.Module) -> dict[str, QuantReLU]:

@@ -1,0 +1,89 @@
+"""Biases are moved to where int32 puts them, wherever they really stand."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import qtool
+from qtool.integer.layers import integer_layers
+from tests.kit import float_net
+
+IMAGES = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+SECTION = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+
+
+def net_with(norms: str) -> nn.Module:
+    net = float_net()
+    if norms == "without scale and shift":
+        for name in ("bn1", "bn2"):
+            old = net.get_submodule(name)
+            new = nn.BatchNorm2d(8, affine=False).eval()
+            new.running_mean.copy_(old.running_mean)
+            new.running_var.copy_(old.running_var)
+            setattr(net, name, new)
+    elif norms == "without shift":
+        for norm in (net.bn1, net.bn2):
+            norm.bias = None
+    elif norms == "none":
+        net.bn1 = net.bn2 = nn.Identity()
+        net.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+    return net
+
+
+def constants(model: nn.Module) -> dict[str, np.ndarray]:
+    """Return what stands behind the products of each convolution, float64, by hand."""
+    found = {}
+    for layer, norm in ((model.conv1, model.bn1), (model.conv2, model.bn2)):
+        bias = torch.zeros(8) if layer.bias is None else layer.bias.detach()
+        value = bias.double().numpy()
+        if isinstance(norm, nn.BatchNorm2d):
+            var, mean = norm.running_var.double().numpy(), norm.running_mean.double().numpy()
+            gain = 1 / np.sqrt(var + norm.eps)
+            if norm.weight is not None:
+                gain = gain * norm.weight.detach().double().numpy()
+            value = (value - mean) * gain
+            if norm.bias is not None:
+                value = value + norm.bias.detach().double().numpy()
+        found["conv1" if layer is model.conv1 else "conv2"] = value
+    return found
+
+
+@pytest.mark.parametrize("norms", ["usual", "without scale and shift", "without shift", "none"])
+def test_a_constant_moves_to_the_grid_by_at_most_half_a_step_and_then_stays(norms):
+    model = qtool.prepare(net_with(norms), SECTION, IMAGES).eval()
+    before = constants(model)
+    layers = integer_layers(qtool.convert(model))
+    steps = {name: layers[name].bias_scale.double().numpy() for name in before}
+    assert all(layers[name].spec.bias == "int32" for name in before)
+
+    qtool.round_biases(model)
+    moved = constants(model)
+    for name, step in steps.items():
+        shift = np.abs(moved[name] - before[name]) / step
+        assert shift.max() <= 0.501
+        assert shift.max() > 0.01
+        apart = moved[name] / step
+        assert np.abs(apart - np.round(apart)).max() < 1e-2
+
+    once = copy.deepcopy(model.state_dict())
+    qtool.round_biases(model)
+    for name, value in model.state_dict().items():
+        if torch.is_tensor(value):
+            torch.testing.assert_close(value, once[name], rtol=2e-7, atol=2e-7)
+    with torch.no_grad():
+        torch.testing.assert_close(qtool.convert(model)(IMAGES), model(IMAGES), rtol=0, atol=1e-4)
+
+
+def test_a_channel_without_gain_and_shift_stays_as_it_is():
+    net = net_with("without shift")
+    net.bn2.weight.data[3] = 0.0
+    model = qtool.prepare(net, SECTION, IMAGES).eval()
+    before = model.bn2.running_mean.clone()
+    qtool.round_biases(model)
+
+    assert model.bn2.running_mean[3] == before[3]
+    assert (model.bn2.running_mean != before).sum() == 7
+    assert torch.isfinite(qtool.convert(model)(IMAGES)).all()
