@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from qtool.errors import ConversionError
+from qtool.graph.inputs import Inputs
 from qtool.integer.layers import IntegerLayer, integer_layers
 
 TOLERANCE = 1e-4  # of a layer's largest output: float32 sums of some thousand products
 
 
-def prove(reference: nn.Module, integer: nn.Module, batches: Iterable[Tensor]) -> None:
+def prove(reference: nn.Module, integer: nn.Module, batches: Iterable[Inputs]) -> None:
     """Check codes, and each layer's output on the inputs it really gets.
 
     Layers are compared one by one on the same input: through a whole network a difference in the
@@ -44,7 +45,7 @@ def prove(reference: nn.Module, integer: nn.Module, batches: Iterable[Tensor]) -
         handles.append(last.register_forward_hook(compare(name)))
     try:
         for batch in batches:
-            reference(batch)
+            batch.call(reference)
     finally:
         for handle in handles:
             handle.remove()

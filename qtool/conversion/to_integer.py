@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qtool.conversion.biases import float_biases, integer_bias
 from qtool.conversion.numbers import refuse_bad_numbers, refuse_bad_parts
 from qtool.conversion.parts import Parts, fold, make_ready, rounding_of
 from qtool.conversion.proof import prove
+from qtool.graph.inputs import Inputs, device_of, inputs_from
 from qtool.graph.swap import keep_state, replace_module
 from qtool.integer.layers import Converted, IntegerLayer, make_integer_layer
 from qtool.integer.relu import CallSpec, IntegerReLU, ReluSpec
@@ -20,7 +21,7 @@ from qtool.quantizers.relu import QuantReLU, quant_relus
 
 
 @torch.no_grad()
-def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Module:
+def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Module:
     """Return the integer model of a prepared and trained (or calibrated) model.
 
     Batch norms are folded, weights become int8 codes with scales, latent weights are dropped.
@@ -29,15 +30,22 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
 
     Args:
         model: from `prepare`; it is not changed.
-        batches: inputs [B, ...] for the proof; default: the images that the first forward pass
-            of the model saw.
+        batches: for the proof, as `calibrate` takes them; default: the images that the first
+            forward pass of the model saw.
 
     Raises:
+        ValueError: If there is no batch, or one has another form than the example.
         ConversionError: If a number is not finite or a scale is zero, a blend has not reached 1,
             a range was never set, or the proof fails.
     """
-    prepared_state(model)
+    state = prepared_state(model)
     refuse_bad_numbers(model)
+    example = state.recording.example
+    proof: Iterable[Inputs] = []
+    if batches is not None:
+        proof = inputs_from(batches, state.form_of_inputs, model, "convert")
+    elif example is not None:
+        proof = [example.to(device_of(model))]
     reference = deepcopy(model).eval()
     state = prepared_state(reference)
     make_ready(reference)
@@ -61,8 +69,6 @@ def convert(model: nn.Module, batches: Iterable[Tensor] | None = None) -> nn.Mod
         integer = replace_module(integer, name, converted)
         done.relus.append(converted.spec)
     keep_state(integer, done)
-    example = state.recording.example
-    proof = batches if batches is not None else ([example] if example is not None else [])
     prove(reference, integer, proof)
     return integer
 

@@ -1,6 +1,6 @@
 """What one real forward pass tells of a model, and swapping its parts; knows torch only.
 
-recording: what a pass told, and the questions that it answers. recorder: makes one. sites: numbered
-calls of modules. calls: modules that count their calls. swap: parts in the place of others, and
-what is kept on a model.
+recording: what a pass told, and the questions that it answers. recorder: makes one. inputs: the
+form of a model's inputs, which an example fixes. sites: numbered calls of modules. calls: modules
+that count their calls. swap: parts in the place of others, and what is kept on a model.
 """

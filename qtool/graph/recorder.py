@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from qtool.graph.inputs import Inputs, tensors_in
 from qtool.graph.recording import Call, FunctionCall, ModuleCall, Recording, Role, Value
 from qtool.graph.sites import Site
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-KEPT = 32  # images of the recorded batch that are kept
+KEPT = 32  # rows of the recorded batch that are kept
 Then = Callable[[nn.Module, Recording], None]
 
 
@@ -63,7 +63,7 @@ class _Recorder(TorchFunctionMode):
 
     def values(self, tree: object) -> tuple[Value, ...]:
         """Return the values that the tensors in a tree hold; new ones for new tensors."""
-        return tuple(self._value(leaf) for leaf in _tensors(tree))
+        return tuple(self._value(leaf) for leaf in tensors_in(tree))
 
     def begin(self, name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Note that a watched module is called."""
@@ -94,7 +94,7 @@ class _Recorder(TorchFunctionMode):
         subject, read = self._subject(args), self._read((args, kwargs))
         result = func(*args, **kwargs)
         # what returns neither a tensor nor nothing only asks for a shape or the like
-        if result is None or any(True for _ in _tensors(result)):
+        if result is None or any(True for _ in tensors_in(result)):
             name = getattr(func, "__name__", "")
             if not self._open:
                 self.calls.append(FunctionCall(subject, read, self._make(result), name))
@@ -106,7 +106,7 @@ class _Recorder(TorchFunctionMode):
         """Return the values in a tree; inside a watched module, only those from outside."""
         if not self._open:
             return self.values(tree)
-        return tuple(self._numbers[leaf] for leaf in _tensors(tree) if leaf in self._numbers)
+        return tuple(self._numbers[leaf] for leaf in tensors_in(tree) if leaf in self._numbers)
 
     def _subject(self, args: tuple[object, ...]) -> Value | None:
         """Return the value of the first argument."""
@@ -118,17 +118,12 @@ class _Recorder(TorchFunctionMode):
 
     def _make(self, tree: object) -> tuple[Value, ...]:
         """Give every tensor in a tree a new value."""
-        return tuple(self._new(leaf) for leaf in _tensors(tree))
+        return tuple(self._new(leaf) for leaf in tensors_in(tree))
 
     def _new(self, tensor: Tensor) -> Value:
         self._numbers[tensor] = value = self._count
         self._count += 1
         return value
-
-
-def _tensors(tree: object) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists and dicts."""
-    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
 class _Pass:
@@ -139,7 +134,7 @@ class _Pass:
         self.handles: list[RemovableHandle] = []
         self.weights: dict[str, Value] = {}
         self.inputs: tuple[Value, ...] = ()
-        self.example: Tensor | None = None
+        self.example: Inputs | None = None
 
     def watch(self, module: nn.Module, name: str, role: Role, *, running: bool) -> None:
         """Note the calls of a module; `running`: it is the model, and its pre-hooks run now."""
@@ -177,8 +172,8 @@ class _FirstPass:
     def before(self, model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Start to watch."""
         self.seen = seen = _Pass()
-        if args and isinstance(args[0], Tensor):
-            seen.example = args[0].detach()[:KEPT].clone()
+        inputs = Inputs(args, kwargs)
+        seen.example = inputs.first(KEPT) if inputs.tensors else None
         seen.inputs = seen.recorder.values((args, kwargs))
         for name, module in model.named_modules():
             role = self.watched.role_of(module)
@@ -213,16 +208,17 @@ def record_first_forward(model: nn.Module, watched: Watched, then: Then) -> None
     _FirstPass(model, watched, then)
 
 
-def record_forward(model: nn.Module, watched: Watched, *inputs: object) -> Recording:
-    """Run `model` on `inputs` and return what that told of it.
+def record_forward(model: nn.Module, watched: Watched, *given: object) -> Recording:
+    """Run `model` on what is given by position, or on Inputs, and return what that told of it.
 
     Raises:
         ValueError: If the model returns nothing, and so no pass was recorded.
     """
     found: list[Recording] = []
+    inputs = given[0] if given and isinstance(given[0], Inputs) else Inputs(given)
     hooks = _FirstPass(model, watched, lambda model, recording: found.append(recording))
     try:
-        model(*inputs)
+        inputs.call(model)
     finally:
         hooks.first.remove()
     if not found:

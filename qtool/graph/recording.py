@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from torch import Tensor
-
+from qtool.graph.inputs import Inputs
 from qtool.graph.sites import Site
 
 Value = int
@@ -73,14 +72,14 @@ class Recording:
         weights: layer -> its weight, a value that was there before the pass. Layers that share
             a parameter share the value.
         inputs, outputs: every tensor that the model was given and returned.
-        example: the first images of the batch, [<= 32, C, H, W].
+        example: the inputs of the pass, their first 32 rows.
     """
 
     calls_in_order: tuple[Call, ...] = ()
     weights: Mapping[str, Value] = field(default_factory=dict)
     inputs: tuple[Value, ...] = ()
     outputs: tuple[Value, ...] = ()
-    example: Tensor | None = None
+    example: Inputs | None = None
 
     @property
     def calls(self) -> Counter[str]:

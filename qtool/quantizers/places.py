@@ -7,9 +7,10 @@ layers those are is seen in one forward pass of the float model.
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qtool.graph.calls import restart_calls
+from qtool.graph.inputs import Inputs, device_of
 from qtool.graph.recorder import Watched, record_forward, without_traces
 from qtool.graph.sites import Site
 from qtool.graph.swap import replace_module
@@ -23,14 +24,14 @@ WATCHED = Watched(layers=tuple(QUANT_TYPES), relus=(nn.ReLU,), exactly=True)
 
 
 def quantize_relus(
-    model: nn.Module, settings: Quantization, example: Tensor | None
+    model: nn.Module, settings: Quantization, example: Inputs | None
 ) -> dict[str, ActivationQuantizer]:
     """Put quantizers at the outputs of ReLUs where that is asked for; return layer -> quantizer.
 
     Args:
         model: float; its ReLUs are swapped in place.
         settings: which layers want it.
-        example: one batch of inputs [B, ...].
+        example: one batch of inputs, on the model's device.
 
     Raises:
         ValueError: If it is asked for without an example.
@@ -49,7 +50,7 @@ def quantize_relus(
     for site, readers in shared_places(settings, places):
         inputs = layers[readers[0]]
         assert inputs is not None
-        quantizer = ActivationQuantizer(inputs).to(example.device)
+        quantizer = ActivationQuantizer(inputs).to(device_of(model))
         of_calls = quantizers.setdefault(site.module, [None] * calls[site.module])
         of_calls[site.call] = quantizer
         sources |= dict.fromkeys(readers, quantizer)
@@ -61,7 +62,7 @@ def quantize_relus(
 
 @torch.no_grad()
 def find_places(
-    model: nn.Module, layers: set[str], example: Tensor
+    model: nn.Module, layers: set[str], example: Inputs
 ) -> tuple[dict[str, Site], dict[str, int]]:
     """Run a float model once, and see which layers take the output of a ReLU module.
 

@@ -5,8 +5,9 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from torch import Tensor, nn
+from torch import nn
 
+from qtool.graph.inputs import Form, Inputs, device_of
 from qtool.graph.recorder import Watched, record_first_forward, without_traces
 from qtool.graph.recording import Recording
 from qtool.graph.swap import ATTRIBUTE, keep_state, kept_state
@@ -35,16 +36,25 @@ class Prepared:
     Attributes:
         left_float: name of every layer with weights that stays float -> why.
         recording: what the first forward pass told.
+        form: of the model's inputs, fixed by the example; None where there was none.
     """
 
     left_float: dict[str, str] = field(default_factory=dict)
     recording: Recording = field(default_factory=Recording)
+    form: Form | None = None
+
+    @property
+    def form_of_inputs(self) -> Form | None:
+        """Return the form of the model's inputs: the example's, else that of the first pass."""
+        if self.form is None and self.recording.example is not None:
+            return Form.of_call(self.recording.example)
+        return self.form
 
 
 def prepare(
     model: nn.Module,
     quantization: Quantization | Mapping[str, object],
-    example: Tensor | None = None,
+    example: object = None,
     *,
     search: bool = True,
 ) -> nn.Module:
@@ -58,7 +68,9 @@ def prepare(
         model: any float model.
         quantization: the recipe's section of that name; a user's own estimator is named by the
             absolute path of its file, /folder/my.py:soft.
-        example: one batch of inputs [B, ...] on the model's device.
+        example: one batch of inputs, on any device: a tensor [B, ...], a tuple of inputs by
+            position or a dict of inputs by keyword. It fixes what is taken from the batches that
+            `calibrate`, `reestimate_batch_norm` and `convert` are given.
         search: False takes max|w| where a range is a slow search (mse, ppq): enough for `plan`, or
             for a model whose state is about to be loaded.
 
@@ -82,8 +94,10 @@ def prepare(
     refuse_bad_numbers(model)
     refuse_bad_values(example, "the example")
     model = deepcopy(model)
-    state = Prepared()
-    sources = quantize_relus(model, settings, example)
+    state, inputs = Prepared(), None
+    if example is not None:
+        state.form, inputs = Form.of(example), Inputs.of(example).to(device_of(model)).copied()
+    sources = quantize_relus(model, settings, inputs)
     for name, module in list(model.named_modules()):
         if type(module) in QUANT_TYPES:
             weights, activations, where = settings.for_layer(name)
@@ -101,9 +115,9 @@ def prepare(
         for layer in quant_layers(model).values():
             if layer.weight_quantizer is not None:
                 layer.weight_quantizer.fit_roughly(layer.weight)
-    if example is not None:
+    if inputs is not None:
         with without_traces(model):
-            model(example)
+            inputs.call(model)
     return model
 
 

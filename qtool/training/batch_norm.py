@@ -3,36 +3,52 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from qtool.graph.inputs import inputs_from
+from qtool.graph.swap import ATTRIBUTE
+from qtool.quantizers.prepare import Prepared
 
 
 @torch.no_grad()
-def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[object]) -> None:
     """Set the running statistics of every batch norm to their mean over `batches`, in place.
 
     During training they are moving averages over steps whose weights were still flipping between
     codes. Quantizers and everything else stay as they are, in evaluation mode.
 
     Args:
-        model: any model; it is left in evaluation mode.
-        batches: inputs [B, ...] on the model's device.
+        model: any model but an integer one; it is left in evaluation mode.
+        batches: as `calibrate` takes them.
+
+    Raises:
+        ValueError: If there is no batch, or the first one has another form than the example; then
+            nothing has changed. Statistics stay as they were, too, where a pass fails.
 
     Reference: Nagel et al., 2022, arXiv:2203.11086.
     """
+    state = getattr(model, ATTRIBUTE, None)
+    form = state.form_of_inputs if isinstance(state, Prepared) else None
+    inputs = inputs_from(batches, form, model, "reestimate_batch_norm")
     model.eval()
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     norms = [norm for norm in norms if norm.track_running_stats]
     if not norms:
         return
-    momenta = [norm.momentum for norm in norms]
+    kept = [(norm, norm.momentum, [b.clone() for b in norm.buffers()]) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain average of all batches
         norm.train()
     try:
-        for images in batches:
-            model(images)
+        for batch in inputs:
+            batch.call(model)
+    except BaseException:
+        for norm, _, statistics in kept:
+            for buffer, value in zip(norm.buffers(), statistics, strict=True):
+                buffer.copy_(value)
+        raise
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, _ in kept:
             norm.momentum = momentum
             norm.eval()

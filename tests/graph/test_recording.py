@@ -136,6 +136,7 @@ def test_the_first_images_are_kept() -> None:
     images = torch.randn(KEPT + 3, 3, 4, 4)
     kept = recording_of(qtool.prepare(Net(FOLDS["alone"]), BOTH, images)).example
     assert kept is not None
+    (kept,) = kept.tensors
     assert torch.equal(kept, images[:KEPT])
     images.zero_()
     assert kept.any()
@@ -165,6 +166,7 @@ def test_without_example_the_first_training_pass_is_recorded_and_only_that_one()
     model(2 * IMAGES)
     kept = recording_of(model).example
     assert kept is not None
+    (kept,) = kept.tensors
     assert torch.equal(kept, IMAGES)
     assert recording_of(model).calls == {"conv": 1}
 
@@ -177,6 +179,7 @@ def test_a_first_pass_that_fails_is_not_the_recorded_one() -> None:
     assert recording_of(model).batch_norms == {"conv": "bn"}
     kept = recording_of(model).example
     assert kept is not None
+    (kept,) = kept.tensors
     assert torch.equal(kept, IMAGES)
     assert hooks_of(model) == []
 
@@ -194,6 +197,7 @@ def test_a_copy_made_before_the_first_pass_records_its_own() -> None:
     assert recording_of(model).batch_norms == {"conv": "bn"}
     kept = recording_of(model).example
     assert kept is not None
+    (kept,) = kept.tensors
     assert torch.equal(kept, IMAGES)
 
 

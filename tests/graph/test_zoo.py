@@ -181,7 +181,7 @@ def test_every_input_is_known_by_place_and_by_name() -> None:
     told = recorded(flow, X, 2 * X)
     assert story(told) == ["conv:0(x0)", "other:0(x1)", "add(conv:0, other:0)", "return add, x0"]
     assert told.example is not None
-    assert torch.equal(told.example, X)
+    assert torch.equal(told.example.tensors[0], X)
 
     found: list[Recording] = []
     net = Net(flow)
