@@ -43,6 +43,10 @@ class RangeFacts:
     unsigned: bool = False
     """It is for grids without negative integers; an `auto` grid becomes one whatever it sees."""
 
+    weighs: bool = False
+    """It looks at all values, not at extremes alone, and takes as its third argument how many
+    values each of a row stands for, [K], or None."""
+
     squashes: bool = False
     """Weights of 2 bits or more come as tanh(w) / max|tanh w|."""
 

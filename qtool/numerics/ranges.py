@@ -3,7 +3,8 @@
 Each takes `rows` [R, K], one row for each scale, and a grid, and returns the scales [R], all
 positive. To add one, write a function here and decorate it: its name is its name in recipes, its
 keyword-only arguments are its parameters. What is true of it beside its scale, such as that the
-scale is learned or for weights only, stands in the decorator: see `RangeFacts`.
+scale is learned or for weights only, stands in the decorator: see `RangeFacts`. Those that weigh
+also take `weights` [K], how many values each of a row stands for where that is a sample.
 """
 
 import math
@@ -14,9 +15,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from qtool.numerics.grid import IntegerGrid, dequantize, quantize
+from qtool.numerics.grid import IntegerGrid, quantize
 from qtool.numerics.half_normal import Fit, normal_scale
 from qtool.numerics.range_facts import RangeFacts
+from qtool.numerics.weighed import mean_of, quantile_of, rounding_error
 from qtool.registry import Registry
 
 RANGES = Registry[Callable[..., Tensor]]("range").with_facts(RangeFacts)
@@ -41,20 +43,15 @@ def _fixed(rows: Tensor, scale: float) -> Tensor:
     return above_floor(rows.new_full((len(rows),), scale))
 
 
-def _error(rows: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
-    """Return the mean squared rounding error of each row, [R]."""
-    column = scale.unsqueeze(1)
-    rounded = dequantize(quantize(rows, column, 0, grid), column, 0, grid)
-    return (rounded - rows).square().mean(1)
-
-
-def _best(rows: Tensor, scales: Iterable[Tensor], grid: IntegerGrid) -> Tensor:
+def _best(
+    rows: Tensor, scales: Iterable[Tensor], grid: IntegerGrid, weights: Tensor | None = None
+) -> Tensor:
     """Return the scale of each row's smallest error, [R], of several [R]: the first of equals."""
     rest = iter(scales)
     best = next(rest)
-    smallest = _error(rows, best, grid)
+    smallest = rounding_error(rows, best, grid, weights)
     for scale in rest:
-        error = _error(rows, scale, grid)
+        error = rounding_error(rows, scale, grid, weights)
         better = error < smallest
         best = torch.where(better, scale, best)
         smallest = torch.where(better, error, smallest)
@@ -79,14 +76,20 @@ def min_max(rows: Tensor, grid: IntegerGrid) -> Tensor:
     return min_max_to_scale(rows.amin(1).clamp_max(0), rows.amax(1).clamp_min(0), grid)
 
 
-@RANGES.add(costs="sort")
+@RANGES.add(costs="sort", weighs=True)
 def percentile(
-    rows: Tensor, grid: IntegerGrid, *, percentile: Annotated[float, Field(gt=50, le=100)] = 99.9
+    rows: Tensor,
+    grid: IntegerGrid,
+    weights: Tensor | None = None,
+    *,
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.9,
 ) -> Tensor:
     """Let the largest values saturate: put the outermost level at a percentile of |x|.
 
     s = m / high    (m / (high - 1/2) on mid_rise),  m interpolated between its two neighbours
     """
+    if weights is not None:
+        return above_floor(grid.bound_to_scale(quantile_of(rows.abs(), weights, percentile / 100)))
     position = percentile / 100 * (rows.shape[1] - 1)
     below = math.floor(position)
     # torch.quantile refuses rows of more than 16 million values
@@ -115,9 +118,13 @@ def ema_min_max(
     return min_max(rows, grid)
 
 
-@RANGES.add(costs="search")
+@RANGES.add(costs="search", weighs=True)
 def mse(
-    rows: Tensor, grid: IntegerGrid, *, candidates: Annotated[int, Field(ge=2, le=1000)] = 80
+    rows: Tensor,
+    grid: IntegerGrid,
+    weights: Tensor | None = None,
+    *,
+    candidates: Annotated[int, Field(ge=2, le=1000)] = 80,
 ) -> Tensor:
     """Search the scale with the smallest mean squared rounding error, on the grid itself.
 
@@ -125,13 +132,14 @@ def mse(
     """
     largest = absmax(rows, grid)
     scales = (above_floor(largest * (k / candidates)) for k in range(1, candidates + 1))
-    return _best(rows, scales, grid)
+    return _best(rows, scales, grid, weights)
 
 
-@RANGES.add(costs="search", refines=True)
+@RANGES.add(costs="search", refines=True, weighs=True)
 def ppq(
     rows: Tensor,
     grid: IntegerGrid,
+    weights: Tensor | None = None,
     *,
     iterations: Annotated[int, Field(ge=1, le=1000)] = 50,
     starts: Annotated[int, Field(ge=1, le=100)] = 8,
@@ -149,31 +157,38 @@ def ppq(
     largest = absmax(rows, grid)
     x = rows / largest.unsqueeze(1)  # of the size of the grid, so that no square overflows
     first = torch.ones_like(largest)
-    found = [_alternate(x, first, grid, iterations)]
+    found = [_alternate(x, first, grid, iterations, weights)]
     if grid.kind != "mid_rise" or grid.bits > 1:  # a sign does not depend on the scale
         shares = [k / starts for k in range(starts - 1, 0, -1)]
-        tried = [_alternate(x, share * first, grid, min(TRIAL, iterations)) for share in shares]
+        few = min(TRIAL, iterations)
+        tried = [_alternate(x, share * first, grid, few, weights) for share in shares]
         if tried:
-            found.append(_alternate(x, _best(x, tried, grid), grid, iterations))
-    return above_floor(largest * _best(x, found, grid))
+            best = _best(x, tried, grid, weights)
+            found.append(_alternate(x, best, grid, iterations, weights))
+    return above_floor(largest * _best(x, found, grid, weights))
 
 
-def refine_scale(rows: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
+def refine_scale(
+    rows: Tensor, scale: Tensor, grid: IntegerGrid, weights: Tensor | None = None
+) -> Tensor:
     """Return the scales [R] after one iteration of `ppq` from `scale` [R]; the error never grows.
 
     A scale so large that every q is zero stays as it is.
     """
     levels = quantize(rows, scale.unsqueeze(1), 0, grid) - grid.offset
-    fitted = (rows * levels).sum(1) / levels.square().sum(1)
+    weighed = levels if weights is None else levels * weights
+    fitted = (rows * weighed).sum(1) / (levels * weighed).sum(1)
     return torch.where(fitted > 0, fitted, scale)
 
 
-def _alternate(rows: Tensor, scale: Tensor, grid: IntegerGrid, iterations: int) -> Tensor:
+def _alternate(
+    rows: Tensor, scale: Tensor, grid: IntegerGrid, iterations: int, weights: Tensor | None
+) -> Tensor:
     """Return the scales [R] that the alternation of `ppq` reaches from `scale` [R]."""
     scale, moving = scale.clone(), torch.arange(len(rows), device=rows.device)
     for _ in range(iterations):
         last = scale[moving]
-        fitted = refine_scale(rows, last, grid)
+        fitted = refine_scale(rows, last, grid, weights)
         moves = fitted != last
         if not moves.all():
             moving, rows, fitted = moving[moves], rows[moves], fitted[moves]
@@ -198,8 +213,8 @@ def half_normal(rows: Tensor, grid: IntegerGrid, *, fit: Fit = "published") -> T
     return _fixed(rows, normal_scale(grid, fit))
 
 
-@RANGES.add
-def mean_abs(rows: Tensor, grid: IntegerGrid) -> Tensor:
+@RANGES.add(weighs=True)
+def mean_abs(rows: Tensor, grid: IntegerGrid, weights: Tensor | None = None) -> Tensor:
     """Put the first level above zero at the mean of the absolute values.
 
         s = mean|x|    (2 mean|x| on mid_rise, so that at 1 bit the levels are +-mean|x|)
@@ -207,11 +222,11 @@ def mean_abs(rows: Tensor, grid: IntegerGrid) -> Tensor:
     Reference: Rastegari et al., 2016, arXiv:1603.05279 (XNOR-Net); signs without a scale are those
     of BinaryConnect, Courbariaux et al., 2015, arXiv:1511.00363.
     """
-    return above_floor(rows.abs().mean(1) / (1 - grid.offset))
+    return above_floor(mean_of(rows.abs(), weights) / (1 - grid.offset))
 
 
-@RANGES.add(learns="scale", zero_point=True)
-def learned(rows: Tensor, grid: IntegerGrid) -> Tensor:
+@RANGES.add(learns="scale", zero_point=True, weighs=True)
+def learned(rows: Tensor, grid: IntegerGrid, weights: Tensor | None = None) -> Tensor:
     """Train the scale with the weights, from this start (LSQ).
 
         s = 2 mean|x| / sqrt(high)
@@ -223,7 +238,7 @@ def learned(rows: Tensor, grid: IntegerGrid) -> Tensor:
     """
     if grid.kind == "asymmetric":
         return min_max(rows, grid)
-    return above_floor(2 * rows.abs().mean(1) / grid.qmax**0.5)
+    return above_floor(2 * mean_of(rows.abs(), weights) / grid.qmax**0.5)
 
 
 @RANGES.add(side="activations", learns="clip")
@@ -240,8 +255,8 @@ def pact(rows: Tensor, grid: IntegerGrid, *, l2: Annotated[float, Field(ge=0)] =
     return absmax(rows, grid)
 
 
-@RANGES.add(squashes=True)
-def dorefa(rows: Tensor, grid: IntegerGrid) -> Tensor:
+@RANGES.add(squashes=True, weighs=True)
+def dorefa(rows: Tensor, grid: IntegerGrid, weights: Tensor | None = None) -> Tensor:
     """Put the outermost level at 1, where DoReFa's transforms put the largest value.
 
         s = 1 / high,  2 mean|x| on the 1-bit mid_rise grid
@@ -251,7 +266,7 @@ def dorefa(rows: Tensor, grid: IntegerGrid) -> Tensor:
     Reference: Zhou et al., 2016, arXiv:1606.06160.
     """
     if grid.kind == "mid_rise" and grid.bits == 1:
-        return mean_abs(rows, grid)
+        return mean_abs(rows, grid, weights)
     return _fixed(rows, 1 / (grid.qmax - grid.offset))
 
 
@@ -279,6 +294,18 @@ def he_uniform(
     """
     bound = math.sqrt(6 / (fan_in or rows.shape[1]))
     return _fixed(rows, bound / (grid.qmax - grid.offset))
+
+
+def start_of_zeros(rule: Callable[..., Tensor], grid: IntegerGrid, fan_in: int | None) -> float:
+    """Return the scale that a row of zeros starts from.
+
+    It is what the rule gives for weights as torch draws them, U(-b, b), b = 1 / sqrt(fan_in); from
+    the smallest scale the first step saturates the row. Activations have no fan-in: b = 1.
+    """
+    bound = 1.0 if fan_in is None else fan_in**-0.5
+    places = (torch.arange(1024) + 0.5) / 1024
+    spread = places * 2 - 1 if grid.signed else places
+    return float(rule(bound * spread.unsqueeze(0), grid))
 
 
 def min_max_to_scale(low: Tensor, high: Tensor, grid: IntegerGrid) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.numerics.ranges import min_to_zero_point
+from qtool.numerics.ranges import SMALLEST_SCALE, min_to_zero_point, start_of_zeros
 from qtool.numerics.roundings import additive_noise
 from qtool.quantizers.fake_quantize import FakeQuantize, QuantizerState
 from qtool.quantizers.observers import Observer
@@ -38,17 +38,23 @@ class ActivationQuantizer(FakeQuantize):
     @torch.no_grad()
     def settle(self) -> None:
         """Set grid, scale and zero point from what was watched."""
-        rows = self.observer.take()
+        rows, weights = self.observer.take()
         if self.decides_grid:
             self.grid = self.grid_for(signed=bool(rows.amin() < 0))
-        self._fit(self.observed.unsqueeze(0) if self.follows else rows)
+        if self.follows:
+            rows, weights = self.observed.unsqueeze(0), None
+        self._fit(rows, weights)
+        start = start_of_zeros(self.rule, self.known_grid, None)
+        self.scale.copy_(torch.where(self.scale <= SMALLEST_SCALE, start, self.scale))
         self.ready = True
 
     @torch.no_grad()
-    def _fit(self, rows: Tensor) -> None:
-        """Set scale and zero point from values [1, K] by the range rule."""
+    def _fit(self, rows: Tensor, weights: Tensor | None = None) -> None:
+        """Set scale and zero point from values [1, K] by the range rule; see `Observer.take`."""
         grid = self.known_grid
-        self.scale.copy_(self.rule(rows, grid)[0])
+        weighs = weights is not None and self.settings.of_range.weighs
+        found = self.rule(rows, grid, weights) if weighs else self.rule(rows, grid)
+        self.scale.copy_(found[0])
         if grid.kind == "asymmetric":
             low = rows.amin(1).clamp_max(0)
             self.zero_point.copy_(min_to_zero_point(low, self.scale, grid)[0])

@@ -1,14 +1,14 @@
 """Observers: what watches the values of an activation, and what its range rule is shown of them.
 
-Until a range is set, an observer keeps an even sample of the values of each batch and their
-extremes. A range that follows its values is then shown a moving average of the extremes, which
+Until a range is set, an observer keeps a sample of the values of each batch, which stands for all
+of them. A range that follows its values is then shown a moving average of the extremes, which
 takes in those of every so many training steps.
 """
 
 import torch
 from torch import Tensor
 
-SAMPLE = 16_384  # values kept of each calibration batch for a range rule to look at
+from qtool.quantizers.samples import SAMPLE, Sample
 
 
 class Observer:
@@ -29,20 +29,25 @@ class Observer:
         self.follows, self.decay, self.every = follows, decay, every
         self.watching = self.looks = self.ahead = False
         self.steps = 0
-        self._samples: list[Tensor] = []
+        self._samples: list[Sample] = []
+        self._size = SAMPLE
 
     @torch.no_grad()
     def watch(self, x: Tensor, average: Tensor) -> None:
-        """Collect an even sample of the values of x, and take their extremes into the average."""
-        values = x.detach().float().flatten()
-        extremes = _extremes(values)
+        """Collect a sample of the values of x, and take their extremes into the average.
+
+        With every doubling of the batches each keeps half: memory stays bounded, and as a sample
+        knows how many values it stands for, all values of all batches count alike.
+        """
+        sample = Sample.of(x, self._size)
         if self.follows and self._samples:
-            average.lerp_(extremes, 1 - self.decay)
+            average.lerp_(sample.extremes, 1 - self.decay)
         elif self.follows:
-            average.copy_(extremes)
-        stride = max(1, values.numel() // SAMPLE)
-        sampled = [extremes, values[::stride]] if stride > 1 else [values]
-        self._samples.append(torch.cat(sampled))
+            average.copy_(sample.extremes)
+        self._samples.append(sample)
+        if sum(kept.values.numel() for kept in self._samples) > 2 * SAMPLE and self._size > 1:
+            self._size //= 2
+            self._samples = [kept.thinned(self._size) for kept in self._samples]
 
     @property
     def watched(self) -> bool:
@@ -51,13 +56,19 @@ class Observer:
 
     def forget(self) -> None:
         """Drop what was watched."""
-        self._samples = []
+        self._samples, self._size = [], SAMPLE
 
-    def take(self) -> Tensor:
-        """Return what was watched, float32 [1, K], and drop it."""
-        rows = torch.cat(self._samples).unsqueeze(0)
+    def take(self) -> tuple[Tensor, Tensor | None]:
+        """Return what was watched and drop it: values [1, K], and how many each stands for [K].
+
+        The extremes of all values are among them. None where every value is there.
+        """
+        samples = self._samples
         self.forget()
-        return rows
+        if all(sample.is_whole for sample in samples):
+            return torch.cat([sample.values for sample in samples]).unsqueeze(0), None
+        rows, weights = zip(*(sample.weighed() for sample in samples), strict=True)
+        return torch.cat(rows).unsqueeze(0), torch.cat(weights)
 
     def begin_step(self) -> None:
         """Decide, before a training step's forward pass, whether to look at its values."""

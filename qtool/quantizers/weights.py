@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qtool.numerics.grid import dequantize, quantize
-from qtool.numerics.ranges import RANGES, absmax, refine_scale
+from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, absmax, refine_scale, start_of_zeros
 from qtool.numerics.schedules import SCHEDULES, Schedule
 from qtool.quantizers.fake_quantize import FakeQuantize, QuantizerState
 from qtool.quantizers.oscillation import OscillationTracker, observe
@@ -51,6 +51,7 @@ class WeightQuantizer(FakeQuantize):
         shape = [len(weight), *[1] * (weight.ndim - 1)] if per_channel else []
         self.scale.data = torch.ones(shape, device=weight.device)
         self.to(weight.device)
+        self.start_of_zeros = start_of_zeros(self.rule, self.known_grid, weight[0].numel())
         if facts.costs != "search":
             self.fit(weight)
 
@@ -74,7 +75,8 @@ class WeightQuantizer(FakeQuantize):
         self._take(refine_scale(self._rows(weight), self.used_scale.reshape(-1), self.known_grid))
 
     def _take(self, scale: Tensor) -> None:
-        """Set the scales, of which there are as many as rows."""
+        """Set the scales, of which there are as many as rows; one of zeros starts elsewhere."""
+        scale = torch.where(scale <= SMALLEST_SCALE, self.start_of_zeros, scale)
         self.scale.copy_(scale.reshape(self.scale.shape))
         self.ready = True
 

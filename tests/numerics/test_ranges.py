@@ -22,6 +22,7 @@ from qtool.numerics.ranges import (
     mse,
     ppq,
     refine_scale,
+    start_of_zeros,
 )
 
 GRIDS = [
@@ -532,3 +533,40 @@ def test_parameters_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=f"^{re.escape(message)}$"):
         RANGES.build(name, **params)
+
+
+WEIGHING = [name for name in RANGES.names() if RANGES.facts(name).weighs]
+
+
+@pytest.mark.parametrize("name", WEIGHING)
+@pytest.mark.parametrize("grid", [IntegerGrid(3, "full"), IntegerGrid(4, "unsigned"), ONE_BIT])
+def test_a_value_that_stands_for_several_is_that_many_values(name: str, grid: IntegerGrid) -> None:
+    rows = sample(grid, rows=3, columns=60)
+    weights = torch.arange(60) % 4
+    repeated = rows.repeat_interleave(weights, 1)
+    found = build(name)(rows[:, weights > 0], grid, weights[weights > 0].float())
+    expected = build(name)(repeated, grid)
+    # between two neighbours, where a percentile lies, several equal values reach further
+    tolerance = 0.02 if name == "percentile" else 1e-5
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=tolerance)
+
+
+def test_a_percentile_of_values_that_stand_for_one_is_that_of_numpy() -> None:
+    rows = torch.randn(4, 501, generator=torch.Generator().manual_seed(3))
+    for share in (60.0, 99.0, 99.9, 100.0):
+        rule = RANGES.build("percentile", percentile=share)
+        found = rule(rows, IntegerGrid(4, "full"), torch.ones(501))
+        expected = np.percentile(np.abs(rows.numpy()), share, axis=1) / 7
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in RANGES.names() if name not in BLIND])
+@pytest.mark.parametrize("grid", [IntegerGrid(8, "narrow"), IntegerGrid(2, "full"), ONE_BIT])
+def test_a_row_of_zeros_starts_as_weights_that_were_drawn(name: str, grid: IntegerGrid) -> None:
+    rule, fan_in = build(name), 256
+    drawn = torch.rand(1, 200_000, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    expected = float(rule(drawn / 16, grid))
+    np.testing.assert_allclose(start_of_zeros(rule, grid, fan_in), expected, rtol=0.02)
+    if name == "learned":
+        at = 2 * (0.5 / 256**0.5) / np.sqrt(np.ceil(high(grid)))
+        np.testing.assert_allclose(start_of_zeros(rule, grid, fan_in), at, rtol=1e-5)

@@ -10,7 +10,7 @@ from torch import Tensor
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 from qtool.numerics.ranges import RANGES
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.observers import SAMPLE
+from qtool.quantizers.samples import SAMPLE
 from qtool.settings.tensors import ActivationQuantization
 
 NEEDED = {"fixed": {"scale": 0.1}}  # parameters without a default

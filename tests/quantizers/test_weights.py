@@ -304,3 +304,35 @@ def test_a_frozen_weight_stays_frozen_after_a_checkpoint() -> None:
     assert torch.equal(weight_scale(target), weight_scale(source))
     set_progress(target, 1.0)
     assert not target.weight.requires_grad
+
+
+@pytest.mark.parametrize("rule", ["learned", "absmax", "mse", "mean_abs"])
+def test_rows_that_start_at_zero_start_their_scale_from_their_fan_in(rule: str) -> None:
+    layer = nn.Linear(256, 6)
+    layer.weight.data = weight(6, 256)
+    layer.weight.data[2:4] = 0
+    made = WeightQuantizer(settings(range=rule, bits=8), layer.weight)
+    made.fit(layer.weight)
+    drawn = nn.Linear(256, 2000).weight.detach()
+    of_drawn = RANGES.build(rule)(drawn.reshape(1, -1), IntegerGrid(8, "narrow"))
+    found = made.scale.detach().flatten()
+    np.testing.assert_allclose(found[2:4], of_drawn.expand(2), rtol=0.02)
+    rows = layer.weight.detach()[[0, 1, 4, 5]]
+    of_rows = RANGES.build(rule)(rows, IntegerGrid(8, "narrow"))
+    np.testing.assert_allclose(found[[0, 1, 4, 5]], of_rows, rtol=1e-6)
+    assert not made.eval()(layer.weight)[2:4].any()
+
+
+def test_a_head_that_starts_at_zero_learns() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 16)
+    labels = (x[:, 0] > 0).long()
+    head = nn.Sequential(nn.Linear(16, 2))
+    nn.init.zeros_(head[0].weight)
+    model = qtool.prepare(head, {"weights": {"bits": 8}}, x)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    assert float((model(x).argmax(1) == labels).float().mean()) > 0.9
