@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from qtool.data.datasets import DATASETS
 from qtool.export.targets.target import TARGETS
+from qtool.limits import LIMITS, Outcome
 from qtool.models.papers import MODELS
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES
@@ -222,6 +223,21 @@ def rooms() -> str:
             first = said.module_docstring(file).partition("\n")[0].rstrip(".")
             lines.append(f"{edge} {shown:<18}{first}")
     return "\n".join([*lines, "```"])
+
+
+@block
+def known_limits() -> str:
+    """Every limit: what becomes of the network, layer or norm, in whose words, and what to do."""
+    rows = []
+    for limit in LIMITS.values():
+        cells = [re.sub(r"\{(\w+)\}", r"*\1*", prose(text)) for text in (limit.says, limit.do)]
+        rows.append(
+            [limit.outcome, *(text.replace("{{", "{").replace("}}", "}") for text in cells)]
+        )
+    order = list(get_args(Outcome))
+    return table(
+        ["outcome", "what is said", "what to do"], sorted(rows, key=lambda r: order.index(r[0]))
+    )
 
 
 @block

@@ -53,6 +53,7 @@ PLANTED = {
         ("cli/options", "import torch", "torch"),
         ("cli/app", "from torchvision import models", "torchvision"),
         ("problems", "import torch", "torch"),
+        ("limits", "from torch import nn", "torch"),
         ("errors", "import torch", "torch"),
     ],
     GRAPH: [("graph/recording", "from qtool import errors", "qtool.errors")],

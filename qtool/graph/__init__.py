@@ -2,5 +2,6 @@
 
 recording: what a pass told, and the questions that it answers. recorder: makes one. inputs: the
 form of a model's inputs, which an example fixes. sites: numbered calls of modules. calls: modules
-that count their calls. swap: parts in the place of others, and what is kept on a model.
+that count their calls. swap: parts in the place of others, and what is kept on a model. copies:
+copies of models that are hard to copy.
 """

@@ -1,0 +1,161 @@
+"""Known limits: what of a network is refused, left float or not folded, in whose words.
+
+Whoever refuses a network, leaves a layer float or does not fold a norm says so in a sentence of
+this file, so that the table of known limits, which is printed from it, cannot be out of date. To
+add one, write it here, and in tests/test_limits.py a network that meets it.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from qtool.errors import ModelError
+
+Outcome = Literal["refused", "left float", "not folded"]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One thing that qtool does not do, or not in integers.
+
+    Attributes:
+        outcome: what becomes of the network, the layer or the norm.
+        says: the sentence, with names of what it speaks of in braces.
+        do: what a user can do, with the same names; empty where that is plain or there is nothing.
+    """
+
+    outcome: Outcome
+    says: str
+    do: str = ""
+
+    def text(self, **words: object) -> str:
+        """Return the sentence; that of a refusal goes on with what to do."""
+        said = self.says.format(**words)
+        return f"{said}; {self.do.format(**words)}" if self.do and self.refuses else said
+
+    def error(self, **words: object) -> ModelError:
+        """Return the error that refuses a model, which is a ValueError, too."""
+        return ModelError(self.text(**words))
+
+    @property
+    def refuses(self) -> bool:
+        """Tell whether the network is refused."""
+        return self.outcome == "refused"
+
+    def fits(self, text: str) -> bool:
+        """Tell whether a text is this sentence about something."""
+        whole = f"{self.says}; {self.do}" if self.do and self.refuses else self.says
+        parts = re.split(r"\{\w+\}", whole)
+        return re.fullmatch(".+".join(map(re.escape, parts)), text, re.DOTALL) is not None
+
+
+def _refused(says: str, do: str = "") -> Limit:
+    return Limit("refused", says, do)
+
+
+def _left_float(says: str, do: str = "") -> Limit:
+    return Limit("left float", says, do)
+
+
+# What is no float model, or not one that can be copied and changed
+
+NOT_A_MODULE = _refused("prepare takes a torch.nn.Module, not {given}")
+WRAPPED = _refused(
+    "{module} is a {type}, which runs a model that stands inside it",
+    "prepare the model inside, and wrap what prepare returns",
+)
+SCRIPTED = _refused(
+    "{module} is a torch.jit module ({type}), whose layers cannot be changed",
+    "prepare the model that it was made of",
+)
+COMPILED = _refused(
+    "{module} was compiled (torch.compile), so that its layers cannot be changed",
+    "prepare the model first, then compile what prepare returns",
+)
+PREPARED_ALREADY = _refused("this model is prepared already", "prepare the float one")
+PREPARED_INSIDE = _refused(
+    "{module} comes from {maker} already",
+    "put the model together from float parts, and prepare it as a whole",
+)
+INTEGER_ALREADY = _refused(
+    "this is an integer model, from qtool.convert", "prepare the float one, or export this one"
+)
+TAKEN_ATTRIBUTE = _refused(
+    "the model has an attribute `qtool` of its own, where prepare keeps what it knows",
+    "give that attribute another name",
+)
+NOT_COPIED = _refused(
+    "prepare works on a copy, and {part} cannot be copied ({error})",
+    "take it off the model while it is prepared",
+)
+FORWARD_REPLACED = _refused(
+    "{module}: its forward was replaced by a function that holds the model, so that a copy would "
+    "run the original's layers",
+    "write a subclass with that forward, or put it into a module around the model",
+)
+QUANTIZED_BY_TORCH = _refused(
+    "{module} is a {type}, quantized by other means", "prepare the float model"
+)
+
+# Where parameters are, and of what kind
+
+LAZY = _refused(
+    "{layer} is lazy: its shape is not known before the first forward pass",
+    "run the model once before prepare, or give prepare an example",
+)
+ON_META = _refused(
+    "{tensor} is on the meta device, without values",
+    "load the weights first (model.to_empty(device=...), then load_state_dict)",
+)
+TWO_DEVICES = _refused(
+    "the model is spread over devices: {first} is on {device}, {second} on {other}",
+    "put the whole model on one device (model.to(device))",
+)
+DTYPE = _refused(
+    "{layer}: its {tensor} is {dtype}, and qtool quantizes float32",
+    "call model.float(), or leave the layer float by an override "
+    "{{match: {layer}, weights: null, activations: null}}",
+)
+LAYOUT = _refused(
+    "{layer}: its {tensor} is {layout}, and qtool quantizes dense tensors",
+    "call .to_dense() on it, or leave the layer float by an override "
+    "{{match: {layer}, weights: null, activations: null}}",
+)
+TENSOR_SUBCLASS = _refused(
+    "{layer}: its {tensor} is a {type}, and qtool quantizes plain parameters",
+    "prepare the model before it is sharded, quantized or wrapped by other means",
+)
+HOOKED = _refused(
+    "{layer}: its {tensor} is made anew in each pass; call {remove} before prepare, or leave it "
+    "float by an override {{match: {layer}, weights: null, activations: null}}",
+)
+HOOKED_NORM = _refused(
+    "{layer}: its {tensor} is made anew in each pass, so that the norm cannot be folded",
+    "call {remove} before prepare",
+)
+
+# What there is to quantize, and the example
+
+NOTHING_TO_QUANTIZE = _refused(
+    "there is nothing to quantize: {why}",
+    "qtool quantizes torch.nn.Conv2d and torch.nn.Linear",
+)
+FAILS = _refused("the model fails on the example: {error}")
+EMPTY_EXAMPLE = _refused("the example is empty: {input} is {shape}", "give a batch of real inputs")
+ZERO_EXAMPLE = _refused(
+    "the example is all zeros, which no activation scale can be taken from",
+    "give a batch of real inputs",
+)
+
+# Layers that stay float
+
+CHOSEN = _left_float("{where} leaves weights and input float")
+SUBCLASS = _left_float(
+    "{type} is a subclass that may differ", "use the class itself where it computes the same"
+)
+NEITHER = _left_float("{type} is neither Conv2d nor Linear")
+BYPASSED = _left_float(
+    "the model uses its weight without calling it", "call the layer, where the model is yours"
+)
+
+LIMITS = {name: limit for name, limit in list(globals().items()) if isinstance(limit, Limit)}
