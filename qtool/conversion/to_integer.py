@@ -100,7 +100,7 @@ def _fill(parts: Parts, source: QuantLayer) -> IntegerLayer:
         assert layer.input_scale is not None
         assert layer.input_zero_point is not None
         layer.input_scale.copy_(source.quantizer_of_input.on_grid.scale)
-        layer.input_zero_point.copy_(source.quantizer_of_input.zero_point)
+        layer.input_zero_point.copy_(source.quantizer_of_input.used_zero_point)
     return layer.eval()
 
 

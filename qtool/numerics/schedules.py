@@ -15,6 +15,7 @@ Examples:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Annotated
 
@@ -187,7 +188,11 @@ def with_warmup(schedule: Schedule, warmup: float) -> Schedule:
     """
     if not warmup:
         return schedule
-    return lambda progress: schedule(progress) * min(1.0, progress / warmup)
+    return partial(_warmed_up, schedule=schedule, warmup=warmup)
+
+
+def _warmed_up(progress: float, schedule: Schedule, warmup: float) -> float:
+    return schedule(progress) * min(1.0, progress / warmup)
 
 
 def in_phases(schedule: Schedule, phases: int, window: list[float]) -> Schedule:
@@ -195,13 +200,13 @@ def in_phases(schedule: Schedule, phases: int, window: list[float]) -> Schedule:
 
     v(t) = schedule at the share (phases t) mod 1 of the window, and at its end from t = 1 on
     """
+    return partial(_again, schedule=schedule, phases=phases, window=window)
+
+
+def _again(progress: float, schedule: Schedule, phases: int, window: list[float]) -> float:
     first, last = window
-
-    def again(progress: float) -> float:
-        share = _share(progress, window)
-        if phases == 1 or share in (0.0, 1.0):
-            return schedule(progress)
-        within = (phases * share + ROUNDING) % 1.0
-        return schedule(first + within * (last - first))
-
-    return again
+    share = _share(progress, window)
+    if phases == 1 or share in (0.0, 1.0):
+        return schedule(progress)
+    within = (phases * share + ROUNDING) % 1.0
+    return schedule(first + within * (last - first))

@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 from qtool.numerics.ranges import SMALLEST_SCALE, min_to_zero_point, start_of_zeros
 from qtool.numerics.roundings import additive_noise
-from qtool.quantizers.fake_quantize import FakeQuantize, QuantizerState
+from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.observers import Observer
+from qtool.quantizers.state import QuantizerState
 from qtool.settings.tensors import ActivationQuantization
 
 
@@ -91,11 +92,9 @@ class ActivationQuantizer(FakeQuantize):
             placed = min_to_zero_point(self.offset, self.used_scale, self.known_grid)
             self.zero_point.copy_(placed)
 
-    def get_extra_state(self) -> dict[str, object]:
-        """Return what a checkpoint must hold beside the tensors."""
-        return {**super().get_extra_state(), "steps": self.observer.steps}
+    def _state(self) -> QuantizerState:
+        return {**super()._state(), "steps": self.observer.steps}
 
-    def set_extra_state(self, state: QuantizerState) -> None:
-        """Take what `get_extra_state` returned."""
-        super().set_extra_state(state)
+    def _take_state(self, state: QuantizerState) -> None:
+        super()._take_state(state)
         self.observer.steps = state["steps"]

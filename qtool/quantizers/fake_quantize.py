@@ -8,31 +8,25 @@ in float32 whatever the type of x; its backward is the chosen estimator. With a 
 (1 - alpha) x + alpha x_hat instead, with the gradient through the first term only.
 """
 
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypedDict, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from qtool.numerics.estimators import ESTIMATORS, Bound, Estimator, straight_through
-from qtool.numerics.grid import IntegerGrid, Kind
+from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, above_floor
 from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
 from qtool.quantizers.rounding_function import Backward, RoundToGrid
+from qtool.quantizers.state import QuantizerState, decode, encode
 from qtool.settings.choices import blend_schedule
 from qtool.settings.section import Choice
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
-
-
-class QuantizerState(TypedDict):
-    """What checkpoints hold of a quantizer beside its tensors; each class reads what it wrote."""
-
-    ready: bool
-    grid: Kind | None
-    steps: int
-    frozen: bool
+from qtool.settings.user_estimators import is_users, load_by_absolute_paths
 
 
 class FakeQuantize(nn.Module):
@@ -42,7 +36,8 @@ class FakeQuantize(nn.Module):
         scale: float32 step size; [] per tensor, [C, 1, ...] per output channel. A Parameter
             where the range is learned, else a buffer. An optimizer may push it below 0, so that
             whoever computes with it takes `used_scale`.
-        zero_point: float32 integer that represents 0.0, []; 0 but on the asymmetric grid.
+        zero_point: float32 integer that represents 0.0, []; 0 but on the asymmetric grid. An
+            average of models may leave it between two integers: see `used_zero_point`.
         alpha: float32 [], the share of x_hat in a blend; 1 without one.
         grid: the integers allowed; None until the first values decide an `auto` grid.
         compiles: use compiled kernels; `compile_kernels` sets it.
@@ -129,6 +124,15 @@ class FakeQuantize(nn.Module):
         return above_floor(self.scale.detach())
 
     @property
+    def used_zero_point(self) -> Tensor:
+        """Return the zero point that is computed with, []: the integer next to the stored one."""
+        return self.zero_point.round() if self._has_zero_point else self.zero_point
+
+    @property
+    def _has_zero_point(self) -> bool:
+        return self.grid is not None and self.grid.kind == "asymmetric"
+
+    @property
     def on_grid(self) -> OnGrid:
         """Return grid, scale, zero point and the rounding that is deployed, as they are now.
 
@@ -136,7 +140,7 @@ class FakeQuantize(nn.Module):
             RuntimeError: If no values were seen yet that decide the grid.
         """
         rounding = ROUNDINGS[self.deployed_rounding]
-        return OnGrid.by_step(self.known_grid, self.used_scale, self.zero_point, rounding)
+        return OnGrid.by_step(self.known_grid, self.used_scale, self.used_zero_point, rounding)
 
     def set_progress(self, progress: float) -> None:
         """Move the blend and the estimator to `progress`, the share of training done."""
@@ -149,7 +153,8 @@ class FakeQuantize(nn.Module):
         """Return low and high in steps: numbers, or tensors [] where there is a zero point."""
         grid = self.known_grid
         if grid.kind == "asymmetric":
-            return grid.qmin - self.zero_point, grid.qmax - self.zero_point
+            zero_point = self.used_zero_point
+            return grid.qmin - zero_point, grid.qmax - zero_point
         return float(grid.qmin), float(grid.qmax)
 
     def round_to_grid(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -184,14 +189,51 @@ class FakeQuantize(nn.Module):
         factor = (values * self.known_grid.qmax) ** -0.5
         return Backward(self.estimator, self.settings.scale_gradient, factor, 0.0, compiles)
 
-    def get_extra_state(self) -> dict[str, object]:
-        """Return what a checkpoint must hold beside the tensors."""
-        return {"ready": self.ready, "grid": self.grid and self.grid.kind}
+    def get_extra_state(self) -> Tensor:
+        """Return what a checkpoint must hold beside the tensors, as a tensor of its own."""
+        return encode(self._state())
 
-    def set_extra_state(self, state: QuantizerState) -> None:
-        """Take what `get_extra_state` returned."""
+    def set_extra_state(self, state: Tensor | Mapping[str, object]) -> None:
+        """Take what `get_extra_state` returned, an average of such, or the dict of older files.
+
+        Raises:
+            ValueError: If it is an average over states that do not go together.
+        """
+        self._take_state(decode(state))
+
+    def _state(self) -> QuantizerState:
+        kind = self.grid.kind if self.grid else None
+        return {"ready": self.ready, "grid": kind, "steps": 0, "frozen": False}
+
+    def _take_state(self, state: QuantizerState) -> None:
         self.ready = state["ready"]
         self.grid = IntegerGrid(self.bits, state["grid"]) if state["grid"] else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002  as torch has it
+        """Move to a device as the model does, but keep scales in float32 when it becomes half."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            made = fn(tensor)
+            return made if made.dtype == tensor.dtype else tensor.to(made.device)
+
+        return super()._apply(moved, recurse)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return what copies and pickles hold: a user's estimator goes by its name."""
+        state = vars(self).copy()
+        if self.settings.estimator is not None and is_users(self.settings.estimator.name):
+            del state["estimator"]
+        return state
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Take what `__getstate__` returned."""
+        super().__setstate__(state)
+        if "estimator" not in state and self.settings.estimator is not None:
+            load_by_absolute_paths({"weights": {"estimator": self.settings.estimator.name}})
+            self._choose_estimator(self.settings.estimator)
+            if self.moved and isinstance(self.estimator, partial):
+                made = self.estimator
+                self.estimator = partial(made.func, **{**made.keywords, **self.moved})
 
     def __repr__(self) -> str:
         """Return one line, whatever the quantizer consists of."""

@@ -3,6 +3,8 @@
 Reference: Nagel et al., 2022, arXiv:2203.11086.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -92,13 +94,14 @@ class OscillationTracker(nn.Module):
         self.steps = 0
         return found
 
-    def get_extra_state(self) -> dict[str, bool]:
-        """Return what a checkpoint must hold beside the tensors."""
-        return {"started": self.started}
+    def get_extra_state(self) -> Tensor:
+        """Return what a checkpoint must hold beside the buffers, float32 [1], made anew."""
+        return torch.tensor([float(self.started)])
 
-    def set_extra_state(self, state: dict[str, bool]) -> None:
-        """Take what `get_extra_state` returned."""
-        self.started = state["started"]
+    def set_extra_state(self, state: Tensor | Mapping[str, bool]) -> None:
+        """Take what `get_extra_state` returned, an average of such, or the dict of older files."""
+        given = float(state[0]) if isinstance(state, Tensor) else float(state["started"])
+        self.started = given > 0
 
 
 @torch.no_grad()

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from qtool.numerics.grid import dequantize, quantize
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, absmax, refine_scale, start_of_zeros
-from qtool.numerics.schedules import SCHEDULES, Schedule
-from qtool.quantizers.fake_quantize import FakeQuantize, QuantizerState
+from qtool.numerics.schedules import SCHEDULES, Schedule, constant
+from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.oscillation import OscillationTracker, observe
+from qtool.quantizers.state import QuantizerState
 from qtool.settings.section import Choice
 from qtool.settings.tensors import WeightQuantization
 
@@ -145,13 +146,11 @@ class WeightQuantizer(FakeQuantize):
         level = dequantize(quantize(weight.detach(), scale, 0, grid), scale, 0, grid)
         return self.strength * (level - clipped).square().sum()
 
-    def get_extra_state(self) -> dict[str, object]:
-        """Return what a checkpoint must hold beside the tensors."""
-        return {**super().get_extra_state(), "steps": self.steps, "frozen": self.frozen}
+    def _state(self) -> QuantizerState:
+        return {**super()._state(), "steps": self.steps, "frozen": self.frozen}
 
-    def set_extra_state(self, state: QuantizerState) -> None:
-        """Take what `get_extra_state` returned."""
-        super().set_extra_state(state)
+    def _take_state(self, state: QuantizerState) -> None:
+        super()._take_state(state)
         self.steps, self.frozen = state["steps"], state["frozen"]
 
 
@@ -172,5 +171,5 @@ def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> Non
 def _schedule(choice: Choice | None) -> Schedule:
     """Return a schedule; 0 throughout where none is chosen."""
     if choice is None:
-        return lambda progress: 0.0
+        return partial(constant, value=0.0)
     return SCHEDULES.build(choice.name, **choice.params)
