@@ -39,10 +39,10 @@ def _faults(quantizer: FakeQuantize) -> list[str]:
     tiny = (scale >= least) & (scale < LEAST)
     if bool(tiny.any()):
         found.append(f"scale holds {float(scale[tiny].max()):.4g}; it must be at least {LEAST:g}")
-    grid, zero = quantizer.grid, float(quantizer.zero_point)
+    grid, zero = quantizer.grid, float(quantizer.used_zero_point)
     if grid is not None and zero - zero == 0:  # finite
         low, high = (grid.qmin, grid.qmax) if grid.kind == "asymmetric" else (0, 0)
-        if zero != round(zero) or not low <= zero <= high:
+        if not low <= zero <= high:
             allowed = f"an integer from {low} to {high}" if low < high else "0"
             found.append(f"zero_point is {zero:g}; it must be {allowed}")
     return found

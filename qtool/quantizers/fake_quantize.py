@@ -126,11 +126,8 @@ class FakeQuantize(nn.Module):
     @property
     def used_zero_point(self) -> Tensor:
         """Return the zero point that is computed with, []: the integer next to the stored one."""
-        return self.zero_point.round() if self._has_zero_point else self.zero_point
-
-    @property
-    def _has_zero_point(self) -> bool:
-        return self.grid is not None and self.grid.kind == "asymmetric"
+        moves = self.grid is not None and self.grid.kind == "asymmetric"
+        return self.zero_point.round() if moves else self.zero_point
 
     @property
     def on_grid(self) -> OnGrid:

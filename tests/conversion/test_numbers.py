@@ -46,12 +46,6 @@ def plant(model: nn.Module, name: str, value: float) -> None:
         (OBSERVED, "fc.weight_quantizer.scale", -1.0, "fc.weight_quantizer.scale holds -1; it"),
         (OBSERVED, "conv2.input_quantizer.scale", 0.0, "conv2.input_quantizer.scale holds 0; it"),
         (OBSERVED, "conv2.input_quantizer.scale", 1e-40, "input_quantizer.scale holds 1e-40; it"),
-        (
-            OBSERVED,
-            "conv2.input_quantizer.zero_point",
-            3.5,
-            "conv2.input_quantizer.zero_point is 3.5; it must be an integer from 0 to 15",
-        ),
         (OBSERVED, "conv2.input_quantizer.zero_point", 16.0, "it must be an integer from 0 to 15"),
         (OBSERVED, "conv2.input_quantizer.zero_point", NAN, "input_quantizer.zero_point is nan"),
         (LEARNED, "conv2.input_quantizer.zero_point", 1.0, "zero_point is 1; it must be 0"),
