@@ -51,13 +51,19 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> Score:
-    """Return accuracy and mean loss of `model` (a module should be in evaluation mode)."""
+    """Return accuracy and mean loss of `model` (a module should be in evaluation mode).
+
+    Raises:
+        ValueError: If there is no batch.
+    """
     images, total_loss, hits, labels = 0, 0.0, 0, torch.empty(0)
     for inputs, labels in batches:
         logits = model(inputs).float()
         total_loss += float(loss(logits, labels)) * len(labels)
         hits += int(count_hits(logits, labels))
         images += len(labels)
+    if not images:
+        raise ValueError("there is no batch to judge by; give one at least")
     return Score(share_of_hits(hits, images, labels), total_loss / images, images)
 
 

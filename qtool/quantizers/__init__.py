@@ -6,4 +6,5 @@ quantizers share, and state: what checkpoints hold of it; weights, activations: 
 observers: what watches values, by samples of them. rounding_function: the rounding and its
 gradient; kernels: the same, compiled. oscillation: weights that flip. control: what moves all
 quantizers of a model. calibrate: scales from data. finite: numbers that no computation survives.
+given: scales that leave nothing of their values.
 """

@@ -7,6 +7,8 @@ from torch.nn import functional as F
 from qtool.numerics.ranges import SMALLEST_SCALE, min_to_zero_point, start_of_zeros
 from qtool.numerics.roundings import additive_noise
 from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.finite import refuse_bad_values
+from qtool.quantizers.given import refuse_useless_scale
 from qtool.quantizers.observers import Observer
 from qtool.quantizers.state import QuantizerState
 from qtool.settings.tensors import ActivationQuantization
@@ -38,8 +40,13 @@ class ActivationQuantizer(FakeQuantize):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Set grid, scale and zero point from what was watched."""
+        """Set grid, scale and zero point from what was watched.
+
+        Raises:
+            ModelError: If values are not finite, or a given scale leaves nothing of them.
+        """
         rows, weights = self.observer.take()
+        refuse_bad_values(rows, f"{self.place or 'an input'}: what it was shown")
         if self.decides_grid:
             self.grid = self.grid_for(signed=bool(rows.amin() < 0))
         if self.follows:
@@ -47,6 +54,7 @@ class ActivationQuantizer(FakeQuantize):
         self._fit(rows, weights)
         start = start_of_zeros(self.rule, self.known_grid, None)
         self.scale.copy_(torch.where(self.scale <= SMALLEST_SCALE, start, self.scale))
+        refuse_useless_scale(self, rows)
         self.ready = True
 
     @torch.no_grad()

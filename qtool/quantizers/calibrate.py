@@ -9,6 +9,7 @@ from qtool.graph.inputs import Inputs, inputs_from
 from qtool.graph.recorder import without_traces
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.finite import refuse_bad_values
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.prepare import prepared_state
 
@@ -26,8 +27,8 @@ def calibrate(model: nn.Module, batches: Iterable[object]) -> None:
             [B, ...] or a tuple that begins with it. Some hundred images are enough.
 
     Raises:
-        ValueError: If there is no batch, or one has another form. Whatever fails, scales stay as
-            they were.
+        ValueError: If there is no batch, one has another form, or values are not finite. Whatever
+            fails, scales stay as they were.
     """
     state = prepared_state(model)
     inputs = inputs_from(batches, state.form_of_inputs, model, "calibrate")
@@ -51,7 +52,8 @@ def _watch(
         observer.forget()
     try:
         with without_traces(model):
-            for batch in inputs:
+            for seen, batch in enumerate(inputs, 1):
+                refuse_bad_values(batch.tensors, f"batch {seen}")
                 batch.call(model)
     except BaseException:
         for observer in observers:

@@ -38,6 +38,20 @@ def begin_step(model: nn.Module) -> None:
         begin_steps(quantizers, weights)
 
 
+def name_quantizers(model: nn.Module) -> None:
+    """Tell every quantizer its name, and check the scales that weights are given.
+
+    Raises:
+        ModelError: If one leaves nothing of its weight; a ValueError, too.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, FakeQuantize):
+            module.place = name
+    for layer in quant_layers(model).values():
+        if layer.weight_quantizer is not None and not layer.weight.is_meta:
+            layer.weight_quantizer.refuse_useless_scale(layer.weight)
+
+
 def make_traceable(model: nn.Module) -> None:
     """Keep in tensors what schedules move, so that a trace of the model follows them."""
     for module in model.modules():

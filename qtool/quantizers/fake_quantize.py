@@ -41,11 +41,13 @@ class FakeQuantize(nn.Module):
         alpha: float32 [], the share of x_hat in a blend; 1 without one.
         grid: the integers allowed; None until the first values decide an `auto` grid.
         compiles: use compiled kernels; `compile_kernels` sets it.
+        place: its name in the model, for messages; `name_quantizers` sets it.
     """
 
     scale: Tensor
     zero_point: Tensor
     alpha: Tensor
+    place: str = ""
 
     def __init__(
         self, settings: WeightQuantization | ActivationQuantization, grid: IntegerGrid | None

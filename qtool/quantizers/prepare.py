@@ -12,6 +12,7 @@ from qtool.graph.recorder import Watched, record_first_forward, without_traces
 from qtool.graph.recording import Recording
 from qtool.graph.swap import ATTRIBUTE, keep_state, kept_state
 from qtool.problems import Problem, did_you_mean, report
+from qtool.quantizers.control import name_quantizers
 from qtool.quantizers.finite import refuse_bad_numbers, refuse_bad_values
 from qtool.quantizers.layers import (
     QUANT_TYPES,
@@ -76,7 +77,8 @@ def prepare(
 
     Raises:
         RecipeError: If the section is wrong, or an override matches no layer.
-        ModelError: If a weight, a statistic or the example is not finite; a ValueError, too.
+        ModelError: If a weight, a statistic or the example is not finite, or a given scale leaves
+            nothing of its values; a ValueError, too.
         ValueError: If the model is prepared already, or there is no example where the places of
             quantizers are found by a forward pass.
     """
@@ -92,10 +94,10 @@ def prepare(
     if found := pattern_problems(model, settings):
         raise report("quantization", found)
     refuse_bad_numbers(model)
-    refuse_bad_values(example, "the example")
     model = deepcopy(model)
     state, inputs = Prepared(), None
     if example is not None:
+        refuse_bad_values(Inputs.of(example).tensors, "the example")
         state.form, inputs = Form.of(example), Inputs.of(example).to(device_of(model)).copied()
     sources = quantize_relus(model, settings, inputs)
     for name, module in list(model.named_modules()):
@@ -115,6 +117,7 @@ def prepare(
         for layer in quant_layers(model).values():
             if layer.weight_quantizer is not None:
                 layer.weight_quantizer.fit_roughly(layer.weight)
+    name_quantizers(model)
     if inputs is not None:
         with without_traces(model):
             inputs.call(model)

@@ -9,6 +9,7 @@ from qtool.numerics.grid import dequantize, quantize
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, absmax, refine_scale, start_of_zeros
 from qtool.numerics.schedules import SCHEDULES, Schedule, constant
 from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.given import refuse_useless_scale
 from qtool.quantizers.oscillation import OscillationTracker, observe
 from qtool.quantizers.state import QuantizerState
 from qtool.settings.section import Choice
@@ -60,6 +61,14 @@ class WeightQuantizer(FakeQuantize):
     def fit(self, weight: Tensor) -> None:
         """Set the scales from the weight [C, ...] by the range rule."""
         self._take(self.rule(self._rows(weight), self.known_grid))
+
+    def refuse_useless_scale(self, weight: Tensor) -> None:
+        """Check that a given scale leaves something of the weight [C, ...].
+
+        Raises:
+            ModelError: If it does not.
+        """
+        refuse_useless_scale(self, self._rows(self.before_rounding(weight)))
 
     @torch.no_grad()
     def fit_roughly(self, weight: Tensor) -> None:

@@ -4,7 +4,7 @@ from torch import nn
 
 from qtool.console import say
 from qtool.conversion.biases import round_biases
-from qtool.errors import TrainingError
+from qtool.errors import QtoolError
 from qtool.models.architecture import Architecture
 from qtool.quantizers.plan import plan
 from qtool.reports.results import EpochLine, Summary
@@ -39,7 +39,7 @@ def train_run(
 
     Raises:
         InputError: If the folder holds anything else.
-        TrainingError: If the loss is no longer finite; the summary says so, too.
+        TrainingError: If training cannot go on; the summary says why, too, whatever went wrong.
     """
     recipe, folder, device = run.recipe, run.folder, run.device
     open_run(recipe, folder, resume=resume)
@@ -90,6 +90,8 @@ def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
     recipe, folder = run.recipe, run.folder
 
     def after_epoch(line: EpochLine) -> None:
+        if line.epoch == trainer.epochs:
+            trainer.refuse_constant()
         folder.write_metrics(trainer.history)
         if line.epoch % recipe.training.checkpoint_every == 0 or line.epoch == trainer.epochs:
             state = checkpoint.take(trainer.model, trainer.optimizer, trainer.history, architecture)
@@ -103,8 +105,9 @@ def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
 
     try:
         trainer.fit(after_epoch, finish)
-    except TrainingError as error:
-        summarize(folder, "failed", trainer.model, trainer.history, error=str(error))
+    except Exception as error:
+        why = str(error) if isinstance(error, QtoolError) else f"{type(error).__name__}: {error}"
+        summarize(folder, "failed", trainer.model, trainer.history, error=why)
         raise
     except KeyboardInterrupt:
         say(f"stopped; go on with: qtool train {folder.recipe} --run-dir {folder} --resume")

@@ -1,6 +1,5 @@
 """One run of training, epoch by epoch: forward, backward, step, schedules."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,12 +13,15 @@ from qtool.errors import TrainingError
 from qtool.evaluation import Score, count_hits, evaluate, share_of_hits
 from qtool.numerics.schedules import Schedule
 from qtool.quantizers.control import blend_alphas, set_progress, without_blends
-from qtool.quantizers.layers import QuantLayer, take_oscillations
+from qtool.quantizers.layers import take_oscillations
 from qtool.reports.results import EpochLine
+from qtool.training.failures import failed_step, loss_of
 from qtool.training.losses import Loss
+from qtool.training.lost import Lost
 from qtool.training.optimizers import set_rate
 from qtool.training.progress import EpochBar, progress_bar
 from qtool.training.step import TakeStep, TrainingStep
+from qtool.training.step_watch import LossError, StepError, StepWatch, loss_problem
 from qtool.training.watcher import Watcher
 
 Measures = dict[str, Any]  # keys of an EpochLine
@@ -50,6 +52,8 @@ class Trainer:
         history: one line of metrics for each epoch that is done.
         step: takes a training step; None takes the plain one.
         watchers: look on.
+        watch: sees loss and gradients of each step.
+        lost: sees numbers and quantizers after each epoch.
     """
 
     model: nn.Module
@@ -64,6 +68,8 @@ class Trainer:
     history: list[EpochLine]
     step: TakeStep | None = None
     watchers: list[Watcher] = field(default_factory=list)
+    watch: StepWatch = field(default_factory=StepWatch)
+    lost: Lost = field(default_factory=Lost)
 
     def fit(
         self,
@@ -77,10 +83,16 @@ class Trainer:
             finish: what is left to do to the model after the last step, before it is judged.
 
         Raises:
-            TrainingError: If the loss is no longer finite; names the first layer that went bad.
+            TrainingError: If a loss, a gradient or what a step leaves is no longer finite, the loss
+                far beyond its start, or the network lost; names layer, epoch and step.
+            ValueError: If there is no batch to train on.
         """
         steps = len(self.train)
+        if not steps:
+            raise ValueError("the training set gives no batch; it needs one at least")
         done = len(self.history)
+        if self.history:
+            self.watch.start_from(getattr(self.history[0], "train_loss", None))
         take = self.step or self.plain_step()
         with progress_bar(steps * self.epochs, steps * done) as bar:
             for epoch in range(done, self.epochs):
@@ -89,8 +101,11 @@ class Trainer:
                     for watcher in self.watchers:
                         around.enter_context(watcher.epoch(self.model))
                     trained = self._train_epoch(epoch, bar, take)
-                if epoch == self.epochs - 1:
+                last = epoch == self.epochs - 1
+                if last:
                     finish(self.model)
+                when = f"after epoch {epoch + 1}, step {(epoch + 1) * steps}"
+                self.lost.refuse(self.model, self.optimizer, when, last=last)
                 judged = self._validate(epoch)
                 seconds = round(time.perf_counter() - started, 3)
                 line = EpochLine(**trained, **judged, seconds=seconds)
@@ -101,7 +116,20 @@ class Trainer:
 
     def plain_step(self) -> TrainingStep:
         """Return what takes a step as it is, neither compiled nor captured."""
-        return TrainingStep(self.model, self.loss, self.optimizer, self.precision)
+        made = TrainingStep(self.model, self.loss, self.optimizer, self.precision)
+        made.watch = self.watch
+        return made
+
+    def refuse_constant(self) -> None:
+        """Check, after an epoch, that the network tells images of the validation set apart.
+
+        Raises:
+            TrainingError: If all logits are the same; names the first layer behind which they are.
+        """
+        epoch = len(self.history)
+        images = next(iter(self.validation.batches(epoch - 1)))[0]
+        when = f"after epoch {epoch}, step {epoch * len(self.train)}"
+        self.lost.refuse_constant(self.model, images, when)
 
     def _train_epoch(self, epoch: int, bar: EpochBar, take: TakeStep) -> Measures:
         self.model.train()
@@ -112,6 +140,7 @@ class Trainer:
         hits = torch.zeros((), device=self.device, dtype=torch.int64)
         images, rate, started = 0, 0.0, time.perf_counter()
         inputs = labels = torch.empty(0)
+        self.watch.begin_epoch()
         batches = self.train.batches(epoch)
         for watcher in self.watchers:
             batches = watcher.batches(batches)
@@ -124,8 +153,8 @@ class Trainer:
                 watcher.before_step(epoch * steps + index)
             try:
                 loss, logits = take(inputs, labels)
-            except FloatingPointError as error:
-                raise self._diverged(epoch, index, inputs, str(error)) from None
+            except StepError as error:
+                raise self._failed(error, (inputs, labels), epoch, index) from None
             loss_sum += loss * len(labels)
             hits += count_hits(logits, labels)
             images += len(labels)
@@ -133,8 +162,15 @@ class Trainer:
                 seconds = time.perf_counter() - started
                 share = share_of_hits(hits, images, labels)
                 bar.step(epoch + 1, float(loss_sum) / images, share, images / seconds)
-        if not torch.isfinite(loss_sum):
-            raise self._diverged(epoch, steps - 1, inputs, str(float(loss_sum)))
+        if failure := self.watch.end_epoch():
+            step, error = failure
+            if isinstance(error, LossError):
+                error = loss_problem(float(loss_sum), None) or error
+            raise self._failed(error, (inputs, labels), epoch, step)
+        if not images:
+            raise TrainingError(f"the training set gave no batch in epoch {epoch + 1}")
+        if error := loss_problem(float(loss_sum) / images, self.watch.start):
+            raise self._failed(error, (inputs, labels), epoch, steps - 1)
         set_progress(self.model, (epoch + 1) / self.epochs)
         line: Measures = {
             "epoch": epoch + 1,
@@ -154,6 +190,7 @@ class Trainer:
         self.model.eval()
         alphas = blend_alphas(self.model).values()
         with without_blends(self.model):
+            self.lost.begin_validation()
             score = self._score(epoch, self._watched_loss)
         line: Measures = {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
         if alphas:
@@ -165,46 +202,19 @@ class Trainer:
 
     def _score(self, epoch: int, loss: Loss) -> Score:
         score = evaluate(self.model, self.validation.batches(epoch), loss)
-        if not math.isfinite(score.loss):
-            inputs = next(iter(self.validation.batches(epoch)))[0]
-            raise self._diverged(epoch, len(self.train) - 1, inputs, str(score.loss))
+        if error := loss_problem(score.loss, self.watch.start):
+            batch = next(iter(self.validation.batches(epoch)))
+            error = LossError(f"in validation {error.what}", error.beside)
+            raise self._failed(error, batch, epoch, len(self.train) - 1)
         return score
 
     def _watched_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         for watcher in self.watchers:
             watcher.validated(logits, labels)
-        return self.loss(logits, labels)
+        self.lost.see_logits(logits, labels)
+        return loss_of(self.loss, logits, labels)
 
-    def _diverged(self, epoch: int, step: int, inputs: Tensor, loss: str) -> TrainingError:
-        place = first_bad_layer(self.model, inputs)
-        return TrainingError(
-            f"the loss became {loss} in epoch {epoch + 1}, step {step + 1}; {place}. "
-            f"Lower training.learning_rate.start, or start from trained weights"
-        )
-
-
-@torch.no_grad()
-def first_bad_layer(model: nn.Module, inputs: Tensor) -> str:
-    """Say where numbers first stop being finite on the way through the model."""
-    if not torch.isfinite(inputs).all():
-        return "the images themselves hold values that are not finite"
-    found: list[str] = []
-
-    def hook(name: str) -> Callable[..., None]:
-        def look(module: nn.Module, args: Any, output: Any) -> None:
-            if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
-                bad = [n for n, p in module.named_parameters() if not torch.isfinite(p).all()]
-                why = f"its {bad[0]} is not finite" if bad else "its output is not finite"
-                found.append(f"the first layer that went bad is {name} ({why})")
-
-        return look
-
-    leaves = [(n, m) for n, m in model.named_modules() if n and not list(m.children())]
-    owners = [(n, m) for n, m in model.named_modules() if isinstance(m, QuantLayer)]
-    handles = [m.register_forward_hook(hook(n)) for n, m in [*leaves, *owners]]
-    try:
-        model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if found else "every layer's output is finite, the loss itself is not"
+    def _failed(
+        self, error: StepError, batch: tuple[Tensor, Tensor], epoch: int, step: int
+    ) -> TrainingError:
+        return failed_step(self.model, batch, error, f"in epoch {epoch + 1}, step {step + 1}")

@@ -20,6 +20,7 @@ from qtool.numerics.coarse_gradient import (
     population_loss,
 )
 from qtool.training.step import TakeStep
+from qtool.training.step_watch import LossError
 from qtool.training.watcher import Watcher
 
 
@@ -82,11 +83,11 @@ class Population(Watcher):
         """Step along E dl/dv and E g_w, both at once; return the population loss before it.
 
         Raises:
-            FloatingPointError: Says the loss where it is not finite.
+            LossError: Says the loss where it is not finite.
             TrainingError: If w is exactly 0.
         """
         if not math.isfinite(self._loss):
-            raise FloatingPointError(str(self._loss))
+            raise LossError(f"the loss became {self._loss}")
         v, w = self._student()
         if not w.any():
             raise TrainingError("w became 0, where it has no gradient; lower the learning rate")

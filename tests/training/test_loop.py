@@ -10,7 +10,8 @@ from qtool.evaluation import evaluate
 from qtool.numerics.schedules import SCHEDULES
 from qtool.quantizers.control import blend_alphas, without_blends
 from qtool.reports.results import EpochLine
-from qtool.training.loop import Trainer, first_bad_layer
+from qtool.training.failures import first_bad_layer
+from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
 from qtool.training.watcher import Watcher
