@@ -4,14 +4,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.ranges import SMALLEST_SCALE, min_to_zero_point, start_of_zeros
 from qtool.numerics.roundings import additive_noise
+from qtool.numerics.weighed import rounding_error
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.finite import refuse_bad_values
 from qtool.quantizers.given import refuse_useless_scale
 from qtool.quantizers.observers import Observer
 from qtool.quantizers.state import QuantizerState
 from qtool.settings.tensors import ActivationQuantization
+
+# the share of the error so far that a grid must stay below: full of unsigned's, and so on
+BETTER: dict[Kind, float] = {"full": 0.9, "mid_rise": 0.9, "asymmetric": 0.5}
 
 
 class ActivationQuantizer(FakeQuantize):
@@ -28,9 +33,8 @@ class ActivationQuantizer(FakeQuantize):
     observed: Tensor
 
     def __init__(self, settings: ActivationQuantization) -> None:
-        self.decides_grid = settings.grid == "auto"
-        super().__init__(settings, None if self.decides_grid else settings.grid_for(signed=True))
-        self.grid_for = settings.grid_for
+        self.decides_grid, self.grids = settings.grid == "auto", settings.grids()
+        super().__init__(settings, None if self.decides_grid else self.grids[0])
         learns_offset = self.learns and settings.grid == "asymmetric"
         self.offset = nn.Parameter(torch.zeros(())) if learns_offset else None
         self.register_buffer("observed", torch.zeros(2))
@@ -48,7 +52,8 @@ class ActivationQuantizer(FakeQuantize):
         rows, weights = self.observer.take()
         refuse_bad_values(rows, f"{self.place or 'an input'}: what it was shown")
         if self.decides_grid:
-            self.grid = self.grid_for(signed=bool(rows.amin() < 0))
+            self.grid = self._choose_grid(rows, weights)
+            self.decides_grid = not rows.any()  # zeros tell nothing: what comes next may
         if self.follows:
             rows, weights = self.observed.unsqueeze(0), None
         self._fit(rows, weights)
@@ -57,18 +62,45 @@ class ActivationQuantizer(FakeQuantize):
         refuse_useless_scale(self, rows)
         self.ready = True
 
+    def _choose_grid(self, rows: Tensor, weights: Tensor | None) -> IntegerGrid:
+        """Return the grid of the smallest error on values [1, K], at the scale of the range.
+
+        One that is less simple must be better by `BETTER`: an error by chance chooses nothing, and
+        a runtime has the least to do for unsigned codes, and for a zero point more than for none.
+        """
+        best, *others = self.grids
+        if rows.amin() >= 0:  # of the same width, unsigned has the most levels there
+            return best
+        least = self._error(best, rows, weights)
+        for grid in others:
+            error = self._error(grid, rows, weights)
+            if error < BETTER[grid.kind] * least:
+                best, least = grid, error
+        return best
+
+    def _error(self, grid: IntegerGrid, rows: Tensor, weights: Tensor | None) -> float:
+        """Return the mean squared error of values [1, K] on a grid that is fitted to them."""
+        scale, zero_point = self._fitted(grid, rows, weights)
+        return float(rounding_error(rows, scale, grid, weights, zero_point))
+
+    def _fitted(
+        self, grid: IntegerGrid, rows: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return scale [1] and zero point [1] of a grid for values [1, K] by the range rule."""
+        weighs = weights is not None and self.settings.of_range.weighs
+        scale = self.rule(rows, grid, weights) if weighs else self.rule(rows, grid)
+        if grid.kind != "asymmetric":
+            return scale, torch.zeros_like(scale)
+        return scale, min_to_zero_point(rows.amin(1).clamp_max(0), scale, grid)
+
     @torch.no_grad()
     def _fit(self, rows: Tensor, weights: Tensor | None = None) -> None:
         """Set scale and zero point from values [1, K] by the range rule; see `Observer.take`."""
-        grid = self.known_grid
-        weighs = weights is not None and self.settings.of_range.weighs
-        found = self.rule(rows, grid, weights) if weighs else self.rule(rows, grid)
-        self.scale.copy_(found[0])
-        if grid.kind == "asymmetric":
-            low = rows.amin(1).clamp_max(0)
-            self.zero_point.copy_(min_to_zero_point(low, self.scale, grid)[0])
-            if self.offset is not None:
-                self.offset.copy_(low[0])
+        scale, zero_point = self._fitted(self.known_grid, rows, weights)
+        self.scale.copy_(scale[0])
+        self.zero_point.copy_(zero_point[0])
+        if self.offset is not None:
+            self.offset.copy_(rows.amin().clamp_max(0))
 
     def forward(self, x: Tensor, *, rectify: bool = False) -> Tensor:
         """Return the fake-quantized input, same shape and dtype; `rectify` quantizes its ReLU."""
@@ -105,4 +137,5 @@ class ActivationQuantizer(FakeQuantize):
 
     def _take_state(self, state: QuantizerState) -> None:
         super()._take_state(state)
+        self.decides_grid = self.grid is None
         self.observer.steps = state["steps"]

@@ -142,7 +142,8 @@ class ActivationQuantization(TensorQuantization):
     """Width of the integer grid; 1 bit is {0, 1} on unsigned, else {-1, +1}, times a scale."""
 
     grid: Literal["auto", "unsigned", "full", "narrow", "mid_rise", "asymmetric"] = "auto"
-    """The integers allowed; auto is unsigned where no value is negative, else full."""
+    """The integers allowed; auto is the best of unsigned, full and asymmetric for the first values
+    that are seen, asymmetric only where the range finds a zero point without learning it."""
 
     place: Literal["layer_inputs", "relu_outputs"] = "layer_inputs"
     """Where the quantizers stand; relu_outputs makes each ReLU and its quantizer one."""
@@ -160,6 +161,23 @@ class ActivationQuantization(TensorQuantization):
         if self.bits == 1 and kind != "unsigned":
             kind = "mid_rise"
         return IntegerGrid(self.bits, kind)
+
+    def grids(self) -> list[IntegerGrid]:
+        """Return what `auto` chooses from, the simplest first, or the one grid that is named.
+
+        A learned range never comes to asymmetric by itself: its offset is a parameter, which an
+        optimizer that was built before the first values would not know.
+        """
+        if self.grid != "auto":
+            return [self.grid_for(signed=True)]
+        if self.of_range.unsigned:
+            return [self.grid_for(signed=False)]
+        grids = [self.grid_for(signed=False), self.grid_for(signed=True)]
+        takes_zero_point = self.of_range.zero_point and self.of_range.learns is None
+        rounds = self.rounding not in ("ceil", "additive_noise")
+        if takes_zero_point and rounds and self.bits > 1 and self.place == "layer_inputs":
+            grids.append(IntegerGrid(self.bits, "asymmetric"))
+        return grids
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 from qtool.numerics.ranges import RANGES
@@ -40,12 +40,89 @@ def test_the_grid_is_unsigned_where_no_value_is_negative(rule: str, training: bo
     assert made.known_grid == IntegerGrid(4, "unsigned")
 
 
-def test_the_grid_is_full_where_one_value_of_many_is_negative() -> None:
-    made = quantizer(range="absmax")
-    x = torch.ones(3, 2 * SAMPLE)
+def mean_square(x: Tensor, made: ActivationQuantizer) -> float:
+    return float((made(x).detach() - x).double().square().mean())
+
+
+def hardswish(x: Tensor) -> Tensor:
+    return nn.functional.hardswish(x)
+
+
+@pytest.mark.parametrize("rule", ["learned", "absmax", "mse", "percentile", "ema_min_max"])
+def test_one_value_a_little_below_zero_does_not_cost_half_of_the_levels(rule: str) -> None:
+    made = quantizer(range=rule)
+    x = values(3, 2 * SAMPLE).abs() + 0.1
     x[1, 12345] = -0.01
     made(x)
-    assert made.known_grid == IntegerGrid(4, "full")
+    assert made.known_grid == IntegerGrid(4, "unsigned")
+
+
+@pytest.mark.parametrize("rule", ["learned", "absmax", "mse", "min_max", "pact", "mean_abs"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_auto_takes_the_grid_of_the_smallest_error(rule: str, bits: int) -> None:
+    for x in (2 * values(4, 999), hardswish(3 * values(4, 999)), -values(4, 999).abs()):
+        kinds = ["unsigned", "full"] + ["asymmetric"] * (rule == "min_max")
+        errors = {
+            kind: mean_square(x, quantizer(bits=bits, range=rule, grid=kind)) for kind in kinds
+        }
+        made = quantizer(bits=bits, range=rule)
+        error = mean_square(x, made)
+        assert error == errors[made.known_grid.kind]
+        # the simpler one wins where the others are not clearly better
+        for kind in kinds[kinds.index(made.known_grid.kind) + 1 :]:
+            assert errors[kind] >= 0.45 * error
+        for kind in kinds[: kinds.index(made.known_grid.kind)]:
+            assert errors[kind] > error
+
+
+def test_values_after_hardswish_keep_their_levels_at_two_bits() -> None:
+    made = quantizer(bits=2)
+    made(hardswish(2 * values(64, 64)))
+    assert made.known_grid == IntegerGrid(2, "unsigned")
+
+
+def test_a_zero_point_is_taken_where_it_halves_the_error_and_only_then() -> None:
+    for rule in ("min_max", "ema_min_max"):
+        made = quantizer(bits=8, range=rule)
+        made(hardswish(3 * values(64, 64)))
+        assert made.known_grid == IntegerGrid(8, "asymmetric")
+        assert made(torch.zeros(1)) == 0
+        made = quantizer(bits=8, range=rule)
+        made(values(64, 64) + 0.05)
+        assert made.known_grid == IntegerGrid(8, "full")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{}, {"rounding": "ceil"}, {"rounding": "additive_noise"}, {"place": "relu_outputs"}],
+)
+def test_auto_takes_no_zero_point_that_nothing_finds_or_serves(keys: dict[str, Any]) -> None:
+    ranges = ["learned", "absmax"] if not keys else ["min_max"]
+    for rule in ranges:
+        made = quantizer(bits=8, range=rule, **keys)
+        made(-values(64, 64).abs())
+        assert made.known_grid == IntegerGrid(8, "full")
+        assert made.offset is None
+
+
+def test_the_grid_is_chosen_once_and_zeros_choose_nothing() -> None:
+    made = quantizer(bits=8, range="absmax")
+    for x, kind in ((torch.zeros(9), "unsigned"), (values(9), "full"), (values(9).abs(), "full")):
+        made.observer.watching = True
+        made(x)
+        made.observer.watching = False
+        made.settle()
+        assert made.known_grid.kind == kind
+
+
+def test_a_restored_grid_is_not_chosen_again() -> None:
+    source, target = quantizer(range="min_max"), quantizer(range="min_max")
+    source(hardswish(3 * values(64, 64)))
+    target.load_state_dict(source.state_dict())
+    target.observer.watching = True
+    target(values(9).abs())
+    target.settle()
+    assert target.known_grid == source.known_grid
 
 
 def test_a_decided_grid_stays() -> None:
