@@ -1,6 +1,7 @@
 """Integer model in, ONNX file out, proven in the runtime.
 
 onnx_qdq: the file. trace, qdq_modules: what torch.onnx sees. weights, packing: codes at their true
-width. targets: runtimes. gate, measure: the proof and the figures. annotation, lint: what is said
-of quantized tensors.
+width. insert: new parts of a traced graph. float_weights: what keeps a runtime from quantizing
+them, unchanged: that it did not. targets: runtimes. gate, measure: the proof and the figures.
+annotation, lint: what is said of quantized tensors.
 """

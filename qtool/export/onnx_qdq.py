@@ -13,9 +13,11 @@ import onnx
 from torch import Tensor, nn
 
 from qtool.export.annotation import Annotation, write_annotations, write_metadata
+from qtool.export.float_weights import keep_float
 from qtool.export.qdq_modules import Ceil, QdqLayer, QdqReLU
 from qtool.export.targets.target import TARGETS
 from qtool.export.trace import traced
+from qtool.export.unchanged import check_weights
 from qtool.export.weights import WeightWriter, choose_forms, to_proto
 from qtool.graph.swap import replace_module
 from qtool.integer.layers import Converted, converted_state, integer_layers
@@ -89,7 +91,8 @@ def write_onnx(
     """Write the integer model as an ONNX file; return what its metadata say of it.
 
     Raises:
-        ExportError: If torch.onnx cannot express the model.
+        ExportError: If torch.onnx cannot express the model, or the runtime would quantize a float
+            weight by itself.
         RecipeError: If there is no such target.
     """
     state, target = converted_state(integer), TARGETS[writing.target]()
@@ -101,6 +104,8 @@ def write_onnx(
     graph = traced(model, example.cpu(), target.opset, writing.batch)
     writer = WeightWriter(graph, target)
     stored = {spec.name: writer.write(spec) for spec in state.layers}
+    annotations = _annotations(writer, state)  # it names the tensors that it speaks of
+    keep_float(graph.graph)
     integer_kernels: set[str] = set()
     if target.mixed:
         asked = {s.name: (stored[s.name].codes, len(s.shape)) for s in state.layers}
@@ -110,6 +115,8 @@ def write_onnx(
             if spec.name in forms.floating:
                 writer.unpack_to_float(spec.name, len(spec.shape))
     writer.finish()
+    proto = to_proto(graph)
+    notes = check_weights(proto, integer_layers(integer), target.runtime)
     described = ExportDescription(
         target=writing.target,
         ceil=writing.ceil,
@@ -123,9 +130,8 @@ def write_onnx(
         ],
         table_bytes=writer.table_bytes,
         left_float=state.left_float,
+        **({"notes": notes} if notes else {}),
     )
-    annotations = _annotations(writer, state)  # first: it names the tensors that it speaks of
-    proto = to_proto(graph)
     proto.producer_name = "qtool"
     if writing.annotate:
         write_annotations(proto.graph, annotations)

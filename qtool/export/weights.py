@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qtool.export.annotation import Annotation, tensor_names
+from qtool.export.insert import insert_constant, insert_node
 from qtool.export.packing import Packed, Part, pack
 from qtool.export.targets.target import Target
 from qtool.integer.layers import LayerSpec
@@ -94,32 +95,32 @@ class WeightWriter:
         for index, part in enumerate(packed.parts):
             looked_up = self._look_up(f"{name}.{index}", part, count, before)
             if total is not None:
-                looked_up = self._node("Add", [total, looked_up], f"{name}.sum{index}", before)
+                looked_up = insert_node("Add", [total, looked_up], f"{name}.sum{index}", before)
             total = looked_up
         assert total is not None
         if len(packed.parts) > 1:
-            total = self._node("Cast", [total], f"{name}.int8", before, to=ir.DataType.INT8)
-        shape = self._initializer(f"{name}.shape", np.array(packed.shape, np.int64))
-        return self._node("Reshape", [total, shape], name, before)
+            total = insert_node("Cast", [total], f"{name}.int8", before, to=ir.DataType.INT8)
+        shape = insert_constant(self._graph, f"{name}.shape", np.array(packed.shape, np.int64))
+        return insert_node("Reshape", [total, shape], name, before)
 
     def _look_up(self, name: str, part: Part, count: int, before: ir.Node) -> ir.Value:
         """Return what a part adds to the codes, [count], from its packed bytes."""
-        packed = self._initializer(f"{name}.packed", part.packed)
-        index = self._node("Cast", [packed], f"{name}.index", before, to=ir.DataType.INT32)
-        rows = self._node("Gather", [self._table(part), index], f"{name}.rows", before, axis=0)
-        line = self._initializer(f"{name}.line", np.array([-1], np.int64))
-        values = self._node("Reshape", [rows, line], f"{name}.values", before)
+        packed = insert_constant(self._graph, f"{name}.packed", part.packed)
+        index = insert_node("Cast", [packed], f"{name}.index", before, to=ir.DataType.INT32)
+        rows = insert_node("Gather", [self._table(part), index], f"{name}.rows", before, axis=0)
+        line = insert_constant(self._graph, f"{name}.line", np.array([-1], np.int64))
+        values = insert_node("Reshape", [rows, line], f"{name}.values", before)
         if len(part.packed) * (8 // part.width) == count:
             return values
         ends = [np.array([end], np.int64) for end in (0, count)]  # the last byte is not full
-        limits = [self._initializer(f"{name}.end{i}", end) for i, end in enumerate(ends)]
-        return self._node("Slice", [values, *limits], f"{name}.cut", before)
+        limits = [insert_constant(self._graph, f"{name}.end{i}", end) for i, end in enumerate(ends)]
+        return insert_node("Slice", [values, *limits], f"{name}.cut", before)
 
     def _table(self, part: Part) -> ir.Value:
         key = part.table.tobytes() + bytes(part.table.dtype.name, "ascii")
         if key not in self._tables:
             name = f"table{len(self._tables)}.{part.width}bit"
-            self._tables[key] = self._initializer(name, part.table)
+            self._tables[key] = insert_constant(self._graph, name, part.table)
             self.table_bytes += part.table.nbytes
         return self._tables[key]
 
@@ -132,25 +133,26 @@ class WeightWriter:
         if dequantize is None:
             return
         codes, scale, zero_point = (value for value in dequantize.inputs if value is not None)
-        column = self._initializer(f"{name}.column", np.array([-1] + [1] * (ndim - 1), np.int64))
+        shape = np.array([-1] + [1] * (ndim - 1), np.int64)
+        column = insert_constant(self._graph, f"{name}.column", shape)
         parts = {}
         for label, value in (("codes_float", codes), ("zero_float", zero_point)):
-            parts[label] = self._node(
+            parts[label] = insert_node(
                 "Cast", [value], f"{name}.{label}", dequantize, to=ir.DataType.FLOAT
             )
-        zero = self._node(
+        zero = insert_node(
             "Reshape", [parts["zero_float"], column], f"{name}.zero_column", dequantize
         )
-        factor = self._node("Reshape", [scale, column], f"{name}.scale_column", dequantize)
-        steps = self._node("Sub", [parts["codes_float"], zero], f"{name}.steps", dequantize)
-        weight = self._node("Mul", [steps, factor], f"{name}.weight", dequantize)
+        factor = insert_node("Reshape", [scale, column], f"{name}.scale_column", dequantize)
+        steps = insert_node("Sub", [parts["codes_float"], zero], f"{name}.steps", dequantize)
+        weight = insert_node("Mul", [steps, factor], f"{name}.weight", dequantize)
         ir.convenience.replace_all_uses_with(dequantize.outputs[0], weight)
         self._graph.remove(dequantize, safe=True)
         bias = self._nodes.get((name, "bias"))
         if bias is not None and bias.graph is not None and not self._shared(bias, weight):
             codes32, bias_scale = (_array(v) for v in bias.inputs if v is not None)
             real = codes32.astype(np.float32) * bias_scale
-            new = self._initializer(f"{name}.float_bias", real.astype(np.float32))
+            new = insert_constant(self._graph, f"{name}.float_bias", real.astype(np.float32))
             ir.convenience.replace_all_uses_with(bias.outputs[0], new)
             self._graph.remove(bias, safe=True)
 
@@ -173,21 +175,6 @@ class WeightWriter:
         # a signed grid is stored as uint8 around 128, so its codes need all eight bits
         kind = "UINT8" if grid.signed else grid.finn_datatype
         return [Annotation(*names, kind)]
-
-    def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), const_value=tensor)
-        value.shape = ir.Shape(array.shape)
-        self._graph.register_initializer(value)
-        return value
-
-    def _node(
-        self, operator: str, inputs: list[ir.Value], name: str, before: ir.Node, **attributes: Any
-    ) -> ir.Value:
-        node = ir.node(operator, inputs, attributes=attributes, name=f"{name}.{operator}")
-        node.outputs[0].name = name
-        self._graph.insert_before(before, node)
-        return node.outputs[0]
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,8 @@ class ExportDescription(Result):
     table_bytes: int
     """Of the tables that codes are unpacked by, which all layers share."""
     left_float: dict[str, str]
+    notes: list[str] = Field(default_factory=list)
+    """What a user should know."""
 
 
 class Conversion(Result):
