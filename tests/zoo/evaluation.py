@@ -99,7 +99,9 @@ def integer_forward(layer: nn.Module, spec: object, state: State, name: str) -> 
         weights = torch.ones(len(codes)) if weight_scale is None else weight_scale
         made = made * along_channels(self, scale * weights.double())
         if bias is not None:
-            unit = scale * weights.double() if spec.bias == "int32" else 1.0
+            unit = 1.0
+            if spec.bias == "int32":
+                unit = state[f"{at}input_scale"].double() * weights.double()
             made = made + along_channels(self, bias.double() * unit)
         return made.float()
 

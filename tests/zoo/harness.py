@@ -123,7 +123,11 @@ def same_class(a: Tensor, b: Tensor, sigma: float) -> tuple[float, float]:
 
 
 def judge(
-    network: Network, recipe: dict[str, object] = RECIPE, path: Path | None = None
+    network: Network,
+    recipe: dict[str, object] = RECIPE,
+    path: Path | None = None,
+    *,
+    rounds_biases: bool = False,
 ) -> Verdict:
     """Prepare, train and convert a network; export it to `path` where one is given.
 
@@ -140,6 +144,8 @@ def judge(
         return Verdict("raw", f"prepare: {type(error).__name__}: {first_line(error)}")
     try:
         train(prepared, network)
+        if rounds_biases:
+            qtool.round_biases(prepared.eval())
         integer = qtool.convert(prepared.eval())
     except Exception as error:
         return Verdict("raw", f"after prepare: {type(error).__name__}: {first_line(error)}")
