@@ -86,7 +86,7 @@ def agreement(expected: Tensor, given: Tensor) -> dict[str, float]:
     equal = expected.argmax(1) == given.argmax(1)
     best = expected.double().topk(min(2, expected.shape[1])).values
     # where all logits are one value, none is clear
-    clear = (best[:, 0] - best[:, -1] >= SURE * figures["sigma"]) & (best[:, 0] > best[:, -1])
+    clear = (best[:, 0] - best[:, -1] >= sure_distance(figures)) & (best[:, 0] > best[:, -1])
     return {
         "images": figures["images"],
         "sigma": figures["sigma"],
@@ -124,6 +124,11 @@ def _rows(values: Tensor) -> Tensor:
     return values.double().reshape(len(values) if values.ndim else 1, -1)
 
 
+def sure_distance(figures: Mapping[str, float]) -> float:
+    """Return a tenth of sigma: a smaller distance of logits says nothing for sure."""
+    return SURE * figures["sigma"]
+
+
 def is_constant(figures: Mapping[str, float]) -> bool:
     """Tell whether all expected values are one, so that agreement on them proves little."""
     return figures["sigma"] == 0
@@ -156,7 +161,7 @@ def judge(figures: Mapping[str, float], given: Tensor, *, room: float = 0.0) -> 
             f"the top class agrees on {figures['clear_agreement']:.4f} of the images whose two "
             f"best logits lie apart; at least {NEEDED} is needed"
         )
-    tenth = SURE * figures["sigma"]
+    tenth = sure_distance(figures)
     if figures.get("clear_share", 0.0) < 0.5 and figures["median_abs_difference"] > tenth:
         what = "logits" if "clear_share" in figures else "outputs"
         return (

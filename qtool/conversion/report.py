@@ -52,4 +52,5 @@ def conversion_report(
         notes=state.notes,
         integer_model=str(path),
         validation_accuracy_float=float_accuracy,
+        proof=state.proof,
     )

@@ -1,15 +1,17 @@
 """Fake-quantized model -> integer model, and the proof that both say the same."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
+from itertools import chain
 
 import torch
 from torch import nn
 
-from qtool.conversion.biases import float_biases, integer_bias
+from qtool.conversion.biases import float_biases, integer_bias, round_biases
 from qtool.conversion.numbers import refuse_bad_numbers, refuse_bad_parts
 from qtool.conversion.parts import Parts, fold, make_ready, rounding_of
 from qtool.conversion.proof import prove
+from qtool.errors import ConversionError
 from qtool.graph.inputs import Inputs, device_of, inputs_from
 from qtool.graph.swap import keep_state, replace_module
 from qtool.integer.layers import Converted, IntegerLayer, make_integer_layer
@@ -36,19 +38,17 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
     Raises:
         ValueError: If there is no batch, or one has another form than the example.
         ConversionError: If a number is not finite or a scale is zero, a blend has not reached 1,
-            a range was never set, or the proof fails.
+            a range was never set, nothing was seen or given for the proof, or it fails.
     """
-    state = prepared_state(model)
+    prepared_state(model)
     refuse_bad_numbers(model)
-    example = state.recording.example
-    proof: Iterable[Inputs] = []
-    if batches is not None:
-        proof = inputs_from(batches, state.form_of_inputs, model, "convert")
-    elif example is not None:
-        proof = [example.to(device_of(model))]
     reference = deepcopy(model).eval()
     state = prepared_state(reference)
     make_ready(reference)
+    proof = _batches_of_proof(reference, batches)
+    first = next(proof)
+    if not state.recording.calls_in_order:
+        first.copied().call(reference)  # is recorded
     integer = deepcopy(reference)
     done = Converted(left_float=dict(state.left_float))
     if floating := float_biases(reference, state):
@@ -69,8 +69,35 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
         integer = replace_module(integer, name, converted)
         done.relus.append(converted.spec)
     keep_state(integer, done)
-    prove(reference, integer, proof)
+    done.proof = prove(
+        reference, integer, chain([first], proof), done.notes, lambda: _on_steps(reference)
+    )
     return integer
+
+
+def _on_steps(reference: nn.Module) -> nn.Module:
+    """Return a copy whose biases lie where int32 puts them."""
+    copy = deepcopy(reference)
+    round_biases(copy)
+    return copy
+
+
+def _batches_of_proof(model: nn.Module, batches: Iterable[object] | None) -> Iterator[Inputs]:
+    """Return inputs for the proof, at least one batch of them.
+
+    Raises:
+        ValueError: If the batches given are none, or have another form than the example.
+        ConversionError: If none are given, and none were seen.
+    """
+    state = prepared_state(model)
+    if batches is not None:
+        return inputs_from(batches, state.form_of_inputs, model, "convert")
+    if state.recording.example is None:
+        raise ConversionError(
+            "no forward pass of this model was seen, so nothing tells which batch norm follows "
+            "which layer, nor proves the integer model: give convert batches, or prepare an example"
+        )
+    return iter([state.recording.example.to(device_of(model))])
 
 
 def _convert_layer(

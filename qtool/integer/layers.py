@@ -22,7 +22,7 @@ from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.reports.result import Json
-from qtool.reports.results import Layer
+from qtool.reports.results import Layer, Proof
 
 EXACT_FLOAT32 = 2**24
 
@@ -241,12 +241,14 @@ class Converted:
         relus: one for each quantized ReLU.
         left_float: name of every layer with weights that stays float -> why.
         notes: what a user should know, one line each.
+        proof: how far it agrees with what it was made of; None in files that did not keep it.
     """
 
     layers: list[LayerSpec] = field(default_factory=list)
     relus: list[ReluSpec] = field(default_factory=list)
     left_float: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    proof: Proof | None = None
 
 
 def converted_state(model: nn.Module) -> Converted:

@@ -131,6 +131,24 @@ class ExportDescription(Result):
     """What a user should know."""
 
 
+class Proof(Result):
+    """How far an integer model agrees with the fake-quantized one that it was made of."""
+
+    images: int
+    layers_compared: int
+    largest_layer_difference: float
+    """Of a layer's outputs on the same input, as a share of its largest output."""
+    sigma: float
+    """Standard deviation of the outputs; of several, those of the one that agrees least count."""
+    top1_agreement: float | None
+    """Null where the outputs are no logits."""
+    clear_share: float | None
+    """Share of images whose two best logits lie at least 0.1 sigma apart."""
+    clear_agreement: float | None
+    max_abs_difference: float
+    median_abs_difference: float
+
+
 class Conversion(Result):
     """convert.json: what a conversion cost."""
 
@@ -149,6 +167,8 @@ class Conversion(Result):
     integer_model: str
     validation_accuracy_float: float | None
     """Of the float network, where nothing was trained."""
+    proof: Proof | None = None
+    """Absent before it was kept."""
 
 
 class MovedLayer(Result):

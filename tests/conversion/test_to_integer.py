@@ -296,7 +296,7 @@ def test_the_proof_catches_codes_off_their_grid_where_no_output_tells(grid):
     model = prepared(quantization(3, grid))
     round_biases(model)
     integer = qtool.convert(model)
-    prove(model, integer, [Inputs.of(IMAGES)])
+    prove(model, integer, [Inputs.of(IMAGES)], [])
     layer = integer_layers(integer)["conv2"]
     layer.codes *= 3  # odd codes stay odd
     layer.bias *= 3
@@ -304,7 +304,7 @@ def test_the_proof_catches_codes_off_their_grid_where_no_output_tells(grid):
 
     torch.testing.assert_close(integer(IMAGES), qtool.convert(model)(IMAGES))
     with pytest.raises(ConversionError, match="conv2: a code lies outside its grid"):
-        prove(model, integer, [Inputs.of(IMAGES)])
+        prove(model, integer, [Inputs.of(IMAGES)], [])
 
 
 def test_a_saved_integer_model_comes_back_bit_for_bit(tmp_path):

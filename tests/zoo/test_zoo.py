@@ -35,6 +35,7 @@ OPEN: dict[str, str] = {
     "norms-frozen": NORM,
     "norms-without_statistics": NORM,
     "norms-of_groups_and_instances": NORM,
+    "norms-OnlyInTraining": "a norm that training alone calls is folded",
     "norms-BeforeTheConvolution": NORM,
     "norms-of_tokens_that_are_as_many_as_features": AXIS,
     "parametrized-pruned": MADE,
