@@ -18,6 +18,7 @@ from qtool.problems import Problem, did_you_mean, plain_message
 F = TypeVar("F", bound=Callable[..., object])
 P = ParamSpec("P")
 K = TypeVar("K")
+LARGEST = (2 - 2**-23) * 2.0**127  # number of float32, in which all tensors are computed
 
 
 class Registry(Generic[F]):
@@ -27,8 +28,9 @@ class Registry(Generic[F]):
     The caller passes the positional ones.
     """
 
-    def __init__(self, family: str) -> None:
-        self.family = family
+    def __init__(self, family: str, *, largest: float = LARGEST) -> None:
+        """Make an empty table; `largest` is the most that a parameter may be, either way."""
+        self.family, self.largest = family, largest
         self._members: dict[str, F] = {}
 
     def add(self, function: F, name: str | None = None) -> F:
@@ -43,7 +45,7 @@ class Registry(Generic[F]):
             facts: a frozen dataclass whose every field has a default: what is true of a member
                 that says nothing else of itself.
         """
-        return FactRegistry(self.family, facts)
+        return FactRegistry(self.family, facts, largest=self.largest)
 
     def names(self) -> list[str]:
         """Return the names a recipe may use, in file order."""
@@ -81,8 +83,8 @@ class Registry(Generic[F]):
             except ValidationError as error:
                 found.append((key, plain_message(error.errors()[0])))
             else:
-                if isinstance(value, float) and not math.isfinite(value):
-                    found.append((key, f"{value} is not a finite number"))
+                if why := _beyond(value, self.largest):
+                    found.append((key, why))
         missing = [k for k, p in accepted.items() if p.default is p.empty and k not in params]
         return found + [(key, f"missing; {name} needs it") for key in missing]
 
@@ -103,14 +105,24 @@ class Registry(Generic[F]):
         return cast(F, partial(function, **params)) if params else function
 
 
+def _beyond(value: object, largest: float) -> str:
+    """Say what cannot be of a parameter, a number or a list of numbers; "" if nothing."""
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            return f"{number} is not a finite number"
+        if isinstance(number, float) and abs(number) > largest:
+            return f"{number:g} is too large; float32 reaches to {largest:.3g}"
+    return ""
+
+
 class FactRegistry(Registry[F], Generic[F, P, K]):
     """A table whose members come with facts: `@TABLE.add(fact=..., fact=...)`.
 
     Plain `@TABLE.add` lists a member of which everything usual is true.
     """
 
-    def __init__(self, family: str, facts: Callable[P, K]) -> None:
-        super().__init__(family)
+    def __init__(self, family: str, facts: Callable[P, K], *, largest: float = LARGEST) -> None:
+        super().__init__(family, largest=largest)
         self._of_facts: Callable[..., K] = facts
         self._facts: dict[str, K] = {}
 

@@ -8,17 +8,19 @@ also take `weights` [K], how many values each of a row stands for where that is 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from qtool.numerics.grid import IntegerGrid, quantize
+from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.half_normal import Fit, normal_scale
 from qtool.numerics.range_facts import RangeFacts
-from qtool.numerics.weighed import mean_of, quantile_of, rounding_error
+from qtool.numerics.scale_search import alternated, best_of
+from qtool.numerics.scale_search import refine_scale as refine_scale  # of ppq, for who has a scale
+from qtool.numerics.weighed import mean_of, quantile_of
 from qtool.registry import Registry
 
 RANGES = Registry[Callable[..., Tensor]]("range").with_facts(RangeFacts)
@@ -31,6 +33,17 @@ RECOMMENDED = {
 }
 TRIAL = 3  # iterations of ppq after which one start is chosen
 SMALLEST_SCALE = 1e-8  # a row of zeros has no scale of its own; a learned scale stays above it
+LARGEST_SCALE = 1e36  # times 255, the largest integer of a grid, that is within float32
+
+
+def _computes(scale: float) -> float:
+    if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
+        why = f"{SMALLEST_SCALE:g} to {LARGEST_SCALE:g} is what float32 computes with"
+        raise ValueError(f"{scale:g} is no scale; {why}")
+    return scale
+
+
+GivenScale = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_computes)]
 
 
 def above_floor(scale: Tensor) -> Tensor:
@@ -41,21 +54,6 @@ def above_floor(scale: Tensor) -> Tensor:
 def _fixed(rows: Tensor, scale: float) -> Tensor:
     """Return one scale for all rows."""
     return above_floor(rows.new_full((len(rows),), scale))
-
-
-def _best(
-    rows: Tensor, scales: Iterable[Tensor], grid: IntegerGrid, weights: Tensor | None = None
-) -> Tensor:
-    """Return the scale of each row's smallest error, [R], of several [R]: the first of equals."""
-    rest = iter(scales)
-    best = next(rest)
-    smallest = rounding_error(rows, best, grid, weights)
-    for scale in rest:
-        error = rounding_error(rows, scale, grid, weights)
-        better = error < smallest
-        best = torch.where(better, scale, best)
-        smallest = torch.where(better, error, smallest)
-    return best
 
 
 @RANGES.add
@@ -132,7 +130,7 @@ def mse(
     """
     largest = absmax(rows, grid)
     scales = (above_floor(largest * (k / candidates)) for k in range(1, candidates + 1))
-    return _best(rows, scales, grid, weights)
+    return best_of(rows, scales, grid, weights)
 
 
 @RANGES.add(costs="search", refines=True, weighs=True)
@@ -157,45 +155,15 @@ def ppq(
     largest = absmax(rows, grid)
     x = rows / largest.unsqueeze(1)  # of the size of the grid, so that no square overflows
     first = torch.ones_like(largest)
-    found = [_alternate(x, first, grid, iterations, weights)]
+    found = [alternated(x, first, grid, iterations, weights)]
     if grid.kind != "mid_rise" or grid.bits > 1:  # a sign does not depend on the scale
         shares = [k / starts for k in range(starts - 1, 0, -1)]
         few = min(TRIAL, iterations)
-        tried = [_alternate(x, share * first, grid, few, weights) for share in shares]
+        tried = [alternated(x, share * first, grid, few, weights) for share in shares]
         if tried:
-            best = _best(x, tried, grid, weights)
-            found.append(_alternate(x, best, grid, iterations, weights))
-    return above_floor(largest * _best(x, found, grid, weights))
-
-
-def refine_scale(
-    rows: Tensor, scale: Tensor, grid: IntegerGrid, weights: Tensor | None = None
-) -> Tensor:
-    """Return the scales [R] after one iteration of `ppq` from `scale` [R]; the error never grows.
-
-    A scale so large that every q is zero stays as it is.
-    """
-    levels = quantize(rows, scale.unsqueeze(1), 0, grid) - grid.offset
-    weighed = levels if weights is None else levels * weights
-    fitted = (rows * weighed).sum(1) / (levels * weighed).sum(1)
-    return torch.where(fitted > 0, fitted, scale)
-
-
-def _alternate(
-    rows: Tensor, scale: Tensor, grid: IntegerGrid, iterations: int, weights: Tensor | None
-) -> Tensor:
-    """Return the scales [R] that the alternation of `ppq` reaches from `scale` [R]."""
-    scale, moving = scale.clone(), torch.arange(len(rows), device=rows.device)
-    for _ in range(iterations):
-        last = scale[moving]
-        fitted = refine_scale(rows, last, grid, weights)
-        moves = fitted != last
-        if not moves.all():
-            moving, rows, fitted = moving[moves], rows[moves], fitted[moves]
-        if not len(moving):
-            break
-        scale[moving] = fitted
-    return scale
+            best = best_of(x, tried, grid, weights)
+            found.append(alternated(x, best, grid, iterations, weights))
+    return above_floor(largest * best_of(x, found, grid, weights))
 
 
 @RANGES.add(side="activations", given=True, unsigned=True)
@@ -271,7 +239,7 @@ def dorefa(rows: Tensor, grid: IntegerGrid, weights: Tensor | None = None) -> Te
 
 
 @RANGES.add(given=True)
-def fixed(rows: Tensor, grid: IntegerGrid, *, scale: Annotated[float, Field(gt=0)]) -> Tensor:
+def fixed(rows: Tensor, grid: IntegerGrid, *, scale: GivenScale) -> Tensor:
     """Take the scale that the recipe gives.
 
     s = scale

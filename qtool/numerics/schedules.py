@@ -35,7 +35,8 @@ class ScheduleFacts:
     """It reaches `stop` at its end only, so that it may go the way in several phases."""
 
 
-SCHEDULES = Registry[Callable[..., float]]("schedule").with_facts(ScheduleFacts)
+# arithmetic on plain numbers: who moves a tensor by them sees that it can hold their values
+SCHEDULES = Registry[Callable[..., float]]("schedule", largest=math.inf).with_facts(ScheduleFacts)
 
 
 def _is_window(value: list[float]) -> list[float]:

@@ -5,6 +5,7 @@ in the values that set ranges. A device is waited for once in each look.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from qtool.errors import ModelError
 from qtool.quantizers.fake_quantize import FakeQuantize
 
 MOST_LISTED = 5  # of a message: one bad layer soon makes the next one bad
-MEND = "give weights and statistics that are finite"
+Demand = Literal["finite", "not negative", "positive", "not 0"]
+MEND = "give weights, statistics and scales to compute with"
 
 
 def refuse_bad_numbers(model: nn.Module) -> None:
@@ -34,14 +36,19 @@ def bad_numbers(model: nn.Module) -> list[str]:
     """Return what is wrong with a model's parameters and buffers, a line for each tensor.
 
     Looked at are floating-point tensors that have values, in the order of the model's modules: for
-    infinities and NaNs, running variances for negative values, and scales that are not learned for
-    zero and below. A learned scale there counts as the smallest one that there is, and buffers that
-    are no statistics may hold -inf, as masks of attention do.
+    infinities and NaNs, running variances for negative values, and scales for 0. A learned scale
+    may stand below 0 after its last update, where it counts as the smallest one that there is.
     """
     named = list(_with_values(model))
-    sound = _each([_is_sound(tensor, above) for _, tensor, above in named])
+    sound = _each([_is_sound(tensor, demand) for _, tensor, demand in named])
     bad = [entry for entry, good in zip(named, sound, strict=True) if not good]
-    return [f"{name} {_fault(tensor, above)}" for name, tensor, above in bad]
+    return [f"{name} {_fault(tensor, demand)}" for name, tensor, demand in bad]
+
+
+def refuse_bad_state(model: nn.Module, incompatible_keys: object) -> None:
+    """Do what `refuse_bad_numbers` does after a state has been loaded: a hook of torch's."""
+    del incompatible_keys
+    refuse_bad_numbers(model)
 
 
 def refuse_bad_values(values: object, what: str) -> None:
@@ -71,11 +78,8 @@ def not_finite(tensor: Tensor) -> str:
     return f"holds {kind} ({count - int(finite.sum())} of {count} values are not finite)"
 
 
-def _with_values(model: nn.Module) -> Iterator[tuple[str, Tensor, float | None]]:
-    """Yield each tensor of the model once: name, tensor, and the least that it may be, if any.
-
-    A scale must be more than 0, which is more than or equal to the smallest number above it.
-    """
+def _with_values(model: nn.Module) -> Iterator[tuple[str, Tensor, Demand]]:
+    """Yield each tensor of the model once: name, tensor, and what is demanded of it."""
     seen: set[int] = set()
     for owner, module in model.named_modules():
         tensors = [
@@ -88,25 +92,21 @@ def _with_values(model: nn.Module) -> Iterator[tuple[str, Tensor, float | None]]
             seen.add(id(tensor))
             if is_lazy(tensor) or not tensor.numel():
                 continue
-            above = 0.0 if name == "running_var" else None
-            if _may_mask(module, name):
-                tensor = torch.where(tensor == -torch.inf, 0.0, tensor)
-            if isinstance(module, FakeQuantize) and name == "scale" and not module.learns:
-                above = torch.finfo(tensor.dtype).tiny
-            yield f"{owner}.{name}".lstrip("."), tensor.detach(), above
+            demand: Demand = "not negative" if name == "running_var" else "finite"
+            if isinstance(module, FakeQuantize) and name == "scale":
+                demand = "not 0" if module.learns else "positive"
+            yield f"{owner}.{name}".lstrip("."), tensor.detach(), demand
 
 
-def _may_mask(module: nn.Module, name: str) -> bool:
-    """Tell whether a tensor is a buffer that neither a norm nor a quantizer computes with."""
-    if isinstance(module, FakeQuantize) or "running_var" in module._buffers:
-        return False
-    return name in module._buffers
-
-
-def _is_sound(tensor: Tensor, above: float | None) -> Tensor:
-    """Return whether all values are finite, and not less than `above`, bool []."""
+def _is_sound(tensor: Tensor, demand: Demand) -> Tensor:
+    """Return whether all values are finite and as demanded, bool []."""
     sound = torch.isfinite(tensor)
-    return (sound if above is None else sound & (tensor >= above)).all()
+    if demand == "finite":
+        return sound.all()
+    values = tensor.abs() if demand == "not 0" else tensor
+    # a smaller number than that may count as 0
+    least = 0.0 if demand == "not negative" else torch.finfo(tensor.dtype).tiny
+    return (sound & (values >= least)).all()
 
 
 def _each(flags: Iterable[Tensor]) -> list[bool]:
@@ -118,9 +118,9 @@ def _each(flags: Iterable[Tensor]) -> list[bool]:
     return torch.stack([flag.to(first) for flag in found]).tolist()
 
 
-def _fault(tensor: Tensor, above: float | None) -> str:
+def _fault(tensor: Tensor, demand: Demand) -> str:
     """Say what is wrong with a tensor."""
     if not torch.isfinite(tensor).all():
         return not_finite(tensor)
-    smallest = float(tensor.amin())
-    return f"holds {smallest:.4g}; it must be {'positive' if above else 'at least 0'}"
+    wrong = tensor.reshape(-1)[(tensor.abs() if demand == "not 0" else tensor).argmin()]
+    return f"holds {float(wrong):g}; it must be {demand}"

@@ -13,7 +13,7 @@ from qtool.graph.recording import Recording
 from qtool.graph.swap import ATTRIBUTE, keep_state, kept_state
 from qtool.problems import Problem, did_you_mean, report
 from qtool.quantizers.control import name_quantizers
-from qtool.quantizers.finite import refuse_bad_numbers, refuse_bad_values
+from qtool.quantizers.finite import refuse_bad_numbers, refuse_bad_state, refuse_bad_values
 from qtool.quantizers.layers import (
     QUANT_TYPES,
     QuantLayer,
@@ -118,6 +118,7 @@ def prepare(
             if layer.weight_quantizer is not None:
                 layer.weight_quantizer.fit_roughly(layer.weight)
     name_quantizers(model)
+    model.register_load_state_dict_post_hook(refuse_bad_state)
     if inputs is not None:
         with without_traces(model):
             inputs.call(model)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
@@ -10,6 +10,7 @@ from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.schedules import MOVES, SCHEDULES, WHOLE, Schedule, in_phases, with_warmup
 from qtool.problems import Problem, plain_message, shown
+from qtool.registry import LARGEST
 from qtool.settings.section import Checked, Choice, finite, in_registry
 from qtool.settings.user_estimators import is_users
 
@@ -31,10 +32,25 @@ def schedule_problems(
         return found
     schedule = SCHEDULES.build(name, **params)
     try:
-        values = [float(schedule(progress)) for progress in SAMPLED]
+        values = [float(schedule(progress)) for progress in _looked_at(params)]
     except (ValueError, ArithmeticError) as error:
         return [("", str(error))]
-    return next(([("", why)] for value in values if (why := wrong(value))), [])
+    found = next(([("", why)] for value in values if (why := wrong(value))), [])
+    return found or next(([("", why)] for value in values if (why := _beyond_float32(value))), [])
+
+
+def _looked_at(params: Mapping[str, object]) -> list[float]:
+    """Return where a schedule is looked at: evenly, and at the ends and jumps of its window."""
+    first, last = cast(list[float], params.get("window", WHOLE))
+    at = cast(list[float], params.get("at", []))
+    return sorted([*SAMPLED, first, last, *(first + share * (last - first) for share in at)])
+
+
+def _beyond_float32(value: float) -> str | None:
+    """Say that a value is too large for the tensors that it moves, if it is."""
+    if abs(value) <= LARGEST:
+        return None
+    return f"its value becomes {value:g}; float32 reaches to {LARGEST:.3g}"
 
 
 def moves(name: str, parameter: str) -> bool:

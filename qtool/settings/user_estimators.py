@@ -102,7 +102,11 @@ def _load(name: str, path: Path, params: Mapping[str, object], advice: str) -> N
     given = {k: v for k, v in numbers.items() if k in accepted}
     if all(p.default is not p.empty or k in given for k, p in accepted.items()):
         u = torch.linspace(-3.0, 3.0, 24)
-        ESTIMATORS[name](torch.ones_like(u), u, -2.0, 2.0, **given)
+        found = ESTIMATORS[name](torch.ones_like(u), u, -2.0, 2.0, **given)
+        if not torch.isfinite(found).all():
+            bad = int(torch.isfinite(found).int().argmin())
+            place = f"{path}:{_line(function)}: {function_name}"
+            raise RecipeError(f"{place} returned {float(found[bad])} at u = {float(u[bad]):.3g}")
         u = u.reshape(2, 3, 2, 2)  # as inputs of convolutions come, on a grid with a zero point
         bounds = torch.tensor(-2.0), torch.tensor(2.0)
         ESTIMATORS[name](torch.ones_like(u), u, *bounds, **given)
@@ -218,6 +222,10 @@ def _guarded(
             raise RecipeError(
                 f"{place} returned the shape {list(result.shape)}; u has {list(u.shape)}"
             )
+        if not result.is_floating_point():
+            raise RecipeError(f"{place} returned {result.dtype}; u is {u.dtype}")
+        if result.device != u.device:
+            raise RecipeError(f"{place} returned a tensor on {result.device}; u is on {u.device}")
         return result.to(u.dtype)
 
     vars(guarded)["__signature__"] = signature

@@ -1,5 +1,8 @@
 """Numbers that no computation survives are found where they come in, and named."""
 
+import pickle
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -21,7 +24,7 @@ SECTION = {"weights": {"bits": 4, "range": "absmax"}, "activations": {"bits": 4}
         ("fc.weight", -INF, "fc.weight holds inf (1 of 40 values are not finite)"),
         ("bn1.running_mean", NAN, "bn1.running_mean holds nan (1 of 8 values are not finite)"),
         ("bn2.running_var", INF, "bn2.running_var holds inf (1 of 8 values are not finite)"),
-        ("bn2.running_var", -0.5, "bn2.running_var holds -0.5; it must be at least 0"),
+        ("bn2.running_var", -0.5, "bn2.running_var holds -0.5; it must be not negative"),
     ],
 )
 def test_a_planted_number_is_named(name: str, value: float, said: str) -> None:
@@ -33,7 +36,7 @@ def test_a_planted_number_is_named(name: str, value: float, said: str) -> None:
         refuse_bad_numbers(net)
     assert isinstance(caught.value, ValueError)
     assert isinstance(caught.value, InputError)  # exit code 2 on the command line
-    assert str(caught.value) == f"{said}; give weights and statistics that are finite"
+    assert str(caught.value) == f"{said}; give weights, statistics and scales to compute with"
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, NAN, INF])
@@ -46,8 +49,36 @@ def test_a_scale_that_is_not_learned_is_positive_and_finite(value: float) -> Non
 
 def test_a_learned_scale_may_stand_below_zero_after_its_last_update() -> None:
     model = qtool.prepare(float_net(), SECTION, torch.randn(4, 3, 8, 8))
-    model.state_dict()["conv2.input_quantizer.scale"].fill_(-0.1)
+    scale = model.state_dict()["conv2.input_quantizer.scale"]
+    scale.fill_(-0.1)
     assert bad_numbers(model) == []
+    for value in (0.0, 1e-40, -1e-40):
+        scale.fill_(value)
+        said = f"conv2.input_quantizer.scale holds {float(scale):g}; it must be not 0"
+        assert bad_numbers(model) == [said]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("fc.weight", NAN),
+        ("bn2.running_var", INF),
+        ("conv1.weight_quantizer.scale", 0.0),
+        ("conv2.input_quantizer.scale", 1e-40),
+        ("fc.input_quantizer.scale", INF),
+    ],
+)
+def test_a_state_that_cannot_be_computed_with_is_refused_as_it_is_loaded(name, value) -> None:
+    model = qtool.prepare(float_net(), SECTION, torch.randn(4, 3, 8, 8))
+    state = deepcopy(model.state_dict())
+    model.load_state_dict(state)
+    state[name].reshape(-1)[0] = value
+    wrapped = nn.Sequential(model)
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        model.load_state_dict(state)
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        wrapped.load_state_dict({f"0.{key}": entry for key, entry in state.items()})
+    pickle.loads(pickle.dumps(model))  # its hook, too
 
 
 def test_many_bad_tensors_are_counted_and_shared_ones_named_once() -> None:

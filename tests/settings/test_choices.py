@@ -16,6 +16,7 @@ from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.control import set_progress
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLinear
+from qtool.settings.choices import schedule_problems
 from qtool.settings.quantization import Quantization
 from qtool.settings.section import check
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
@@ -407,3 +408,47 @@ def test_a_learned_scale_of_one_bit_puts_the_level_at_the_mean() -> None:
     unsigned = inputs(bits=1)
     unsigned(x.abs())
     np.testing.assert_allclose(unsigned.scale.detach(), 2 * float(x.abs().mean()), rtol=1e-5)
+
+
+FLOAT32 = "float32 reaches to 3.4e+38"
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"name": "constant", "value": 1e39}, f"its value becomes 1e+39; {FLOAT32}"),
+        (
+            {"name": "linear", "start": 1.0, "stop": -1e300},
+            f"its value becomes -1e+298; {FLOAT32}",  # after the first hundredth
+        ),
+        (  # for less than a hundredth of training
+            {"name": "piecewise", "values": [0.0, 1e39, 1.0], "at": [0.501, 0.502]},
+            f"its value becomes 1e+39; {FLOAT32}",
+        ),
+    ],
+    ids=["constant", "linear", "piecewise"],
+)
+def test_a_schedule_may_not_leave_float32(choice: dict[str, Any], said: str) -> None:
+    name, params = choice["name"], {k: v for k, v in choice.items() if k != "name"}
+    assert schedule_problems(name, params, lambda value: None) == [("", said)]
+
+
+def test_alpha_may_not_leave_0_to_1_even_for_a_moment() -> None:
+    blend = {"name": "piecewise", "values": [0.0, 5.0, 1.0], "at": [0.501, 0.502]}
+    found = problems("weights", {"range": "absmax", "blend": blend})
+    assert found == ["weights.blend: alpha must stay within 0 and 1"]
+
+
+@pytest.mark.parametrize("side", ["weights", "activations"])
+@pytest.mark.parametrize(("scale", "said"), [(1e-40, "1e-40"), (1e39, "1e+39"), (1e-9, "1e-09")])
+def test_a_given_scale_is_one_that_float32_computes_with(
+    side: str, scale: float, said: str
+) -> None:
+    found = problems(side, {"range": {"name": "fixed", "scale": scale}})
+    why = f"{said} is no scale; 1e-08 to 1e+36 is what float32 computes with"
+    assert found == [f"{side}.range.scale: {why}"]
+
+
+def test_a_parameter_is_a_number_of_float32() -> None:
+    found = problems("activations", {"range": {"name": "pact", "l2": 1e39}})
+    assert found == [f"activations.range.l2: 1e+39 is too large; {FLOAT32}"]

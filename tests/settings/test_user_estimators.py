@@ -190,6 +190,26 @@ WRONG: dict[str, tuple[str, str]] = {
         "def soft(grad, u, low, high):\n    grad * 2\n",
         ":1: soft returned NoneType, not a tensor",
     ),
+    "a mask": (
+        "def soft(grad, u, low, high): return (u > low) & (u < high)",
+        ":1: soft returned torch.bool; u is torch.float32",
+    ),
+    "whole numbers": (
+        "def soft(grad, u, low, high): return grad.long()",
+        ":1: soft returned torch.int64; u is torch.float32",
+    ),
+    "no number": (
+        "def soft(grad, u, low, high): return grad * u.sqrt()",
+        ":1: soft returned nan at u = -3",
+    ),
+    "infinity": (
+        "def soft(grad, u, low, high): return grad * (u > 2.9).float().log().neg()",
+        ":1: soft returned inf at u = -3",
+    ),
+    "another device": (
+        "def soft(grad, u, low, high): return grad.to('meta')",
+        ":1: soft returned a tensor on meta; u is on cpu",
+    ),
     "changes its gradient": (
         "def soft(grad, u, low, high):\n    return grad.mul_(2)\n",
         ":1: soft changes grad or u in place; return a new tensor",
