@@ -57,6 +57,10 @@ def _left_float(says: str, do: str = "") -> Limit:
     return Limit("left float", says, do)
 
 
+def _not_folded(says: str, do: str = "") -> Limit:
+    return Limit("not folded", says, do)
+
+
 # What is no float model, or not one that can be copied and changed
 
 NOT_A_MODULE = _refused("prepare takes a torch.nn.Module, not {given}")
@@ -157,5 +161,43 @@ NEITHER = _left_float("{type} is neither Conv2d nor Linear")
 BYPASSED = _left_float(
     "the model uses its weight without calling it", "call the layer, where the model is yours"
 )
+UNCALLED = _left_float(
+    "no forward pass in evaluation mode calls it", "nothing: only training needs it"
+)
+BY_FUNCTIONS = _left_float(
+    "{type} uses its own {names} by functions",
+    "use torch.nn.Conv2d or torch.nn.Linear, where the model is yours",
+)
+
+# Norms that stay beside the layer that they read
+
+CALLED_OFTEN = _not_folded("it, or {layer} before it, is called {times} times in a pass")
+READS_MORE = _not_folded("it reads more than the output of {layer}")
+READ_BY_OTHERS = _not_folded("others read the output of {layer}, too")
+STATISTICS_OF_INPUT = _not_folded(
+    "it uses the statistics of what it is given, in evaluation mode, too",
+    "use track_running_stats: True",
+)
+OTHER_AXIS = _not_folded(
+    "its channels are not those of {layer}, along another axis of {shape}",
+    "transpose before the layer, not behind it",
+)
+NOT_AFFINE = _not_folded(
+    "in evaluation mode {type} is not a gain and a shift for each channel of {layer}",
+    "use a batch norm, where there is a choice",
+)
+BEHIND_NO_LAYER = _not_folded("what it reads is not the output of a quantized layer")
+NORM_UNCALLED = _not_folded("no forward pass in evaluation mode calls this norm")
+NORM_FUNCTION = _not_folded(
+    "a function normalizes the output of {layer}", "call a module, as torch.nn.BatchNorm2d"
+)
+NORM_READ = _not_folded("the model reads its parameters without calling it")
+FLOAT_LAYER = _not_folded("the weight of {layer} is float")
+NEGATIVE_GAMMA = _not_folded(
+    "{layer} holds {code} in a channel whose batch norm has a negative gamma, which a full grid "
+    "cannot negate",
+    "use grid: narrow",
+)
+NO_LONGER_AFFINE = _not_folded("it is no longer a gain and a shift for each channel of {layer}")
 
 LIMITS = {name: limit for name, limit in list(globals().items()) if isinstance(limit, Limit)}

@@ -4,13 +4,16 @@ Runtimes hold a bias in steps of s_x s_w, the scale of the products that it is a
 be trained with its biases there already.
 """
 
-import torch
-from torch import Tensor, nn
+from copy import deepcopy
 
-from qtool.conversion.fold_batch_norm import BatchNorm, gain_of
+import torch
+from torch import nn
+
+from qtool.conversion.fold_batch_norm import shift_norm
 from qtool.conversion.parts import Parts, fold, make_ready
+from qtool.graph.inputs import device_of
+from qtool.quantizers.deployed import Prepared, prepared_state, see_deployed
 from qtool.quantizers.layers import QuantLayer, quant_layers
-from qtool.quantizers.prepare import Prepared, prepared_state
 
 INT32_MAX = 2**31 - 1
 
@@ -28,35 +31,29 @@ def round_biases(model: nn.Module) -> None:
     Raises:
         ConversionError: If a range was never set.
     """
-    state = prepared_state(model)
-    make_ready(model)
-    floating = float_biases(model, state)
+    state, deployed = prepared_state(model), deepcopy(model).eval()
+    if state.recording.example is not None:
+        state = see_deployed(deployed, state.recording.example.to(device_of(model)))
+    make_ready(model, deployed)
+    layers = quant_layers(deployed)
+    floating = float_biases(deployed, state)
     for name, source in quant_layers(model).items():
         inputs = source.quantizer_of_input
-        if name in floating or source.weight_quantizer is None or inputs is None:
+        if name in floating or name not in layers:
+            continue
+        if source.weight_quantizer is None or inputs is None:
             continue
         exact = fold(name, source, model, state, notes=[])
         fitted = integer_bias(exact, source, notes=[])
         if exact.bias is None or fitted.bias is None or fitted.spec.bias != "int32":
             continue
         steps = (inputs.on_grid.scale * fitted.scale.float()).double()
-        norm = exact.spec.batch_norm
-        behind = None if norm is None else model.get_submodule(norm)
-        _shift(source, behind, fitted.bias * steps - exact.bias)
-
-
-def _shift(layer: QuantLayer, norm: nn.Module | None, by: Tensor) -> None:
-    """Shift a layer's output, behind the batch norm where there is one, by float64 [C]."""
-    constant = layer.bias if norm is None else norm.bias
-    if norm is None or isinstance(constant, Tensor):
-        assert isinstance(constant, Tensor)
-        constant.copy_(constant.double() + by)
-        return
-    assert isinstance(norm, BatchNorm)
-    assert norm.running_mean is not None
-    gain = gain_of(norm)
-    before = torch.where(gain == 0, 0.0, by / gain)  # without gain, the output is 0 as it is
-    norm.running_mean.copy_(norm.running_mean.double() - before)
+        by = fitted.bias * steps - exact.bias
+        norms = [n for n in state.recording.norms if n.name == exact.spec.batch_norm]
+        if norms:
+            shift_norm(model, norms[0], by)
+        elif source.bias is not None:
+            source.bias.copy_(source.bias.double() + by)
 
 
 def float_biases(model: nn.Module, state: Prepared) -> set[str]:

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+from qtool.graph.affine import Affine, affine_of
+from qtool.graph.norms import is_batch_norm
+from qtool.graph.recording import Norm
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,15 @@ class Folded:
     bias: Tensor
 
 
-def fold_batch_norm(scale: Tensor, bias: Tensor | None, norm: BatchNorm) -> Folded:
+def foldable(model: nn.Module, norm: Norm) -> BatchNorm | Affine | None:
+    """Return what a norm does to a layer's channels now; None where it is no longer affine."""
+    module = model.get_submodule(norm.name)
+    if isinstance(module, BatchNorm) and is_batch_norm(module):
+        return module
+    return affine_of(module, norm.shape, norm.axis)
+
+
+def fold_batch_norm(scale: Tensor, bias: Tensor | None, norm: BatchNorm | Affine) -> Folded:
     """Return scale and bias of a layer that does the batch norm's work too.
 
         gamma' = gamma / sqrt(var + eps);  s' = s |gamma'|;  b' = (b - mean) gamma' + beta
@@ -30,15 +42,18 @@ def fold_batch_norm(scale: Tensor, bias: Tensor | None, norm: BatchNorm) -> Fold
     Args:
         scale: weight scales [C] > 0 of the stored codes.
         bias: [C], or None for zeros.
-        norm: a batch norm with running statistics over C channels.
+        norm: a batch norm with running statistics over C channels, or the gain gamma' and the
+            shift beta - mean gamma' of what does as one would.
     """
-    assert norm.running_mean is not None
-    mean = norm.running_mean.double()
-    beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach().double()
-    gain = gain_of(norm)
+    if isinstance(norm, Affine):
+        gain, shift, mean = norm.gain, norm.shift, torch.zeros_like(norm.gain)
+    else:
+        assert norm.running_mean is not None
+        gain, mean = gain_of(norm), norm.running_mean.double()
+        shift = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach().double()
     start = torch.zeros_like(mean) if bias is None else bias.detach().double()
     sign = torch.where(gain < 0, -1, 1).to(torch.int8)
-    return Folded(sign, scale.double() * gain.abs(), (start - mean) * gain + beta)
+    return Folded(sign, scale.double() * gain.abs(), (start - mean) * gain + shift)
 
 
 def gain_of(norm: BatchNorm) -> Tensor:
@@ -47,3 +62,30 @@ def gain_of(norm: BatchNorm) -> Tensor:
     variance = norm.running_var.double()
     gamma = torch.ones_like(variance) if norm.weight is None else norm.weight.detach().double()
     return gamma / torch.sqrt(variance + norm.eps)
+
+
+@torch.no_grad()
+def shift_norm(model: nn.Module, norm: Norm, by: Tensor) -> None:
+    """Shift what a norm puts out by float64 [C], where it has a constant that does so.
+
+    A batch norm without beta subtracts another mean.
+    """
+    module = model.get_submodule(norm.name)
+    constant = getattr(module, "bias", None)
+    if isinstance(module, BatchNorm) and is_batch_norm(module) and constant is None:
+        assert module.running_mean is not None
+        gain = gain_of(module)
+        before = torch.where(gain == 0, 0.0, by / gain)  # without gain, the output is 0 as it is
+        module.running_mean.copy_(module.running_mean.double() - before)
+    elif isinstance(constant, Tensor) and constant.numel() == by.numel():
+        kept, was = constant.clone(), foldable(model, norm)
+        constant.copy_(constant.double() + by.reshape(constant.shape))
+        now = foldable(model, norm)
+        if isinstance(was, Affine) and (not isinstance(now, Affine) or not _moved(was, now, by)):
+            constant.copy_(kept)  # its bias is something else
+
+
+def _moved(was: Affine, now: Affine, by: Tensor) -> bool:
+    """Tell whether a shift has moved by as much as asked for, but for float32."""
+    apart = (now.shift - was.shift - by).abs().max()
+    return torch.equal(was.gain, now.gain) and bool(apart <= 1e-5 * now.shift.abs().max())

@@ -5,9 +5,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from qtool.conversion.fold_batch_norm import BatchNorm, fold_batch_norm
+from qtool.conversion.fold_batch_norm import fold_batch_norm, foldable
 from qtool.errors import ConversionError
 from qtool.integer.layers import LayerSpec
+from qtool.limits import NEGATIVE_GAMMA
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.control import blend_alphas
 from qtool.quantizers.fake_quantize import FakeQuantize
@@ -56,22 +57,18 @@ def fold(
     weight, grid = weights.on_grid, weights.known_grid
     codes = weight.codes(weights.before_rounding(source.weight.detach())).to(torch.int8)
     scale = weight.scale.reshape(-1).expand(codes.shape[0]).double()
-    norm_name = state.recording.batch_norms.get(name)
-    if norm_name is None:
+    norms = [norm for norm in state.recording.norms if norm.layer == name and not norm.reason]
+    affine = foldable(model, norms[0]) if norms else None
+    if affine is None:
         return Parts(spec, codes, scale, bias)
-    norm = model.get_submodule(norm_name)
-    assert isinstance(norm, BatchNorm)
-    folded = fold_batch_norm(scale, bias, norm)
+    folded = fold_batch_norm(scale, bias, affine)
     negative = folded.sign.reshape(-1, *[1] * (codes.ndim - 1))
     lowest = (codes == grid.code_min) & (negative < 0)
     if grid.kind == "full" and bool(lowest.any()):
-        reason = (
-            f"holds {grid.code_min} in a channel whose batch norm has a negative gamma, "
-            "which a full grid cannot negate"
-        )
-        notes.append(f"{name} {reason}; its batch norm stays float. Use grid: narrow")
+        reason = NEGATIVE_GAMMA.text(layer=name, code=grid.code_min)
+        notes.append(f"{reason}; its batch norm stays float. Use grid: narrow")
         return Parts(spec, codes, scale, bias).unfused(reason)
-    spec = spec.model_copy(update={"batch_norm": norm_name, "bias": "float32"})
+    spec = spec.model_copy(update={"batch_norm": norms[0].name, "bias": "float32"})
     return Parts(spec, codes * negative, folded.scale, folded.bias)
 
 
@@ -99,14 +96,21 @@ def rounding_of(quantizer: ActivationQuantizer) -> Literal["half_to_even", "ceil
     return "ceil" if quantizer.deployed_rounding == "ceil" else "half_to_even"
 
 
-def make_ready(model: nn.Module) -> None:
+def make_ready(model: nn.Module, deployed: nn.Module) -> None:
     """Search the scales that nothing has asked for yet; refuse what training has to do first.
+
+    Args:
+        model: from `prepare`.
+        deployed: the model itself, or the copy whose quantizers alone need be ready: that of
+            `see_deployed`.
 
     Raises:
         ConversionError: If a blend has not reached 1, or a range was never set.
     """
-    if unfinished := {name: a for name, a in blend_alphas(model).items() if a < 1.0}:
-        names = ", ".join(f"{name} (alpha {_below_one(a)})" for name, a in unfinished.items())
+    asked = {name for name, module in deployed.named_modules() if isinstance(module, FakeQuantize)}
+    alphas = {name: a for name, a in blend_alphas(model).items() if name in asked and a < 1.0}
+    if alphas:
+        names = ", ".join(f"{name} (alpha {_below_one(a)})" for name, a in alphas.items())
         raise ConversionError(
             f"the blend has not reached 1 in {names}; train to the end of it "
             f"(in a loop of your own, qtool.set_progress moves it)"
@@ -115,7 +119,7 @@ def make_ready(model: nn.Module) -> None:
         if layer.weight_quantizer is not None and not layer.weight_quantizer.ready:
             layer.fit_weight()
     quantizers = [(n, m) for n, m in model.named_modules() if isinstance(m, FakeQuantize)]
-    unset = [name for name, quantizer in quantizers if not quantizer.ready]
+    unset = [name for name, quantizer in quantizers if name in asked and not quantizer.ready]
     if unset:
         raise ConversionError(
             f"no data has set the range of {', '.join(unset)}; calibrate or train the model first"

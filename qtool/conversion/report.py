@@ -53,4 +53,5 @@ def conversion_report(
         integer_model=str(path),
         validation_accuracy_float=float_accuracy,
         proof=state.proof,
+        not_folded=state.not_folded,
     )

@@ -1,6 +1,6 @@
 """Fake-quantized model -> integer model, and the proof that both say the same."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from itertools import chain
 
@@ -13,12 +13,15 @@ from qtool.conversion.parts import Parts, fold, make_ready, rounding_of
 from qtool.conversion.proof import prove
 from qtool.errors import ConversionError
 from qtool.graph.inputs import Inputs, device_of, inputs_from
+from qtool.graph.recorder import KEPT
 from qtool.graph.swap import keep_state, replace_module
+from qtool.integer.exact import exact_arithmetic
 from qtool.integer.layers import Converted, IntegerLayer, make_integer_layer
 from qtool.integer.relu import CallSpec, IntegerReLU, ReluSpec
+from qtool.limits import FLOAT_LAYER, NO_LONGER_AFFINE
 from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.deployed import prepared_state, see_deployed
 from qtool.quantizers.layers import QuantLayer, quant_layers
-from qtool.quantizers.prepare import prepared_state
 from qtool.quantizers.relu import QuantReLU, quant_relus
 
 
@@ -44,13 +47,17 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
     refuse_bad_numbers(model)
     reference = deepcopy(model).eval()
     state = prepared_state(reference)
-    make_ready(reference)
+    if batches is None and state.recording.example is None:
+        make_ready(reference, reference)  # its error says more than that of a proof on nothing
     proof = _batches_of_proof(reference, batches)
     first = next(proof)
-    if not state.recording.calls_in_order:
-        first.copied().call(reference)  # is recorded
+    example = state.recording.example or first.first(KEPT)
+    with exact_arithmetic(reference):
+        state = see_deployed(reference, example.to(device_of(model)))
+    keep_state(reference, state)
+    make_ready(reference, reference)
     integer = deepcopy(reference)
-    done = Converted(left_float=dict(state.left_float))
+    done = Converted(left_float=dict(state.left_float), not_folded=dict(state.not_folded))
     if floating := float_biases(reference, state):
         done.notes.append(
             f"{', '.join(sorted(floating))}: biases stay float, for what follows is rounded at "
@@ -63,11 +70,15 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
         integer = replace_module(integer, name, layer)
         if layer.spec.batch_norm is not None:
             integer = replace_module(integer, layer.spec.batch_norm, nn.Identity())
+        elif norm := state.recording.batch_norms.get(name):
+            limit = FLOAT_LAYER if source.weight_quantizer is None else NO_LONGER_AFFINE
+            done.not_folded[norm] = parts.spec.unfused or limit.text(layer=name)
         done.layers.append(layer.spec)
     for name, relu in quant_relus(reference).items():
         converted = _convert_relu(name, relu).to(next(reference.parameters()).device)
         integer = replace_module(integer, name, converted)
         done.relus.append(converted.spec)
+    done.notes += _of_norms(done.not_folded)
     keep_state(integer, done)
     done.proof = prove(
         reference, integer, chain([first], proof), done.notes, lambda: _on_steps(reference)
@@ -98,6 +109,14 @@ def _batches_of_proof(model: nn.Module, batches: Iterable[object] | None) -> Ite
             "which layer, nor proves the integer model: give convert batches, or prepare an example"
         )
     return iter([state.recording.example.to(device_of(model))])
+
+
+def _of_norms(not_folded: Mapping[str, str]) -> list[str]:
+    """Return one note for each reason why norms stay beside the layers."""
+    found: dict[str, list[str]] = {}
+    for name, why in not_folded.items():
+        found.setdefault(why, []).append(name)
+    return [f"{', '.join(names)}: not folded: {why}" for why, names in found.items()]
 
 
 def _convert_layer(

@@ -2,24 +2,39 @@
 
 A recording is a list of calls: of the modules that were watched, and of functions. Each says what
 it read and what it made. A value is what one call made, or what the pass was given; values are
-numbers, in the order in which they came up. A call that returns a tensor it was given, changed in
-place or not, makes a new value: who reads that tensor later reads the new one.
+numbers, in the order in which they came up. A call that returns a tensor it was given, or writes to
+one or to a part of it, makes a new value: who reads that tensor later reads the new one.
 
-What happens inside a watched module is its own affair: it reads its arguments and makes its output.
-Functions inside are noted only where they read a value of the pass, and make none.
+What happens inside a layer or ReLU is its own affair: it reads its arguments and makes its output.
+Functions inside are noted only where they read a value of the pass, and make none. A norm hides
+nothing: it makes what the last function inside it made.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 from qtool.graph.inputs import Inputs
 from qtool.graph.sites import Site
+from qtool.graph.values import Value
 
-Value = int
 Role = Literal["layer", "norm", "relu"]
+Reason = Literal[
+    "",
+    "CALLED_OFTEN",
+    "READS_MORE",
+    "READ_BY_OTHERS",
+    "STATISTICS_OF_INPUT",
+    "OTHER_AXIS",
+    "NOT_AFFINE",
+    "BEHIND_NO_LAYER",
+    "NORM_UNCALLED",
+    "NORM_FUNCTION",
+    "NORM_READ",
+    "FLOAT_LAYER",
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,7 @@ class Call:
         subject: the value of its first argument, where that is a tensor: what a method is called
             on, or a module's input.
         read: every tensor among its arguments, as often as it is given.
-        made: every tensor that it returned.
+        made: every tensor that it returned, or that it wrote to.
     """
 
     subject: Value | None
@@ -44,11 +59,15 @@ class ModuleCall(Call):
 
     Attributes:
         site: the module and its call.
-        role: as what it was watched.
+        role: as what it was watched; every module that may be one is watched as a norm.
+        shape: of what it returned first.
+        inside: the call of a watched module that it is a part of.
     """
 
     site: Site
     role: Role
+    shape: tuple[int, ...] = ()
+    inside: Site | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +84,27 @@ class FunctionCall(Call):
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A norm, and the layer whose output it reads.
+
+    Attributes:
+        name: of the module; FUNCTION after LAYER where a function normalizes.
+        layer: "" where what it reads is not the output of a layer (or of the model itself).
+        reason: why it cannot be folded into the layer, as one of the known limits, else "".
+        words: what the reason speaks of.
+        shape: of what it reads.
+        axis: of the layer's channels, counted from the end.
+    """
+
+    name: str
+    layer: str
+    reason: Reason = ""
+    words: Mapping[str, object] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    axis: int = -1
+
+
+@dataclass(frozen=True)
 class Recording:
     """The calls of one pass, in the order in which they ended; empty before there was one.
 
@@ -73,6 +113,9 @@ class Recording:
             a parameter share the value.
         inputs, outputs: every tensor that the model was given and returned.
         example: the inputs of the pass, their first 32 rows.
+        training: whether the model was in training mode.
+        may_be_norms: names of the modules that were watched as norms.
+        norms: what is known of them, once the pass is over.
     """
 
     calls_in_order: tuple[Call, ...] = ()
@@ -80,6 +123,9 @@ class Recording:
     inputs: tuple[Value, ...] = ()
     outputs: tuple[Value, ...] = ()
     example: Inputs | None = None
+    training: bool = False
+    may_be_norms: tuple[str, ...] = ()
+    norms: tuple[Norm, ...] = ()
 
     @property
     def calls(self) -> Counter[str]:
@@ -115,21 +161,21 @@ class Recording:
                     found.setdefault(value, []).append(call)
         return found
 
-    @cached_property
+    @property
     def batch_norms(self) -> dict[str, str]:
-        """Return layer -> the batch norm that alone reads its output; each of the two ran once."""
-        layers, norms = self.calls_of("layer"), self.calls_of("norm")
-        found: dict[str, str] = {}
-        for call in self.module_calls:
-            if call.role != "norm" or call.subject is None:
-                continue
-            maker = self.producers.get(call.subject)
-            if not isinstance(maker, ModuleCall) or maker.role != "layer":
-                continue
-            layer, norm = maker.site.module, call.site.module
-            if self._uses[call.subject] == layers[layer] == norms[norm] == 1:
-                found[layer] = norm
-        return found
+        """Return layer -> the norm that can be folded into it."""
+        return {norm.layer: norm.name for norm in self.norms if not norm.reason}
+
+    def sites_around(self, call: Call) -> Iterator[Site]:
+        """Yield the calls of watched modules that a call is a part of, the innermost first."""
+        site = call.inside if isinstance(call, ModuleCall | FunctionCall) else None
+        while site is not None:
+            yield site
+            site = self._around.get(site)
+
+    @cached_property
+    def _around(self) -> dict[Site, Site | None]:
+        return {call.site: call.inside for call in self.module_calls}
 
     @cached_property
     def feeds(self) -> dict[str, set[str]]:
@@ -137,8 +183,7 @@ class Recording:
         found: dict[str, set[str]] = {}
         origins: dict[Value, frozenset[str]] = {}  # the layers that a value was computed from
         for call in self.calls_in_order:
-            read = [call.subject] if isinstance(call, ModuleCall) else call.read
-            made_of = frozenset[str]().union(*(origins[v] for v in read if v in origins))
+            made_of = frozenset[str]().union(*(origins[v] for v in call.read if v in origins))
             if isinstance(call, ModuleCall) and call.role == "layer":
                 for source in made_of:
                     found.setdefault(source, set()).add(call.site.module)

@@ -242,6 +242,7 @@ class Converted:
         left_float: name of every layer with weights that stays float -> why.
         notes: what a user should know, one line each.
         proof: how far it agrees with what it was made of; None in files that did not keep it.
+        not_folded: name of every norm that stays beside the layers -> why.
     """
 
     layers: list[LayerSpec] = field(default_factory=list)
@@ -249,6 +250,7 @@ class Converted:
     left_float: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     proof: Proof | None = None
+    not_folded: dict[str, str] = field(default_factory=dict)
 
 
 def converted_state(model: nn.Module) -> Converted:

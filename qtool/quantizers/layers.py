@@ -1,5 +1,7 @@
 """Layers whose weight and input are fake-quantized."""
 
+from functools import cache
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,6 +81,49 @@ QUANT_TYPES: dict[type[nn.Module], type[QuantLayer]] = {
     nn.Conv2d: QuantConv2d,
     nn.Linear: QuantLinear,
 }
+
+
+def plain_type(layer: nn.Module) -> type[nn.Module] | None:
+    """Return Conv2d or Linear where a module computes just what that does, else None.
+
+    A subclass does where it takes the methods and the weight over as they are.
+    """
+    kind = type(layer)
+    for plain in QUANT_TYPES:
+        same = ("forward", "_conv_forward", "__call__")
+        if isinstance(layer, plain) and not hasattr(kind, "weight"):
+            own = [name for name in same if getattr(kind, name, 0) is not getattr(plain, name, 0)]
+            return None if own or "forward" in vars(layer) else plain
+    return None
+
+
+@cache
+def _quantized(kind: type[nn.Module], plain: type[nn.Module]) -> type[QuantLayer]:
+    """Return the quantized form of a type that computes what `plain` does."""
+    quantized = QUANT_TYPES[plain]
+    if kind is plain:
+        return quantized
+    # no module holds such a type, so that its layers say themselves how they are unpickled
+    content = {"__reduce__": _reduced, "__module__": __name__, "__doc__": quantized.__doc__}
+    return type(f"Quant{kind.__name__}", (quantized, kind), content)
+
+
+def _reduced(layer: nn.Module) -> tuple[object, ...]:
+    return _empty, (float_type(layer),), layer.__getstate__()
+
+
+def _empty(kind: type[nn.Module]) -> nn.Module:
+    """Return a quantized layer of a float type, without anything in it."""
+    plain = next(plain for plain in QUANT_TYPES if issubclass(kind, plain))
+    made = _quantized(kind, plain)
+    return made.__new__(made)
+
+
+def float_type(layer: nn.Module) -> type[nn.Module]:
+    """Return the type that a quantized layer had before."""
+    return _FLOAT_TYPES.get(type(layer), type(layer).__bases__[-1])
+
+
 _FLOAT_TYPES: dict[type[nn.Module], type[nn.Module]] = {
     q: plain for plain, q in QUANT_TYPES.items()
 }
@@ -90,11 +135,13 @@ def make_quant_layer(
     activations: ActivationQuantization | None,
     source: ActivationQuantizer | None = None,
 ) -> QuantLayer:
-    """Turn a Conv2d or Linear into its quantized form, in place: parameters and hooks stay.
+    """Turn a layer with a `plain_type` into its quantized form, in place; hooks stay.
 
     With a `source`, the layer has no quantizer of its own for its input.
     """
-    layer.__class__ = QUANT_TYPES[type(layer)]
+    plain = plain_type(layer)
+    assert plain is not None
+    layer.__class__ = _quantized(type(layer), plain)
     assert isinstance(layer, QuantLayer)
     layer.weight_quantizer = WeightQuantizer(weights, layer.weight) if weights else None
     layer.input_quantizer = None
@@ -110,7 +157,7 @@ def make_quant_layer(
 
 def release_quant_layer(layer: nn.Module) -> None:
     """Turn a quantized layer into its float form again, in place."""
-    layer.__class__ = _FLOAT_TYPES[type(layer)]
+    layer.__class__ = float_type(layer)
     for name in ("weight_quantizer", "input_quantizer", "learning_rate_scale", "source"):
         delattr(layer, name)
 

@@ -2,19 +2,23 @@
 
 from torch import nn
 
+from qtool.quantizers.deployed import prepared_state
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
-from qtool.quantizers.prepare import prepared_state
 from qtool.reports.inspections import PlanRow
 
 
 def plan(model: nn.Module) -> list[PlanRow]:
     """Return every layer with its bits, and every layer left float with the reason, in order."""
     state, layers = prepared_state(model), quant_layers(model)
+    behind = {norm.layer: norm.name for norm in state.recording.norms if norm.reason}
     rows = []
     for name, module in model.named_modules():
         if name in layers:
-            rows.append(_quantized_row(name, layers[name]))
+            row = _quantized_row(name, layers[name])
+            if norm := behind.get(name):
+                row = row.model_copy(update={"note": f"{norm} stays: {state.not_folded[norm]}"})
+            rows.append(row)
         elif name in state.left_float:
             shape = max((list(p.shape) for p in module.parameters(recurse=False)), key=len)
             why = state.left_float[name]

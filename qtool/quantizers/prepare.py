@@ -2,54 +2,34 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from qtool.graph.inputs import Form, Inputs, device_of
-from qtool.graph.recorder import Watched, record_first_forward, without_traces
+from qtool.graph.recorder import record_first_forward, without_traces
 from qtool.graph.recording import Recording
-from qtool.graph.swap import ATTRIBUTE, keep_state, kept_state
+from qtool.graph.swap import ATTRIBUTE, keep_state
+from qtool.limits import BY_FUNCTIONS, BYPASSED, CHOSEN, NEITHER, SUBCLASS
 from qtool.problems import Problem, did_you_mean, report
 from qtool.quantizers.control import name_quantizers
+from qtool.quantizers.deployed import WATCHED, Prepared, prepared_state, see_deployed
 from qtool.quantizers.finite import refuse_bad_numbers, refuse_bad_state, refuse_bad_values
 from qtool.quantizers.layers import (
     QUANT_TYPES,
-    QuantLayer,
     make_quant_layer,
+    plain_type,
     quant_layers,
     release_quant_layer,
 )
+from qtool.quantizers.modes import ROWS, bypassed, see_both_modes
 from qtool.quantizers.places import quantize_relus
-from qtool.quantizers.relu import QuantReLU
 from qtool.settings.quantization import Quantization
 from qtool.settings.section import check
 from qtool.settings.user_estimators import load_by_absolute_paths
 
-WATCHED = Watched(layers=(QuantLayer,), relus=(QuantReLU,))
-
-
-@dataclass
-class Prepared:
-    """What `prepare` knows about the model it returns, kept on it as `model.qtool`.
-
-    Attributes:
-        left_float: name of every layer with weights that stays float -> why.
-        recording: what the first forward pass told.
-        form: of the model's inputs, fixed by the example; None where there was none.
-    """
-
-    left_float: dict[str, str] = field(default_factory=dict)
-    recording: Recording = field(default_factory=Recording)
-    form: Form | None = None
-
-    @property
-    def form_of_inputs(self) -> Form | None:
-        """Return the form of the model's inputs: the example's, else that of the first pass."""
-        if self.form is None and self.recording.example is not None:
-            return Form.of_call(self.recording.example)
-        return self.form
+__all__ = ["Prepared", "pattern_problems", "prepare", "prepared_state"]
 
 
 def prepare(
@@ -61,9 +41,10 @@ def prepare(
 ) -> nn.Module:
     """Return a copy of `model` whose Conv2d and Linear layers are fake-quantized.
 
-    Layers are swapped by their exact type: a subclass may compute something else and is left
-    float. Weight scales are set from the weights; activation scales from `example` where it is
-    given, else in place on the first forward pass.
+    A subclass that computes something else, or may do so, is left float, and so is a layer whose
+    weight the model uses past it, in evaluation or in training mode. Weight scales are set from the
+    weights; activation scales from `example` where it is given, else in place on the first forward
+    pass.
 
     Args:
         model: any float model.
@@ -99,18 +80,20 @@ def prepare(
     if example is not None:
         refuse_bad_values(Inputs.of(example).tensors, "the example")
         state.form, inputs = Form.of(example), Inputs.of(example).to(device_of(model)).copied()
-    sources = quantize_relus(model, settings, inputs)
+    seen = [] if inputs is None else see_both_modes(model, inputs)
+    past = bypassed(seen)
+    sources = quantize_relus(model, settings, inputs, seen)
     for name, module in list(model.named_modules()):
-        if type(module) in QUANT_TYPES:
+        if plain_type(module) and name in past:
+            state.left_float[name] = BYPASSED.text()
+        elif plain_type(module):
             weights, activations, where = settings.for_layer(name)
             if weights is None and activations is None:
-                state.left_float[name] = f"{where} leaves weights and input float"
+                state.left_float[name] = CHOSEN.text(where=where)
             else:
                 make_quant_layer(module, weights, activations, sources.get(name))
-        elif isinstance(module, tuple(QUANT_TYPES)):
-            state.left_float[name] = f"{type(module).__name__} is a subclass that may differ"
-        elif any(p.ndim > 1 for p in module.parameters(recurse=False)):
-            state.left_float[name] = f"{type(module).__name__} is neither Conv2d nor Linear"
+        elif why := why_not(module):
+            state.left_float[name] = why
     keep_state(model, state)
     record_first_forward(model, WATCHED, _learn)
     if not search:
@@ -122,28 +105,35 @@ def prepare(
     if inputs is not None:
         with without_traces(model):
             inputs.call(model)
+        if model.training and seen:
+            told = see_deployed(deepcopy(model).eval(), inputs.first(ROWS)).recording
+            state.recording = replace(told, example=state.recording.example)
     return model
+
+
+def why_not(module: nn.Module) -> str:
+    """Return why a module's weights stay float, "" where it has none."""
+    kind = type(module).__name__
+    if isinstance(module, tuple(QUANT_TYPES)):
+        return SUBCLASS.text(type=kind)
+    own = [name for name, p in module.named_parameters(recurse=False) if p.ndim > 1]
+    if not own:
+        return ""
+    if type(module).__module__.startswith("torch.nn."):
+        return NEITHER.text(type=kind)
+    return BY_FUNCTIONS.text(type=kind, names=", ".join(own))
 
 
 def _learn(model: nn.Module, recording: Recording) -> None:
     """Keep what the first pass told; layers whose weights the model used by itself stay float."""
-    state, bypassed = getattr(model, ATTRIBUTE), recording.bypassed
+    state = getattr(model, ATTRIBUTE)
     if not isinstance(state, Prepared):  # converted meanwhile, with scales from a file
         return
     state.recording = recording
     for name, layer in quant_layers(model).items():
-        if name in bypassed:
+        if name in recording.bypassed:
             release_quant_layer(layer)
-            state.left_float[name] = "the model uses its weight without calling it"
-
-
-def prepared_state(model: nn.Module) -> Prepared:
-    """Return what `prepare` left on the model.
-
-    Raises:
-        ValueError: If the model did not come from `prepare`.
-    """
-    return kept_state(model, Prepared, "qtool.prepare")
+            state.left_float[name] = BYPASSED.text()
 
 
 def pattern_problems(model: nn.Module, settings: Quantization) -> list[Problem]:

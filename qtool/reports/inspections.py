@@ -21,6 +21,8 @@ class PlanRow(Result):
     activations_how: str
     why: str
     """Why nothing is quantized, else ""."""
+    note: str = ""
+    """What else a user should know of the layer."""
 
 
 class InspectedLayer(Result):

@@ -169,6 +169,8 @@ class Conversion(Result):
     """Of the float network, where nothing was trained."""
     proof: Proof | None = None
     """Absent before it was kept."""
+    not_folded: dict[str, str] = Field(default_factory=dict)
+    """Norm that stays beside the layers -> why."""
 
 
 class MovedLayer(Result):

@@ -32,7 +32,7 @@ def show_plan(rows: Sequence[PlanRow]) -> None:
     activations_how = _most_common([row.activations_how for row in rows])
     cells = []
     for row in rows:
-        notes = [row.why]
+        notes = [row.why, row.note]
         if row.weights_how not in ("", weights_how):
             notes.append(f"weights: {row.weights_how}")
         if row.activations_how not in ("", activations_how):

@@ -19,7 +19,7 @@ from qtool.models.vision import Built, build_model, input_channels
 from qtool.problems import report
 from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.control import blend_alphas, compile_kernels, make_traceable
-from qtool.quantizers.layers import QUANT_TYPES
+from qtool.quantizers.layers import plain_type
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
@@ -125,7 +125,7 @@ def make_network(recipe: Recipe, loaders: Loaders) -> Built:
 def _draw_he_uniform(network: nn.Module, quantization: Quantization) -> None:
     """Draw the weights of layers to be quantized from U(-m, m), m = sqrt(6 / fan_in), in place."""
     for name, layer in network.named_modules():
-        if type(layer) in QUANT_TYPES and quantization.for_layer(name)[0] is not None:
+        if plain_type(layer) and quantization.for_layer(name)[0] is not None:
             nn.init.kaiming_uniform_(layer.get_parameter("weight"), nonlinearity="relu")
 
 

@@ -13,7 +13,7 @@ import torch
 
 from qtool.errors import InputError
 from qtool.problems import Problem, report
-from qtool.quantizers.layers import QUANT_TYPES
+from qtool.quantizers.layers import plain_type
 from qtool.recipe.places import at, put
 from qtool.recipe.recipe import Recipe
 from qtool.runs import build
@@ -57,7 +57,7 @@ def equivalent_of(recipe: Recipe, source: str) -> Equivalent:
     with torch.device("meta"):
         network = build.make_network_without_data(recipe).model
     for name, module in network.named_modules():
-        if type(module) in QUANT_TYPES:
+        if plain_type(module):
             settings, _, place = recipe.quantization.for_layer(name)
             if settings is not None:
                 maps[name] = places[place] = WeightMap(settings)

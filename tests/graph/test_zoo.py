@@ -143,7 +143,7 @@ def test_a_change_in_place_makes_a_new_value_in_the_old_tensor() -> None:
     ]
 
 
-def test_a_part_that_is_set_is_a_reader_which_makes_nothing() -> None:
+def test_a_part_that_is_set_is_a_reader_which_makes_a_new_value() -> None:
     def flow(net: Net, x: Tensor) -> Tensor:
         y = net.conv(x)
         y[:, 0] = 0
@@ -151,7 +151,13 @@ def test_a_part_that_is_set_is_a_reader_which_makes_nothing() -> None:
 
     told = recorded(flow)
     setting = told.function_calls[1]
-    assert (setting.name, setting.made) == ("__setitem__", ())
+    assert (setting.name, len(setting.made)) == ("__setitem__", 1)
+    assert story(told) == [
+        "conv:0(x0)",
+        "__setitem__(conv:0)",
+        "norm:0(__setitem__)",
+        "return norm:0",
+    ]
     assert told.readers[told.module_calls[0].made[0]][0] is setting
     assert told.batch_norms == {}
 

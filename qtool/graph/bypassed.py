@@ -1,0 +1,77 @@
+"""Parts that are read past their module: a model that takes a layer's weight and computes itself.
+
+Fast paths of torch.nn.TransformerEncoderLayer and others do so in evaluation mode only, and only
+where no module has a hook and no function mode is active. So operators are watched where they are
+dispatched, and modules by hooks that belong to none of them.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from qtool.graph.inputs import Inputs, tensors_in
+
+
+class _Readers(TorchDispatchMode):
+    """Notes which of a model's tensors are read while no module that holds them runs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.names = {module: name for name, module in model.named_modules()}
+        self.holders: dict[int, list[nn.Module]] = {}
+        for module in self.names:
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                self.holders.setdefault(id(tensor), []).append(module)
+        self.running: list[nn.Module] = []
+        self.past: set[str] = set()
+
+    def begin(self, module: nn.Module, args: object) -> None:
+        """Note that a module is called."""
+        if module in self.names:
+            self.running.append(module)
+
+    def end(self, module: nn.Module, args: object, output: object) -> None:
+        """Note that a call of a module has ended."""
+        if module in self.running:
+            while self.running.pop() is not module:
+                pass
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Iterable[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        """Run an operator, and note what it reads past the modules that hold it."""
+        for tensor in tensors_in((args, kwargs or {})):
+            holders = self.holders.get(id(tensor), [])
+            if holders and not any(module in self.running for module in holders):
+                self.past.update(self.names[module] for module in holders)
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def read_past_modules(model: nn.Module, inputs: Inputs) -> set[str]:
+    """Run a model, and return the modules whose parameters or buffers it read past them.
+
+    That is, while neither the module ran nor another that holds the same tensor.
+    """
+    readers = _Readers(model)
+    handles = [
+        register_module_forward_pre_hook(readers.begin),
+        register_module_forward_hook(readers.end, always_call=True),
+    ]
+    try:
+        with readers:
+            inputs.call(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return readers.past

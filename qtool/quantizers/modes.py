@@ -1,0 +1,75 @@
+"""What a float model does in evaluation mode, and in training mode, before anything is quantized.
+
+What a model calls may depend on its mode, and what is trained has to be what is deployed: both are
+looked at before a layer is quantized, so that nothing is found only after the training.
+"""
+
+from collections.abc import Collection
+from copy import deepcopy
+from dataclasses import dataclass
+
+from torch import nn
+
+from qtool.graph.bypassed import read_past_modules
+from qtool.graph.inputs import Inputs
+from qtool.graph.recorder import Watched, record_forward, without_traces
+from qtool.graph.recording import Recording
+from qtool.quantizers.layers import plain_type
+
+ROWS = 4  # of the example: enough for batch norms in training mode
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a pass in one of the modes told.
+
+    Attributes:
+        recording: of the layers that may be quantized, and of ReLUs.
+        past: names of modules whose parameters or buffers were read while they did not run.
+    """
+
+    recording: Recording
+    past: Collection[str]
+
+
+def see_both_modes(model: nn.Module, inputs: Inputs) -> list[Seen]:
+    """Run copies of a float model on some rows, and tell what its modes do, evaluation first.
+
+    A mode in which the model fails is left out; some fail in training mode without labels.
+    """
+    for given in (inputs.first(ROWS), inputs):
+        twin = deepcopy(model)
+        found = [seen for mode in (False, True) if (seen := _see(twin.train(mode), given))]
+        if found and not found[0].recording.training:
+            return found
+    return []
+
+
+def _see(model: nn.Module, inputs: Inputs) -> Seen | None:
+    """Return what a pass tells, None where it fails."""
+    try:
+        with without_traces(model):
+            recording = record_forward(model, watched_in(model), inputs.copied())
+            return Seen(recording, read_past_modules(model, inputs.copied()))
+    except Exception:  # whatever a model raises in a mode that it is not made for
+        return None
+
+
+def watched_in(model: nn.Module) -> Watched:
+    """Return what is watched in a float model: layers that may be quantized, and torch's ReLUs."""
+    kinds = {type(module) for module in model.modules() if plain_type(module)}
+    return Watched(layers=tuple(kinds), relus=(nn.ReLU,), exactly=True)
+
+
+def bypassed(seen: list[Seen]) -> set[str]:
+    """Return the modules whose weights a model uses past them.
+
+    Those are lost to quantization where that happens in evaluation mode, and where training does
+    so and never calls the layer.
+    """
+    return {
+        name
+        for one in seen
+        for name in one.past
+        if not one.recording.training or not one.recording.calls[name]
+    }
