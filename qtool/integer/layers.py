@@ -95,7 +95,7 @@ class IntegerLayer(nn.Module, ABC):
         self.register_buffer("input_scale", torch.ones(()) if has_input else None)
         zero = torch.zeros((), dtype=torch.int32) if has_input else None
         self.register_buffer("input_zero_point", zero)
-        self._work_type: torch.dtype | None = None
+        self._small: tuple[list[int], bool] | None = None  # at which writes, float32 holds all sums
 
     @abstractmethod
     def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -169,10 +169,7 @@ class IntegerLayer(nn.Module, ABC):
         codes = given.codes(x.float())
         if self.weight_scale is None:
             return self.operate(given.values(codes), self.codes, self.bias)
-        if self._work_type is None:
-            small = self.largest_sum() < EXACT_FLOAT32
-            self._work_type = torch.float32 if small else torch.float64
-        work, bias = self._work_type, self.bias
+        work, bias = torch.float32 if self._fits_float32() else torch.float64, self.bias
         steps = (codes - given.zero_point).to(work)
         integer_bias = bias.to(work) if bias is not None and self.spec.bias == "int32" else None
         total = self.operate(steps, self.codes.to(work), integer_bias)
@@ -181,6 +178,13 @@ class IntegerLayer(nn.Module, ABC):
         if bias is not None and self.spec.bias == "float32":
             y = y + self.channelwise(bias)
         return y
+
+    def _fits_float32(self) -> bool:
+        """Tell whether float32 holds every sum; counted once for codes and bias as they are now."""
+        writes = [0 if t.is_inference() else t._version for t in self.buffers()]
+        if self._small is None or self._small[0] != writes:
+            self._small = writes, self.largest_sum() < EXACT_FLOAT32
+        return self._small[1]
 
     def extra_repr(self) -> str:
         """Show the widths in `print(model)`."""

@@ -80,7 +80,7 @@ def with_a_bias_beyond_int32() -> nn.Module:
     """Weights so small beside their bias that int32 cannot hold it in steps of their products."""
     first = nn.Conv2d(3, 4, 3)
     with torch.no_grad():
-        first.weight.mul_(5e-7)
+        first.weight.mul_(9e-7)
         first.bias = nn.Parameter(torch.full((4,), 5.0))
     return nn.Sequential(
         first, nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)
