@@ -80,7 +80,7 @@ def _folds(user: ir.Node, value: ir.Value) -> bool:
     """Tell whether an operator may be folded into what makes its input `value`."""
     others = [given.const_value for given in user.inputs if given not in (None, value)]
     sizes = [other.size for other in others if other is not None]
-    if user.op_type not in FOLDED or len(sizes) < len(others):
+    if user.op_type not in FOLDED or not sizes or len(sizes) < len(others):  # x + x has no others
         return False
     # one number is no bias: a quantizer's half step stays where it is
     return user.op_type not in ("Add", "Sub") or max(sizes) > 1

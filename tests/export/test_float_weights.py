@@ -97,6 +97,20 @@ def with_weights(found: dict[str, Any], **weights: Any) -> dict[str, Any]:
     return found | {"weights": FOUR | weights}
 
 
+class Doubled(nn.Module):
+    """A float layer whose output is added to itself, and multiplied by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        x = self.conv2(x + x)
+        return self.fc((x * x).mean((2, 3)))
+
+
 FLOAT: dict[str, Any] = {"weights": None}
 # name -> network, recipe section, the layers whose weights stay float or get a float factor
 CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], set[str]]] = {
@@ -114,6 +128,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], set[str]]] = {
     ),
     "a float layer after a pooling": (Pooled, section(AT_RELUS, conv2=FLOAT), {"conv2"}),
     "tokens": (Tokens, section(FOUR, down=FLOAT), {"down"}),
+    "added to itself": (Doubled, section(FOUR, conv1=FLOAT), {"conv1"}),
     "one feature": (narrow, {"activations": FOUR}, {"1", "3", "5", "7"}),
 }
 
