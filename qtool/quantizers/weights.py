@@ -7,6 +7,7 @@ from torch import Tensor
 
 from qtool.numerics.grid import dequantize, quantize
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, absmax, refine_scale, start_of_zeros
+from qtool.numerics.reach import within_reach
 from qtool.numerics.schedules import SCHEDULES, Schedule, constant
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.given import refuse_useless_scale
@@ -106,6 +107,13 @@ class WeightQuantizer(FakeQuantize):
                 self.fit_again(weight)
             self.steps += 1
 
+    def keep_scale_within_reach(self, weight: Tensor) -> None:
+        """Bring learned scales back to where the weight [C, ...] is, should a step have left it."""
+        if not self.learns:
+            return
+        largest = self._rows(weight).abs().amax(1).reshape(self.scale.shape)
+        self.scale.copy_(within_reach(self.scale, largest, self.known_grid))
+
     @property
     def blend_is_done(self) -> bool:
         """Tell whether there is a blend and alpha has reached 1 for good."""
@@ -169,6 +177,7 @@ def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> Non
     codes = []
     for quantizer, weight in zip(quantizers, weights, strict=True):
         quantizer.refit(weight)
+        quantizer.keep_scale_within_reach(weight)
         held = quantizer.before_rounding(weight)
         codes.append(quantizer.tracker.codes_of(held, quantizer.used_scale, quantizer.known_grid))
     observe([quantizer.tracker for quantizer in quantizers], codes)

@@ -336,3 +336,43 @@ def test_a_head_that_starts_at_zero_learns() -> None:
         nn.functional.cross_entropy(model(x), labels).backward()
         optimizer.step()
     assert float((model(x).argmax(1) == labels).float().mean()) > 0.9
+
+
+def largest_codes(layer: nn.Module) -> Tensor:
+    quantizer = layer.weight_quantizer
+    assert isinstance(quantizer, WeightQuantizer)
+    return quantizer.on_grid.codes(layer.get_parameter("weight").detach()).abs().amax(1)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_learned_scales_of_8_bits_do_not_run_away(seed: int) -> None:
+    torch.manual_seed(seed)
+    x, labels = torch.randn(256, 64), torch.randint(10, (256,))
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    model = qtool.prepare(model, {"weights": {"bits": 8}}, x)
+    optimizer = torch.optim.SGD(model.parameters(), 1.0, momentum=0.9)
+    for step in range(60):
+        for group in optimizer.param_groups:
+            group["lr"] = 1.0 * (1 - step / 60)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    model(x)  # which brings back what the last step took away
+    for layer in (model[0], model[2]):
+        assert largest_codes(layer).amin() >= 127 / 4
+
+
+@pytest.mark.parametrize("moved", [-3.0, 0.0, 1e6])
+def test_a_learned_scale_that_a_step_threw_away_comes_back(moved: float) -> None:
+    layer = conv_layer(bits=8)
+    x = weight(2, 3, 6, 6)
+    quantizer = layer.weight_quantizer
+    assert quantizer is not None
+    with torch.no_grad():
+        quantizer.scale.mul_(moved)
+    layer(x).sum().backward()
+    assert quantizer.scale.grad is not None
+    assert torch.isfinite(quantizer.scale.grad).all()
+    rows = layer.weight.detach().reshape(4, -1).abs().amax(1).numpy() / 127
+    ratio = quantizer.scale.detach().flatten().numpy() / rows
+    assert ((ratio > 0.25) & (ratio < 4)).all()
