@@ -11,7 +11,7 @@ from torch import nn
 
 from qtool.conversion.fold_batch_norm import shift_norm
 from qtool.conversion.parts import Parts, fold, make_ready
-from qtool.graph.inputs import device_of
+from qtool.graph.inputs import device_of, has_float64
 from qtool.quantizers.deployed import Prepared, prepared_state, see_deployed
 from qtool.quantizers.layers import QuantLayer, quant_layers
 
@@ -31,6 +31,19 @@ def round_biases(model: nn.Module) -> None:
     Raises:
         ConversionError: If a range was never set.
     """
+    home = device_of(model)
+    if has_float64(home):
+        _round_biases(model)
+        return
+    model.cpu()
+    try:
+        _round_biases(model)
+    finally:
+        model.to(home)
+
+
+def _round_biases(model: nn.Module) -> None:
+    """Do what `round_biases` does, on a device that has float64."""
     state, deployed = prepared_state(model), deepcopy(model).eval()
     if state.recording.example is not None:
         state = see_deployed(deployed, state.recording.example.to(device_of(model)))

@@ -12,7 +12,7 @@ from qtool.conversion.numbers import refuse_bad_numbers, refuse_bad_parts
 from qtool.conversion.parts import Parts, fold, make_ready, rounding_of
 from qtool.conversion.proof import prove
 from qtool.errors import ConversionError
-from qtool.graph.inputs import Inputs, device_of, inputs_from
+from qtool.graph.inputs import Inputs, device_of, has_float64, inputs_from
 from qtool.graph.recorder import KEPT
 from qtool.graph.swap import keep_state, replace_module
 from qtool.integer.exact import exact_arithmetic
@@ -34,7 +34,8 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
     fake-quantized layer gives, and that every code lies on its grid.
 
     Args:
-        model: from `prepare`; it is not changed.
+        model: from `prepare`; it is not changed. Where its device has no float64, which exact sums
+            take, the integer model is on the CPU.
         batches: for the proof, as `calibrate` takes them; default: the images that the first
             forward pass of the model saw.
 
@@ -46,6 +47,8 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
     prepared_state(model)
     refuse_bad_numbers(model)
     reference = deepcopy(model).eval()
+    if not has_float64(device_of(model)):
+        reference = reference.cpu()
     state = prepared_state(reference)
     if batches is None and state.recording.example is None:
         make_ready(reference, reference)  # its error says more than that of a proof on nothing
@@ -53,7 +56,7 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
     first = next(proof)
     example = state.recording.example or first.first(KEPT)
     with exact_arithmetic(reference):
-        state = see_deployed(reference, example.to(device_of(model)))
+        state = see_deployed(reference, example.to(device_of(reference)))
     keep_state(reference, state)
     make_ready(reference, reference)
     integer = deepcopy(reference)

@@ -222,6 +222,11 @@ def device_of(model: nn.Module) -> torch.device | None:
     return next((t.device for t in chain(model.parameters(), model.buffers())), None)
 
 
+def has_float64(device: torch.device | None) -> bool:
+    """Tell whether a device computes in float64; those of Apple do not."""
+    return device is None or device.type != "mps"
+
+
 def tensors_in(tree: object) -> Iterator[Tensor]:
     """Yield the tensors in nested tuples, lists, dicts and dataclasses."""
     for leaf in tree_leaves(tree):

@@ -99,10 +99,14 @@ class FakeQuantize(nn.Module):
     def move_in_tensors(self) -> None:
         """Keep the estimator's moving parameters in tensors [], beside the scale."""
         if self.moving and not self.moved and isinstance(self.estimator, partial):
-            made = self.estimator
-            device = self.scale.device
-            self.moved = {k: torch.tensor(made.keywords[k], device=device) for k in self.moving}
-            self.estimator = partial(made.func, **{**made.keywords, **self.moved})
+            now, device = self.estimator.keywords, self.scale.device
+            self._take_moved({k: torch.tensor(now[k], device=device) for k in self.moving})
+
+    def _take_moved(self, values: dict[str, Tensor]) -> None:
+        """Let the estimator read its moving parameters from these tensors."""
+        self.moved = values
+        if isinstance(made := self.estimator, partial):
+            self.estimator = partial(made.func, **{**made.keywords, **values})
 
     @property
     def gradient(self) -> str:
@@ -215,7 +219,10 @@ class FakeQuantize(nn.Module):
             made = fn(tensor)
             return made if made.dtype == tensor.dtype else tensor.to(made.device)
 
-        return super()._apply(moved, recurse)
+        made = super()._apply(moved, recurse)
+        if self.moved:
+            self._take_moved({key: moved(value) for key, value in self.moved.items()})
+        return made
 
     def __getstate__(self) -> dict[str, object]:
         """Return what copies and pickles hold: a user's estimator goes by its name."""
@@ -230,9 +237,7 @@ class FakeQuantize(nn.Module):
         if "estimator" not in state and self.settings.estimator is not None:
             load_by_absolute_paths({"weights": {"estimator": self.settings.estimator.name}})
             self._choose_estimator(self.settings.estimator)
-            if self.moved and isinstance(self.estimator, partial):
-                made = self.estimator
-                self.estimator = partial(made.func, **{**made.keywords, **self.moved})
+            self._take_moved(self.moved)
 
     def __repr__(self) -> str:
         """Return one line, whatever the quantizer consists of."""

@@ -34,12 +34,17 @@ class Checkpoint:
     architecture: Architecture
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put everything back; the history is the caller's. Other contents raise as torch does."""
+        """Put everything back; the history is the caller's. Other contents raise as torch does.
+
+        Of the generators of several GPUs as many are set as there are here; a run that goes on
+        with another number of them draws other numbers there.
+        """
         model.load_state_dict(self.model)
         optimizer.load_state_dict(self.optimizer)
         torch.set_rng_state(self.random["cpu"].cpu())
-        if torch.cuda.is_available() and self.random["cuda"]:
-            torch.cuda.set_rng_state_all([state.cpu() for state in self.random["cuda"]])
+        here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        for index, state in enumerate(self.random["cuda"][:here]):  # there may have been more
+            torch.cuda.set_rng_state(state.cpu(), index)
 
 
 def take(

@@ -7,6 +7,7 @@ from torch import nn
 
 from qtool.graph.inputs import inputs_from
 from qtool.graph.swap import ATTRIBUTE
+from qtool.quantizers.finite import refuse_bad_values
 from qtool.quantizers.prepare import Prepared
 
 
@@ -23,7 +24,8 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[object]) -> None:
 
     Raises:
         ValueError: If there is no batch, or the first one has another form than the example; then
-            nothing has changed. Statistics stay as they were, too, where a pass fails.
+            nothing has changed. Statistics stay as they were, too, where a pass fails, and where
+            a batch holds values that are not finite (a ModelError).
 
     Reference: Nagel et al., 2022, arXiv:2203.11086.
     """
@@ -41,7 +43,8 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[object]) -> None:
         norm.momentum = None  # the plain average of all batches
         norm.train()
     try:
-        for batch in inputs:
+        for count, batch in enumerate(inputs, 1):
+            refuse_bad_values(batch.tensors, f"batch {count}")
             batch.call(model)
     except BaseException:
         for norm, _, statistics in kept:

@@ -68,7 +68,8 @@ class CapturedStep:
         graph = torch.cuda.CUDAGraph()
         self.step.optimizer.zero_grad(set_to_none=True)  # gradients are to lie in the graph's pool
         try:
-            with torch.cuda.graph(graph):
+            # loaders pin memory in a thread, whose calls another mode would let fail the capture
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 found = self.step.run(*own)
         except RuntimeError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

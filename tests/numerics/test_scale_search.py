@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qtool.numerics.grid import IntegerGrid
+from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.scale_search import alternated
 
@@ -12,7 +12,7 @@ NEEDED = {"fixed": {"scale": 0.1}}
 
 @pytest.mark.parametrize("kind", ["narrow", "full", "mid_rise", "unsigned", "asymmetric"])
 @pytest.mark.parametrize("name", RANGES.names())
-def test_no_range_reads_a_number(name: str, kind: str) -> None:
+def test_no_range_reads_a_number(name: str, kind: Kind) -> None:
     """A tensor on `meta` has no numbers: to read one, or count what is not 0, raises."""
     rule = RANGES.build(name, **NEEDED.get(name, {}))
     scale = rule(torch.empty(3, 200, device="meta"), IntegerGrid(4, kind))

@@ -1,5 +1,6 @@
 """Steps captured in CUDA graphs; on a CPU, what chooses a graph and what may not be in one."""
 
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -141,8 +142,8 @@ def test_another_graph_is_for_weights_that_no_longer_train() -> None:
 
 def test_a_step_that_cannot_be_captured_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refuses:
-        def __init__(self, graph: Any) -> None:
-            del graph
+        def __init__(self, graph: Any, *, capture_error_mode: str) -> None:
+            modes.append(capture_error_mode)
 
         def __enter__(self) -> None:
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -150,6 +151,7 @@ def test_a_step_that_cannot_be_captured_says_why(monkeypatch: pytest.MonkeyPatch
         def __exit__(self, *error: object) -> None:
             return None
 
+    modes: list[str] = []
     step = capturable(made("learned", "sgd", "cpu"))
     monkeypatch.setattr(captured.torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(captured.torch.cuda, "graph", Refuses)
@@ -158,6 +160,29 @@ def test_a_step_that_cannot_be_captured_says_why(monkeypatch: pytest.MonkeyPatch
     )
     with pytest.raises(TrainingError, match=wanted):
         step._capture(*batch(0, "cpu"))
+    assert modes == ["thread_local"]  # another thread may pin memory meanwhile
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_thread_may_pin_memory_while_a_step_is_captured() -> None:
+    plain = made("learned", "sgd", "cuda")
+    expected = losses(plain, plain, "cuda", 6)
+    stop = Event()
+
+    def pin() -> None:
+        while not stop.is_set():
+            torch.empty(1 << 16).pin_memory()
+
+    thread = Thread(target=pin)
+    thread.start()
+    try:
+        step = made("learned", "sgd", "cuda")
+        found = losses(capturable(step), step, "cuda", 6)
+    finally:
+        stop.set()
+        thread.join()
+    assert found == pytest.approx(expected, rel=2e-2)
 
 
 def test_learning_rates_stay_in_the_tensors_that_a_graph_reads() -> None:
