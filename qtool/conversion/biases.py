@@ -4,13 +4,12 @@ Runtimes hold a bias in steps of s_x s_w, the scale of the products that it is a
 be trained with its biases there already.
 """
 
-from copy import deepcopy
-
 import torch
 from torch import nn
 
 from qtool.conversion.fold_batch_norm import shift_norm
 from qtool.conversion.parts import Parts, fold, make_ready
+from qtool.graph.copies import copy_of
 from qtool.graph.inputs import device_of, has_float64
 from qtool.quantizers.deployed import Prepared, prepared_state, see_deployed
 from qtool.quantizers.layers import QuantLayer, quant_layers
@@ -44,7 +43,7 @@ def round_biases(model: nn.Module) -> None:
 
 def _round_biases(model: nn.Module) -> None:
     """Do what `round_biases` does, on a device that has float64."""
-    state, deployed = prepared_state(model), deepcopy(model).eval()
+    state, deployed = prepared_state(model), copy_of(model).eval()
     if state.recording.example is not None:
         state = see_deployed(deployed, state.recording.example.to(device_of(model)))
     make_ready(model, deployed)

@@ -1,7 +1,6 @@
 """Fake-quantized model -> integer model, and the proof that both say the same."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
 from itertools import chain
 
 import torch
@@ -12,6 +11,7 @@ from qtool.conversion.numbers import refuse_bad_numbers, refuse_bad_parts
 from qtool.conversion.parts import Parts, fold, make_ready, rounding_of
 from qtool.conversion.proof import prove
 from qtool.errors import ConversionError
+from qtool.graph.copies import copy_of, itself
 from qtool.graph.inputs import Inputs, device_of, has_float64, inputs_from
 from qtool.graph.recorder import KEPT
 from qtool.graph.swap import keep_state, replace_module
@@ -44,9 +44,10 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
         ConversionError: If a number is not finite or a scale is zero, a blend has not reached 1,
             a range was never set, nothing was seen or given for the proof, or it fails.
     """
+    model = itself(model)
     prepared_state(model)
     refuse_bad_numbers(model)
-    reference = deepcopy(model).eval()
+    reference = copy_of(model).eval()
     if not has_float64(device_of(model)):
         reference = reference.cpu()
     state = prepared_state(reference)
@@ -59,7 +60,7 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
         state = see_deployed(reference, example.to(device_of(reference)))
     keep_state(reference, state)
     make_ready(reference, reference)
-    integer = deepcopy(reference)
+    integer = copy_of(reference)
     done = Converted(left_float=dict(state.left_float), not_folded=dict(state.not_folded))
     if floating := float_biases(reference, state):
         done.notes.append(
@@ -86,14 +87,14 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
     done.proof = prove(
         reference, integer, chain([first], proof), done.notes, lambda: _on_steps(reference)
     )
-    return integer
+    return integer.eval()
 
 
 def _on_steps(reference: nn.Module) -> nn.Module:
     """Return a copy whose biases lie where int32 puts them."""
-    copy = deepcopy(reference)
-    round_biases(copy)
-    return copy
+    made = copy_of(reference)
+    round_biases(made)
+    return made
 
 
 def _batches_of_proof(model: nn.Module, batches: Iterable[object] | None) -> Iterator[Inputs]:

@@ -5,7 +5,6 @@ then each layer's weight is rewritten in the form that the target runs fastest.
 """
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from qtool.export.targets.target import TARGETS
 from qtool.export.trace import traced
 from qtool.export.unchanged import check_weights
 from qtool.export.weights import WeightWriter, choose_forms, to_proto
+from qtool.graph.copies import copy_of
 from qtool.graph.swap import replace_module
 from qtool.integer.layers import Converted, converted_state, integer_layers
 from qtool.integer.relu import integer_relus
@@ -96,7 +96,7 @@ def write_onnx(
         RecipeError: If there is no such target.
     """
     state, target = converted_state(integer), TARGETS[writing.target]()
-    model = deepcopy(integer).cpu().eval()
+    model = copy_of(integer).cpu().eval()
     for name, layer in integer_layers(model).items():
         model = replace_module(model, name, QdqLayer(layer, writing.ceil))
     for name, relu in integer_relus(model).items():

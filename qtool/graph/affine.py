@@ -5,11 +5,12 @@ not. What it computes with does not matter: batch norms of other libraries, froz
 user's own are found like torch's.
 """
 
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from qtool.graph.copies import copy_of
 
 ROWS = 2  # entries of the batch that a module is tried on
 TOLERANCE = 1e-9  # of the largest output: float64 sums of a few terms
@@ -51,7 +52,7 @@ def affine_of(module: nn.Module, shape: tuple[int, ...], axis: int) -> Affine | 
     channels = [1] * len(shape)
     channels[axis] = shape[axis]
     try:
-        twin = deepcopy(module).double().eval()
+        twin = copy_of(module).double().eval()
         with torch.random.fork_rng(devices=[]):
             zeros = torch.zeros(tried, dtype=torch.float64, device=device)
             at_zero, at_one = twin.forward(zeros.clone()), twin.forward(zeros + 1)

@@ -6,6 +6,7 @@ from types import FunctionType, MethodType
 from typing import TypeVar
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer
 
 from qtool.graph.inputs import tensors_in
 
@@ -20,6 +21,9 @@ def copy_of(model: M) -> M:
     of a module's method is that method again.
     """
     kept = {id(tensor): tensor.detach().clone() for tensor in _with_history(model)}
+    for buffer in model.buffers():
+        if isinstance(buffer, UninitializedBuffer):  # torch copies only uninitialized parameters
+            kept[id(buffer)] = UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)
     made = deepcopy(model, kept)
     for old, new in zip(model.modules(), made.modules(), strict=True):
         method = _compiled_method(old)
@@ -28,6 +32,12 @@ def copy_of(model: M) -> M:
             if method.__func__ is not type(old).forward:
                 new.forward = MethodType(method.__func__, new)
     return made
+
+
+def itself(model: nn.Module) -> nn.Module:
+    """Return a model, or where torch.compile wrapped it, the model inside: the same modules."""
+    inside = vars(model).get("_modules", {}).get("_orig_mod")
+    return inside if isinstance(inside, nn.Module) else model
 
 
 def what_cannot_be_copied(model: nn.Module) -> str:

@@ -1,11 +1,35 @@
 """What qtool keeps on a model that it made, as `model.qtool`, and how it swaps a model's parts."""
 
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from torch import nn
 
 ATTRIBUTE = "qtool"
-T = TypeVar("T")
+
+
+class Kept:
+    """What is kept on a model that qtool made.
+
+    Attributes:
+        maker: the function that made the model, such as qtool.prepare.
+        model: what the model is, in words.
+    """
+
+    maker: ClassVar[str]
+    model: ClassVar[str]
+
+
+class Part(nn.Module):
+    """A module that qtool put into a model.
+
+    Attributes:
+        maker: the function that puts it there.
+    """
+
+    maker: ClassVar[str]
+
+
+T = TypeVar("T", bound=Kept)
 
 
 def keep_state(model: nn.Module, state: object) -> None:
@@ -13,16 +37,28 @@ def keep_state(model: nn.Module, state: object) -> None:
     setattr(model, ATTRIBUTE, state)
 
 
-def kept_state(model: nn.Module, kind: type[T], maker: str) -> T:
+def kept_state(model: nn.Module, kind: type[T]) -> T:
     """Return what was kept on a model.
 
     Raises:
-        ValueError: If it is not of this kind, so that the model did not come from `maker`.
+        ValueError: If it is not of this kind, so that the model came from elsewhere; says what it
+            is.
     """
     state = getattr(model, ATTRIBUTE, None)
     if not isinstance(state, kind):
-        raise ValueError(f"this model did not come from {maker}")
+        raise ValueError(f"this model did not come from {kind.maker}: it is {_what_it_is(model)}")
     return state
+
+
+def _what_it_is(model: nn.Module) -> str:
+    """Return in words what a model is that something else was expected of."""
+    state = getattr(model, ATTRIBUTE, None)
+    if isinstance(state, Kept):
+        return f"{state.model}, from {state.maker}"
+    makers = {module.maker for module in model.modules() if isinstance(module, Part)}
+    if makers:
+        return f"a part, or another wrapping, of what {' and '.join(sorted(makers))} returned"
+    return "a float model, which qtool.prepare takes"
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> nn.Module:

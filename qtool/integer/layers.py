@@ -9,14 +9,14 @@ that was left float takes part as it is.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Self, cast
+from typing import ClassVar, Self, cast
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.graph.swap import kept_state
+from qtool.graph.swap import Kept, Part, kept_state
 from qtool.integer.relu import ReluSpec
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
@@ -60,7 +60,7 @@ def _grid(bits: int | None, kind: str | None) -> IntegerGrid | None:
     return None if bits is None or kind is None else IntegerGrid(bits, cast(Kind, kind))
 
 
-class IntegerLayer(nn.Module, ABC):
+class IntegerLayer(Part, ABC):
     """What IntegerConv2d and IntegerLinear share.
 
     Attributes:
@@ -71,6 +71,8 @@ class IntegerLayer(nn.Module, ABC):
             input.
         input_zero_point: int32 [].
     """
+
+    maker = "qtool.convert"
 
     codes: Tensor
     weight_scale: Tensor | None
@@ -237,7 +239,7 @@ def integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:
 
 
 @dataclass
-class Converted:
+class Converted(Kept):
     """What `convert` knows about the model it returns, kept on it as `model.qtool`.
 
     Attributes:
@@ -248,6 +250,9 @@ class Converted:
         proof: how far it agrees with what it was made of; None in files that did not keep it.
         not_folded: name of every norm that stays beside the layers -> why.
     """
+
+    maker: ClassVar[str] = "qtool.convert"
+    model: ClassVar[str] = "an integer model"
 
     layers: list[LayerSpec] = field(default_factory=list)
     relus: list[ReluSpec] = field(default_factory=list)
@@ -263,4 +268,4 @@ def converted_state(model: nn.Module) -> Converted:
     Raises:
         ValueError: If the model did not come from `convert`.
     """
-    return kept_state(model, Converted, "qtool.convert")
+    return kept_state(model, Converted)

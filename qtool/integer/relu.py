@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from qtool.graph.calls import CountsCalls
 from qtool.graph.sites import Site
+from qtool.graph.swap import Part
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS
@@ -54,12 +55,14 @@ class ReluSpec:
         return Site(self.name, call)
 
 
-class IntegerReLU(CountsCalls):
+class IntegerReLU(Part, CountsCalls):
     """A ReLU that puts out real values of a grid, call by call.
 
     Attributes:
         scales: float32 [calls]; 1 where a call stays float.
     """
+
+    maker = "qtool.convert"
 
     scales: Tensor
 

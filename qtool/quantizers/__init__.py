@@ -8,4 +8,5 @@ weights, activations: those of each side; observers: what watches values, by sam
 rounding_function: the rounding and its gradient; kernels: the same, compiled. oscillation: weights
 that flip. control: what moves all quantizers of a model. calibrate: scales from data. finite:
 numbers that no computation survives. given: scales that leave nothing of their values.
+door: what `prepare` refuses.
 """

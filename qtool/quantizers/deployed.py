@@ -5,38 +5,45 @@ pass in evaluation mode: which layers are called, with which norms, and who read
 """
 
 from collections.abc import Collection
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from qtool.graph.bypassed import read_past_modules
+from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Form, Inputs
 from qtool.graph.recorder import Watched, record_forward, without_traces
 from qtool.graph.recording import Norm, Recording
-from qtool.graph.swap import kept_state
+from qtool.graph.swap import Kept, kept_state
 from qtool.limits import BYPASSED, LIMITS, UNCALLED
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers, release_quant_layer
 from qtool.quantizers.relu import QuantReLU, quant_relus
+from qtool.settings.quantization import Quantization
 
 WATCHED = Watched(layers=(QuantLayer,), relus=(QuantReLU,))
 
 
 @dataclass
-class Prepared:
+class Prepared(Kept):
     """What `prepare` knows about the model it returns, kept on it as `model.qtool`.
 
     Attributes:
         left_float: name of every layer with weights that stays float -> why.
         recording: what the first forward pass told.
         form: of the model's inputs, fixed by the example; None where there was none.
+        settings: what was to be quantized, and how.
     """
+
+    maker: ClassVar[str] = "qtool.prepare"
+    model: ClassVar[str] = "a prepared model"
 
     left_float: dict[str, str] = field(default_factory=dict)
     recording: Recording = field(default_factory=Recording)
     form: Form | None = None
+    settings: Quantization = field(default_factory=Quantization)
 
     @property
     def form_of_inputs(self) -> Form | None:
@@ -58,7 +65,7 @@ def prepared_state(model: nn.Module) -> Prepared:
     Raises:
         ValueError: If the model did not come from `prepare`.
     """
-    return kept_state(model, Prepared, "qtool.prepare")
+    return kept_state(model, Prepared)
 
 
 @torch.no_grad()
@@ -103,7 +110,7 @@ def _uncalled(model: nn.Module, inputs: Inputs, told: Recording) -> set[str]:
     left = {name: layer for name, layer in quant_layers(model).items() if not told.calls[name]}
     if not left:
         return set()
-    twin = deepcopy(model).train()
+    twin = copy_of(model).train()
     try:
         with without_traces(twin):
             called = set(record_forward(twin, WATCHED, inputs.copied()).calls)

@@ -15,6 +15,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
+from qtool.graph.swap import Part
 from qtool.numerics.estimators import ESTIMATORS, Bound, Estimator, straight_through
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.on_grid import OnGrid
@@ -29,7 +30,7 @@ from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 from qtool.settings.user_estimators import is_users, load_by_absolute_paths
 
 
-class FakeQuantize(nn.Module):
+class FakeQuantize(Part):
     """Round a tensor to its grid and scale it back.
 
     Attributes:
@@ -43,6 +44,8 @@ class FakeQuantize(nn.Module):
         compiles: use compiled kernels; `compile_kernels` sets it.
         place: its name in the model, for messages; `name_quantizers` sets it.
     """
+
+    maker = "qtool.prepare"
 
     scale: Tensor
     zero_point: Tensor

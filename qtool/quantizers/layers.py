@@ -5,12 +5,13 @@ from functools import cache
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qtool.graph.swap import Part
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
 
-class QuantLayer(nn.Module):
+class QuantLayer(Part):
     """What QuantConv2d and QuantLinear share.
 
     Attributes:
@@ -20,6 +21,8 @@ class QuantLayer(nn.Module):
         source: the quantizer of the ReLU whose output the input is, in a tuple, so that it is not
             the layer's own; empty where there is none.
     """
+
+    maker = "qtool.prepare"
 
     weight: Tensor
     bias: Tensor | None

@@ -5,12 +5,12 @@ looked at before a layer is quantized, so that nothing is found only after the t
 """
 
 from collections.abc import Collection
-from copy import deepcopy
 from dataclasses import dataclass
 
 from torch import nn
 
 from qtool.graph.bypassed import read_past_modules
+from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.recorder import Watched, record_forward, without_traces
 from qtool.graph.recording import Recording
@@ -38,7 +38,7 @@ def see_both_modes(model: nn.Module, inputs: Inputs) -> list[Seen]:
     A mode in which the model fails is left out; some fail in training mode without labels.
     """
     for given in (inputs.first(ROWS), inputs):
-        twin = deepcopy(model)
+        twin = copy_of(model)
         found = [seen for mode in (False, True) if (seen := _see(twin.train(mode), given))]
         if found and not found[0].recording.training:
             return found

@@ -6,12 +6,12 @@ layers those are is seen in one forward pass of the float model.
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
 from qtool.graph.calls import restart_calls
+from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs, device_of, tensors_in
 from qtool.graph.recorder import record_forward, without_traces
 from qtool.graph.recording import Recording
@@ -111,7 +111,7 @@ def needed_in_place(model: nn.Module, relus: Collection[str], example: Inputs) -
 
     A quantized ReLU leaves its input alone, which would change what such a model computes.
     """
-    twin = deepcopy(model).eval()
+    twin = copy_of(model).eval()
 
     def output() -> list[Tensor]:
         with without_traces(twin):

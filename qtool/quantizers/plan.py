@@ -3,6 +3,7 @@
 from torch import nn
 
 from qtool.quantizers.deployed import prepared_state
+from qtool.quantizers.door import weights_of
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.reports.inspections import PlanRow
@@ -20,7 +21,8 @@ def plan(model: nn.Module) -> list[PlanRow]:
                 row = row.model_copy(update={"note": f"{norm} stays: {state.not_folded[norm]}"})
             rows.append(row)
         elif name in state.left_float:
-            shape = max((list(p.shape) for p in module.parameters(recurse=False)), key=len)
+            weights = weights_of(module).values()
+            shape = list(max(weights, key=lambda w: (w.ndim, w.numel())).shape)
             why = state.left_float[name]
             rows.append(
                 PlanRow(

@@ -1,18 +1,19 @@
 """Float model -> fake-quantized model, by layer type; no tracing."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from torch import nn
 
+from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Form, Inputs, device_of
 from qtool.graph.recorder import record_first_forward, without_traces
 from qtool.graph.recording import Recording
 from qtool.graph.swap import ATTRIBUTE, keep_state
 from qtool.limits import BY_FUNCTIONS, BYPASSED, CHOSEN, NEITHER, SUBCLASS
 from qtool.problems import Problem, did_you_mean, report
+from qtool.quantizers import door
 from qtool.quantizers.control import name_quantizers
 from qtool.quantizers.deployed import WATCHED, Prepared, prepared_state, see_deployed
 from qtool.quantizers.finite import refuse_bad_numbers, refuse_bad_state, refuse_bad_values
@@ -58,10 +59,10 @@ def prepare(
 
     Raises:
         RecipeError: If the section is wrong, or an override matches no layer.
-        ModelError: If a weight, a statistic or the example is not finite, or a given scale leaves
-            nothing of its values; a ValueError, too.
-        ValueError: If the model is prepared already, or there is no example where the places of
-            quantizers are found by a forward pass.
+        ModelError: If the model or the example is refused, as README of this room lists it, or a
+            given scale leaves nothing of its values; a ValueError, too.
+        ValueError: If there is no example where the places of quantizers are found by a forward
+            pass.
     """
     if isinstance(quantization, dict):
         load_by_absolute_paths(quantization)
@@ -70,23 +71,24 @@ def prepare(
         if isinstance(quantization, Quantization)
         else check(Quantization, quantization, "quantization")
     )
-    if isinstance(getattr(model, ATTRIBUTE, None), Prepared):
-        raise ValueError("this model is prepared already; prepare the float one")
+    inputs = None if example is None else Inputs.of(example)
+    door.check_model(model, settings, inputs)
     if found := pattern_problems(model, settings):
         raise report("quantization", found)
     refuse_bad_numbers(model)
-    model = deepcopy(model)
-    state, inputs = Prepared(), None
-    if example is not None:
-        refuse_bad_values(Inputs.of(example).tensors, "the example")
-        state.form, inputs = Form.of(example), Inputs.of(example).to(device_of(model)).copied()
+    model, state = door.copied(model), Prepared(settings=settings)
+    if inputs is not None:
+        refuse_bad_values(inputs.tensors, "the example")
+        door.check_example(inputs, settings)
+        state.form, inputs = Form.of(example), inputs.to(device_of(model)).copied()
+        model = door.materialized(model, inputs)
     seen = [] if inputs is None else see_both_modes(model, inputs)
     past = bypassed(seen)
     sources = quantize_relus(model, settings, inputs, seen)
     for name, module in list(model.named_modules()):
         if plain_type(module) and name in past:
             state.left_float[name] = BYPASSED.text()
-        elif plain_type(module):
+        elif door.may_be_quantized(module):
             weights, activations, where = settings.for_layer(name)
             if weights is None and activations is None:
                 state.left_float[name] = CHOSEN.text(where=where)
@@ -94,6 +96,7 @@ def prepare(
                 make_quant_layer(module, weights, activations, sources.get(name))
         elif why := why_not(module):
             state.left_float[name] = why
+    door.refuse_if_nothing_is_quantized(model, settings, state.left_float)
     keep_state(model, state)
     record_first_forward(model, WATCHED, _learn)
     if not search:
@@ -103,25 +106,25 @@ def prepare(
     name_quantizers(model)
     model.register_load_state_dict_post_hook(refuse_bad_state)
     if inputs is not None:
-        with without_traces(model):
+        with without_traces(model), door.named_failures():
             inputs.call(model)
         if model.training and seen:
-            told = see_deployed(deepcopy(model).eval(), inputs.first(ROWS)).recording
+            told = see_deployed(copy_of(model).eval(), inputs.first(ROWS)).recording
             state.recording = replace(told, example=state.recording.example)
     return model
 
 
 def why_not(module: nn.Module) -> str:
     """Return why a module's weights stay float, "" where it has none."""
-    kind = type(module).__name__
+    kind = door.kind_of(module)
     if isinstance(module, tuple(QUANT_TYPES)):
-        return SUBCLASS.text(type=kind)
-    own = [name for name, p in module.named_parameters(recurse=False) if p.ndim > 1]
+        return SUBCLASS.text(type=kind.__name__)
+    own = [name for name, tensor in door.weights_of(module).items() if tensor.ndim > 1]
     if not own:
         return ""
-    if type(module).__module__.startswith("torch.nn."):
-        return NEITHER.text(type=kind)
-    return BY_FUNCTIONS.text(type=kind, names=", ".join(own))
+    if kind.__module__.startswith("torch.nn."):
+        return NEITHER.text(type=kind.__name__)
+    return BY_FUNCTIONS.text(type=kind.__name__, names=", ".join(own))
 
 
 def _learn(model: nn.Module, recording: Recording) -> None:
@@ -134,6 +137,7 @@ def _learn(model: nn.Module, recording: Recording) -> None:
         if name in recording.bypassed:
             release_quant_layer(layer)
             state.left_float[name] = BYPASSED.text()
+    door.refuse_if_nothing_is_quantized(model, state.settings, state.left_float)
 
 
 def pattern_problems(model: nn.Module, settings: Quantization) -> list[Problem]:

@@ -9,15 +9,18 @@ from torch.nn import functional as F
 
 from qtool.graph.calls import CountsCalls
 from qtool.graph.sites import Site
+from qtool.graph.swap import Part
 from qtool.quantizers.activations import ActivationQuantizer
 
 
-class QuantReLU(CountsCalls):
+class QuantReLU(Part, CountsCalls):
     """A ReLU whose output is fake-quantized, by a quantizer of its own for each call.
 
     Attributes:
         quantizers: one for each call in a forward pass; Identity where the call stays float.
     """
+
+    maker = "qtool.prepare"
 
     def __init__(self, quantizers: list[ActivationQuantizer | None]) -> None:
         super().__init__()

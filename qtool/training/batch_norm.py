@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from qtool.graph.inputs import inputs_from
-from qtool.graph.swap import ATTRIBUTE
+from qtool.graph.swap import ATTRIBUTE, Kept
 from qtool.quantizers.finite import refuse_bad_values
-from qtool.quantizers.prepare import Prepared
+from qtool.quantizers.prepare import prepared_state
 
 
 @torch.no_grad()
@@ -23,14 +23,15 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[object]) -> None:
         batches: as `calibrate` takes them.
 
     Raises:
-        ValueError: If there is no batch, or the first one has another form than the example; then
-            nothing has changed. Statistics stay as they were, too, where a pass fails, and where
-            a batch holds values that are not finite (a ModelError).
+        ValueError: If it is an integer model, there is no batch, or the first one has another
+            form than the example; then nothing has changed. Statistics stay as they were, too,
+            where a pass fails, and where a batch holds values that are not finite (a ModelError).
 
     Reference: Nagel et al., 2022, arXiv:2203.11086.
     """
-    state = getattr(model, ATTRIBUTE, None)
-    form = state.form_of_inputs if isinstance(state, Prepared) else None
+    form = None
+    if isinstance(getattr(model, ATTRIBUTE, None), Kept):  # it came from qtool, but is it prepared?
+        form = prepared_state(model).form_of_inputs
     inputs = inputs_from(batches, form, model, "reestimate_batch_norm")
     model.eval()
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

@@ -1,6 +1,7 @@
 """Small networks, each with one peculiarity, and what a recording of one pass says of them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,10 +12,20 @@ from qtool.graph.calls import CountsCalls, restart_calls
 from qtool.graph.recorder import Watched, record_first_forward, record_forward
 from qtool.graph.recording import FunctionCall, ModuleCall, Recording
 from qtool.graph.sites import Site
-from qtool.graph.swap import keep_state, kept_state, replace_module
+from qtool.graph.swap import Kept, keep_state, kept_state, replace_module
 
 WATCHED = Watched(layers=(nn.Conv2d, nn.Linear), relus=(nn.ReLU,), exactly=True)
 X = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+
+
+@dataclass
+class Flour(Kept):
+    maker, model = "a mill", "flour"
+    sacks: int
+
+
+class Bread(Kept):
+    maker, model = "an oven", "bread"
 
 
 class Net(nn.Module):
@@ -286,7 +297,9 @@ def test_a_module_is_replaced_wherever_it_stands() -> None:
 
 def test_what_is_kept_on_a_model_is_found_by_its_type_only() -> None:
     net = nn.Identity()
-    keep_state(net, Site("relu", 0))
-    assert kept_state(net, Site, "the test") == ("relu", 0)
-    with pytest.raises(ValueError, match="did not come from a mill"):
-        kept_state(net, int, "a mill")
+    keep_state(net, Flour(3))
+    assert kept_state(net, Flour) == Flour(3)
+    with pytest.raises(ValueError, match="did not come from an oven: it is flour, from a mill"):
+        kept_state(net, Bread)
+    with pytest.raises(ValueError, match="did not come from a mill: it is a float model"):
+        kept_state(nn.Identity(), Flour)
