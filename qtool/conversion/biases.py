@@ -24,8 +24,8 @@ def round_biases(model: nn.Module) -> None:
     Runtimes hold a bias in steps of s_x s_w, which at few bits is coarse enough to move values
     across rounding thresholds. A model that is trained and judged with such biases loses nothing
     when it is converted. Where a batch norm follows, its beta moves, or the mean that it subtracts
-    where it has none; else the layer's bias. Biases that stay float, because what follows is
-    rounded at zero, do not move.
+    where it has none; else the layer's bias, before whatever is folded into it. Biases that stay
+    float, because what follows is rounded at zero, do not move.
 
     Raises:
         ConversionError: If a range was never set.
@@ -63,7 +63,7 @@ def _round_biases(model: nn.Module) -> None:
         by = fitted.bias * steps - exact.bias
         norms = [n for n in state.recording.norms if n.name == exact.spec.batch_norm]
         if norms:
-            shift_norm(model, norms[0], by)
+            shift_norm(model, norms[0], source.bias, by)
         elif source.bias is not None:
             source.bias.copy_(source.bias.double() + by)
 

@@ -65,10 +65,11 @@ def gain_of(norm: BatchNorm) -> Tensor:
 
 
 @torch.no_grad()
-def shift_norm(model: nn.Module, norm: Norm, by: Tensor) -> None:
-    """Shift what a norm puts out by float64 [C], where it has a constant that does so.
+def shift_norm(model: nn.Module, norm: Norm, layer_bias: Tensor | None, by: Tensor) -> None:
+    """Shift what a norm puts out by float64 [C], by whatever constant does so.
 
-    A batch norm without beta subtracts another mean.
+    A batch norm without beta subtracts another mean; where a norm has no constant of its own, the
+    bias of the layer before it moves, if there is one.
     """
     module = model.get_submodule(norm.name)
     constant = getattr(module, "bias", None)
@@ -77,12 +78,18 @@ def shift_norm(model: nn.Module, norm: Norm, by: Tensor) -> None:
         gain = gain_of(module)
         before = torch.where(gain == 0, 0.0, by / gain)  # without gain, the output is 0 as it is
         module.running_mean.copy_(module.running_mean.double() - before)
-    elif isinstance(constant, Tensor) and constant.numel() == by.numel():
+        return
+    if isinstance(constant, Tensor) and constant.numel() == by.numel():
         kept, was = constant.clone(), foldable(model, norm)
         constant.copy_(constant.double() + by.reshape(constant.shape))
         now = foldable(model, norm)
-        if isinstance(was, Affine) and (not isinstance(now, Affine) or not _moved(was, now, by)):
-            constant.copy_(kept)  # its bias is something else
+        if not isinstance(was, Affine) or (isinstance(now, Affine) and _moved(was, now, by)):
+            return
+        constant.copy_(kept)  # its bias is something else
+    is_affine = foldable(model, norm)
+    if layer_bias is not None and isinstance(is_affine, Affine):
+        before = torch.where(is_affine.gain == 0, 0.0, by / is_affine.gain)
+        layer_bias.copy_(layer_bias.double() + before)
 
 
 def _moved(was: Affine, now: Affine, by: Tensor) -> bool:

@@ -35,8 +35,7 @@ def refuse_bad_numbers(model: nn.Module) -> None:
 def _faults(quantizer: FakeQuantize) -> list[str]:
     """Return what is wrong with a quantizer's scale and zero point beside what is not finite."""
     scale, found = quantizer.scale.detach(), list[str]()
-    least = 0.0 if quantizer.learns else torch.finfo(scale.dtype).tiny  # below: named already
-    tiny = (scale >= least) & (scale < LEAST)
+    tiny = (scale >= torch.finfo(scale.dtype).tiny) & (scale < LEAST)  # below: named already
     if bool(tiny.any()):
         found.append(f"scale holds {float(scale[tiny].max()):.4g}; it must be at least {LEAST:g}")
     grid, zero = quantizer.grid, float(quantizer.used_zero_point)

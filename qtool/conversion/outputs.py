@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
-from qtool.errors import ConversionError
 from qtool.evaluation import (
     SAME,
     agreement,
@@ -17,6 +17,8 @@ from qtool.evaluation import (
 )
 from qtool.graph.inputs import tensors_in
 
+NONE = {"sigma": 0.0, "max_abs_difference": 0.0, "median_abs_difference": 0.0}  # without outputs
+
 
 @dataclass
 class Outputs:
@@ -24,38 +26,46 @@ class Outputs:
 
     Attributes:
         images: how many there were.
-        pairs: for each tensor of the output, what was expected and given on each batch.
+        pairs: for each tensor or number of the output, what was expected and given on each batch.
+        compared, apart: how many of them had the same shape on both sides, and another.
     """
 
     images: int = 0
     pairs: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
+    compared: int = 0
+    apart: int = 0
 
     def take(self, images: int, expected: object, given: object) -> None:
         """Take both outputs on one batch."""
-        both = [list(tensors_in(output)) for output in (expected, given)]
-        shapes = [[list(tensor.shape) for tensor in output] for output in both]
-        if shapes[0] != shapes[1]:
-            raise ConversionError(
-                f"the integer model gives tensors of shapes {shapes[1]}, the fake-quantized one "
-                f"{shapes[0]}"
-            )
-        if not both[0]:
-            kind = type(expected).__name__
-            raise ConversionError(f"the model's output, {kind}, holds no tensor to compare")
-        if not self.images:
-            self.pairs = [[] for _ in both[0]]
-        if len(both[0]) != len(self.pairs):
-            raise ConversionError(
-                f"the model gives {len(self.pairs)} tensors on one batch, {len(both[0])} on another"
-            )
-        for place, pair in enumerate(zip(*both, strict=True)):
-            if pair[0].numel():
-                self.pairs[place].append((pair[0].cpu(), pair[1].cpu()))
         self.images += images
+        both = [_numbers_in(output) for output in (expected, given)]
+        for place, (one, other) in enumerate(zip_longest(*both)):
+            if one is None or other is None or one.shape != other.shape:
+                self.apart += 1
+                continue
+            self.compared += 1
+            self.pairs += [[] for _ in range(place + 1 - len(self.pairs))]
+            if one.numel():
+                self.pairs[place].append((one.cpu(), other.cpu()))
+
+    @property
+    def not_compared(self) -> str:
+        """Return what of the outputs could not be compared, "" where all of them could."""
+        if not self.compared and not self.apart:
+            return "the model's outputs hold no numbers; only its layers were compared"
+        if self.apart:
+            return (
+                f"{self.apart} of {self.compared + self.apart} outputs have another shape in the "
+                f"integer model, as where a threshold decides how many there are, and were not "
+                f"compared"
+            )
+        return ""
 
     def judge(self, *, room: float) -> tuple[dict[str, float], str]:
         """Return the figures, of the output that agrees least, and why they are too bad, or ""."""
-        worst: tuple[float, dict[str, float], str] | None = None
+        if self.apart and not self.compared:
+            return dict(NONE), "no output has the shape that it should have"
+        worst = -1.0, dict(NONE), ""
         for place, pairs in enumerate(self.pairs):
             if not pairs:
                 continue
@@ -72,15 +82,15 @@ class Outputs:
             tenth = sure_distance(figures)
             apart = figures["median_abs_difference"] / tenth if tenth else 0.0
             rank = torch.inf if why else apart
-            if worst is None or rank > worst[0]:
+            if rank > worst[0]:
                 worst = rank, figures, why
-        if worst is None:
-            raise ConversionError("the model's outputs on the proof's batches hold no values")
         return worst[1], worst[2]
 
     @property
     def prove_little(self) -> bool:
         """Tell whether all that was expected is one value, or the same for every image."""
+        if not any(self.pairs):
+            return False
         for pairs in filter(None, self.pairs):
             rows = [a.double().reshape(len(a) if a.ndim else 1, -1) for a, _ in pairs]
             if any(row.shape[1] != rows[0].shape[1] for row in rows):
@@ -100,6 +110,13 @@ class Outputs:
         if not logits:
             return agreement_of_values(pairs)
         return agreement(torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]))
+
+
+def _numbers_in(output: object) -> list[Tensor]:
+    """Return the tensors of an output, or the plain number that it is."""
+    if isinstance(output, bool | int | float):
+        return [torch.tensor(output)]
+    return list(tensors_in(output))
 
 
 def _is_one_class(pairs: list[tuple[Tensor, Tensor]]) -> bool:

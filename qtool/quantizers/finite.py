@@ -37,7 +37,8 @@ def bad_numbers(model: nn.Module) -> list[str]:
 
     Looked at are floating-point tensors that have values, in the order of the model's modules: for
     infinities and NaNs, running variances for negative values, and scales for 0. A learned scale
-    may stand below 0 after its last update, where it counts as the smallest one that there is.
+    may stand below 0 after its last update, where it counts as the smallest one that there is, and
+    buffers that are no statistics may hold -inf, as masks of attention do.
     """
     named = list(_with_values(model))
     sound = _each([_is_sound(tensor, demand) for _, tensor, demand in named])
@@ -92,10 +93,19 @@ def _with_values(model: nn.Module) -> Iterator[tuple[str, Tensor, Demand]]:
             seen.add(id(tensor))
             if is_lazy(tensor) or not tensor.numel():
                 continue
+            if _may_mask(module, name):
+                tensor = torch.where(tensor == -torch.inf, 0.0, tensor)
             demand: Demand = "not negative" if name == "running_var" else "finite"
             if isinstance(module, FakeQuantize) and name == "scale":
                 demand = "not 0" if module.learns else "positive"
             yield f"{owner}.{name}".lstrip("."), tensor.detach(), demand
+
+
+def _may_mask(module: nn.Module, name: str) -> bool:
+    """Tell whether a tensor is a buffer that neither a norm nor a quantizer computes with."""
+    if isinstance(module, FakeQuantize) or "running_var" in module._buffers:
+        return False
+    return name in module._buffers
 
 
 def _is_sound(tensor: Tensor, demand: Demand) -> Tensor:
@@ -123,4 +133,4 @@ def _fault(tensor: Tensor, demand: Demand) -> str:
     if not torch.isfinite(tensor).all():
         return not_finite(tensor)
     wrong = tensor.reshape(-1)[(tensor.abs() if demand == "not 0" else tensor).argmin()]
-    return f"holds {float(wrong):g}; it must be {demand}"
+    return f"holds {float(wrong):.4g}; it must be {demand}"

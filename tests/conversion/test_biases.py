@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 import qtool
 from qtool.integer.layers import integer_layers
@@ -13,6 +14,18 @@ from tests.kit import float_net
 
 IMAGES = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 SECTION = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+
+
+class Stretched(nn.Module):
+    """An affine map of channels whose `bias` is none, and whose constants have other names."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.linspace(0.5, 1.5, 8).log())
+        self.register_buffer("start", norm.bias.detach().reshape(8, 1, 1).clone())
+
+    def forward(self, x):
+        return x * self.bias.exp().reshape(8, 1, 1) + self.start
 
 
 def net_with(norms: str) -> nn.Module:
@@ -27,6 +40,16 @@ def net_with(norms: str) -> nn.Module:
     elif norms == "without shift":
         for norm in (net.bn1, net.bn2):
             norm.bias = None
+    elif norms in ("frozen", "a user's own"):
+        for name in ("bn1", "bn2"):
+            old = net.get_submodule(name)
+            if norms == "frozen":
+                new = FrozenBatchNorm2d(8)
+                new.load_state_dict(old.state_dict(), strict=False)
+            else:
+                new = Stretched(old)
+                net.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+            setattr(net, name, new)
     elif norms == "none":
         net.bn1 = net.bn2 = nn.Identity()
         net.conv1 = nn.Conv2d(3, 8, 3, padding=1)
@@ -39,7 +62,10 @@ def constants(model: nn.Module) -> dict[str, np.ndarray]:
     for layer, norm in ((model.conv1, model.bn1), (model.conv2, model.bn2)):
         bias = torch.zeros(8) if layer.bias is None else layer.bias.detach()
         value = bias.double().numpy()
-        if isinstance(norm, nn.BatchNorm2d):
+        if isinstance(norm, Stretched):
+            value = value * norm.bias.detach().double().exp().numpy()
+            value = value + norm.start.double().numpy().reshape(-1)
+        if isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
             var, mean = norm.running_var.double().numpy(), norm.running_mean.double().numpy()
             gain = 1 / np.sqrt(var + norm.eps)
             if norm.weight is not None:
@@ -51,7 +77,10 @@ def constants(model: nn.Module) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("norms", ["usual", "without scale and shift", "without shift", "none"])
+NORMS = ["usual", "without scale and shift", "without shift", "frozen", "a user's own", "none"]
+
+
+@pytest.mark.parametrize("norms", NORMS)
 def test_a_constant_moves_to_the_grid_by_at_most_half_a_step_and_then_stays(norms):
     model = qtool.prepare(net_with(norms), SECTION, IMAGES).eval()
     before = constants(model)

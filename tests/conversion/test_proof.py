@@ -331,17 +331,62 @@ def _ignoring(integer: nn.Module, name: str) -> nn.Module:
     return changed
 
 
-def test_an_output_without_tensors_is_refused():
-    class Silent(nn.Module):
+class Head(nn.Module):
+    """A layer, and what becomes of its output."""
+
+    def __init__(self, then) -> None:
+        super().__init__()
+        self.fc, self.then = nn.Linear(6, 6), then
+
+    def forward(self, x):
+        return self.then(self.fc(x))
+
+
+def head(then):
+    torch.manual_seed(0)
+    return prepared(Head(then), torch.randn(16, 6), bits=8, activations=8)
+
+
+def test_an_output_without_tensors_is_compared_where_it_is_a_number_and_else_said():
+    integer = qtool.convert(head(lambda y: float(y.sum())))
+    assert not any("no numbers" in note for note in integer.qtool.notes)
+    integer = qtool.convert(head(lambda y: "some words"))
+    assert any("outputs hold no numbers" in note for note in integer.qtool.notes)
+
+
+def test_outputs_whose_number_a_threshold_decides_are_compared_as_far_as_they_go():
+    def chosen(y):
+        return {"scores": y, "chosen": y[y > float(y.flatten()[3])]}
+
+    model = head(chosen)
+    integer = qtool.convert(model)  # the two see the threshold at the same value
+    assert not any("another shape" in note for note in integer.qtool.notes)
+
+    integer.then = lambda y: {"scores": y, "chosen": y[:1].flatten()}
+    notes = []
+    prove(model, integer, [model.qtool.recording.example], notes)
+    assert notes == [
+        "1 of 2 outputs have another shape in the integer model, as where a threshold decides how "
+        "many there are, and were not compared"
+    ]
+    integer.then = lambda y: y[:1]
+    with pytest.raises(ConversionError, match="no output has the shape"):
+        prove(model, integer, [model.qtool.recording.example], [])
+
+
+def test_a_model_that_computes_in_bfloat16_is_held_to_what_bfloat16_can():
+    class Short(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.fc = nn.Linear(6, 6)
+            self.net = float_net()
 
         def forward(self, x):
-            return float(self.fc(x).sum())
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.net(x)
 
-    with pytest.raises(ConversionError, match="the model's output, float, holds no tensor"):
-        qtool.convert(prepared(Silent(), torch.randn(4, 6)))
+    integer = qtool.convert(prepared(Short()))
+    assert folded(integer) == ["net.bn1", "net.bn2", None]
+    assert integer.qtool.proof.layers_compared == 3
 
 
 def test_random_numbers_in_the_forward_pass_are_the_same_on_both_sides():

@@ -40,7 +40,6 @@ OPEN: dict[str, str] = {
     "norms-frozen": NORM,
     "norms-without_statistics": NORM,
     "norms-of_groups_and_instances": NORM,
-    "norms-OnlyInTraining": "a norm that training alone calls is folded",
     "norms-BeforeTheConvolution": NORM,
     "norms-of_tokens_that_are_as_many_as_features": AXIS,
     "parametrized-hooks_that_change_values": HOOK,
