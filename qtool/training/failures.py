@@ -31,11 +31,9 @@ def failed_step(
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     place, advice = first_bad_layer(model, *batch), SLOWER
     if not place:  # every number of the forward pass is finite
-        place, advice = last_bad_gradient(model, gradients) or (
-            largest_growth(model, batch[0]),
-            SLOWER,
-        )
-    return TrainingError(f"{error} {when}; {place}. {advice}")
+        growth = largest_growth(model, batch[0]), SLOWER
+        place, advice = last_bad_gradient(model, gradients) or growth
+    return TrainingError(f"{error.what} {when}{error.beside}; {place}. {advice}")
 
 
 @torch.no_grad()
