@@ -26,7 +26,9 @@ class Values:
 
     def known(self, tensor: Tensor) -> Value | None:
         """Return the value that a tensor holds; None where it was never seen like this."""
-        value, writes = self._held.get(tensor, (None, 0))
+        if tensor not in self._held:
+            return None
+        value, writes = self._held[tensor]
         return value if writes == writes_to(tensor) else None
 
     def new(self, tensor: Tensor) -> Value:

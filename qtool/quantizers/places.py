@@ -119,11 +119,12 @@ def needed_in_place(model: nn.Module, relus: Collection[str], example: Inputs) -
             return list(tensors_in(example.copied().call(twin)))
 
     def changes(names: Collection[str]) -> bool:
-        for name in names:
-            twin.get_submodule(name).inplace = False
+        relus = [m for n, m in twin.named_modules() if n in names and isinstance(m, nn.ReLU)]
+        for relu in relus:
+            relu.inplace = False
         given = output()
-        for name in names:
-            twin.get_submodule(name).inplace = True
+        for relu in relus:
+            relu.inplace = True
         return any(not torch.equal(a, b) for a, b in zip(expected, given, strict=True))
 
     if not relus:
