@@ -45,6 +45,11 @@ def share_of_hits(hits: int | Tensor, images: int, labels: Tensor) -> float | No
     return None if labels.is_floating_point() else int(hits) / images
 
 
+def accuracy_of(logits: Tensor, labels: Tensor) -> float | None:
+    """Return the share of logits [N, classes] that are largest at their label, or None."""
+    return share_of_hits(count_hits(logits, labels), len(labels), labels)
+
+
 @torch.no_grad()
 def evaluate(
     model: Callable[[Tensor], Tensor],

@@ -9,26 +9,46 @@ import torch
 from torch import Tensor, nn
 
 from qtool.errors import ExportError
-from qtool.evaluation import agreement, count_hits, judge, logits_of, share_of_hits
+from qtool.evaluation import accuracy_of, logits_of
 from qtool.export.targets.target import Array, Runtime, Session
 from qtool.integer.layers import IntegerLayer, integer_layers
 from qtool.integer.relu import IntegerReLU, integer_relus
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS
-from qtool.reports.results import Agreement
 
 
 def run(session: Session, images: Tensor) -> Tensor:
     """Return the first output for a batch of images, as a tensor; a fixed batch is filled up."""
-    array, size = np.ascontiguousarray(images.detach().cpu().numpy()), session.batch
-    if size is None:
-        return torch.from_numpy(session.run(array))
-    rows = []
-    for start in range(0, len(array), size):
-        part = array[start : start + size]
-        full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        rows.append(torch.from_numpy(session.run(full)[: len(part)]))
-    return torch.cat(rows)
+    return next(iter(run_named(session, {session.inputs[0]: images}).values()))
+
+
+def run_named(session: Session, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return every output by its name, for one batch of inputs by theirs.
+
+    A fixed batch is filled up, in every tensor whose first dimension is the batch.
+    """
+    arrays = {name: np.ascontiguousarray(t.detach().cpu().numpy()) for name, t in given.items()}
+    rows = next((len(array) for array in arrays.values() if array.ndim), 1)
+    size = session.batch or rows
+    found: dict[str, list[Tensor]] = {}
+    for start in range(0, rows, size):
+        taken = min(size, rows - start)
+        full = {
+            name: _filled(array[start : start + size], size)
+            if array.ndim and len(array) == rows
+            else array
+            for name, array in arrays.items()
+        }
+        for name, value in session.run(full).items():
+            part = torch.from_numpy(value)
+            found.setdefault(name, []).append(part[:taken] if part.ndim else part)
+    return {name: torch.cat(v) if v[0].ndim else v[0] for name, v in found.items()}
+
+
+def _filled(rows: Array, size: int) -> Array:
+    """Return rows with the last one repeated, so that there are `size`."""
+    missing = size - len(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
 
 
 def stored_codes(path: Path, names: list[str], runtime: Runtime) -> dict[str, Array]:
@@ -101,27 +121,6 @@ def hint_for(weight_bits: Iterable[int | None]) -> str:
     )
 
 
-def compare_outputs(
-    session: Session, integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
-) -> Agreement:
-    """Run a file and its integer model on the same images; say how far they agree."""
-
-    def both(images: Tensor) -> Tensor:
-        return torch.stack([integer(images).float().cpu(), run(session, images)], 1)
-
-    pairs, labels = logits_of(both, batches)
-    expected, given = pairs.unbind(1)
-    figures = agreement(expected, given)
-    return Agreement.model_validate(
-        figures
-        | {
-            "accuracy_integer": _accuracy(expected, labels),
-            "accuracy_runtime": _accuracy(given, labels),
-            "disagreement": judge(figures, given),
-        }
-    )
-
-
 def shifted_share(integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
     """Return the share of input values whose code changes where a shift stands in for ceil.
 
@@ -170,8 +169,4 @@ def accuracy(session: Session, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
     None where labels are no classes.
     """
     given, labels = logits_of(lambda batch: run(session, batch), batches)
-    return _accuracy(given, labels)
-
-
-def _accuracy(logits: Tensor, labels: Tensor) -> float | None:
-    return share_of_hits(count_hits(logits, labels), len(labels), labels)
+    return accuracy_of(given, labels)

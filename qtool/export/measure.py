@@ -12,11 +12,18 @@ from torch import Tensor, nn
 
 from qtool.errors import ExportError
 from qtool.export import gate
+from qtool.export.agreement import compare_outputs
 from qtool.export.gate import run
 from qtool.export.targets.target import TARGETS, Runtime
-from qtool.export.trace import traced
+from qtool.export.trace import Call, traced
 from qtool.integer.layers import converted_state
-from qtool.reports.results import Export, ExportDescription, Latency, RuntimeVersion
+from qtool.reports.results import (
+    Export,
+    ExportDescription,
+    Latency,
+    RuntimeVersion,
+    WeightForm,
+)
 
 FLOAT_OPSET = 18  # of the float file, which is only timed
 
@@ -27,7 +34,8 @@ def export_float(model: nn.Module, example: Tensor, path: Path) -> None:
     Raises:
         ExportError: If torch.onnx cannot express the model.
     """
-    onnx.save(ir.to_proto(traced(model.cpu().eval(), example.cpu(), FLOAT_OPSET, None)), str(path))
+    model = model.cpu().eval()
+    onnx.save(ir.to_proto(traced(model, Call(model, example, None), FLOAT_OPSET)), str(path))
 
 
 def latencies(
@@ -89,7 +97,8 @@ def export_report(
     runtime, layers = TARGETS[described.target]().runtime, described.layers
     integer, batches = evidence.integer, evidence.batches
     codes = gate.check_codes(path, integer, {la.name: la.codes for la in layers}, runtime)
-    found = gate.compare_outputs(runtime.open(path), integer, batches())
+    compared = compare_outputs(runtime.open(path), integer, batches())
+    found = compared.agreement
     if described.ceil == "shifted":
         share = gate.shifted_share(integer, batches())
         found = found.model_copy(update={"ceil_shifted_share": share})
@@ -111,7 +120,25 @@ def export_report(
         left_float=described.left_float,
         file=str(final_path),
         target=described.target,
+        weight_forms=weight_forms(described),
+        inputs=described.inputs,
+        outputs=compared.outputs,
+        unproven=compared.unproven,
+        notes=[*described.notes, *compared.notes],
     )
+
+
+def weight_forms(described: ExportDescription) -> dict[str, WeightForm]:
+    """Return what the runtime computes with, of each layer that has weights."""
+    forms: dict[str, WeightForm] = {}
+    for layer in described.layers:
+        if layer.weight_bits is None:
+            forms[layer.name] = "float"
+        else:
+            forms[layer.name] = "integer" if layer.integer_kernel else "dequantized"
+    for name in described.left_float:
+        forms[name] = "float"
+    return forms
 
 
 def refuse_disagreement(report: Export, described: ExportDescription) -> None:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
-from torch import Tensor, nn
+from torch import nn
 
+from qtool.errors import ExportError
 from qtool.export.annotation import Annotation, write_annotations, write_metadata
 from qtool.export.float_weights import keep_float
 from qtool.export.qdq_modules import Ceil, QdqLayer, QdqReLU
 from qtool.export.targets.target import TARGETS
-from qtool.export.trace import traced
+from qtool.export.trace import Call, traced
 from qtool.export.unchanged import check_weights
 from qtool.export.weights import WeightWriter, choose_forms, to_proto
 from qtool.graph.copies import copy_of
@@ -28,7 +29,7 @@ from qtool.reports.results import ExportDescription, ExportedLayer
 
 def export_onnx(
     integer: nn.Module,
-    example: Tensor,
+    example: object,
     path: Path | str,
     target: str = "onnxruntime",
     *,
@@ -41,7 +42,8 @@ def export_onnx(
 
     Args:
         integer: from `convert`.
-        example: one batch of inputs [B, C, H, W]; only its shape matters.
+        example: one batch of inputs: a tensor, a tuple by position or a dict by keyword; only
+            shapes and types matter. A tensor whose first dimension is the batch has it open.
         path: of the file to write.
         target: name in TARGETS.
         batch: fixed batch size; None leaves it dynamic.
@@ -51,11 +53,14 @@ def export_onnx(
         metadata: goes into metadata_props beside each layer's bits.
 
     Returns:
-        The description that went into metadata_props, with every layer and its bytes on disk.
+        The description that went into metadata_props, with every layer and its bytes on disk, and
+        the names of inputs and outputs.
 
     Raises:
-        ExportError: If torch.onnx cannot express the model.
+        ExportError: If torch.onnx cannot express the model, or the runtime would quantize a float
+            weight by itself.
         RecipeError: If there is no such target.
+        ValueError: If the example holds no tensor.
     """
     described = write_onnx(
         integer,
@@ -86,7 +91,7 @@ class Writing:
 
 
 def write_onnx(
-    integer: nn.Module, example: Tensor, path: Path, writing: Writing
+    integer: nn.Module, example: object, path: Path, writing: Writing
 ) -> ExportDescription:
     """Write the integer model as an ONNX file; return what its metadata say of it.
 
@@ -97,11 +102,12 @@ def write_onnx(
     """
     state, target = converted_state(integer), TARGETS[writing.target]()
     model = copy_of(integer).cpu().eval()
+    call = Call(model, example, writing.batch)
     for name, layer in integer_layers(model).items():
         model = replace_module(model, name, QdqLayer(layer, writing.ceil))
     for name, relu in integer_relus(model).items():
         model = replace_module(model, name, QdqReLU(relu, writing.ceil))
-    graph = traced(model, example.cpu(), target.opset, writing.batch)
+    graph = traced(model, call, target.opset)
     writer = WeightWriter(graph, target)
     stored = {spec.name: writer.write(spec) for spec in state.layers}
     annotations = _annotations(writer, state)  # it names the tensors that it speaks of
@@ -131,14 +137,30 @@ def write_onnx(
         table_bytes=writer.table_bytes,
         left_float=state.left_float,
         **({"notes": notes} if notes else {}),
+        inputs=[str(value.name) for value in graph.graph.inputs],
+        outputs=[str(value.name) for value in graph.graph.outputs],
     )
     proto.producer_name = "qtool"
     if writing.annotate:
         write_annotations(proto.graph, annotations)
-    write_metadata(proto, {**writing.metadata, **described.to_json()})
-    onnx.checker.check_model(proto, full_check=True)
+    said = described.to_json()
+    if (described.inputs, described.outputs) == (["images"], ["logits"]):
+        del said["inputs"], said["outputs"]
+    write_metadata(proto, {**writing.metadata, **said})
+    _check(proto)
     onnx.save(proto, str(path))
     return described
+
+
+def _check(model: onnx.ModelProto) -> None:
+    """Raise ExportError where a graph is not what ONNX allows."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        words = str(error).strip().splitlines()
+        raise ExportError(
+            f"the graph is no valid ONNX: {words[0] if words else error!r}"
+        ) from error
 
 
 def _annotations(writer: WeightWriter, state: Converted) -> list[Annotation]:

@@ -4,44 +4,169 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
+from types import TracebackType
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from qtool.errors import ExportError
+from qtool.export.names import named_inputs, named_outputs
+from qtool.graph.inputs import Inputs
 
 
-def traced(model: nn.Module, example: Tensor, opset: int, batch: int | None) -> ir.Model:
-    """Return the ONNX graph of a model; the input is `images`, the output `logits`.
+class Call:
+    """How a model is called, and what it gave: the names and the sizes of a graph's ends.
+
+    Attributes:
+        inputs: with the batch of the file, or of two or more where it is left open.
+        given: the tensors in them by name.
+        outputs: names of what the model gave.
+        alone: one tensor goes in by position, and one comes out.
+    """
+
+    def __init__(self, model: nn.Module, example: object, batch: int | None) -> None:
+        """Call the model, on the CPU, once.
+
+        Raises:
+            ExportError: If it gives no tensor.
+        """
+        inputs = Inputs.of(example).to(torch.device("cpu"))
+        self.batch = batch
+        self._rows = next((len(tensor) for tensor in inputs.tensors if tensor.ndim), 0)
+        with torch.no_grad():
+            output = inputs.first(1).call(model)
+        self.inputs = inputs.each(self._sized)
+        self.given = named_inputs(model, self.inputs)
+        self.outputs = list(named_outputs(output))
+        if not self.outputs:
+            raise ExportError(f"the model gives no tensor, but {type(output).__name__}")
+        one = len(self.inputs.args) == 1 and isinstance(self.inputs.args[0], Tensor)
+        self.alone = one and not self.inputs.kwargs and isinstance(output, Tensor)
+
+    @property
+    def sizes(self) -> tuple[dict[int, object], ...] | None:
+        """Return which dimensions are open, of each input; None where the batch is fixed."""
+        if self.batch is not None:
+            return None
+        rows, batch = max(2, self._rows), torch.export.Dim("batch")
+        return tuple({0: batch} if t.ndim and len(t) == rows else {} for t in self.given.values())
+
+    def _sized(self, tensor: Tensor) -> Tensor:
+        """Return an input with the rows that it is traced with."""
+        if not tensor.ndim or len(tensor) != self._rows:
+            return tensor
+        if self.batch is not None:
+            return tensor[:1].expand(self.batch, *tensor.shape[1:]).contiguous()
+        # a batch of one would be taken for a constant
+        return torch.cat([tensor, tensor]) if self._rows == 1 else tensor
+
+
+class Flat(nn.Module):
+    """A model that takes and gives tensors only, whatever it is called with."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        """Take the inputs whose tensors `forward` stands in for."""
+        super().__init__()
+        self.model, self.inputs = model, inputs
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return every tensor that the model gives."""
+        given = iter(tensors)
+        output = self.inputs.each(lambda _: next(given)).call(self.model)
+        return tuple(named_outputs(output).values())
+
+
+def traced(model: nn.Module, call: Call, opset: int) -> ir.Model:
+    """Return the ONNX graph of a model.
 
     Raises:
-        ExportError: If torch.onnx cannot express the model.
+        ExportError: If torch.onnx cannot express the model; names the operator and the layer.
     """
-    if batch is None and example.shape[0] == 1:
-        example = torch.cat([example, example])  # a batch of one would be taken for a constant
-    if batch is not None:
-        example = example[:1].expand(batch, *example.shape[1:]).contiguous()
-    shapes = None if batch is not None else ({0: torch.export.Dim("batch")},)
+    entered: list[str] = []
+    sizes = call.sizes
+    whole = model if call.alone else Flat(model, call.inputs)
     try:
-        with quietly():
+        with quietly(), _noted(model, entered):
             program = torch.onnx.export(
-                model,
-                (example,),
+                whole,
+                tuple(call.given.values()),
                 dynamo=True,
-                dynamic_shapes=shapes,
-                input_names=["images"],
-                output_names=["logits"],
+                dynamic_shapes=sizes if call.alone or sizes is None else (sizes,),
+                input_names=list(call.given),
+                output_names=call.outputs,
                 opset_version=opset,
                 verbose=False,
             )
     except Exception as error:
-        reason = str(error).strip().splitlines()
         raise ExportError(
-            f"torch.onnx cannot express the model: {reason[0] if reason else error!r}"
+            f"torch.onnx cannot express the model: {_failure(error, entered)}"
         ) from error
     assert program is not None
+    if not call.alone:
+        _rename(program.model.graph, call)
     return program.model
+
+
+def _rename(graph: ir.Graph, call: Call) -> None:
+    """Give the ends of a graph their names, and constants those that they have in the model."""
+    ends = {*call.given, *call.outputs}
+    for value in [*graph.initializers.values(), *(v for node in graph for v in node.outputs)]:
+        name = str(value.name).removeprefix("model.")
+        value.name = f"{name}.inner" if name in ends else name
+    for name, value in zip(call.given, graph.inputs, strict=True):
+        value.name = name
+    for name, value in zip(call.outputs, graph.outputs, strict=True):
+        value.name = f"output_{name}" if name in call.given else name
+
+
+@contextmanager
+def _noted(model: nn.Module, entered: list[str]) -> Iterator[None]:
+    """Keep the names of the modules whose forward is running; left as they are by an error."""
+    handles = []
+    for name, module in model.named_modules():
+        # functions, for torch.export copies some modules with what hooks hold, but no functions
+        def enter(module: nn.Module, args: object, name: str = name) -> None:
+            entered.append(name)
+
+        def leave(module: nn.Module, args: object, output: object) -> None:
+            entered.pop()
+
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _failure(error: BaseException, entered: list[str]) -> str:
+    """Return what could not be expressed, where, and why."""
+    place, operator, reason = (entered[-1] if entered else ""), "", error
+    while True:
+        node = _node_in(reason.__traceback__)
+        if node is not None:
+            operator = str(node.target)
+            modules = list((node.meta.get("nn_module_stack") or {}).values())
+            place = str(modules[-1][0]) if modules else place
+        if reason.__cause__ is None:
+            break
+        reason = reason.__cause__
+    words = str(reason).strip().splitlines()
+    place = place.removeprefix("model.")
+    where = " in ".join(filter(None, (operator, place)))
+    return ": ".join(filter(None, (where, words[0] if words else repr(reason))))
+
+
+def _node_in(trace: TracebackType | None) -> torch.fx.Node | None:
+    """Return the node of a traced graph that was being translated when an error came up."""
+    for frame, _ in walk_tb(trace):
+        node = frame.f_locals.get("node")
+        if isinstance(node, torch.fx.Node) and node.op == "call_function":
+            return node
+    return None
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from qtool.errors import ExportError
 from qtool.export.annotation import tensor_names
 from qtool.export.float_weights import WEIGHTED
 from qtool.export.targets.target import Array, Runtime
+from qtool.export.weights import part_of
 from qtool.integer.layers import IntegerLayer
 
 ROUNDING = 1e-6  # of a channel's largest weight: three products in float32
@@ -44,7 +45,7 @@ def check_weights(
     written = {  # a layer that no pass calls is not
         name: codes
         for name, codes in tensors.items()
-        if f"{name}.codes" in names or _stands(codes, stored)
+        if part_of(name, "codes") in names or _stands(codes, stored)
     }
     there = _by_size(constants)
     lost = [name for name, codes in written.items() if not _stands(codes, there)]
@@ -60,12 +61,12 @@ def check_weights(
             what = "bias" if new_bias else "weight"
             found = lost or [_owner(node, constants, written)]
             raise ExportError(
-                f"{', '.join(found)}: {runtime.title} quantizes the float {what} anew, to codes of "
+                f"{_named(found)}: {runtime.title} quantizes the float {what} anew, to codes of "
                 f"its own; quantize the layer's weights, or leave its input float"
             )
     if lost:
         raise ExportError(
-            f"{', '.join(lost)}: {runtime.title} does not compute with the weights of the integer "
+            f"{_named(lost)}: {runtime.title} does not compute with the weights of the integer "
             f"model, so the file would not be what was proven"
         )
     return _notes(model, there, runtime)
@@ -154,3 +155,7 @@ def _owner(
             if array is not None and array.ndim > 1 and _is_code(array, {codes.size: [codes]}):
                 return layer
     return node.name
+
+
+def _named(layers: list[str]) -> str:
+    return ", ".join(layer or "the model itself" for layer in layers)

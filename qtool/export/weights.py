@@ -43,7 +43,11 @@ class WeightWriter:
         self._tables: dict[bytes, ir.Value] = {}
         self.table_bytes = 0
         marks = [(n.metadata_props.get(LAYER), n.metadata_props.get(ROLE), n) for n in model.graph]
-        self._nodes = {(layer, role): node for layer, role, node in marks if layer}
+        self._marked: dict[tuple[str, str | None], list[ir.Node]] = {}
+        for layer, role, node in marks:
+            if layer is not None:
+                self._marked.setdefault((layer, role), []).append(node)
+        self._nodes = {key: nodes[-1] for key, nodes in self._marked.items()}
         self._annotations: dict[str, list[Annotation]] = {}
 
     def write(self, spec: LayerSpec) -> Stored:
@@ -57,7 +61,7 @@ class WeightWriter:
             return Stored("", 0)
         codes_value, scale, zero_point = (value for value in dequantize.inputs if value is not None)
         codes = _array(codes_value).astype(np.int8)
-        name = f"{spec.name}.codes"
+        name = part_of(spec.name, "codes")
         codes_value.name = name
         nbytes = codes.nbytes
         bits, step = _width_and_step(spec)
@@ -134,25 +138,25 @@ class WeightWriter:
             return
         codes, scale, zero_point = (value for value in dequantize.inputs if value is not None)
         shape = np.array([-1] + [1] * (ndim - 1), np.int64)
-        column = insert_constant(self._graph, f"{name}.column", shape)
+        column = insert_constant(self._graph, part_of(name, "column"), shape)
         parts = {}
         for label, value in (("codes_float", codes), ("zero_float", zero_point)):
             parts[label] = insert_node(
-                "Cast", [value], f"{name}.{label}", dequantize, to=ir.DataType.FLOAT
+                "Cast", [value], part_of(name, label), dequantize, to=ir.DataType.FLOAT
             )
         zero = insert_node(
-            "Reshape", [parts["zero_float"], column], f"{name}.zero_column", dequantize
+            "Reshape", [parts["zero_float"], column], part_of(name, "zero_column"), dequantize
         )
-        factor = insert_node("Reshape", [scale, column], f"{name}.scale_column", dequantize)
-        steps = insert_node("Sub", [parts["codes_float"], zero], f"{name}.steps", dequantize)
-        weight = insert_node("Mul", [steps, factor], f"{name}.weight", dequantize)
+        factor = insert_node("Reshape", [scale, column], part_of(name, "scale_column"), dequantize)
+        steps = insert_node("Sub", [parts["codes_float"], zero], part_of(name, "steps"), dequantize)
+        weight = insert_node("Mul", [steps, factor], part_of(name, "weight"), dequantize)
         ir.convenience.replace_all_uses_with(dequantize.outputs[0], weight)
         self._graph.remove(dequantize, safe=True)
         bias = self._nodes.get((name, "bias"))
         if bias is not None and bias.graph is not None and not self._shared(bias, weight):
             codes32, bias_scale = (_array(v) for v in bias.inputs if v is not None)
             real = codes32.astype(np.float32) * bias_scale
-            new = insert_constant(self._graph, f"{name}.float_bias", real.astype(np.float32))
+            new = insert_constant(self._graph, part_of(name, "float_bias"), real.astype(np.float32))
             ir.convenience.replace_all_uses_with(bias.outputs[0], new)
             self._graph.remove(bias, safe=True)
 
@@ -162,19 +166,23 @@ class WeightWriter:
         return any(id(user) not in users for user in bias.outputs[0].consumers())
 
     def input_annotation(self, owner: str, grid: IntegerGrid | None) -> list[Annotation]:
-        """Return what there is to say of the quantized values that a layer or a ReLU marked."""
-        node = self._nodes.get((owner, "real_input"))
-        if grid is None or node is None:
-            return []
-        quantized, scale, zero_point = node.inputs
-        assert quantized is not None
-        assert scale is not None
-        assert zero_point is not None
-        quantized.name = f"{owner}.codes" if ":" in owner else f"{owner}.input_codes"
-        names = (str(quantized.name), str(scale.name), str(zero_point.name))
-        # a signed grid is stored as uint8 around 128, so its codes need all eight bits
-        kind = "UINT8" if grid.signed else grid.finn_datatype
-        return [Annotation(*names, kind)]
+        """Return what there is to say of the quantized values that a layer or a ReLU marked.
+
+        A layer that is called several times has an input for each call.
+        """
+        found: list[Annotation] = []
+        for node in self._marked.get((owner, "real_input"), []) if grid is not None else []:
+            quantized, scale, zero_point = node.inputs
+            assert grid is not None
+            assert quantized is not None
+            assert scale is not None
+            assert zero_point is not None
+            name = f"{owner}.codes" if ":" in owner else part_of(owner, "input_codes")
+            quantized.name = f"{name}.{len(found)}" if found else name
+            names = (str(quantized.name), str(scale.name), str(zero_point.name))
+            # a signed grid is stored as uint8 around 128, so its codes need all eight bits
+            found.append(Annotation(*names, "UINT8" if grid.signed else grid.finn_datatype))
+        return found
 
 
 @dataclass(frozen=True)
@@ -220,9 +228,24 @@ def choose_forms(
         for node in graph.node
     ]
     floating = set(others)
-    if any(again):
-        floating = {name for name in floating if f"{name}.weight" in constants}
+    if any(again):  # only those that every operator still reads as they are
+        floating = {
+            name
+            for name in floating
+            if _readers(graph, part_of(name, "weight"))
+            == _readers(written.graph, part_of(name, "weight"))
+        }
     return Forms(integer, floating)
+
+
+def _readers(graph: onnx.GraphProto, name: str) -> int:
+    """Return how many operators read a tensor."""
+    return sum(name in node.input for node in graph.node)
+
+
+def part_of(layer: str, part: str) -> str:
+    """Return the name of a layer's tensor; a model that is itself a layer has no name."""
+    return f"{layer}.{part}" if layer else part
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:

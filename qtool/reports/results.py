@@ -15,6 +15,8 @@ from qtool.files.reading import read_json
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.result import Result, Seconds
 
+WeightForm = Literal["integer", "dequantized", "float"]
+
 
 class Profile(Result):
     """Where the time of a training step goes."""
@@ -129,6 +131,9 @@ class ExportDescription(Result):
     left_float: dict[str, str]
     notes: list[str] = Field(default_factory=list)
     """What a user should know."""
+    inputs: list[str] = Field(default_factory=lambda: ["images"])
+    """Names, in order."""
+    outputs: list[str] = Field(default_factory=lambda: ["logits"])
 
 
 class Proof(Result):
@@ -211,10 +216,11 @@ class Agreement(Result):
     images: int
     sigma: float
     """Standard deviation of the integer model's logits."""
-    top1_agreement: float
-    clear_share: float
+    top1_agreement: float | None
+    """Null, as the next two, where outputs are no logits or all images give one constant."""
+    clear_share: float | None
     """Share of images whose two best logits lie at least 0.1 sigma apart."""
-    clear_agreement: float
+    clear_agreement: float | None
     max_abs_difference: float
     median_abs_difference: float
     accuracy_integer: float | None
@@ -223,6 +229,16 @@ class Agreement(Result):
     """Why the two disagree, "" where they agree."""
     ceil_shifted_share: float | None = None
     """Share of input codes that a shift in place of ceil changes."""
+
+
+class OutputAgreement(Result):
+    """How far a runtime and the integer model agree on one output."""
+
+    sigma: float
+    """Standard deviation of the integer model's values."""
+    max_abs_difference: float
+    median_abs_difference: float
+    """Over images, of the largest difference in each."""
 
 
 class Latency(Result):
@@ -253,6 +269,14 @@ class Export(Agreement, Storage):
     left_float: dict[str, str]
     file: str
     target: str
+    weight_forms: dict[str, WeightForm] = Field(default_factory=dict)
+    """Layer -> what the runtime computes with: codes, float32 made of them, or float weights."""
+    inputs: list[str] = Field(default_factory=lambda: ["images"])
+    outputs: dict[str, OutputAgreement] = Field(default_factory=dict)
+    unproven: str = ""
+    """Why the figures prove nothing, "" where they do."""
+    notes: list[str] = Field(default_factory=list)
+    """What a user should know."""
 
 
 def read(path: Path) -> Result:

@@ -122,7 +122,10 @@ def show_export(result: Export) -> None:
         ("the float model", f"{latency.float_:.2f} ms"),
         ("written to", result.file),
     ]
-    show(table("exported and verified", ["", "#"], rows), on_stdout=True)
+    title = "exported, but not verified" if result.unproven else "exported and verified"
+    show(table(title, ["", "#"], rows), on_stdout=True)
+    for note in filter(None, [result.unproven, *result.notes]):
+        say(f"note: {note}")
 
 
 def _shifted_row(result: Export) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU: int8 kernels from packed weights."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,21 @@ class OnnxSession:
         self._session = session
 
     @property
+    def inputs(self) -> list[str]:
+        """Names of the file's inputs."""
+        return [given.name for given in self._session.get_inputs()]
+
+    @property
     def batch(self) -> int | None:
         """The number of images that the file takes at once; None for any."""
-        size = self._session.get_inputs()[0].shape[0]
-        return size if isinstance(size, int) else None
+        sizes = [given.shape[0] for given in self._session.get_inputs() if given.shape]
+        return sizes[0] if sizes and isinstance(sizes[0], int) else None
 
-    def run(self, images: Array) -> Array:
-        """Return the first output for images [B, C, H, W]."""
-        return np.asarray(self._session.run(None, {self._session.get_inputs()[0].name: images})[0])
+    def run(self, given: Mapping[str, Array]) -> dict[str, Array]:
+        """Return every output by its name, for inputs by theirs."""
+        names = [made.name for made in self._session.get_outputs()]
+        found = self._session.run(names, dict(given))
+        return {name: np.asarray(v) for name, v in zip(names, found, strict=True)}
 
     def constants(self, names: list[str]) -> list[Array]:
         """Return outputs of a file that takes no input."""

@@ -4,7 +4,7 @@ To add one, write a file beside this one with a function that returns a Target a
 `@TARGETS.add`: its name is the target's. Every file of this folder is loaded with this one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -25,12 +25,17 @@ class Session(Protocol):
     """A file, opened in a runtime."""
 
     @property
+    def inputs(self) -> list[str]:
+        """Names of its inputs."""
+        ...
+
+    @property
     def batch(self) -> int | None:
         """The number of images that it takes at once; None for any."""
         ...
 
-    def run(self, images: Array) -> Array:
-        """Return the first output, such as logits [B, classes], for images [B, C, H, W]."""
+    def run(self, given: Mapping[str, Array]) -> dict[str, Array]:
+        """Return every output by its name, such as logits [B, classes], for inputs by theirs."""
         ...
 
     def constants(self, names: list[str]) -> list[Array]:
