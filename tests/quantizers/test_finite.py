@@ -54,7 +54,7 @@ def test_a_learned_scale_may_stand_below_zero_after_its_last_update() -> None:
     assert bad_numbers(model) == []
     for value in (0.0, 1e-40, -1e-40):
         scale.fill_(value)
-        said = f"conv2.input_quantizer.scale holds {float(scale):g}; it must be not 0"
+        said = f"conv2.input_quantizer.scale holds {float(scale):.4g}; it must be not 0"
         assert bad_numbers(model) == [said]
 
 
