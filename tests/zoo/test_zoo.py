@@ -15,38 +15,14 @@ REFUSED = frozenset(
         "parametrization_of_ones_own",
     )
 )
-NORM = "a norm stays float, and nothing says so"
 OWN = "a weight that is also used without its layer"
-NEVER = "a layer that evaluation never calls"
-AXIS = "a norm over another axis than the layer's channels is folded"
 SEVERAL = "export with several inputs"
 HOOK = "a hook changes what a layer reads or makes"
 OPEN: dict[str, str] = {
-    "aliased-block_in_two_parents": NORM,
-    "attention-transformer_encoder_layer": OWN,
     "attention-transformer_encoder": OWN,
-    "control_flow-head_that_training_alone_calls": NEVER,
-    "control_flow-layer_that_evaluation_alone_calls": NEVER,
-    "control_flow-branch_by_shape": NEVER,
-    "control_flow-AsDeepAsAsked": NORM,
-    "in_place-scaled_in_place_before_the_norm": NORM,
-    "in_place-slice_written_before_the_norm": NORM,
-    "in_place-view_changed_before_the_norm": NORM,
-    "in_place-shape_changed_in_place": NEVER,
-    "inputs-OptionalSecond": NEVER,
     "inputs-LeftAndRight": SEVERAL,
     "inputs-ImageAndNumbers": SEVERAL,
-    "norms-synchronized": NORM,
-    "norms-frozen": NORM,
-    "norms-without_statistics": NORM,
-    "norms-of_groups_and_instances": NORM,
-    "norms-BeforeTheConvolution": NORM,
-    "norms-of_tokens_that_are_as_many_as_features": AXIS,
     "parametrized-hooks_that_change_values": HOOK,
-    "shared-TiedTransposed": OWN,
-    "shared-siamese": NORM,
-    "shared-one_block_at_two_scales": NORM,
-    "shared-one_convolution_two_norms": NORM,
 }
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch has its own to say of some networks
