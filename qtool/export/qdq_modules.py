@@ -142,7 +142,7 @@ class QdqReLU(CountsCalls):
     """A quantized ReLU: Relu, and Q, Clip, DQ of its own for each call."""
 
     def __init__(self, relu: IntegerReLU, ceil: Ceil) -> None:
-        super().__init__()
+        super().__init__(len(relu.spec.calls))
         self.values = nn.ModuleList(
             nn.Identity()
             if (output := relu.on_grid(call)) is None

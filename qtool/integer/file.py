@@ -12,7 +12,7 @@ from torch import nn
 
 from qtool.errors import InputError
 from qtool.files.whole import write_atomically
-from qtool.graph.calls import restart_calls
+from qtool.graph.calls import count_calls
 from qtool.graph.swap import keep_state, replace_module
 from qtool.integer.layers import (
     Converted,
@@ -96,7 +96,7 @@ def load_integer(path: Path, float_model: nn.Module) -> nn.Module:
                 float_model = replace_module(float_model, spec.batch_norm, nn.Identity())
         for relu in state.relus:
             float_model = replace_module(float_model, relu.name, IntegerReLU(relu))
-        float_model.register_forward_pre_hook(restart_calls)
+        count_calls(float_model)
         float_model.load_state_dict(load_file(path))
     except (AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -67,7 +67,7 @@ class IntegerReLU(Part, CountsCalls):
     scales: Tensor
 
     def __init__(self, spec: ReluSpec) -> None:
-        super().__init__()
+        super().__init__(len(spec.calls))
         self.spec = spec
         self.register_buffer("scales", torch.ones(len(spec.calls)))
 

@@ -6,7 +6,7 @@ where the quantizers of activations stand. plan: what became of each layer. laye
 fake-quantized. fake_quantize: what all quantizers share, and state: what checkpoints hold of it;
 weights, activations: those of each side; observers: what watches values, by samples of them.
 rounding_function: the rounding and its gradient; kernels: the same, compiled. oscillation: weights
-that flip. control: what moves all quantizers of a model. calibrate: scales from data. finite:
-numbers that no computation survives. given: scales that leave nothing of their values.
-door: what `prepare` refuses.
+that flip. control: what moves all quantizers of a model; steps: which pass begins a training step,
+by what moved says of parameters. calibrate: scales from data. finite: numbers that no computation
+survives. given: scales that leave nothing of their values. door: what `prepare` refuses.
 """

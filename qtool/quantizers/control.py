@@ -6,10 +6,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from qtool.graph.swap import ATTRIBUTE
 from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.deployed import Prepared
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
-from qtool.quantizers.weights import begin_steps
+from qtool.quantizers.steps import Members
 
 
 def set_progress(model: nn.Module, progress: float) -> None:
@@ -22,20 +24,16 @@ def set_progress(model: nn.Module, progress: float) -> None:
 def begin_step(model: nn.Module) -> None:
     """Do what is due once per training step: fit scales again, watch weights oscillate.
 
-    A forward pass does so by itself until this is called for the first time. From then on it must
-    be called before each step, and the forward pass in training is tensor arithmetic alone, which
-    can be compiled as a whole or captured in a CUDA graph.
+    A prepared model does so by itself, at the first pass after an optimizer's step. Call this
+    where no pass of the model can tell: before each step of a `torch.compile(model.forward)`, of a
+    step captured in a CUDA graph, or of an optimizer that neither torch nor the version counters
+    of the weights tell of. From the first call on it must be called before each step, and the
+    forward pass in training is tensor arithmetic alone.
     """
-    quantizers, weights = [], []
     for module in model.modules():
-        if isinstance(module, ActivationQuantizer):
-            module.observer.begin_step()
-        elif isinstance(module, QuantLayer) and module.weight_quantizer is not None:
-            module.weight_quantizer.ahead = True
-            quantizers.append(module.weight_quantizer)
-            weights.append(module.weight)
-    if quantizers:
-        begin_steps(quantizers, weights)
+        if isinstance(state := vars(module).get(ATTRIBUTE), Prepared):
+            state.steps.by_hand = True
+    Members.of(model).begin_step()
 
 
 def name_quantizers(model: nn.Module) -> None:

@@ -21,6 +21,7 @@ from qtool.limits import BYPASSED, LIMITS, UNCALLED
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers, release_quant_layer
 from qtool.quantizers.relu import QuantReLU, quant_relus
+from qtool.quantizers.steps import Steps
 from qtool.settings.quantization import Quantization
 
 WATCHED = Watched(layers=(QuantLayer,), relus=(QuantReLU,))
@@ -35,6 +36,7 @@ class Prepared(Kept):
         recording: what the first forward pass told.
         form: of the model's inputs, fixed by the example; None where there was none.
         settings: what was to be quantized, and how.
+        steps: tells which passes begin a training step.
     """
 
     maker: ClassVar[str] = "qtool.prepare"
@@ -44,6 +46,7 @@ class Prepared(Kept):
     recording: Recording = field(default_factory=Recording)
     form: Form | None = None
     settings: Quantization = field(default_factory=Quantization)
+    steps: Steps = field(default_factory=Steps)
 
     @property
     def form_of_inputs(self) -> Form | None:

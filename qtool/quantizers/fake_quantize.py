@@ -43,6 +43,7 @@ class FakeQuantize(Part):
         grid: the integers allowed; None until the first values decide an `auto` grid.
         compiles: use compiled kernels; `compile_kernels` sets it.
         place: its name in the model, for messages; `name_quantizers` sets it.
+        ahead: what is due once per training step is done before the forward pass, not in it.
     """
 
     maker = "qtool.prepare"
@@ -57,7 +58,7 @@ class FakeQuantize(Part):
     ) -> None:
         super().__init__()
         self.settings, self.bits, self.grid = settings, settings.bits, grid
-        self.ready, self.progress, self.compiles = False, 0.0, False
+        self.ready, self.progress, self.compiles, self.ahead = False, 0.0, False, False
         self.rule = RANGES.build(settings.range.name, **settings.range.params)
         self.learns = settings.of_range.learns is not None
         self.blend: Schedule | None = None
@@ -163,26 +164,35 @@ class FakeQuantize(Part):
             return grid.qmin - zero_point, grid.qmax - zero_point
         return float(grid.qmin), float(grid.qmax)
 
-    def round_to_grid(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+    def round_to_grid(
+        self, x: Tensor, shift: Tensor | None = None, *, trains: bool = True
+    ) -> Tensor:
         """Return x_hat, or the blend of x and x_hat; same shape and dtype as x.
 
-        `shift` is a learned offset, a parameter [], which the zero point was taken from.
+        Args:
+            x: real values.
+            shift: a learned offset, a parameter [], which the zero point was taken from.
+            trains: a learned scale gets a gradient.
         """
         grid = self.known_grid
-        if self.learns and torch.is_grad_enabled():  # from far below 0 it would not come back soon
+        if self.learns and not self.ahead and torch.is_grad_enabled():
+            # from far below 0 it would not come back soon
             self.scale.detach().clamp_(min=SMALLEST_SCALE)
+        scale = self.scale if trains else self.scale.detach()
         rounding = self.rounding if self.training else ROUNDINGS[self.deployed_rounding]
         how = self._backward(max(1, x.numel() // self.scale.numel()))
         if rounding is additive_noise:
-            return _with_noise(x, above_floor(self.scale), self.bounds(), grid.offset, how.factor)
+            return _with_noise(
+                x, above_floor(scale.clone()), self.bounds(), grid.offset, how.factor
+            )
         if self.blend is not None:  # excludes a learned scale
             x_hat = RoundToGrid.apply(
-                x.detach(), self.scale, None, *self.bounds(), grid.offset, rounding, how
+                x.detach(), scale, None, *self.bounds(), grid.offset, rounding, how
             )
             return torch.mul(x, 1 - self.alpha).add_(x_hat.mul_(self.alpha))
         return cast(
             Tensor,
-            RoundToGrid.apply(x, self.scale, shift, *self.bounds(), grid.offset, rounding, how),
+            RoundToGrid.apply(x, scale, shift, *self.bounds(), grid.offset, rounding, how),
         )
 
     def _backward(self, values: int) -> Backward:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from qtool.graph.swap import Part
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.weights import WeightQuantizer
+from qtool.quantizers.weights import WeightQuantizer, may_train
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
 
@@ -55,7 +55,7 @@ class QuantLayer(Part):
             return
         self.weight_quantizer.set_progress(progress)
         if self.weight_quantizer.blend_is_done:
-            if not self.weight_quantizer.frozen:
+            if not self.weight_quantizer.frozen and may_train(self.weight):
                 self.weight_quantizer.fit_again(self.weight)
             self.weight_quantizer.frozen = True
             self.weight.requires_grad = False

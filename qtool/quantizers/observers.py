@@ -8,6 +8,7 @@ takes in those of every so many training steps.
 import torch
 from torch import Tensor
 
+from qtool.quantizers.moved import in_backward
 from qtool.quantizers.samples import SAMPLE, Sample
 
 
@@ -78,6 +79,8 @@ class Observer:
     def looks_now(self) -> bool:
         """Tell, in a training step's forward pass, whether to look at its values."""
         if not self.ahead:
+            if in_backward():  # the values were looked at when this pass was made
+                return False
             self._count_step()
         return self.looks
 

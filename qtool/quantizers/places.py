@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from qtool.graph.calls import restart_calls
+from qtool.graph.calls import count_calls
 from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs, device_of, tensors_in
 from qtool.graph.recorder import record_forward, without_traces
@@ -62,7 +62,7 @@ def quantize_relus(
         sources |= dict.fromkeys(readers, quantizer)
     for name, of_calls in quantizers.items():
         replace_module(model, name, QuantReLU(of_calls).train(model.training))
-    model.register_forward_pre_hook(restart_calls)
+    count_calls(model)
     return sources
 
 

@@ -98,6 +98,7 @@ def prepare(
             state.left_float[name] = why
     door.refuse_if_nothing_is_quantized(model, settings, state.left_float)
     keep_state(model, state)
+    state.steps.watch(model)
     record_first_forward(model, WATCHED, _learn)
     if not search:
         for layer in quant_layers(model).values():

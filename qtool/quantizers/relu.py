@@ -23,7 +23,7 @@ class QuantReLU(Part, CountsCalls):
     maker = "qtool.prepare"
 
     def __init__(self, quantizers: list[ActivationQuantizer | None]) -> None:
-        super().__init__()
+        super().__init__(len(quantizers))
         self.quantizers = nn.ModuleList(q or nn.Identity() for q in quantizers)
 
     def forward(self, input: Tensor) -> Tensor:

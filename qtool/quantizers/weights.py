@@ -3,7 +3,8 @@
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable, but loads no compiler yet
 
 from qtool.numerics.grid import dequantize, quantize
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, absmax, refine_scale, start_of_zeros
@@ -11,10 +12,13 @@ from qtool.numerics.reach import within_reach
 from qtool.numerics.schedules import SCHEDULES, Schedule, constant
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.given import refuse_useless_scale
+from qtool.quantizers.moved import in_backward, place_of, steps_taken
 from qtool.quantizers.oscillation import OscillationTracker, observe
 from qtool.quantizers.state import QuantizerState
 from qtool.settings.section import Choice
 from qtool.settings.tensors import WeightQuantization
+
+Seen = tuple[int, int, int]  # of a weight: version, place, and the steps of all optimizers
 
 
 class WeightQuantizer(FakeQuantize):
@@ -22,10 +26,11 @@ class WeightQuantizer(FakeQuantize):
 
     A range that is not learned is fitted to the weight again every so many training steps, until
     alpha of a blend reaches 1: from then on the scales, and so the codes, are frozen. One that
-    refines, where it is due at every step, takes one iteration from its last scale instead.
+    refines, where it is due at every step, takes one iteration from its last scale instead. The
+    scales of a weight that does not train, because someone has frozen it, stay as they are.
 
     Attributes:
-        ahead: what is due once per training step is done before the forward pass, not in it.
+        seen: where the weight was when the last training step began.
         strength: float32 [], of oscillation dampening.
     """
 
@@ -42,7 +47,8 @@ class WeightQuantizer(FakeQuantize):
             self.rule = partial(self.rule, fan_in=weight[0].numel())
         self.squashes = facts.squashes and self.bits > 1
         self.steps = 0
-        self.frozen = self.ahead = False
+        self.frozen = self._held = False
+        self.seen: Seen | None = None
         freezing = settings.freezing
         self.tracker = OscillationTracker(weight, freezing.momentum if freezing else None)
         self.threshold = _schedule(freezing.threshold if freezing else None)
@@ -55,6 +61,7 @@ class WeightQuantizer(FakeQuantize):
         self.scale.data = torch.ones(shape, device=weight.device)
         self.to(weight.device)
         self.start_of_zeros = start_of_zeros(self.rule, self.known_grid, weight[0].numel())
+        self.train_with(weight)
         if facts.costs != "search":
             self.fit(weight)
 
@@ -102,17 +109,27 @@ class WeightQuantizer(FakeQuantize):
 
     def refit(self, weight: Tensor) -> None:
         """Set the scales anew where that is due at this training step."""
-        if self.refits and not self.frozen:
+        if self.refits and not self.frozen and (may_train(weight) or not self.ready):
             if self.steps % self.refit_every == 0:
                 self.fit_again(weight)
             self.steps += 1
 
     def keep_scale_within_reach(self, weight: Tensor) -> None:
         """Bring learned scales back to where the weight [C, ...] is, should a step have left it."""
-        if not self.learns:
+        if not (self.learns and may_train(weight)):
             return
         largest = self._rows(weight).abs().amax(1).reshape(self.scale.shape)
         self.scale.copy_(within_reach(self.scale, largest, self.known_grid))
+
+    def train_with(self, weight: Tensor) -> None:
+        """Let a learned scale train where its weight does: a frozen layer is to stay as it is."""
+        if self.learns and self.scale.requires_grad and not may_train(weight):
+            self._held = True
+            self.scale.requires_grad = False
+            self.scale.grad = None  # an optimizer would go on with it
+        elif self._held and may_train(weight):
+            self._held = False
+            self.scale.requires_grad = True
 
     @property
     def blend_is_done(self) -> bool:
@@ -135,17 +152,31 @@ class WeightQuantizer(FakeQuantize):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight, same shape."""
         if not self.ahead and self.training and torch.is_grad_enabled():
-            begin_steps([self], [weight])
-        elif not self.ready:
+            self._begin_step(weight)
+        if not self.ready:
             self.fit(weight)
+        trains = may_train(weight)
         weight = self.before_rounding(weight)
-        rounded = self.round_to_grid(weight)
+        rounded = self.round_to_grid(weight, trains=trains)
         if not self.tracker.freezes:
             return rounded
         # a frozen element is s times its code: a learned scale gets g times the code from it
         factor = self._backward(weight.numel() // self.scale.numel()).factor
-        scale = self.used_scale + factor * (self.scale - self.scale.detach())
+        scale = self.used_scale
+        if trains:
+            scale = scale + factor * (self.scale - self.scale.detach())
         return self.tracker.hold(rounded, scale, self.known_grid)
+
+    @_disable_dynamo
+    def _begin_step(self, weight: Tensor) -> None:
+        """Do what is due once per step, where the weight has moved and no one else has done it."""
+        seen = seen_at(weight)
+        if in_backward():  # the values of a pass that is over are computed again
+            return
+        if seen != self.seen or not isinstance(weight, nn.Parameter):  # made anew in each pass
+            self.seen = seen
+            self.train_with(weight)
+            begin_steps([self], [weight])
 
     def penalty(self, weight: Tensor) -> Tensor | None:
         """Return what oscillation dampening adds to the loss, [], or None without it.
@@ -171,6 +202,16 @@ class WeightQuantizer(FakeQuantize):
         self.steps, self.frozen = state["steps"], state["frozen"]
 
 
+def may_train(weight: Tensor) -> bool:
+    """Tell whether no one has frozen a weight; one that is made anew in each pass is not frozen."""
+    return weight.requires_grad or not isinstance(weight, nn.Parameter)
+
+
+def seen_at(weight: Tensor) -> Seen:
+    """Return what changes when a training step has moved the weight."""
+    return *place_of(weight), steps_taken()
+
+
 @torch.no_grad()
 def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> None:
     """Do what is due once per training step: fit scales again, watch weights oscillate."""
@@ -181,8 +222,8 @@ def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> Non
         held = quantizer.before_rounding(weight)
         codes.append(quantizer.tracker.codes_of(held, quantizer.used_scale, quantizer.known_grid))
     observe([quantizer.tracker for quantizer in quantizers], codes)
-    for quantizer, now in zip(quantizers, codes, strict=True):
-        if quantizer.tracker.freezes:
+    for quantizer, weight, now in zip(quantizers, weights, codes, strict=True):
+        if quantizer.tracker.freezes and may_train(weight):
             quantizer.tracker.freeze(now, quantizer.threshold(quantizer.progress))
 
 

@@ -13,6 +13,7 @@ import qtool
 from qtool.graph.recorder import KEPT
 from qtool.graph.recording import Recording
 from qtool.quantizers.prepare import prepared_state
+from qtool.quantizers.steps import Steps
 
 WEIGHTS = {"weights": {"bits": 4, "range": "absmax"}}
 BOTH = {"weights": {"bits": 4}, "activations": {"bits": 4}}
@@ -92,6 +93,7 @@ def hooks_of(model: nn.Module) -> list[Any]:
         for module in model.modules()
         for kind in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_always_called")
         for hook in getattr(module, kind).values()
+        if not isinstance(getattr(hook, "__self__", None), Steps)  # which look at every pass
     ]
 
 
