@@ -169,13 +169,16 @@ class Trainer:
             raise self._failed(error, (inputs, labels), epoch, step)
         if not images:
             raise TrainingError(f"the training set gave no batch in epoch {epoch + 1}")
-        if error := loss_problem(float(loss_sum) / images, self.watch.start):
+        mean = float(loss_sum) / images
+        if error := loss_problem(mean, self.watch.start):
             raise self._failed(error, (inputs, labels), epoch, steps - 1)
+        if self.watch.start is None:  # where a device kept it
+            self.watch.start_from(mean)
         set_progress(self.model, (epoch + 1) / self.epochs)
         line: Measures = {
             "epoch": epoch + 1,
             "step": (epoch + 1) * steps,
-            "train_loss": float(loss_sum) / images,
+            "train_loss": mean,
             "train_accuracy": share_of_hits(hits, images, labels),
             "learning_rate": rate,
         }

@@ -252,3 +252,34 @@ def test_a_device_keeps_the_first_step_that_failed(
         assert (found and (found[0], type(found[1]))) == expected, epoch
         kept.restart()
         assert kept.first_failure() is None
+
+
+def test_what_a_device_keeps_needs_no_look_at_a_number() -> None:
+    watch = StepWatch()
+    loss, gradients = torch.empty((), device="meta"), [torch.empty(3, 2, device="meta")]
+    for _ in range(2):
+        watch.begin_epoch()
+        for _ in range(3):
+            watch.see_loss(loss, loss)
+            watch.see_gradients(gradients, loss)
+        watch.see_gradients([], loss)  # no weight trains any more
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_names_the_step_after_the_epoch() -> None:
+    run = made()
+    run.model.cuda()
+    run.device = torch.device("cuda")
+    for data in (run.train, run.validation):
+        given = data.batches
+        data.batches = lambda epoch, given=given: ((x.cuda(), y.cuda()) for x, y in given(epoch))
+    run.optimizer = OPTIMIZERS.build("sgd")(parameter_groups(run.model), 0.01)
+    seen: list[Tensor] = []
+
+    def spoil(grad: Tensor) -> Tensor:
+        seen.append(grad)
+        return torch.full_like(grad, NAN) if len(seen) == 6 else grad
+
+    run.model.get_parameter("0.weight").register_hook(spoil)
+    assert failure(run).startswith("the gradients are no longer finite in epoch 2, step 2; ")
