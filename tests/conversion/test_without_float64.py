@@ -50,3 +50,9 @@ def test_what_needs_it_happens_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert back[-1] == (model, torch.device("cpu"))  # where it came from
     for name, value in model.state_dict().items():
         assert torch.equal(value, rounded.state_dict()[name]), name
+
+
+def test_the_example_that_was_recorded_is_taken_where_the_model_is_now() -> None:
+    model = qtool.prepare(float_net(), SECTION, torch.randn(4, 3, 8, 8)).to("meta")
+    (inputs,) = to_integer._batches_of_proof(model, None)
+    assert [tensor.device.type for tensor in inputs.tensors] == ["meta"]

@@ -112,3 +112,37 @@ def test_prepare_refuses_them_before_it_makes_anything() -> None:
     net.conv2.weight.data[0, 0, 0, 0] = INF
     with pytest.raises(ValueError, match=r"^conv2\.weight holds inf \(1 of 576 values"):
         qtool.prepare(net, SECTION, example)
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+@pytest.mark.parametrize("asks", [qtool.calibrate, qtool.reestimate_batch_norm])
+def test_a_pixel_of_a_batch_is_named_and_nothing_has_changed(asks, value: float) -> None:
+    model = qtool.prepare(float_net(), SECTION, torch.randn(4, 3, 8, 8)).eval()
+    before = deepcopy(model.state_dict())
+    batches = list(torch.randn(3, 4, 3, 8, 8))
+    batches[1][2, 1, 5, 6] = value
+    kind = "nan" if value != value else "inf"
+    with pytest.raises(ValueError, match=rf"^batch 2 holds {kind} \(1 of 768 values are"):
+        asks(model, [(batch, torch.zeros(4)) for batch in batches])
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_values_that_overflow_on_their_way_are_named_by_their_quantizer() -> None:
+    net = float_net()
+    net.bn1.weight.data.fill_(3e38)
+    with pytest.raises(ValueError, match=r"^conv2\.input_quantizer: what it was shown holds "):
+        qtool.prepare(net, SECTION, torch.randn(4, 3, 8, 8))
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e4])
+@pytest.mark.parametrize("side", ["weights", "activations"])
+def test_a_given_scale_that_leaves_nothing_is_refused(side: str, scale: float) -> None:
+    section = deepcopy(SECTION)
+    section[side] = {"bits": 4, "range": {"name": "fixed", "scale": scale}}
+    place = {"weights": "weight", "activations": "input"}[side]
+    what = "saturates every value" if scale < 1 else "makes every value 0"
+    with pytest.raises(ValueError, match=rf"^conv1\.{place}_quantizer: range fixed.* {what}: "):
+        qtool.prepare(float_net(), section, torch.randn(4, 3, 8, 8))
+    section[side] = {"bits": 1, "range": {"name": "fixed", "scale": scale}}
+    qtool.prepare(float_net(), section, torch.randn(4, 3, 8, 8))  # signs are left
