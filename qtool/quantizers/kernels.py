@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qtool.console import say
 from qtool.numerics.estimators import Estimator, straight_through
+from qtool.numerics.grid import round_to_steps
 from qtool.numerics.roundings import Rounding, ceil, half_to_even
 
 P = ParamSpec("P")
@@ -48,7 +49,7 @@ def forward(
 ) -> Tensor:
     """Return x_hat, of x's shape, type and layout."""
     column = scale.reshape(-1, 1)
-    kernel = _forward_kernel(low, high, offset, rounds_up=rounding is ceil)
+    kernel = _forward_kernel(low, high, offset, rounding)
     return kernel(_rows(x, len(column)), column).as_strided(x.shape, x.stride())
 
 
@@ -75,7 +76,7 @@ def backward(
     if isinstance(estimator, partial):
         estimator, params = estimator.func, tuple(sorted(estimator.keywords.items()))
     kernel = _backward_kernel(
-        estimator, params, bounds, offset=offset, rule=rule, rounds_up=rounding is ceil
+        estimator, params, bounds, offset=offset, rule=rule, rounding=rounding
     )
     grad_x, sums = kernel(_rows(grad, len(column)), _rows(x, len(column)), column)
     return grad_x.as_strided(x.shape, x.stride()), None if sums is None else sums.reshape_as(scale)
@@ -102,12 +103,11 @@ def _compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 @cache
 def _forward_kernel(
-    low: float, high: float, offset: float, *, rounds_up: bool
+    low: float, high: float, offset: float, rounding: Rounding
 ) -> Callable[[Tensor, Tensor], Tensor]:
     def round_to_grid(x: Tensor, scale: Tensor) -> Tensor:
-        u = x.float() / scale + offset
-        q = torch.ceil(u) if rounds_up else torch.round(u)
-        return ((q.clamp(low, high) - offset) * scale).to(x.dtype)
+        q = round_to_steps(x.float(), scale, low, high, offset, rounding)
+        return ((q - offset) * scale).to(x.dtype)
 
     return _compiled(round_to_grid)
 
@@ -120,7 +120,7 @@ def _backward_kernel(
     *,
     offset: float,
     rule: str | None,
-    rounds_up: bool,
+    rounding: Rounding,
 ) -> Gradients:
     (low, high), given = bounds, dict(params)
 
@@ -131,7 +131,7 @@ def _backward_kernel(
         if rule is None:
             return g_u.to(x.dtype), None
         inner = g_u if rule == "chain_rule" else straight_through(g, u, low, high)
-        q = (torch.ceil(u) if rounds_up else torch.round(u)).clamp(low, high) - offset
+        q = round_to_steps(x.float(), scale, low, high, offset, rounding) - offset
         products = (g - inner) * q if rule == "clip" else g * q - inner * (u - offset)
         return g_u.to(x.dtype), products.sum(1)
 

@@ -29,6 +29,7 @@ from qtool.numerics.fast_estimators import (
     limits_before_division,
     stop_outside,
 )
+from qtool.numerics.grid import round_to_steps
 from qtool.numerics.ranges import above_floor
 from qtool.numerics.roundings import Rounding
 from qtool.numerics.steps import widen
@@ -190,12 +191,7 @@ def _rounded(
     x: Tensor, scale: Tensor, bounds: tuple[Bound, Bound], offset: float, rounding: Rounding
 ) -> Tensor:
     """Return x_hat, of the shape and dtype of x."""
-    low, high = bounds
-    u = torch.div(widen(x), scale)
-    if offset:
-        u.add_(offset)
-    # both bounds are numbers or both are tensors, which their union cannot say
-    x_hat = rounding(u).clamp_(low, high)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    x_hat = round_to_steps(x, scale, *bounds, offset, rounding)
     if offset:
         x_hat.sub_(offset)
     return x_hat.mul_(scale).to(x.dtype)
