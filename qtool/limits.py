@@ -45,7 +45,7 @@ class Limit:
     def fits(self, text: str) -> bool:
         """Tell whether a text is this sentence about something."""
         whole = f"{self.says}; {self.do}" if self.do and self.refuses else self.says
-        parts = re.split(r"\{\w+\}", whole)
+        parts = [re.sub(r"([{}])\1", r"\1", part) for part in re.split(r"\{\w+\}", whole)]
         return re.fullmatch(".+".join(map(re.escape, parts)), text, re.DOTALL) is not None
 
 
@@ -146,9 +146,25 @@ NOTHING_TO_QUANTIZE = _refused(
 )
 FAILS = _refused("the model fails on the example: {error}")
 EMPTY_EXAMPLE = _refused("the example is empty: {input} is {shape}", "give a batch of real inputs")
+NO_OUTPUT = _refused(
+    "the model returns {given}, in which there is no tensor",
+    "return tensors, alone or in tuples, lists, dicts or dataclasses",
+)
 ZERO_EXAMPLE = _refused(
     "the example is all zeros, which no activation scale can be taken from",
     "give a batch of real inputs",
+)
+
+# What a runtime makes of a file
+
+NOT_EXPRESSED = _refused("torch.onnx cannot express the model: {error}")
+QUANTIZED_ANEW = _refused(
+    "{layer}: {runtime} quantizes the float {tensor} anew, to codes of its own",
+    "quantize the layer's weights, or leave its input float",
+)
+OTHER_WEIGHTS = _refused(
+    "{layer}: {runtime} does not compute with the weights of the integer model, so the file would "
+    "not be what was proven"
 )
 
 # Layers that stay float

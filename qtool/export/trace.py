@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qtool.errors import ExportError
 from qtool.export.names import named_inputs, named_outputs
 from qtool.graph.inputs import Inputs
+from qtool.limits import NO_OUTPUT, NOT_EXPRESSED
 
 
 class Call:
@@ -41,7 +42,7 @@ class Call:
         self.given = named_inputs(model, self.inputs)
         self.outputs = list(named_outputs(output))
         if not self.outputs:
-            raise ExportError(f"the model gives no tensor, but {type(output).__name__}")
+            raise ExportError(NO_OUTPUT.text(given=f"a {type(output).__name__}"))
         one = len(self.inputs.args) == 1 and isinstance(self.inputs.args[0], Tensor)
         self.alone = one and not self.inputs.kwargs and isinstance(output, Tensor)
 
@@ -100,9 +101,7 @@ def traced(model: nn.Module, call: Call, opset: int) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:
-        raise ExportError(
-            f"torch.onnx cannot express the model: {_failure(error, entered)}"
-        ) from error
+        raise ExportError(NOT_EXPRESSED.text(error=_failure(error, entered))) from error
     assert program is not None
     if not call.alone:
         _rename(program.model.graph, call)

@@ -17,6 +17,7 @@ from qtool.export.float_weights import WEIGHTED
 from qtool.export.targets.target import Array, Runtime
 from qtool.export.weights import part_of
 from qtool.integer.layers import IntegerLayer
+from qtool.limits import OTHER_WEIGHTS, QUANTIZED_ANEW
 
 ROUNDING = 1e-6  # of a channel's largest weight: three products in float32
 UNSIGNED = 128  # what a runtime adds to int8 codes that it stores as uint8
@@ -60,15 +61,10 @@ def check_weights(
         if new_bias or (new_codes and not _is_code(array, codes)):
             what = "bias" if new_bias else "weight"
             found = lost or [_owner(node, constants, written)]
-            raise ExportError(
-                f"{_named(found)}: {runtime.title} quantizes the float {what} anew, to codes of "
-                f"its own; quantize the layer's weights, or leave its input float"
-            )
+            said = {"layer": _named(found), "runtime": runtime.title, "tensor": what}
+            raise ExportError(QUANTIZED_ANEW.text(**said))
     if lost:
-        raise ExportError(
-            f"{_named(lost)}: {runtime.title} does not compute with the weights of the integer "
-            f"model, so the file would not be what was proven"
-        )
+        raise ExportError(OTHER_WEIGHTS.text(layer=_named(lost), runtime=runtime.title))
     return _notes(model, there, runtime)
 
 

@@ -18,7 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from qtool import limits
 from qtool.errors import QtoolError
 from qtool.graph.copies import copy_of, runs_the_original, what_cannot_be_copied
-from qtool.graph.inputs import Inputs, described
+from qtool.graph.inputs import Inputs, described, tensors_in
 from qtool.graph.swap import ATTRIBUTE, Kept, Part
 from qtool.quantizers.layers import QUANT_TYPES, plain_type, quant_layers
 from qtool.settings.quantization import Quantization
@@ -94,6 +94,16 @@ def named_failures() -> Iterator[None]:
         raise
     except Exception as error:
         raise limits.FAILS.error(error=_first_line(error)) from error
+
+
+def check_output(output: object) -> None:
+    """Check that a model returns something that can be compared, and exported.
+
+    Raises:
+        ModelError: If there is no tensor in its output.
+    """
+    if not any(True for _ in tensors_in(output)):
+        raise limits.NO_OUTPUT.error(given=described(output))
 
 
 def materialized(model: nn.Module, inputs: Inputs) -> nn.Module:

@@ -108,7 +108,8 @@ def prepare(
     model.register_load_state_dict_post_hook(refuse_bad_state)
     if inputs is not None:
         with without_traces(model), door.named_failures():
-            inputs.call(model)
+            output = inputs.call(model)
+        door.check_output(output)
         if model.training and seen:
             told = see_deployed(copy_of(model).eval(), inputs.first(ROWS)).recording
             state.recording = replace(told, example=state.recording.example)

@@ -261,6 +261,24 @@ def test_an_example_that_does_not_serve_is_refused(example: Any, said: str) -> N
         qtool.prepare(net(), BOTH, example)
 
 
+class Silent(nn.Module):
+    """Returns what holds no tensor."""
+
+    def __init__(self, answer: object = None) -> None:
+        super().__init__()
+        self.body, self.answer = net(), answer
+
+    def forward(self, x: Tensor) -> object:
+        self.body(x)
+        return self.answer
+
+
+@pytest.mark.parametrize(("answer", "what"), [(None, "None"), ({"loss": 3.0}, "a dict with")])
+def test_a_model_that_returns_no_tensor_is_refused(answer: object, what: str) -> None:
+    with pytest.raises(ModelError, match=f"the model returns {what}.*in which there is no tensor"):
+        qtool.prepare(Silent(answer), BOTH, IMAGES)
+
+
 def test_a_failure_where_places_are_looked_for_is_named_too() -> None:
     at_relus = BOTH | {"activations": {"bits": 8, "place": "relu_outputs"}}
     with pytest.raises(ModelError, match="the model fails on the example: RuntimeError"):

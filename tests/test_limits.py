@@ -1,0 +1,237 @@
+"""The table of known limits: whoever refuses a network says so in its words, and each is met."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qtool
+from qtool.conversion import parts
+from qtool.errors import ModelError, QtoolError
+from qtool.limits import LIMITS, Limit
+from tests.conversion import test_norms as norms
+from tests.quantizers import test_door as door
+
+QTOOL = Path(__file__).parent.parent / "qtool"
+ROOMS = ("quantizers", "conversion", "export")
+# what is raised there that is no limit of networks, file by file
+OTHER_ERRORS = {
+    "quantizers/state.py": "a checkpoint that cannot be read",
+    "quantizers/finite.py": "numbers that are not finite",
+    "quantizers/given.py": "scales that the settings give",
+    "quantizers/relu.py": "a mistake of our own",
+    "quantizers/fake_quantize.py": "a mistake of our own",
+    "quantizers/places.py": "an argument that is missing",
+    "quantizers/prepare.py": "patterns that match no layer",
+    "conversion/proof.py": "what the proof found",
+    "conversion/outputs.py": "what the proof found",
+    "conversion/numbers.py": "numbers that are not finite",
+    "conversion/parts.py": "what training has to do first",
+    "conversion/to_integer.py": "an argument that is missing",
+    "export/agreement.py": "what the check of a file found",
+    "export/onnx_qdq.py": "what the check of a file found",
+    "export/gate.py": "what the check of a file found",
+    "export/measure.py": "what the check of a file found",
+    "export/packing.py": "a mistake of our own",
+    "export/targets/onnxruntime.py": "a file that is not one",
+}
+# met by tests of their own: a runtime has to be asked, or memory to be had
+ELSEWHERE = {
+    "QUANTIZED_ANEW": ("export/test_float_weights.py", "quantizes the float weight anew"),
+    "OTHER_WEIGHTS": ("export/test_float_weights.py", "does not compute with the weights"),
+    "NOT_EXPRESSED": ("export/test_export.py", r"torch\.onnx cannot express the model"),
+}
+
+
+def raised_beside(path: Path) -> Iterator[int]:
+    """Yield the lines of a file that raise something in words that are not of the table."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Raise) or node.exc is None:
+            continue
+        parts_of = list(ast.walk(node.exc))
+        attributes = [part.attr for part in parts_of if isinstance(part, ast.Attribute)]
+        spoken = {"error", "text"} & set(attributes)
+        if not spoken and not isinstance(node.exc, ast.Name):
+            yield node.lineno
+
+
+def test_every_refusal_of_a_network_is_in_words_of_the_table() -> None:
+    found = {
+        str(path.relative_to(QTOOL)): lines
+        for room in ROOMS
+        for path in sorted((QTOOL / room).rglob("*.py"))
+        if (lines := list(raised_beside(path)))
+    }
+    new = {name: lines for name, lines in found.items() if name not in OTHER_ERRORS}
+    assert new == {}, "say it in qtool/limits.py, or here that it is no limit of networks"
+
+
+def test_every_limit_is_used() -> None:
+    code = "\n".join(p.read_text() for p in QTOOL.rglob("*.py") if p.name != "limits.py")
+    assert [name for name in LIMITS if f"limits.{name}" not in code and name not in code] == []
+
+
+def test_no_two_limits_are_told_apart_by_names_alone() -> None:
+    texts = [limit.says for limit in LIMITS.values()]
+    assert len(set(texts)) == len(texts)
+
+
+class Shifted(nn.BatchNorm2d):
+    """A norm that reads a second value."""
+
+    def forward(self, x: Tensor, by: Tensor) -> Tensor:
+        return super().forward(x) + by
+
+
+class OddNorm(nn.Module):
+    """A norm that reads its layer and a second value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.other, self.norm = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1), Shifted(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x), self.other(x)).mean((2, 3))
+
+
+class Tokens(nn.Module):
+    """A norm over the tokens, not over the features of the layer before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(6, 7), nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.linear(x.mean(2)))
+
+
+class Auxiliary(nn.Module):
+    """A head that only training calls, a weight that is used past its layer, odd layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.side, self.past = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 4)
+        self.odd, self.deep = door.Head(4, 4), nn.Conv1d(4, 4, 1)
+        self.own, self.chosen = Matrix(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean((1, 2))
+        y = self.body(x) + (self.side(x) if self.training else 0)
+        y = self.odd(nn.functional.linear(y, self.past.weight))
+        return self.chosen(self.own(self.deep(y.unsqueeze(2)).squeeze(2)))
+
+
+class Matrix(nn.Module):
+    """A matrix product of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.eye(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrix
+
+
+def refused() -> Iterator[str]:
+    """Yield what is said of networks and examples that are refused."""
+    kinds = [make for make, _ in door.KINDS.values()]
+    made_anew = [lambda wrap=wrap: door.net(wrap) for wrap, _ in door.MADE_ANEW.values()]
+    norm = door.net()
+    door.pruned(norm[3])
+    half, nothing = door.net(), door.net()
+    half[7].half()
+    given = [
+        *((make(), door.IMAGES) for make in [*kinds, *made_anew]),
+        (norm, door.IMAGES),
+        (half, None),
+        (nothing[3:7], None),
+        (nn.Sequential(nn.LazyLinear(2)), None),
+        (torch.jit.script(nn.Sequential(nn.Linear(3, 2))), None),
+        (door.net(), door.IMAGES[:0]),
+        (door.net(), 0 * door.IMAGES),
+        (door.net(), door.IMAGES[:, :2]),
+        (door.Silent(), door.IMAGES),
+    ]
+    for model, example in given:
+        with pytest.raises(ModelError) as refusal:
+            qtool.prepare(model, door.BOTH, example)
+        yield str(refusal.value)
+
+
+def left_float() -> Iterator[str]:
+    """Yield why layers are left float."""
+    chosen = {"overrides": [{"match": "chosen", **door.FLOAT}]}
+    model = qtool.prepare(Auxiliary().train(), door.BOTH | chosen, door.IMAGES)
+    yield from qtool.convert(model.eval()).qtool.left_float.values()
+
+
+def not_folded(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Yield why norms are not folded."""
+    nets = [norms.lively(norms.Net(build)) for build, _ in norms.KEPT.values()]
+    nets += [norms.lively(norms.Flow(flow)) for flow, _, _ in norms.CONNECTED.values()]
+    nets += [norms.lively(OddNorm()), norms.lively(Tokens())]
+    images = norms.IMAGES[:, :, :3]
+    for net in nets:
+        images = norms.IMAGES[:, :, :3] if isinstance(net, Tokens) else norms.IMAGES
+        yield from norms.converted(net, images)[1].qtool.not_folded.values()
+    float_weights = {"match": "conv1", "weights": None}
+    full = {"bits": 4, "grid": "full"}
+    for changes in ({"overrides": [float_weights]}, {"weights": full}):
+        model = qtool.prepare(norms.lively(norms.Net(nn.BatchNorm2d)), norms.BOTH | changes)
+        model(norms.IMAGES)
+        model.get_parameter("norm1.weight").data.fill_(-1.0)
+        if "weights" in changes:
+            model.get_parameter("conv1.weight_quantizer.scale").data.fill_(0.01)
+        yield from qtool.convert(model).qtool.not_folded.values()
+    monkeypatch.setattr(parts, "foldable", lambda model, norm: None)  # what should not happen
+    model = qtool.prepare(norms.lively(norms.Net(nn.BatchNorm2d)), norms.BOTH, norms.IMAGES)
+    yield from qtool.convert(model).qtool.not_folded.values()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_every_limit_is_met_by_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {
+        "refused": list(refused()),
+        "left float": list(left_float()),
+        "not folded": list(not_folded(monkeypatch)),
+    }
+
+    def met(limit: Limit) -> bool:
+        return any(limit.fits(text) for text in texts[limit.outcome])
+
+    missing = [name for name, limit in LIMITS.items() if not met(limit) and name not in ELSEWHERE]
+    assert missing == [], "add a network that meets it"
+    for outcome, said in texts.items():
+        of_it = [limit for limit in LIMITS.values() if limit.outcome == outcome]
+        for text in said:
+            assert any(limit.fits(text) for limit in of_it), text
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_needs_a_runtime_is_met_elsewhere(name: str) -> None:
+    file, words = ELSEWHERE[name]
+    assert words in (Path(__file__).parent / file).read_text()
+    assert re.search(words, LIMITS[name].text(layer="", runtime="", tensor="weight", error=""))
+
+
+def test_a_refusal_is_an_error_for_python_and_for_the_command_line() -> None:
+    error = LIMITS["LAZY"].error(layer="fc")
+    assert isinstance(error, ValueError)
+    assert isinstance(error, QtoolError)
+    assert error.exit_code == 2
+
+
+@cache
+def document() -> str:
+    return (QTOOL / "quantizers" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_every_limit_stands_in_the_document(name: str) -> None:
+    literal = max(LIMITS[name].says.replace("{", "}").split("}")[::2], key=len)
+    assert literal.strip() in document()
