@@ -10,6 +10,7 @@ For people who have their own training loop:
                                         # trace model.forward as a whole
     qtool.reestimate_batch_norm(model, batches)
     qtool.round_biases(model)
+    qtool.health(model, batch)          # findings: dead channels, rows of few codes and the like
     integer = qtool.convert(model)
     qtool.export_onnx(integer, example, "model.onnx")
 """
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from qtool.export.onnx_qdq import export_onnx
     from qtool.quantizers.calibrate import calibrate
     from qtool.quantizers.control import begin_step, dampening_penalty, set_progress
+    from qtool.quantizers.health import health
     from qtool.quantizers.prepare import prepare
     from qtool.training.batch_norm import reestimate_batch_norm
 
@@ -34,6 +36,7 @@ __all__ = [
     "convert",
     "dampening_penalty",
     "export_onnx",
+    "health",
     "prepare",
     "reestimate_batch_norm",
     "round_biases",
@@ -46,6 +49,7 @@ _HOME = {
     "begin_step": "qtool.quantizers.control",
     "set_progress": "qtool.quantizers.control",
     "dampening_penalty": "qtool.quantizers.control",
+    "health": "qtool.quantizers.health",
     "reestimate_batch_norm": "qtool.training.batch_norm",
     "convert": "qtool.conversion.to_integer",
     "round_biases": "qtool.conversion.biases",

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from qtool.evaluation import evaluate, logits_of
 from qtool.integer.layers import converted_state
+from qtool.quantizers.health import health
 from qtool.reports.results import Conversion, Layer
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -54,4 +55,5 @@ def conversion_report(
         validation_accuracy_float=float_accuracy,
         proof=state.proof,
         not_folded=state.not_folded,
+        health=health(model, next(iter(batches()))[0]),
     )

@@ -1,10 +1,11 @@
 """What an export measures: latency beside the float network, kernels, bytes on disk."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import cast
 
 import onnx
 import onnx_ir as ir
@@ -16,8 +17,12 @@ from qtool.export.agreement import compare_outputs
 from qtool.export.gate import run
 from qtool.export.targets.target import TARGETS, Runtime
 from qtool.export.trace import Call, traced
-from qtool.integer.layers import converted_state
+from qtool.integer.layers import IntegerLayer, converted_state
+from qtool.numerics.grid import IntegerGrid, Kind
+from qtool.quantizers.health import code_findings
+from qtool.reports.health import Finding
 from qtool.reports.results import (
+    Agreement,
     Export,
     ExportDescription,
     Latency,
@@ -25,6 +30,7 @@ from qtool.reports.results import (
     WeightForm,
 )
 
+SLOWER = 1.1  # times the float model: a median of 30 runs moves by some percent
 FLOAT_OPSET = 18  # of the float file, which is only timed
 
 
@@ -104,6 +110,7 @@ def export_report(
         found = found.model_copy(update={"ceil_shifted_share": share})
     graph = runtime.optimized(path)
     fused = sum(node.op_type in runtime.integer_kernels for node in graph.node)
+    latency = latency_beside_float(path, evidence.float_model, evidence.image, runtime)
     weights = sum(spec.weights for spec in converted_state(integer).layers if spec.weight_bits)
     packed = sum(layer.packed_bytes for layer in layers if layer.weight_bits)
     return Export(
@@ -116,7 +123,7 @@ def export_report(
         fused_share=fused / max(1, len(layers)),
         fused_layers=fused,
         quantized_layers=len(layers),
-        latency_ms=latency_beside_float(path, evidence.float_model, evidence.image, runtime),
+        latency_ms=latency,
         left_float=described.left_float,
         file=str(final_path),
         target=described.target,
@@ -125,6 +132,7 @@ def export_report(
         outputs=compared.outputs,
         unproven=compared.unproven,
         notes=[*described.notes, *compared.notes],
+        health=[*_code_findings(integer), *_found_in(found, latency)],
     )
 
 
@@ -139,6 +147,28 @@ def weight_forms(described: ExportDescription) -> dict[str, WeightForm]:
     for name in described.left_float:
         forms[name] = "float"
     return forms
+
+
+def _code_findings(integer: nn.Module) -> Iterator[Finding]:
+    """Yield what should be looked at in the codes of an integer model."""
+    for name, layer in integer.named_modules():
+        if isinstance(layer, IntegerLayer):
+            bits, grid = layer.spec.weight_bits, layer.spec.weight_grid
+            if bits is not None and grid is not None:
+                yield from code_findings(name, layer.codes, IntegerGrid(bits, cast(Kind, grid)))
+
+
+def _found_in(agreement: Agreement, latency: Latency) -> Iterator[Finding]:
+    """Yield what should be looked at in a file's outputs and in its speed."""
+    if agreement.sigma == 0:
+        says = "the output is the same for every image"
+        yield Finding(layer="", kind="constant_output", says=says)
+    if latency.exported > SLOWER * latency.float_:
+        says = (
+            f"one image takes {latency.exported:.2f} ms, in the float model {latency.float_:.2f}: "
+            f"nothing is gained in time"
+        )
+        yield Finding(layer="", kind="slower_than_float", says=says)
 
 
 def refuse_disagreement(report: Export, described: ExportDescription) -> None:

@@ -5,6 +5,7 @@ from torch import nn
 from qtool.quantizers.deployed import prepared_state
 from qtool.quantizers.door import weights_of
 from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.health import weight_findings
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.reports.inspections import PlanRow
 
@@ -17,9 +18,10 @@ def plan(model: nn.Module) -> list[PlanRow]:
     for name, module in model.named_modules():
         if name in layers:
             row = _quantized_row(name, layers[name])
+            notes = [found.says for found in weight_findings(name, layers[name], begun=False)]
             if norm := behind.get(name):
-                row = row.model_copy(update={"note": f"{norm} stays: {state.not_folded[norm]}"})
-            rows.append(row)
+                notes.insert(0, f"{norm} stays: {state.not_folded[norm]}")
+            rows.append(row.model_copy(update={"note": "; ".join(notes)}) if notes else row)
         elif name in state.left_float:
             weights = weights_of(module).values()
             shape = list(max(weights, key=lambda w: (w.ndim, w.numel())).shape)

@@ -13,6 +13,7 @@ from pydantic import Field
 from qtool.errors import InputError
 from qtool.files.reading import read_json
 from qtool.reports.comparisons import Comparison, Equivalence
+from qtool.reports.health import Finding
 from qtool.reports.result import Result, Seconds
 
 WeightForm = Literal["integer", "dequantized", "float"]
@@ -47,6 +48,8 @@ class Summary(Result):
     train_loss: float | None
     profile: Profile | None = None
     error: str | None = None
+    health: list[Finding] = Field(default_factory=list)
+    """What should be looked at once training is done."""
 
 
 class EpochLine(Result):
@@ -176,6 +179,8 @@ class Conversion(Result):
     """Absent before it was kept."""
     not_folded: dict[str, str] = Field(default_factory=dict)
     """Norm that stays beside the layers -> why."""
+    health: list[Finding] = Field(default_factory=list)
+    """What should be looked at in the fake-quantized network."""
 
 
 class MovedLayer(Result):
@@ -277,6 +282,8 @@ class Export(Agreement, Storage):
     """Why the figures prove nothing, "" where they do."""
     notes: list[str] = Field(default_factory=list)
     """What a user should know."""
+    health: list[Finding] = Field(default_factory=list)
+    """What should be looked at in the file, and in how fast it is."""
 
 
 def read(path: Path) -> Result:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from qtool.console import say, show, table
 from qtool.reports.comparisons import Comparison, Difference, Equivalence
+from qtool.reports.health import show_health
 from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow
 from qtool.reports.result import Result
 from qtool.reports.results import Conversion, Export, Profile, StraightThrough, Summary
@@ -69,6 +70,7 @@ def show_summary(result: Summary) -> None:
     show(table(f"training {result.status}", ["", "#"], rows), on_stdout=True)
     if result.profile is not None:
         show_profile(result.profile)
+    show_health(result.health)
 
 
 def show_profile(profile: Profile) -> None:
@@ -102,6 +104,7 @@ def show_conversion(result: Conversion) -> None:
     show(table("converted", ["", "#"], rows), on_stdout=True)
     for note in result.notes:
         say(f"note: {note}")
+    show_health(result.health)
 
 
 def show_export(result: Export) -> None:
@@ -126,6 +129,7 @@ def show_export(result: Export) -> None:
     show(table(title, ["", "#"], rows), on_stdout=True)
     for note in filter(None, [result.unproven, *result.notes]):
         say(f"note: {note}")
+    show_health([found for found in result.health if found.kind != "constant_output"])
 
 
 def _shifted_row(result: Export) -> list[tuple[str, str]]:

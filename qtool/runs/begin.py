@@ -15,6 +15,7 @@ from qtool.files.whole import write_atomically, write_json
 from qtool.quantizers.plan import mean_weight_bits
 from qtool.recipe.file import read_recipe_file, write_recipe
 from qtool.recipe.recipe import Recipe
+from qtool.reports.health import Finding
 from qtool.reports.results import EpochLine, Profile, Summary
 from qtool.runs.folder import RunFolder
 from qtool.runs.machine import environment
@@ -81,7 +82,7 @@ def summarize(
     status: Literal["running", "finished", "failed"],
     model: nn.Module,
     history: Sequence[EpochLine],
-    **more: Profile | str | None,
+    **more: Profile | str | list[Finding] | None,
 ) -> Summary:
     """Write summary.json and return it.
 
@@ -90,7 +91,7 @@ def summarize(
         status: how far it is.
         model: prepared.
         history: of the epochs that are done.
-        **more: a `profile`, or an `error`.
+        **more: a `profile`, an `error`, or `health`.
     """
     last = history[-1] if history else None
     said: dict[str, object] = {

@@ -6,6 +6,7 @@ from qtool.console import say
 from qtool.conversion.biases import round_biases
 from qtool.errors import QtoolError
 from qtool.models.architecture import Architecture
+from qtool.quantizers.health import health
 from qtool.quantizers.plan import plan
 from qtool.reports.results import EpochLine, Summary
 from qtool.reports.tables import show_plan
@@ -63,8 +64,10 @@ def train_run(
     if trainer.history and folder.integer.is_file():
         say("note: what was converted and exported of this run before is of an earlier epoch")
     _fit(run, trainer, architecture)
+    images, _ = next(iter(trainer.validation.batches(0)))
+    findings = health(trainer.model, images)
     more = {} if measured is None else {"profile": measured.report()}
-    return summarize(folder, "finished", trainer.model, trainer.history, **more)
+    return summarize(folder, "finished", trainer.model, trainer.history, health=findings, **more)
 
 
 def start_or_resume(run: Run, profile: StepProfile | None = None) -> tuple[Trainer, Architecture]:
