@@ -516,6 +516,17 @@ def test_integer_layers_are_exact_in_tf32_on_every_grid(allows_tf32, grid, weigh
     assert torch.equal(short, integer(IMAGES))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", [7, 8])
+def test_the_proof_holds_on_cuda_where_tf32_is_allowed(allows_tf32, bits):
+    model = prepared(float_net().cuda(), IMAGES.cuda(), bits=bits, activations=8)
+    integer = qtool.convert(model, [IMAGES])
+    assert integer.qtool.proof.layers_compared == 3
+    layer, x = integer_layers(integer)["conv1"], IMAGES.cuda()
+    on_the_cpu = copy.deepcopy(layer).cpu()(IMAGES)
+    torch.testing.assert_close(layer(x).cpu(), on_the_cpu, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 def test_what_was_allowed_is_allowed_again_and_nothing_is_inside(precision):
     before = torch.get_float32_matmul_precision()
