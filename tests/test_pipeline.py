@@ -11,7 +11,7 @@ import yaml
 import qtool
 from qtool import pipeline
 from qtool.errors import ConversionError, ExportError, InputError
-from qtool.export import gate
+from qtool.export import agreement, gate
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.runs import train
 from tests.kit import metrics
@@ -99,7 +99,7 @@ def test_a_run_without_an_integer_model_is_converted_first(story, tmp_path):
 def test_a_file_that_disagrees_is_not_written(story, tmp_path, monkeypatch):
     _, run, _, _, _ = story
     before = (run / "export.json").read_bytes()
-    monkeypatch.setattr(gate, "judge", lambda figures, given: "the runtime is wrong")
+    monkeypatch.setattr(agreement, "judge", lambda figures, given: "the runtime is wrong")
     with pytest.raises(ExportError, match="the runtime is wrong"):
         pipeline.export(run, output=tmp_path / "m.onnx")
 
