@@ -122,7 +122,11 @@ def write_onnx(
                 writer.unpack_to_float(spec.name, len(spec.shape))
     writer.finish()
     proto = to_proto(graph)
-    notes = check_weights(proto, integer_layers(integer), target.runtime)
+    notes = [
+        f"{name}: the batch is fixed, for the model's code computes with it as with a number"
+        for name in call.closed(graph.graph)
+    ]
+    notes += check_weights(proto, integer_layers(integer), target.runtime)
     described = ExportDescription(
         target=writing.target,
         ceil=writing.ceil,

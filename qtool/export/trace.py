@@ -1,8 +1,9 @@
 """What torch.onnx makes of a model: one traced graph, without the noise."""
 
+import builtins
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from traceback import walk_tb
 from types import TracebackType
@@ -54,6 +55,15 @@ class Call:
         rows, batch = max(2, self._rows), torch.export.Dim("batch")
         return tuple({0: batch} if t.ndim and len(t) == rows else {} for t in self.given.values())
 
+    def closed(self, graph: ir.Graph) -> list[str]:
+        """Return the inputs whose batch should be open in a graph and is not."""
+        asked = zip(graph.inputs, self.sizes or (), strict=self.batch is None)
+        return [
+            str(value.name)
+            for value, size in asked
+            if size and value.shape is not None and isinstance(value.shape[0], int)
+        ]
+
     def _sized(self, tensor: Tensor) -> Tensor:
         """Return an input with the rows that it is traced with."""
         if not tensor.ndim or len(tensor) != self._rows:
@@ -85,6 +95,17 @@ def traced(model: nn.Module, call: Call, opset: int) -> ir.Model:
     Raises:
         ExportError: If torch.onnx cannot express the model; names the operator and the layer.
     """
+    graph = _exported(model, call, opset)
+    if call.closed(graph.graph):  # len(x) has to be a number, which closes the batch
+        with _open_len():
+            graph = _exported(model, call, opset)
+    if not call.alone:
+        _rename(graph.graph, call)
+    return graph
+
+
+def _exported(model: nn.Module, call: Call, opset: int) -> ir.Model:
+    """Return what torch.onnx makes of a model."""
     entered: list[str] = []
     sizes = call.sizes
     whole = model if call.alone else Flat(model, call.inputs)
@@ -103,9 +124,22 @@ def traced(model: nn.Module, call: Call, opset: int) -> ir.Model:
     except Exception as error:
         raise ExportError(NOT_EXPRESSED.text(error=_failure(error, entered))) from error
     assert program is not None
-    if not call.alone:
-        _rename(program.model.graph, call)
     return program.model
+
+
+@contextmanager
+def _open_len() -> Iterator[None]:
+    """Let len(x) of a tensor be its first dimension, which may be open, while a model is traced."""
+    number = builtins.len
+
+    def length(given: Sized) -> int:
+        return given.shape[0] if isinstance(given, Tensor) and given.ndim else number(given)
+
+    builtins.len = length
+    try:
+        yield
+    finally:
+        builtins.len = number
 
 
 def _rename(graph: ir.Graph, call: Call) -> None:

@@ -1,7 +1,7 @@
 """Weights that stay float beside quantized values: float in the runtime, too."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -172,7 +172,15 @@ def times_the_norm(integer: nn.Module, name: str) -> np.ndarray[Any, Any]:
     return (weight * factor.reshape(-1, 1, 1, 1)).detach().numpy()
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("activations only", "one float layer", "unfolded norms", "a float layer after a pooling")
+
+
+def listed(names: Iterable[str]) -> list[object]:
+    """Return names as parameters; all but a few are slow."""
+    return [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in names]
+
+
+@pytest.mark.parametrize("name", listed(CASES))
 def test_float_weights_stand_in_the_runtime_as_they_are_and_its_outputs_are_the_models(
     tmp_path: Path, name: str
 ) -> None:
@@ -217,10 +225,8 @@ def test_a_float_bias_beyond_int32_stays_float(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "named"),
     [
-        ("activations only", "conv1: ONNX Runtime quantizes the float weight anew"),
         ("one float layer", "conv1: ONNX Runtime quantizes the float weight anew"),
         ("unfolded norms", "conv1: ONNX Runtime quantizes the float weight anew"),
-        ("a float layer after a pooling", "conv2: ONNX Runtime quantizes the float weight anew"),
     ],
 )
 def test_an_export_whose_weights_the_runtime_would_quantize_is_refused_by_the_layers_names(

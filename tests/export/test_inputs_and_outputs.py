@@ -123,7 +123,13 @@ def converted(net: nn.Module, example: object) -> nn.Module:
     return qtool.convert(model.eval(), [example])
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("by position", "by keyword", "called twice", "itself a layer")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in CASES],
+)
 def test_inputs_and_outputs_have_names_and_an_open_batch(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
     make, example, inputs, outputs = CASES[name]
@@ -161,6 +167,32 @@ def test_a_fixed_batch_holds_for_every_input_and_is_filled_up(tmp_path: Path) ->
     expected = named_outputs(batch.call(integer))
     given = gate.run_named(session, named_inputs(integer, batch))  # four rows
     torch.testing.assert_close(given["classes"], expected["classes"], rtol=1e-4, atol=1e-5)
+
+
+class ByLength(nn.Module):
+    """Reshapes by the length of the batch, or by a number that is made of it."""
+
+    def __init__(self, length: Callable[[Tensor], int]) -> None:
+        super().__init__()
+        self.fc, self.length = nn.Linear(48, 5), length
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.view(self.length(x), -1))
+
+
+def test_the_length_of_a_tensor_leaves_the_batch_open_and_a_number_made_of_it_is_named(
+    tmp_path: Path,
+) -> None:
+    example = random(4, 3, 4, 4)
+    described = [
+        qtool.export_onnx(converted(ByLength(length), example), example, tmp_path / name)
+        for name, length in (("open", lambda x: len(x)), ("fixed", lambda x: int(x.shape[0])))
+    ]
+    batches = [OnnxRuntime().open(tmp_path / name).batch for name in ("open", "fixed")]
+
+    assert batches == [None, 4]
+    assert "notes" not in described[0]
+    assert "images: the batch is fixed" in described[1]["notes"][0]
 
 
 class Point(NamedTuple):
