@@ -16,12 +16,9 @@ REFUSED = frozenset(
     )
 )
 OWN = "a weight that is also used without its layer"
-SEVERAL = "export with several inputs"
 HOOK = "a hook changes what a layer reads or makes"
 OPEN: dict[str, str] = {
     "attention-transformer_encoder": OWN,
-    "inputs-LeftAndRight": SEVERAL,
-    "inputs-ImageAndNumbers": SEVERAL,
     "parametrized-hooks_that_change_values": HOOK,
 }
 
