@@ -13,6 +13,10 @@ For people who have their own training loop:
     qtool.health(model, batch)          # findings: dead channels, rows of few codes and the like
     integer = qtool.convert(model)
     qtool.export_onnx(integer, example, "model.onnx")
+
+`example` is a tensor, a tuple of inputs by position or a dict of inputs by keyword, and fixes what
+is taken from each of `batches`, which may be a loader's and hold labels, too. What is refused, left
+float or not folded stands in qtool/quantizers/README.md.
 """
 
 from importlib import import_module

@@ -133,6 +133,18 @@ def refuse_if_nothing_is_quantized(
     raise limits.NOTHING_TO_QUANTIZE.error(why=why)
 
 
+def refuse_if_nothing_is_chosen(model: nn.Module, settings: Quantization) -> None:
+    """Refuse settings that leave every layer of a float model float, although they ask for more.
+
+    Raises:
+        ModelError: Says which setting leaves which layer float.
+    """
+    named = {n: m for n, m in model.named_modules() if may_be_quantized(m)}
+    if not any(is_to_be_quantized(name, module, settings) for name, module in named.items()):
+        left = {name: limits.CHOSEN.text(where=settings.for_layer(name)[2]) for name in named}
+        refuse_if_nothing_is_quantized(model, settings, left)
+
+
 def _check_kind(model: nn.Module) -> None:
     """Refuse what is no float model of plain modules."""
     own = getattr(model, ATTRIBUTE, None)

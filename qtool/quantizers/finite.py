@@ -56,7 +56,8 @@ def refuse_bad_values(values: object, what: str) -> None:
     """Check that every tensor in nested tuples, lists and dicts holds finite values.
 
     Args:
-        values: of an example, or of a batch; tensors that are not floating-point pass.
+        values: of an example, or of a batch; tensors that are not floating-point pass, and so do
+            masks that are added, of zeros and -inf.
         what: they are, such as "the example", for the message.
 
     Raises:
@@ -65,8 +66,14 @@ def refuse_bad_values(values: object, what: str) -> None:
     for leaf in tree_leaves(values):
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.is_meta:
             continue
-        if not torch.isfinite(leaf).all():
+        if not torch.isfinite(leaf).all() and not _is_added_mask(leaf):
             raise ModelError(f"{what} {not_finite(leaf)}; give values that are finite")
+
+
+def _is_added_mask(tensor: Tensor) -> bool:
+    """Tell whether a tensor holds zeros and -inf alone, as what is added to attention scores."""
+    zero = tensor == 0
+    return bool((zero | (tensor == -torch.inf)).all() and zero.any())
 
 
 def not_finite(tensor: Tensor) -> str:

@@ -13,12 +13,13 @@ from qtool.console import say
 from qtool.data.datasets import DATASETS, default_root
 from qtool.data.loaders import Loaders, make_loaders
 from qtool.data.sources import known_channels, known_classes, known_image_size
-from qtool.errors import InputError, RecipeError
+from qtool.errors import InputError, ModelError, RecipeError
 from qtool.models.two_layers import begin_near_spurious_minimum
 from qtool.models.vision import Built, build_model, input_channels
 from qtool.problems import report
 from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.control import blend_alphas, compile_kernels, make_traceable
+from qtool.quantizers.door import refuse_if_nothing_is_chosen
 from qtool.quantizers.layers import plain_type
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.recipe.file import load_recipe
@@ -80,7 +81,8 @@ def check_against_network(recipe: Recipe, source: str) -> None:
     """Check overrides and image size against the network's shape, without numbers or data.
 
     Raises:
-        RecipeError: If a pattern matches no layer, or the images are too small.
+        RecipeError: If a pattern matches no layer, nothing is left to quantize, or the images are
+            too small.
     """
     data = recipe.data
     if data.image_size is None and known_image_size(data.name, **data.params) is None:
@@ -92,6 +94,10 @@ def check_against_network(recipe: Recipe, source: str) -> None:
         raise RecipeError(f"{source}: {error}") from error
     if found := pattern_problems(network, recipe.quantization):
         raise report(source, [(f"quantization.{place}", why) for place, why in found])
+    try:
+        refuse_if_nothing_is_chosen(network, recipe.quantization)
+    except ModelError as error:
+        raise RecipeError(f"{source}: {error}") from error
 
 
 def make_network(recipe: Recipe, loaders: Loaders) -> Built:

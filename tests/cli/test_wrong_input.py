@@ -489,6 +489,15 @@ WRONG_BY_CONTENT: dict[str, tuple[dict[str, Any], str]] = {
         {"quantization__overrides__0__match": ["conv1", "conv9"]},
         "overrides.0.match: 'conv9' matches no layer; did you mean conv2?",
     ),
+    "overrides that leave every layer float": (
+        {
+            "quantization__overrides": [
+                {"match": "conv*", "weights": None, "activations": None},
+                {"match": "*", "weights": None, "activations": None},
+            ]
+        },
+        "r.yaml: there is nothing to quantize: conv1: overrides.0 leaves weights and input float;",
+    ),
     "weights that are missing": (
         {"model__weights": "nope.pt"},
         "nope.pt: no such file; model.weights names a file of weights",

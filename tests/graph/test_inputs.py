@@ -240,6 +240,24 @@ def test_a_first_call_that_mixes_both_ways_asks_for_an_example() -> None:
     qtool.convert(model)  # the recorded call itself is known
 
 
+def test_a_mask_of_infinities_is_an_input_like_any_other() -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.v = nn.Linear(3, 4), nn.Linear(3, 4)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            q = self.q(x)
+            return (q @ q.transpose(1, 2) + mask).softmax(2) @ self.v(x)
+
+    mask = torch.full((5, 5), -torch.inf).triu(1)
+    model = qtool.prepare(Attends(), BOTH, (torch.randn(2, 5, 3), mask))
+    qtool.calibrate(model, [(torch.randn(2, 5, 3), mask)])
+    qtool.convert(model)
+    with pytest.raises(ValueError, match="the example holds inf"):
+        qtool.prepare(Attends(), BOTH, (torch.randn(2, 5, 3), mask - torch.inf))
+
+
 def test_the_example_is_not_changed_by_a_model_that_works_in_place() -> None:
     net = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2))
     example = torch.tensor([[-1.0, 2.0, 3.0], [1.0, -2.0, 0.5]])
