@@ -148,9 +148,10 @@ class _Layers:
     def __enter__(self) -> None:
         for name, layer in self.layers.items():
             last = layer.spec.batch_norm or name
-            for module, hook in ((name, self._compute(name)), (last, self._compare(name))):
+            # each goes before the hooks that are there, and so the second before the first
+            for module, hook in ((last, self._compare(name)), (name, self._compute(name))):
                 found = self.reference.get_submodule(module)
-                handle = found.register_forward_hook(hook, with_kwargs=True)
+                handle = found.register_forward_hook(hook, with_kwargs=True, prepend=True)
                 self._handles.append(handle)
 
     def __exit__(self, *error: object) -> None:
@@ -165,7 +166,7 @@ class _Layers:
             output: Tensor,
         ) -> None:
             given = [*args, *kwargs.values()][0]
-            self._waiting[name] = given, self.layers[name](given)
+            self._waiting[name] = given, self.layers[name].forward(given)  # without hooks
 
         return hook
 

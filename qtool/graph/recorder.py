@@ -88,7 +88,8 @@ class _Pass:
 
         if not running:
             self.handles.append(module.register_forward_pre_hook(begin, with_kwargs=True))
-        self.handles.append(module.register_forward_hook(end, always_call=True))
+        # before hooks of the user's, whose functions are no part of the module
+        self.handles.append(module.register_forward_hook(end, always_call=True, prepend=True))
 
     def recording(self, model: nn.Module, output: object) -> Recording:
         """Return what was seen, now that the model has returned its output."""

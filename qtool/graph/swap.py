@@ -64,6 +64,8 @@ def _what_it_is(model: nn.Module) -> str:
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
     """Put `new` in the place of a module, at every name and in every list that holds it.
 
+    Hooks of the old module's forward pass go over: they are a part of what the model computes.
+
     Args:
         model: changed in place, unless it is itself what is replaced.
         name: any of the module's names in the model; "" is the model itself.
@@ -80,9 +82,18 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
     for module in model.modules():
         for key in vars(module).keys() - _OWN:
             vars(module)[key] = _with_new(vars(module)[key], old, new, set())
+    for hooks in _HOOKS:
+        getattr(new, hooks).update(getattr(old, hooks))
     return new if old is model else model
 
 
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
 _OWN = vars(nn.Module()).keys()  # what every module keeps of itself
 
 

@@ -69,3 +69,36 @@ def test_every_place_is_quantized_trained_and_converted(
     save_integer(integer, tmp_path / "m.safetensors", {})
     again = load_integer(tmp_path / "m.safetensors", deepcopy(net))
     assert torch.equal(again(images), given)
+
+
+@pytest.mark.parametrize("place", ["layer_inputs", "relu_outputs"])
+def test_hooks_that_change_values_stay_a_part_of_the_model(place: str, tmp_path: Path) -> None:
+    class Hooked(nn.Sequential):
+        """Hooks before and behind a layer, behind a norm, behind a ReLU, and one that looks on."""
+
+        def __init__(self) -> None:
+            first, last = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 1)
+            norms, relu = [nn.BatchNorm2d(6), nn.BatchNorm2d(6)], nn.ReLU()
+            super().__init__(first, norms[0], relu, last, norms[1], nn.Flatten(), nn.Linear(216, 4))
+            first.register_forward_pre_hook(lambda module, args: (2 * args[0].clamp(max=1.5),))
+            first.register_forward_hook(lambda module, args, made: made + 0.5)
+            relu.register_forward_hook(lambda module, args, made: made - 0.3)
+            last.register_forward_hook(lambda module, args, made: seen.append(made.shape))
+            norms[1].register_forward_hook(lambda module, args, made: made * 1.5)
+
+    seen: list[torch.Size] = []
+    torch.manual_seed(0)
+    net = Hooked().eval()
+    model = qtool.prepare(net, {**BOTH, "activations": {"bits": 8, "place": place}}, IMAGES)
+    qtool.round_biases(model.eval())
+    integer = qtool.convert(model)
+    assert [spec.batch_norm for spec in integer.qtool.layers] == [None, "4", None]
+    assert "1" in integer.qtool.not_folded
+    expected = evaluate_by_hand(net, model, IMAGES)
+    seen.clear()
+    given = integer(IMAGES)
+    assert seen == [torch.Size([4, 6, 6, 6])]
+    torch.testing.assert_close(given.double(), expected, rtol=1e-3, atol=1e-3)
+
+    save_integer(integer, tmp_path / "m.safetensors", {})
+    assert torch.equal(load_integer(tmp_path / "m.safetensors", deepcopy(net))(IMAGES), given)

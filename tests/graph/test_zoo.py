@@ -89,11 +89,14 @@ def test_the_model_itself_may_be_what_is_watched(module: nn.Module) -> None:
     assert not [*module._forward_hooks, *module._forward_pre_hooks]
 
 
-def test_hooks_of_a_model_that_is_a_layer_run_before_it_is_noted() -> None:
+def test_what_a_users_hook_computes_is_no_part_of_the_module() -> None:
     conv = nn.Conv2d(3, 3, 1)
+    conv.register_forward_pre_hook(lambda module, args: (args[0].clamp(max=1),))
     conv.register_forward_hook(lambda module, args, output: output.flatten(1))
     assert record_forward(conv, WATCHED, X).calls == {"": 1}
-    assert story(record_forward(conv, WATCHED, X)) == [":0(x0)", "return :0"]
+    net = nn.Sequential(conv, nn.Flatten())
+    told = story(record_forward(net, WATCHED, X))
+    assert told[:3] == ["clamp(x0)", "0:0(clamp)", "flatten(0:0)"]
 
 
 def test_each_call_of_a_relu_is_a_site_of_its_own() -> None:

@@ -16,10 +16,8 @@ REFUSED = frozenset(
     )
 )
 OWN = "a weight that is also used without its layer"
-HOOK = "a hook changes what a layer reads or makes"
 OPEN: dict[str, str] = {
     "attention-transformer_encoder": OWN,
-    "parametrized-hooks_that_change_values": HOOK,
 }
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch has its own to say of some networks
