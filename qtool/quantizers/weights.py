@@ -116,9 +116,11 @@ class WeightQuantizer(FakeQuantize):
 
     def keep_scale_within_reach(self, weight: Tensor) -> None:
         """Bring learned scales back to where the weight [C, ...] is, should a step have left it."""
-        if not (self.learns and may_train(weight)):
+        if not (self.learns and self.scale.requires_grad and may_train(weight)):
             return
-        largest = self._rows(weight).abs().amax(1).reshape(self.scale.shape)
+        rows = self._rows(weight)
+        largest = torch.maximum(rows.amax(1), -rows.amin(1))  # without a copy of the weight
+        largest = largest.reshape(self.scale.shape)
         self.scale.copy_(within_reach(self.scale, largest, self.known_grid))
 
     def train_with(self, weight: Tensor) -> None:

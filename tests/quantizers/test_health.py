@@ -124,7 +124,7 @@ def test_one_quantized_relu_that_is_dead_is_found() -> None:
         network, {"activations": {"bits": 4, "place": "relu_outputs"}}, IMAGES
     ).eval()
     assert qtool.health(model, IMAGES) == []
-    norm = model[1]
+    norm = model.get_submodule("1")
     assert isinstance(norm, nn.BatchNorm2d)
     norm.bias.data.fill_(-1e3)
     assert ("2", "all_zero") in kinds(qtool.health(model, IMAGES))

@@ -11,7 +11,7 @@ import qtool
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 from qtool.numerics.ranges import RANGES, ppq, refine_scale
 from qtool.quantizers.control import blend_alphas, set_progress
-from qtool.quantizers.layers import QuantConv2d, make_quant_layer
+from qtool.quantizers.layers import QuantConv2d, make_quant_layer, quant_layers
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.settings.tensors import WeightQuantization
 
@@ -327,8 +327,8 @@ def test_a_head_that_starts_at_zero_learns() -> None:
     torch.manual_seed(0)
     x = torch.randn(64, 16)
     labels = (x[:, 0] > 0).long()
-    head = nn.Sequential(nn.Linear(16, 2))
-    nn.init.zeros_(head[0].weight)
+    head = nn.Linear(16, 2)
+    nn.init.zeros_(head.weight)
     model = qtool.prepare(head, {"weights": {"bits": 8}}, x)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for _ in range(60):
@@ -358,7 +358,7 @@ def test_learned_scales_of_8_bits_do_not_run_away(seed: int) -> None:
         nn.functional.cross_entropy(model(x), labels).backward()
         optimizer.step()
     model(x)  # which brings back what the last step took away
-    for layer in (model[0], model[2]):
+    for layer in quant_layers(model).values():
         assert largest_codes(layer).amin() >= 127 / 4
 
 
@@ -376,3 +376,14 @@ def test_a_learned_scale_that_a_step_threw_away_comes_back(moved: float) -> None
     rows = layer.weight.detach().reshape(4, -1).abs().amax(1).numpy() / 127
     ratio = quantizer.scale.detach().flatten().numpy() / rows
     assert ((ratio > 0.25) & (ratio < 4)).all()
+
+
+def test_a_scale_that_is_held_is_not_brought_back() -> None:
+    layer = conv_layer(bits=8)
+    quantizer = layer.weight_quantizer
+    assert quantizer is not None
+    quantizer.scale.requires_grad = False
+    quantizer.scale.data.mul_(100)
+    before = quantizer.scale.detach().clone()
+    layer(weight(2, 3, 6, 6)).sum().backward()
+    assert torch.equal(quantizer.scale.detach(), before)
