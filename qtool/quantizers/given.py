@@ -36,7 +36,8 @@ def refuse_useless_scale(quantizer: FakeQuantize, rows: Tensor) -> None:
     scale = quantizer.used_scale.reshape(-1, 1)
     steps = sizes / scale
     smallest = torch.where(sizes > 0, steps, torch.inf).amin()
-    if not grid.offset and bool(steps.amax() <= 0.5):
+    rounds_up = quantizer.deployed_rounding == "ceil"
+    if not grid.offset and not rounds_up and bool(steps.amax() <= 0.5):
         why = "makes every value 0"
     elif smallest > BEYOND * grid.qmax and sizes.unique().numel() > FEW + 1:
         why = "saturates every value"
