@@ -52,10 +52,11 @@ def decode(state: Tensor | Mapping[str, object]) -> QuantizerState:
                 "the state of a quantizer is an average over models whose grids differ, or that "
                 "had seen no data yet; average models of one prepare(..., example), or later ones"
             )
-        grids = [kind for kind, share in zip(KINDS, shares, strict=False) if share > 0.5]
+        pairs = zip(KINDS, shares, strict=False)
+        kind: Kind | None = next((kind for kind, share in pairs if share > 0.5), None)
         return {
             "ready": ready > 0.5,
-            "grid": grids[0] if grids else None,
+            "grid": kind,
             "steps": round(steps),
             "frozen": frozen > 0.5,
         }

@@ -149,6 +149,8 @@ class WeightQuantizer(FakeQuantize):
         if self.squashes:
             squashed = torch.tanh(weight)
             weight = squashed / squashed.abs().amax()
+        if not self.tracker.freezes:
+            return weight
         return self.tracker.hold(weight, self.used_scale, self.known_grid)
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ class WritesPast(torch.optim.Optimizer):
     def __init__(self, params: Any) -> None:
         super().__init__(params, {})
 
-    def step(self, closure: object = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -346,6 +346,7 @@ def test_calls_beyond_those_of_the_recorded_pass_stay_float() -> None:
             return x
 
     model = qtool.prepare(Twice(), RELUS, IMAGES).eval()
+    assert isinstance(model, Twice)
     model.times = 2
     with torch.no_grad():
         output = model(IMAGES)
