@@ -20,14 +20,15 @@ def refuse_useless_scale(quantizer: FakeQuantize, rows: Tensor) -> None:
     """Check that a scale that does not depend on the values leaves something of them.
 
     Args:
-        quantizer: whose scale is set; one of two levels, or whose scale is fitted, passes.
+        quantizer: whose scale is set; one of two levels, or without a number of the recipe's for
+            its scale, passes.
         rows: its values, [scales, K].
 
     Raises:
         ModelError: If every value becomes 0, or lies beyond twice the end of the grid.
     """
     grid = quantizer.known_grid
-    if not quantizer.settings.of_range.given or grid.bits == 1:
+    if "scale" not in quantizer.settings.range.params or grid.bits == 1:
         return
     values = rows.clamp_min(0) if grid.kind == "unsigned" else rows
     sizes = values.abs()

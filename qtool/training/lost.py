@@ -79,7 +79,9 @@ class Lost:
             return
         if bool((images == images[:1]).all()):
             return
-        place = first_constant_layer(model, images)
+        place, layer = first_constant_layer(model, images)
+        if layer is not None and _scaled_by_rule(layer):
+            return
         raise TrainingError(
             f"the network gives the same logits for every validation image {when}; {place}. "
             f"Lower the learning rate or the weight decay, or choose other ranges"
@@ -134,9 +136,9 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def first_constant_layer(model: nn.Module, images: Tensor) -> str:
-    """Say which layer is the first that makes the same of different inputs, and why if known."""
-    found: list[str] = []
+def first_constant_layer(model: nn.Module, images: Tensor) -> tuple[str, nn.Module | None]:
+    """Say which layer is the first that makes the same of different inputs; return it, too."""
+    found: list[tuple[str, nn.Module]] = []
 
     def look(name: str, module: nn.Module, args: tuple[object, ...], output: object) -> None:
         given = args[0] if args else None
@@ -144,11 +146,22 @@ def first_constant_layer(model: nn.Module, images: Tensor) -> str:
             return
         if _varies(given) and not _varies(output):
             why = _reason(module, given)
-            found.append(f"the first layer that makes the same of all is {name}{why}")
+            found.append((f"the first layer that makes the same of all is {name}{why}", module))
 
     with each_layer(model, look):
         model(images)
-    return found[0] if found else "no single layer does that by itself"
+    return found[0] if found else ("no single layer does that by itself", None)
+
+
+def _scaled_by_rule(layer: nn.Module) -> bool:
+    """Tell whether a layer's weights have the scale of a formula, such as he_uniform's.
+
+    That may round all of a start drawn otherwise to 0, which is for a health report to say.
+    """
+    quantizer = layer.weight_quantizer if isinstance(layer, QuantLayer) else None
+    if quantizer is None:
+        return False
+    return quantizer.settings.of_range.given and "scale" not in quantizer.settings.range.params
 
 
 def _varies(tensor: Tensor) -> bool:
