@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import qtool
 from qtool.conversion import parts
 from qtool.errors import ModelError, QtoolError
+from qtool.integer.layers import converted_state
 from qtool.limits import LIMITS, Limit
 from tests.conversion import test_norms as norms
 from tests.quantizers import test_door as door
@@ -84,8 +85,8 @@ def test_no_two_limits_are_told_apart_by_names_alone() -> None:
 class Shifted(nn.BatchNorm2d):
     """A norm that reads a second value."""
 
-    def forward(self, x: Tensor, by: Tensor) -> Tensor:
-        return super().forward(x) + by
+    def forward(self, input: Tensor, by: Tensor | float = 0.0) -> Tensor:
+        return super().forward(input) + by
 
 
 class OddNorm(nn.Module):
@@ -167,7 +168,7 @@ def left_float() -> Iterator[str]:
     """Yield why layers are left float."""
     chosen = {"overrides": [{"match": "chosen", **door.FLOAT}]}
     model = qtool.prepare(Auxiliary().train(), door.BOTH | chosen, door.IMAGES)
-    yield from qtool.convert(model.eval()).qtool.left_float.values()
+    yield from converted_state(qtool.convert(model.eval())).left_float.values()
 
 
 def not_folded(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
@@ -178,7 +179,7 @@ def not_folded(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     images = norms.IMAGES[:, :, :3]
     for net in nets:
         images = norms.IMAGES[:, :, :3] if isinstance(net, Tokens) else norms.IMAGES
-        yield from norms.converted(net, images)[1].qtool.not_folded.values()
+        yield from converted_state(norms.converted(net, images)[1]).not_folded.values()
     float_weights = {"match": "conv1", "weights": None}
     full = {"bits": 4, "grid": "full"}
     for changes in ({"overrides": [float_weights]}, {"weights": full}):
@@ -187,10 +188,10 @@ def not_folded(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         model.get_parameter("norm1.weight").data.fill_(-1.0)
         if "weights" in changes:
             model.get_parameter("conv1.weight_quantizer.scale").data.fill_(0.01)
-        yield from qtool.convert(model).qtool.not_folded.values()
+        yield from converted_state(qtool.convert(model)).not_folded.values()
     monkeypatch.setattr(parts, "foldable", lambda model, norm: None)  # what should not happen
     model = qtool.prepare(norms.lively(norms.Net(nn.BatchNorm2d)), norms.BOTH, norms.IMAGES)
-    yield from qtool.convert(model).qtool.not_folded.values()
+    yield from converted_state(qtool.convert(model)).not_folded.values()
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

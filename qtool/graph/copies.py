@@ -23,7 +23,10 @@ def copy_of(model: M) -> M:
     kept = {id(tensor): tensor.detach().clone() for tensor in _with_history(model)}
     for buffer in model.buffers():
         if isinstance(buffer, UninitializedBuffer):  # torch copies only uninitialized parameters
-            kept[id(buffer)] = UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)
+            empty = UninitializedBuffer.__new__
+            kept[id(buffer)] = empty(
+                UninitializedBuffer, requires_grad=False, device=buffer.device, dtype=buffer.dtype
+            )
     made = deepcopy(model, kept)
     for old, new in zip(model.modules(), made.modules(), strict=True):
         method = _compiled_method(old)

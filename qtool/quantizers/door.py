@@ -241,7 +241,7 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
     """Return the parameters of a module itself, and what its parametrizations make, by name."""
     if isinstance(module, parametrize.ParametrizationList):
         return {}  # they belong to the module that is parametrized
-    made = module.parametrizations if parametrize.is_parametrized(module) else ()
+    made = getattr(module, "parametrizations", ()) if parametrize.is_parametrized(module) else ()
     own: dict[str, Tensor] = dict(module.named_parameters(recurse=False))
     return own | {name: getattr(module, name) for name in made}
 

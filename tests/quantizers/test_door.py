@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import qtool
 from qtool import limits
 from qtool.errors import ModelError
+from qtool.integer.layers import converted_state
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.plan import plan
 from qtool.quantizers.prepare import prepared_state
@@ -122,7 +123,7 @@ def test_what_the_refusal_says_mends_it() -> None:
 
 def test_a_norm_whose_weight_something_makes_is_refused() -> None:
     model = net()
-    pruned(model[3])
+    pruned(model.get_submodule("3"))
     with pytest.raises(ModelError, match=r"^3: .*so that the norm cannot be folded; call torch"):
         qtool.prepare(model, BOTH, IMAGES)
 
@@ -319,7 +320,7 @@ def part_of_an_integer_model() -> nn.Module:
 
 def with_a_lock() -> nn.Module:
     model = net()
-    model[3].lock = threading.Lock()
+    vars(model[3])["lock"] = threading.Lock()
     return model
 
 
@@ -369,7 +370,7 @@ KINDS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "prepared inside": (shared_inside, r"^0 \(Sequential\) comes from qtool\.prepare already"),
     "a part of a prepared one": (
-        lambda: qtool.prepare(net(), BOTH)[0:4],
+        lambda: nn.Sequential(*list(qtool.prepare(net(), BOTH).children())[:4]),
         r"^0 \(QuantConv2d\) comes from qtool\.prepare already",
     ),
     "a part of an integer one": (
@@ -380,7 +381,10 @@ KINDS: dict[str, tuple[Callable[[], Any], str]] = {
     "DataParallel": (lambda: nn.DataParallel(net()), "the model is a DataParallel.*model inside"),
     "wrapped inside": (lambda: nn.Sequential(nn.DataParallel(net())), "^0 is a DataParallel"),
     "compiled": (lambda: torch.compile(net()), r"the model was compiled \(torch\.compile\).*first"),
-    "compiled inside": (lambda: net(torch.compile), r"^2 was compiled \(torch\.compile\)"),
+    "compiled inside": (
+        lambda: net(lambda layer: cast(nn.Module, torch.compile(layer))),
+        r"^2 was compiled \(torch\.compile\)",
+    ),
     "not to be copied": (with_a_lock, r"a copy, and 3\.lock cannot be copied \(TypeError: .*lock"),
     "another forward": (with_another_forward, "^2: its forward was replaced by a function"),
     "on meta": (lambda: net().to("meta"), r"^0\.weight is on the meta device.*to_empty"),
@@ -516,7 +520,7 @@ def test_a_compiled_prepared_model_is_converted_as_itself() -> None:
     model = qtool.prepare(net(), BOTH, IMAGES)
     compiled: Any = torch.compile(model, backend="eager")
     expected, given = qtool.convert(model), qtool.convert(compiled)
-    assert [spec.name for spec in given.qtool.layers] == ["0", "2", "7"]
+    assert [spec.name for spec in converted_state(given).layers] == ["0", "2", "7"]
     assert torch.equal(given(IMAGES), expected(IMAGES))
 
 
