@@ -67,8 +67,8 @@ class AsDeepAsAsked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).relu()
-        for step in range(self.depth):
-            x = F.relu(self.norm(self.same(x)) + (x if step else 0))
+        for _ in range(self.depth):
+            x = x + F.relu(self.norm(self.same(x)))
         return self.head(pooled(x))
 
 

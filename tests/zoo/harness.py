@@ -20,7 +20,7 @@ from tests.zoo.evaluation import fake_meaning, integer_meaning, load_trained, wr
 from tests.zoo.network import Form, Inputs, Network
 
 RECIPE: dict[str, object] = {"weights": {"bits": 4}, "activations": {"bits": 8}}
-ROWS, EVALUATED, STEPS = 8, 32, 3
+ROWS, EVALUATED, STEPS = 8, 64, 3
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def judge(
     recipe: dict[str, object] = RECIPE,
     path: Path | None = None,
     *,
-    rounds_biases: bool = False,
+    rounds_biases: bool = True,
 ) -> Verdict:
     """Prepare, train and convert a network; export it to `path` where one is given.
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # torch has its own to say o
 
 def judged(program: Program, path: Path | None = None) -> Verdict:
     """Judge a network as a training loop of one's own treats it, biases rounded at its end."""
-    return judge(program.network(), program.quantization, path, rounds_biases=True)
+    return judge(program.network(), program.quantization, path)
 
 
 def test_there_are_at_least_25_operators_and_all_of_them_are_drawn() -> None:

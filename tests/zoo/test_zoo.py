@@ -15,10 +15,7 @@ REFUSED = frozenset(
         "parametrization_of_ones_own",
     )
 )
-OWN = "a weight that is also used without its layer"
-OPEN: dict[str, str] = {
-    "attention-transformer_encoder": OWN,
-}
+OPEN: dict[str, str] = {}
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch has its own to say of some networks
 
