@@ -58,6 +58,7 @@ def prove(
             for batch in batches:
                 if rows_of(batch):
                     _run_both(reference, integer, batch, outputs)
+                    compared.refuse_left_over()
                     kept += [batch] if len(kept) < KEPT else []
         if not outputs.images:
             raise ValueError("convert needs images for its proof: its batches hold none")
@@ -166,16 +167,36 @@ class _Layers:
             output: Tensor,
         ) -> None:
             given = [*args, *kwargs.values()][0]
+            if name in self._waiting:
+                raise self._out_of_turn(name)
             self._waiting[name] = given, self.layers[name].forward(given)  # without hooks
 
         return hook
 
     def _compare(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, kwargs: object, expected: Tensor) -> None:
+            if name not in self._waiting:
+                raise self._out_of_turn(name)
             share = _difference(self.layers[name], expected, *self._waiting.pop(name))
             self.called[name] = max(share, self.called.get(name, 0.0))
 
         return hook
+
+    def refuse_left_over(self) -> None:
+        """Check, after a pass, that every layer was followed by the norm that is folded into it.
+
+        Raises:
+            ConversionError: Names the two.
+        """
+        for name in self._waiting:
+            raise self._out_of_turn(name)
+
+    def _out_of_turn(self, name: str) -> ConversionError:
+        norm = self.layers[name].spec.batch_norm
+        return ConversionError(
+            f"{name}: {norm} is folded into it, and on the proof's batches the two are not called "
+            f"one after the other each time, as on the first batch; every pass must call them alike"
+        )
 
 
 def _difference(layer: IntegerLayer, expected: Tensor, x: Tensor, given: Tensor) -> float:

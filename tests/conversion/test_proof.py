@@ -104,6 +104,34 @@ def test_a_layer_that_the_batches_do_not_reach_is_named():
     assert qtool.convert(model, [rows, rows + 9]).qtool.proof.layers_compared == 2
 
 
+class Sometimes(nn.Module):
+    """Calls its layer, or the norm behind it, as many times as the numbers of its input say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norm, self.head = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        layers, norms = (int(count) for count in x[0, :2])
+        for _ in range(layers):
+            y = self.fc(x)
+        for _ in range(norms):
+            y = self.norm(y if layers else x)
+        return self.head(y)
+
+
+@pytest.mark.parametrize("counts", [(2.0, 1.0), (1.0, 0.0), (1.0, 2.0), (0.0, 1.0)])
+def test_a_norm_that_does_not_follow_its_layer_in_every_pass_is_named(counts):
+    rows = torch.rand(16, 6, generator=torch.Generator().manual_seed(0))
+    rows[0, :2] = 1.0
+    other = rows.clone()
+    other[0, :2] = torch.tensor(counts)
+    model = prepared(Sometimes(), rows)
+    assert folded(qtool.convert(model)) == ["norm", None]
+    with pytest.raises(ConversionError, match="fc: norm is folded into it, and on the proof's"):
+        qtool.convert(model, [rows, other])
+
+
 # what it finds
 
 
@@ -347,9 +375,12 @@ def head(then):
 
 
 def test_an_output_without_tensors_is_compared_where_it_is_a_number_and_else_said():
-    integer = qtool.convert(head(lambda y: float(y.sum())))
+    model = head(lambda y: y)  # prepare refuses it where the example shows it
+    model.then = lambda y: float(y.sum())
+    integer = qtool.convert(model)
     assert not any("no numbers" in note for note in integer.qtool.notes)
-    integer = qtool.convert(head(lambda y: "some words"))
+    model.then = lambda y: "some words"
+    integer = qtool.convert(model)
     assert any("outputs hold no numbers" in note for note in integer.qtool.notes)
 
 
