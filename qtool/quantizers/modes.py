@@ -14,6 +14,7 @@ from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.recorder import Watched, record_forward, without_traces
 from qtool.graph.recording import Recording
+from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import plain_type
 
 ROWS = 4  # of the example: enough for batch norms in training mode
@@ -43,6 +44,24 @@ def see_both_modes(model: nn.Module, inputs: Inputs) -> list[Seen]:
         if found and not found[0].recording.training:
             return found
     return []
+
+
+def set_missing_ranges(model: nn.Module, inputs: Inputs) -> None:
+    """Set the ranges of inputs that evaluation alone makes, in a pass in evaluation mode.
+
+    Args:
+        model: fake-quantized, in training mode, in which a pass has set the other ranges.
+        inputs: of the pass.
+    """
+    if all(q.ready for q in model.modules() if isinstance(q, ActivationQuantizer)):
+        return
+    training = [module for module in model.modules() if module.training]
+    try:
+        with without_traces(model.eval()):
+            inputs.copied().call(model)
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _see(model: nn.Module, inputs: Inputs) -> Seen | None:

@@ -24,7 +24,7 @@ from qtool.quantizers.layers import (
     quant_layers,
     release_quant_layer,
 )
-from qtool.quantizers.modes import ROWS, bypassed, see_both_modes
+from qtool.quantizers.modes import ROWS, bypassed, see_both_modes, set_missing_ranges
 from qtool.quantizers.places import quantize_relus
 from qtool.settings.quantization import Quantization
 from qtool.settings.section import check
@@ -111,6 +111,7 @@ def prepare(
             output = inputs.call(model)
         door.check_output(output)
         if model.training and seen:
+            set_missing_ranges(model, inputs)
             told = see_deployed(copy_of(model).eval(), inputs.first(ROWS)).recording
             state.recording = replace(told, example=state.recording.example)
     return model

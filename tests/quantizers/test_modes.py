@@ -298,3 +298,26 @@ def test_what_was_written_behind_a_relu_is_not_taken_for_its_output(view: bool) 
     model = qtool.prepare(net, AT_RELUS, X)
     assert not quant_relus(model)
     assert_converts(net, model, X)
+
+
+class Another(nn.Module):
+    """A layer in training mode, and another one in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.trained = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.deployed, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.trained if self.training else self.deployed
+        return self.head(layer(self.embed(x).relu()).mean(1))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_layer_that_evaluation_alone_calls_has_a_range_from_the_example(training: bool) -> None:
+    torch.manual_seed(0)
+    net = Another().train(training)
+    model = qtool.prepare(net, BOTH, X)
+    assert [module.training for module in model.modules()] == [training] * len([*model.modules()])
+    train(model, X)
+    assert assert_converts(net, model, X).qtool.left_float == {"trained": UNCALLED}

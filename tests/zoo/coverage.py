@@ -71,7 +71,12 @@ def unnamed_weights(model: nn.Module, run: Callable[[], object], told: object) -
         in_its_layer = {n for n in inside & quantized if owns(model.get_submodule(n), weight)}
         if not in_its_layer and not names[weight] & known:
             found.append(f"{min(names[weight], key=len)!r} is used in float inside {max(inside)!r}")
-    found += [f"{s.name} never runs" for s in told.layers if not every[s.name] & ran]
+    said = " ".join(told.notes)
+    found += [
+        f"{s.name} never runs, and nothing says so"
+        for s in told.layers
+        if not every[s.name] & ran and s.name not in said
+    ]
     plain = [n for n, m in model.named_modules() if type(m) in (nn.Conv2d, nn.Linear)]
     found += [f"nothing is said of {n}" for n in plain if not every[n] & (quantized | known)]
     return sorted(set(found))
