@@ -5,6 +5,7 @@ layer that conversion names: inputs are put on their grids, sums are taken in fl
 between layers stays what the network itself does. The formulas are those of the contract.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from types import MethodType
 
@@ -36,6 +37,11 @@ def on_grid(
     u = x.float() / step.float() + offset  # thresholds are those of float32
     q = torch.ceil(u) if up else torch.round(u)
     return q.double().clamp(low - zero, high - zero) - offset
+
+
+def used(scale: Tensor) -> Tensor:
+    """Return a scale as it is used: one that an update pushed below 1e-8 counts as 1e-8."""
+    return scale.clamp(min=1e-8)
 
 
 def rows(values: Tensor, like: Tensor) -> Tensor:
@@ -75,7 +81,10 @@ def load_trained(model: nn.Module, prepared: State) -> None:
         RuntimeError: If one is missing, or is not the network's.
     """
     quantizers = (".weight_quantizer.", ".input_quantizer.", ".quantizers.")
-    own = {k: v for k, v in prepared.items() if not any(q in f".{k}" for q in quantizers)}
+    own = OrderedDict(
+        (k, v) for k, v in prepared.items() if not any(q in f".{k}" for q in quantizers)
+    )
+    own._metadata = getattr(prepared, "_metadata", {})  # versions, which some modules ask for
     model.load_state_dict(own)
 
 
@@ -85,8 +94,8 @@ def integer_forward(layer: nn.Module, spec: object, state: State, name: str) -> 
     codes, bias = state[f"{at}codes"], state.get(f"{at}bias")
     weight_scale = state.get(f"{at}weight_scale")
 
-    def forward(self: nn.Module, x: Tensor) -> Tensor:
-        scale = torch.ones((), dtype=torch.float64)
+    def forward(self: nn.Module, input: Tensor) -> Tensor:
+        x, scale = input, torch.ones((), dtype=torch.float64)
         if spec.input_bits is not None:
             step = state[f"{at}input_scale"].double()
             zero = float(state[f"{at}input_zero_point"])
@@ -112,15 +121,15 @@ def fake_forward(layer: nn.Module, spec: object, prepared: State, rule: str) -> 
     """Return conv(x_hat, w_hat) + b from the trained scales and the latent weight."""
     at = f"{spec.name}." if spec.name else ""
 
-    def forward(self: nn.Module, x: Tensor) -> Tensor:
-        weight = self.weight.detach()
+    def forward(self: nn.Module, input: Tensor) -> Tensor:
+        x, weight = input, self.weight.detach()
         if spec.weight_bits is not None:
-            step = prepared[f"{at}weight_quantizer.scale"]
+            step = used(prepared[f"{at}weight_quantizer.scale"])
             step = rows(step, weight) if step.ndim else step
             seen = squashed(weight, rule)
             weight = on_grid(seen, step, spec.weight_bits, spec.weight_grid) * step.double()
         if spec.input_bits is not None and not spec.input_from:
-            step = prepared[f"{at}input_quantizer.scale"]
+            step = used(prepared[f"{at}input_quantizer.scale"])
             zero = float(prepared[f"{at}input_quantizer.zero_point"])
             up = spec.input_rounding == "ceil"
             x = on_grid(x, step, spec.input_bits, spec.input_grid, zero=zero, up=up)
@@ -137,8 +146,8 @@ def relu_forward(relu: nn.Module, spec: object, steps: list[Tensor]) -> Callable
     """Return a ReLU whose output is put on a grid, one for each of its calls in a pass."""
     relu.calls = 0
 
-    def forward(self: nn.Module, x: Tensor) -> Tensor:
-        index, self.calls = self.calls, self.calls + 1
+    def forward(self: nn.Module, input: Tensor) -> Tensor:
+        x, index, self.calls = input, self.calls, self.calls + 1
         if index >= len(spec.calls) or spec.calls[index].bits is None:
             return F.relu(x)
         call, step = spec.calls[index], steps[index]
@@ -156,7 +165,7 @@ def integer_meaning(model: nn.Module, integer: nn.Module) -> nn.Module:
         layer.forward = integer_forward(layer, spec, state, spec.name)
         if spec.batch_norm is not None:
             norm = model.get_submodule(spec.batch_norm)
-            norm.forward = MethodType(lambda self, x: x, norm)
+            norm.forward = MethodType(lambda self, input: input, norm)
     for spec in told.relus:
         relu = model.get_submodule(spec.name)
         relu.forward = relu_forward(relu, spec, list(state[f"{spec.name}.scales"]))
@@ -171,7 +180,7 @@ def fake_meaning(model: nn.Module, prepared: State, told: object, rules: dict) -
     for spec in told.relus:
         relu = model.get_submodule(spec.name)
         steps = [
-            prepared.get(f"{spec.name}.quantizers.{call}.scale", torch.ones(()))
+            used(prepared.get(f"{spec.name}.quantizers.{call}.scale", torch.ones(())))
             for call in range(len(spec.calls))
         ]
         relu.forward = relu_forward(relu, spec, steps)
@@ -210,7 +219,7 @@ def wrong_tensors(model: nn.Module, prepared: State, integer: nn.Module, rules: 
             if not torch.equal(codes, weight):
                 found.append(f"{spec.name}: its float weight changed")
             continue
-        step = prepared[f"{at}weight_quantizer.scale"]
+        step = used(prepared[f"{at}weight_quantizer.scale"])
         steps = on_grid(
             squashed(weight, rules[spec.name]),
             rows(step, weight) if step.ndim else step,

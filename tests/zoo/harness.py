@@ -178,7 +178,7 @@ def faults_of(
 ) -> list[str]:
     """Return everything that is wrong with what conversion made and said."""
     batch, told = network.inputs(EVALUATED, 11), integer.qtool
-    state = {k: v for k, v in prepared.state_dict().items() if isinstance(v, Tensor)}
+    state = prepared.state_dict()
     rules = {spec.name: rule_of(recipe) for spec in told.layers}
     plain, trained, meant, fake = (network.build() for _ in range(4))
     try:
