@@ -22,19 +22,20 @@ WIDEST = 3.9  # from 4 on the largest code is less than a quarter of the grid's
 NARROWEST = 0.26  # at 8 bits: below 1/4 the upper three quarters of the weights saturate
 
 
-def within_reach(scale: Tensor, largest: Tensor, grid: IntegerGrid) -> Tensor:
-    """Return the scales [R], each kept within reach of its row's max|w| [R].
+def reach(grid: IntegerGrid) -> tuple[float, float]:
+    """Return the smallest and the largest scale of a row whose max|w| is 1.
 
         0.26 sqrt(h / 127) <= s h / a <= min(3.9, 1.9 h)
         a = max|w|, h = high (high - 1/2 on mid_rise)
 
     Below 8 bits more of a row may saturate: the best scale for few levels is narrower. At most
-    1.9 a, for from 2 a on the whole row is rounded to zero, which mid_rise has not. A row of zeros
-    keeps its scale.
+    1.9 a, for from 2 a on the whole row is rounded to zero, which mid_rise has not.
     """
     high = grid.qmax - grid.offset
     widest = WIDEST if grid.offset else min(WIDEST, 1.9 * high)
-    narrowest = NARROWEST * (high / 127) ** 0.5
-    level = largest / high
-    kept = torch.minimum(torch.maximum(scale, narrowest * level), widest * level)
-    return torch.where(level > 0, kept, scale)
+    return NARROWEST * (high / 127) ** 0.5 / high, widest / high
+
+
+def within(scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return the scales [R], each kept between its bounds [R]; a row of zeros, high 0, keeps it."""
+    return torch.where(high > 0, torch.minimum(torch.maximum(scale, low), high), scale)

@@ -8,12 +8,12 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable, but loads 
 
 from qtool.numerics.grid import dequantize, quantize
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, absmax, refine_scale, start_of_zeros
-from qtool.numerics.reach import within_reach
+from qtool.numerics.reach import reach, within
 from qtool.numerics.schedules import SCHEDULES, Schedule, constant
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.given import refuse_useless_scale
 from qtool.quantizers.moved import in_backward, place_of, steps_taken
-from qtool.quantizers.oscillation import OscillationTracker, observe
+from qtool.quantizers.oscillation import ATEN, OscillationTracker, observe
 from qtool.quantizers.state import QuantizerState
 from qtool.settings.section import Choice
 from qtool.settings.tensors import WeightQuantization
@@ -114,15 +114,6 @@ class WeightQuantizer(FakeQuantize):
                 self.fit_again(weight)
             self.steps += 1
 
-    def keep_scale_within_reach(self, weight: Tensor) -> None:
-        """Bring learned scales back to where the weight [C, ...] is, should a step have left it."""
-        if not (self.learns and self.scale.requires_grad and may_train(weight)):
-            return
-        rows = self._rows(weight)
-        largest = torch.maximum(rows.amax(1), -rows.amin(1))  # without a copy of the weight
-        largest = largest.reshape(self.scale.shape)
-        self.scale.copy_(within_reach(self.scale, largest, self.known_grid))
-
     def train_with(self, weight: Tensor) -> None:
         """Let a learned scale train where its weight does: a frozen layer is to stay as it is."""
         if self.learns and self.scale.requires_grad and not may_train(weight):
@@ -219,16 +210,48 @@ def seen_at(weight: Tensor) -> Seen:
 @torch.no_grad()
 def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> None:
     """Do what is due once per training step: fit scales again, watch weights oscillate."""
-    codes = []
     for quantizer, weight in zip(quantizers, weights, strict=True):
         quantizer.refit(weight)
-        quantizer.keep_scale_within_reach(weight)
+    keep_scales_within_reach(quantizers, weights)
+    codes = []
+    for quantizer, weight in zip(quantizers, weights, strict=True):
         held = quantizer.before_rounding(weight)
         codes.append(quantizer.tracker.codes_of(held, quantizer.used_scale, quantizer.known_grid))
     observe([quantizer.tracker for quantizer in quantizers], codes)
     for quantizer, weight, now in zip(quantizers, weights, codes, strict=True):
         if quantizer.tracker.freezes and may_train(weight):
             quantizer.tracker.freeze(now, quantizer.threshold(quantizer.progress))
+
+
+def keep_scales_within_reach(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> None:
+    """Bring learned scales back to where the weights [C, ...] are, should a step have left them.
+
+    The scales of all layers go together: they are few numbers in many tensors.
+    """
+    scales, largest, lowest, highest = [], [], [], []
+    for quantizer, weight in zip(quantizers, weights, strict=True):
+        if quantizer.learns and quantizer.scale.requires_grad and may_train(weight):
+            low, high = reach(quantizer.known_grid)
+            scales.append(quantizer.scale.detach().view(-1))
+            largest.append(_largest(weight, len(scales[-1])))
+            lowest.append(low)
+            highest.append(high)
+    if not scales:
+        return
+    low = torch.cat(ATEN._foreach_mul.ScalarList(largest, lowest))
+    high = torch.cat(ATEN._foreach_mul.ScalarList(largest, highest))
+    kept = within(torch.cat(scales), low, high)
+    ATEN._foreach_copy_.default(scales, list(kept.split([len(scale) for scale in scales])))
+
+
+def _largest(weight: Tensor, rows: int) -> Tensor:
+    """Return max|w| of each row that shares a scale, float32 [rows]."""
+    values = weight.detach()
+    if not values.is_contiguous() and values.ndim == 4:
+        values = values.permute(0, 2, 3, 1)  # no copy where the channels are innermost
+    values = values.reshape(rows, -1)
+    # without a copy of the weight, as its absolute values would be
+    return torch.maximum(values.amax(1), -values.amin(1)).float()
 
 
 def _schedule(choice: Choice | None) -> Schedule:

@@ -6,7 +6,7 @@ import torch
 
 from qtool.numerics.grid import IntegerGrid, quantize
 from qtool.numerics.ranges import learned, mse
-from qtool.numerics.reach import within_reach
+from qtool.numerics.reach import reach, within
 
 GRIDS = [IntegerGrid(b, "narrow") for b in (2, 3, 4, 5, 8)] + [
     IntegerGrid(8, "full"),
@@ -15,6 +15,11 @@ GRIDS = [IntegerGrid(b, "narrow") for b in (2, 3, 4, 5, 8)] + [
     IntegerGrid(4, "mid_rise"),
 ]
 each_grid = pytest.mark.parametrize("grid", GRIDS, ids=str)
+
+
+def within_reach(scale: torch.Tensor, largest: torch.Tensor, grid: IntegerGrid) -> torch.Tensor:
+    low, high = reach(grid)
+    return within(scale, low * largest, high * largest)
 
 
 def rows(kind: str, count: int = 40, size: int = 576) -> torch.Tensor:
