@@ -30,6 +30,9 @@ def reach(grid: IntegerGrid) -> tuple[float, float]:
 
     Below 8 bits more of a row may saturate: the best scale for few levels is narrower. At most
     1.9 a, for from 2 a on the whole row is rounded to zero, which mid_rise has not.
+
+    >>> [round(factor, 3) for factor in reach(IntegerGrid(2, "narrow"))]
+    [0.023, 1.9]
     """
     high = grid.qmax - grid.offset
     widest = WIDEST if grid.offset else min(WIDEST, 1.9 * high)

@@ -10,7 +10,11 @@ from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 
 
 def mean_of(rows: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the mean of each row, [R]."""
+    """Return the mean of each row, [R].
+
+    >>> mean_of(torch.tensor([[1.0, 5.0]]), torch.tensor([3.0, 1.0]))
+    tensor([2.])
+    """
     return rows.mean(1) if weights is None else rows @ (weights / weights.sum())
 
 

@@ -308,6 +308,28 @@ def test_what_the_steps_of_biases_change_is_said_and_gone_once_they_are_rounded(
     assert integer.qtool.proof.clear_agreement == 1.0
 
 
+class Magnified(nn.Module):
+    """Makes much of the last bits of a value, as many rounding thresholds in a row do."""
+
+    def forward(self, x):
+        return torch.sin(1e7 * x)
+
+
+def test_what_float32_itself_changes_is_said_and_no_fault():
+    net = nn.Sequential(nn.Linear(16, 64), Magnified(), nn.Linear(64, 10))
+    images = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+    model = prepared(net, images, activations=8)
+    qtool.round_biases(model)
+    integer = qtool.convert(model)
+
+    (note,) = integer.qtool.notes
+    assert "float32 alone moves the outputs" in note
+    assert integer.qtool.proof.clear_agreement < 0.98
+    integer[2].codes.neg_()
+    with pytest.raises(ConversionError, match="2: the integer layer's output differs"):
+        prove(model, integer, [Inputs.of(images)], [])
+
+
 # networks of other forms
 
 

@@ -11,7 +11,7 @@ import qtool.numerics
 NAMES = [module.name for module in pkgutil.iter_modules(qtool.numerics.__path__)]
 WITHOUT = {  # whose functions stand behind those of others, or are choices that a table documents
     *("closed_forms", "fast_estimators", "half_normal", "range_facts", "ranges"),
-    *("relu_family", "sign_family", "steps"),
+    *("relu_family", "scale_search", "sign_family", "steps"),
 }
 
 
