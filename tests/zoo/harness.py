@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import qtool
 from qtool.errors import QtoolError
+from qtool.limits import LIMITS
 from tests.zoo.coverage import leftovers, unnamed_norms, unnamed_weights
 from tests.zoo.evaluation import fake_meaning, integer_meaning, load_trained, wrong_tensors
 from tests.zoo.network import Form, Inputs, Network
@@ -131,15 +132,15 @@ def judge(
 ) -> Verdict:
     """Prepare, train and convert a network; export it to `path` where one is given.
 
-    Whatever stops it before training is a refusal where it names a module or its type; everything
-    that stops it later is raw.
+    Whatever stops it before training is a refusal where it names a module or its type in words of
+    the table of known limits; everything that stops it later is raw.
     """
     model, example = network.build(), network.inputs(ROWS, 7)
     try:
         prepared = qtool.prepare(model, recipe, example=example)
     except (ValueError, QtoolError) as error:
-        named = names_a_module(str(error), model)
-        return Verdict("refused" if named else "raw", f"{type(error).__name__}: {error}")
+        refused = names_a_module(str(error), model) and is_listed("refused", str(error))
+        return Verdict("refused" if refused else "raw", f"{type(error).__name__}: {error}")
     except Exception as error:
         return Verdict("raw", f"prepare: {type(error).__name__}: {first_line(error)}")
     try:
@@ -159,6 +160,18 @@ def judge(
         except Exception as error:
             return Verdict("raw", f"export: {type(error).__name__}: {first_line(error)}")
     return Verdict("silent", "; ".join(faults)) if faults else Verdict("right")
+
+
+def is_listed(outcome: str, sentence: str) -> bool:
+    """Tell whether a sentence is in the table of known limits."""
+    return any(limit.outcome == outcome and limit.fits(sentence) for limit in LIMITS.values())
+
+
+def unlisted(told: object) -> list[str]:
+    """Return reasons of conversion that the table of known limits lacks."""
+    said = [("left float", why) for why in told.left_float.values()]
+    said += [("not folded", why) for why in told.not_folded.values()]
+    return [f"no known limit: {why}" for outcome, why in said if not is_listed(outcome, why)]
 
 
 def first_line(error: Exception) -> str:
@@ -186,7 +199,7 @@ def faults_of(
             load_trained(model, state)
     except RuntimeError as error:
         return [f"what was trained is not the network's: {first_line(error)}"]
-    faults = leftovers(integer)
+    faults = leftovers(integer) + unlisted(told)
     with evaluating(plain, trained, meant, fake):
         call(trained, batch)  # makes the weights that hooks make
         faults += wrong_tensors(trained, state, integer, rules)
