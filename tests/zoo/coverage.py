@@ -70,7 +70,7 @@ def unnamed_weights(model: nn.Module, run: Callable[[], object], told: object) -
     for weight, inside in uses.found:
         in_its_layer = {n for n in inside & quantized if owns(model.get_submodule(n), weight)}
         if not in_its_layer and not names[weight] & known:
-            found.append(f"{min(names[weight], key=len)!r} is used in float inside {max(inside)!r}")
+            found.append(f"{max(names[weight], key=len)!r} is used in float inside {max(inside)!r}")
     said = " ".join(told.notes)
     found += [
         f"{s.name} never runs, and nothing says so"

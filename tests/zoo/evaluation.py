@@ -215,6 +215,7 @@ def wrong_tensors(model: nn.Module, prepared: State, integer: nn.Module, rules: 
         layer, codes = model.get_submodule(spec.name), state[f"{at}codes"]
         weight = layer.weight.detach()
         gain, shift = folded(model, spec, layer)
+        found += wrong_input(spec, state, prepared, at)
         if spec.weight_bits is None:
             if not torch.equal(codes, weight):
                 found.append(f"{spec.name}: its float weight changed")
@@ -240,6 +241,19 @@ def wrong_tensors(model: nn.Module, prepared: State, integer: nn.Module, rules: 
             found.append(f"{spec.name}: scales {stored[wrong]} instead of {scale[wrong]}")
         found += wrong_bias(spec, state, at, shift, stored)
     return found
+
+
+def wrong_input(spec: object, state: State, prepared: State, at: str) -> list[str]:
+    """Return what is wrong with the scale of an input's codes, or with its zero point."""
+    if spec.input_bits is None or spec.input_from:
+        return []
+    scale = used(prepared[f"{at}input_quantizer.scale"])
+    scale = scale / 2 if spec.input_grid == "mid_rise" else scale
+    if not torch.equal(state[f"{at}input_scale"], scale):
+        return [f"{spec.name}: the input's scale {state[f'{at}input_scale']} instead of {scale}"]
+    zero = prepared[f"{at}input_quantizer.zero_point"].round()
+    wrong = float(state[f"{at}input_zero_point"]) != float(zero)
+    return [f"{spec.name}: the input's zero point is not {zero}"] if wrong else []
 
 
 def folded(model: nn.Module, spec: object, layer: nn.Module) -> tuple[Tensor, Tensor]:
