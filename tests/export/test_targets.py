@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import qtool
-from qtool.errors import InputError
+from qtool.errors import ExportError, InputError
 from qtool.export import gate
 from qtool.export.targets.target import TARGETS
 from qtool.inspection.onnx import inspect_onnx
@@ -75,3 +75,14 @@ def test_a_runtime_names_itself_and_refuses_what_it_cannot_load(name: str, tmp_p
     for given in (tmp_path / "junk.onnx", b"junk"):
         with pytest.raises(InputError, match=f"{runtime.title} cannot load it"):
             runtime.open(given)
+
+
+@each_target
+def test_a_model_that_was_written_and_cannot_be_loaded_is_a_failed_export(name: str) -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("NoSuchOperator", ["x"], ["x2"])
+    made = onnx.helper.make_tensor_value_info("x2", onnx.TensorProto.FLOAT, [1])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [made]))
+    runtime = TARGETS[name]().runtime
+    with pytest.raises(ExportError, match=rf"^{runtime.title} cannot load it: .*NoSuchOperator"):
+        runtime.optimized(model)

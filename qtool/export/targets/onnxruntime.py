@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from qtool.errors import InputError
+from qtool.errors import ExportError, InputError
 from qtool.export.targets.target import TARGETS, Array, Target
 
 
@@ -67,7 +67,8 @@ class OnnxRuntime:
         """Return the graph that the runtime makes of a model; this machine's layouts are left out.
 
         Raises:
-            InputError: If the runtime cannot load the model.
+            InputError: If the runtime cannot load a file.
+            ExportError: If it cannot load a model in memory, which is being exported.
         """
         with tempfile.TemporaryDirectory() as folder:
             given, made = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
@@ -79,7 +80,12 @@ class OnnxRuntime:
             options.optimized_model_filepath = str(made)
             extended = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             options.graph_optimization_level = extended
-            self._open(given, options)
+            try:
+                self._open(given, options)
+            except InputError as error:
+                if isinstance(model, Path):
+                    raise
+                raise ExportError(str(error).removeprefix(f"{given}: ")) from error
             return onnx.load(str(made)).graph
 
     def _open(self, model: Path | bytes, options: ort.SessionOptions) -> OnnxSession:

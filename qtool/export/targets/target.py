@@ -70,7 +70,8 @@ class Runtime(Protocol):
         """Return the graph that it makes of a model, before it is laid out for one machine.
 
         Raises:
-            InputError: If it cannot load the model.
+            InputError: If it cannot load a file.
+            ExportError: If it cannot load a model in memory, which is being exported.
         """
         ...
 
