@@ -19,9 +19,20 @@ SMALLEST = {"lenet5": 12, "resnet20": 8, "two_linear_layers": 28}  # pixels
 SMALLEST_ELSE = 32
 COUNTS = {"gaussian_teacher": "samples", "linear_subspaces": "samples_per_class"}
 CLASSES = 10
-each_recipe = pytest.mark.parametrize(
-    "path", RECIPES, ids=lambda path: str(path.relative_to(ROOT).with_suffix(""))
-)
+SLOW = ("liu2019_resnet50_imagenet",)  # another recipe of this network stays in the default suite
+
+
+def name_of(path: Path) -> str:
+    """Return a recipe's name among those that are shipped."""
+    return str(path.relative_to(ROOT).with_suffix(""))
+
+
+def marks(path: Path) -> list[pytest.MarkDecorator]:
+    """Return what is marked slow."""
+    return [pytest.mark.slow] if path.stem in SLOW else []
+
+
+each_recipe = pytest.mark.parametrize("path", RECIPES, ids=name_of)
 
 
 def write_images(path: Path, size: int, channels: int) -> None:
@@ -81,7 +92,7 @@ def test_a_recipe_plans_what_it_quantizes_before_there_are_data(path: Path) -> N
 
 
 @pytest.mark.usefixtures("untimed")
-@each_recipe
+@pytest.mark.parametrize("path", [pytest.param(p, marks=marks(p), id=name_of(p)) for p in RECIPES])
 def test_a_recipe_takes_a_step_and_goes_all_the_way_to_a_file(path: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     trained = pipeline.train(tiny(path, tmp_path), run_dir=run, device="cpu")
