@@ -7,7 +7,7 @@ from qtool.conversion.parts import Parts
 from qtool.errors import ConversionError
 from qtool.numerics.ranges import SMALLEST_SCALE
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.finite import MOST_LISTED, bad_numbers, not_finite
+from qtool.quantizers.finite import bad_numbers, listed, not_finite
 
 LEAST = 1e-4 * SMALLEST_SCALE  # training holds learned scales above the one, or throws them below 0
 
@@ -25,9 +25,8 @@ def refuse_bad_numbers(model: nn.Module) -> None:
         if isinstance(quantizer, FakeQuantize):
             found += [f"{name}.{fault}" for fault in _faults(quantizer)]
     if found:
-        more = f", and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
         raise ConversionError(
-            f"{'; '.join(found[:MOST_LISTED])}{more}; there are no integers for that: train or "
+            f"{listed(found)}; there are no integers for that: train or "
             f"calibrate again, from values that are finite"
         )
 

@@ -28,8 +28,13 @@ def refuse_bad_numbers(model: nn.Module) -> None:
     """
     found = bad_numbers(model)
     if found:
-        more = f", and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
-        raise ModelError(f"{'; '.join(found[:MOST_LISTED])}{more}; {MEND}")
+        raise ModelError(f"{listed(found)}; {MEND}")
+
+
+def listed(found: list[str]) -> str:
+    """Return faults in one line, the first few of them."""
+    more = f", and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
+    return f"{'; '.join(found[:MOST_LISTED])}{more}"
 
 
 def bad_numbers(model: nn.Module) -> list[str]:
