@@ -5,6 +5,7 @@ puts other data there. Fused optimizers, and those that write to `parameter.data
 torch tells of their steps.
 """
 
+from abc import ABC, abstractmethod
 from functools import cache
 from weakref import WeakSet
 
@@ -28,12 +29,12 @@ def in_backward() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-class WatchesOptimizers:
+class WatchesOptimizers(ABC):
     """Is told of every step that an optimizer of torch's kind takes."""
 
+    @abstractmethod
     def tell(self, optimizer: Optimizer) -> None:
         """Note a step of an optimizer."""
-        raise NotImplementedError
 
 
 class _Taken(WatchesOptimizers):

@@ -33,7 +33,7 @@ class Shown:
         return {k: np.asarray(v.numpy() + self._change) for k, v in named.items()}
 
     def constants(self, names: list[str]) -> list[Array]:
-        raise NotImplementedError
+        return []
 
 
 class Gives(nn.Module):
