@@ -27,7 +27,7 @@ OTHER_ERRORS = {
     "quantizers/given.py": "scales that the settings give",
     "quantizers/relu.py": "a mistake of our own",
     "quantizers/fake_quantize.py": "a mistake of our own",
-    "quantizers/places.py": "an argument that is missing",
+    "quantizers/places/relu_outputs.py": "an argument that is missing",
     "quantizers/prepare.py": "patterns that match no layer",
     "conversion/proof.py": "what the proof found",
     "conversion/outputs.py": "what the proof found",

@@ -25,7 +25,7 @@ from qtool.quantizers.layers import (
     release_quant_layer,
 )
 from qtool.quantizers.modes import ROWS, bypassed, see_both_modes, set_missing_ranges
-from qtool.quantizers.places import quantize_relus
+from qtool.quantizers.places.relu_outputs import quantize_relus
 from qtool.settings.quantization import Quantization
 from qtool.settings.section import check
 from qtool.settings.user_estimators import load_by_absolute_paths

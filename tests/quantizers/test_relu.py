@@ -22,7 +22,7 @@ from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import RANGES
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import quant_layers
-from qtool.quantizers.places import find_places
+from qtool.quantizers.places.relu_outputs import find_places
 from qtool.quantizers.relu import QuantReLU, quant_relus
 
 IMAGES = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))

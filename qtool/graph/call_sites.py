@@ -1,0 +1,41 @@
+"""Call sites: the numbered calls of functions in the blocks of a model.
+
+A block is the model itself, or a module with children whose forward is not that of Sequential.
+What a block's own code calls, and what modules without children call that it runs (its leaves),
+are the block's calls: layer1.0:relu1 is the second ReLU that layer1.0 runs, be it F.relu in its
+forward or a nn.ReLU that it holds.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CallSite:
+    """One call of a function in one pass of a block, written BLOCK:FUNCTIONn.
+
+    A block that is called several times in a pass of the model has the same sites in each call.
+
+    Attributes:
+        block: name of the block, "" for the model itself.
+        function: its name in `qtool.graph.functions`, such as add.
+        number: which call of that function in the block, from 0, as the recorded pass made them.
+        leaf: name of the leaf that makes the call, "" where the block's own code does.
+        call: which call of the function by that leaf, or by the block's own code, in one call of
+            the block. A pass finds its sites by leaf, function and call, so that a leaf that is
+            skipped at random does not shift the calls behind it.
+    """
+
+    block: str
+    function: str
+    number: int
+    leaf: str = ""
+    call: int = 0
+
+    def __str__(self) -> str:
+        """Return BLOCK:FUNCTIONn."""
+        return f"{self.block}:{self.key}"
+
+    @property
+    def key(self) -> str:
+        """Return FUNCTIONn, the name of what stands there among the block's `sites`."""
+        return f"{self.function}{self.number}"

@@ -1,0 +1,104 @@
+"""What is decided for the values of a network: which get a quantizer, and what it is like."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qtool.graph.call_sites import CallSite
+from qtool.settings.tensors import ActivationQuantization
+
+# free: grid and range as the settings say. rectified: unsigned, for a ReLU or a clip from 0 is the
+# quantizer's. hardswish: 8 bits, scale 3 / k and zero point k, k = round(255 * 3 / (hi + 3)), so
+# that hardsigmoid of a code q is min(q, 2k) / 2k. unit: 8 bits, unsigned, scale 1 / 255, for what
+# lies in 0..1.
+Form = Literal["free", "rectified", "hardswish", "unit"]
+# image: an input of the model. layers: read by layers alone. join: read by a join, or by float
+# operators alone.
+Use = Literal["image", "layers", "join"]
+# How a join computes. depthwise: average pooling, or a norm that cannot be folded, as a convolution
+# of each channel by itself.
+JoinKind = Literal[
+    "add", "mul", "cat", "global_pool", "depthwise", "sigmoid", "silu", "hardswish", "requantize"
+]
+
+
+@dataclass(frozen=True)
+class PlacedSite:
+    """A quantizer of one value (or of one group of values).
+
+    Attributes:
+        site: where the quantizer stands: the call whose result it rounds. For `rectified` that is
+            the ReLU or clip, whose argument it takes and whose work it does; hardsigmoid, for
+            `unit`, computes first.
+        maker: the call that computes the value: the site itself, or what comes before a norm, ReLU
+            or clip that the quantizer stands behind. None for an input of the model.
+        settings: bits, grid, range, estimator and rounding.
+        form: what the grid has to be like.
+        top: what a clip from 0 ends at; None for a ReLU and where there is none.
+        use: who reads it, in one word.
+        readers: names of the layers, and of the sites of joins, that read it.
+        group: the site whose quantizer serves this one, too; the site itself where that is its own.
+        wants: whether what is asked for the value was a layer's or the site's: overrides.N or
+            quantization, for messages and the plan.
+    """
+
+    site: CallSite
+    maker: CallSite | None
+    settings: ActivationQuantization
+    form: Form = "free"
+    top: float | None = None
+    use: Use = "layers"
+    readers: tuple[str, ...] = ()
+    group: CallSite | None = None
+    wants: str = "quantization"
+
+
+@dataclass(frozen=True)
+class Join:
+    """An operator that computes in integers: an addition, product, concatenation, pooling, gate.
+
+    Attributes:
+        site: of the call.
+        kind: how it computes.
+        inputs: the placed sites whose quantizers its operands carry, in order, as written.
+        output: the placed site whose quantizer stands behind it.
+        norm: name of the module, where it is a norm that cannot be folded.
+        facts: of the operation (kernel, stride, padding, dim).
+    """
+
+    site: CallSite
+    kind: JoinKind
+    inputs: tuple[str, ...]
+    output: str
+    norm: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """All decisions for one network; sites go by their written names.
+
+    Attributes:
+        sites: every placed quantizer, in the order of the pass.
+        joins: operators that compute in integers, by site.
+        layers: layer -> the site whose value it reads, also through operators that pass it on.
+            A layer that is not among them, and is to have a quantized input, has its own quantizer.
+        requantized: layers that round what they read again, to their own bits.
+        outputs: layer -> the site that its output is quantized at; absent where that stays float.
+        absorbed: norms (by module name), ReLUs and clips (by site) that a maker before them and a
+            quantizer behind them leave nothing to do in integers -> the site of that quantizer.
+        repeats: sites of operators that pass values on (pooling by maximum, flatten, ...) -> the
+            site whose grid their results still lie on.
+        float_joins: sites of joins that stay float -> why.
+        without_quantizer: values left float by name -> why (results that are dropped, ...).
+    """
+
+    sites: Mapping[str, PlacedSite] = field(default_factory=dict)
+    joins: Mapping[str, Join] = field(default_factory=dict)
+    layers: Mapping[str, str] = field(default_factory=dict)
+    requantized: frozenset[str] = frozenset()
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    absorbed: Mapping[str, str] = field(default_factory=dict)
+    repeats: Mapping[str, str] = field(default_factory=dict)
+    float_joins: Mapping[str, str] = field(default_factory=dict)
+    without_quantizer: Mapping[str, str] = field(default_factory=dict)
