@@ -24,7 +24,7 @@ RECIPE: dict[str, Any] = {
     "seed": 0,
     "model": {"name": "lenet5"},
     "data": {"name": "digits", "batch_size": 32, "image_size": 16, "train_samples": 64},
-    "quantization": {"weights": {"bits": 4}, "activations": {"bits": 4}},
+    "quantization": {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}},
     "training": {"epochs": 1, "learning_rate": 0.01},
 }
 ABSENT = object()

@@ -30,7 +30,10 @@ def cases(kind: str, names: list[str]) -> list[tuple[str, str]]:
 
 def write(folder: Path, side: str, settings: dict[str, Any]) -> Path:
     """Write a recipe that differs from the plain one in `settings` of one side."""
-    sides: dict[str, Any] = {"weights": {"bits": 2}, "activations": {"bits": 4}}
+    sides: dict[str, Any] = {
+        "weights": {"bits": 2},
+        "activations": {"bits": 4, "place": "layer_inputs"},
+    }
     sides[side] |= settings
     plain = {
         "data": {"name": "digits", "image_size": 28, "train_samples": 256, "batch_size": 64},

@@ -23,7 +23,7 @@ RECIPE = {
     "data": {"name": "digits", "image_size": 28},
     "quantization": {
         "weights": {"bits": 4},
-        "activations": {"bits": 4, "estimator": "clipped_relu"},
+        "activations": {"bits": 4, "place": "layer_inputs", "estimator": "clipped_relu"},
         "overrides": [
             {"match": ["conv1", "fc3"], "weights": {"bits": 8}, "activations": {"bits": 8}}
         ],
@@ -257,7 +257,9 @@ def test_a_loop_of_ones_own_can_do_what_training_does(tmp_path):
     )
     images, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 3
     weights = {"bits": 2, "range": "absmax", "blend": {"name": "linear", "window": [0.0, 0.5]}}
-    model = qtool.prepare(net, {"weights": weights, "activations": {"bits": 4}})
+    model = qtool.prepare(
+        net, {"weights": weights, "activations": {"bits": 4, "place": "layer_inputs"}}
+    )
     loader = torch.utils.data.DataLoader(
         torch.utils.data.TensorDataset(images, labels), batch_size=16
     )

@@ -13,7 +13,7 @@ from qtool.integer.layers import integer_layers
 from tests.kit import float_net
 
 IMAGES = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(1))
-SECTION = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+SECTION = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}}
 
 
 class Stretched(nn.Module):

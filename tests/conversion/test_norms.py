@@ -15,7 +15,7 @@ from qtool.quantizers.plan import plan
 from tests.kit import evaluate_by_hand
 
 IMAGES = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-BOTH = {"weights": {"bits": 6}, "activations": {"bits": 8}}
+BOTH = {"weights": {"bits": 6}, "activations": {"bits": 8, "place": "layer_inputs"}}
 
 
 class Handmade(nn.Module):
@@ -285,7 +285,10 @@ def test_the_axis_of_a_norm_is_compared_with_that_of_the_layer(channels_last: bo
 
 def test_a_full_grid_that_cannot_be_negated_is_named() -> None:
     net = lively(Net(nn.BatchNorm2d))
-    quantization = {"weights": {"bits": 4, "grid": "full"}, "activations": {"bits": 8}}
+    quantization = {
+        "weights": {"bits": 4, "grid": "full"},
+        "activations": {"bits": 8, "place": "layer_inputs"},
+    }
     model = qtool.prepare(net, quantization, IMAGES).eval()
     model.get_parameter("norm1.weight").data.fill_(-1.0)
     model.get_parameter("conv1.weight_quantizer.scale").data.fill_(0.01)

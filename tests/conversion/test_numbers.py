@@ -12,10 +12,15 @@ from tests.kit import float_net
 
 NAN, INF = float("nan"), float("inf")
 IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-LEARNED = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+LEARNED = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}}
 OBSERVED = {
     "weights": {"bits": 4, "range": "absmax"},
-    "activations": {"bits": 4, "grid": "asymmetric", "range": "ema_min_max"},
+    "activations": {
+        "bits": 4,
+        "place": "layer_inputs",
+        "grid": "asymmetric",
+        "range": "ema_min_max",
+    },
 }
 
 

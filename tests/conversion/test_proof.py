@@ -26,7 +26,11 @@ NAN = float("nan")
 
 
 def section(bits=4, activations=4, **more):
-    return {"weights": {"bits": bits}, "activations": {"bits": activations}, **more}
+    return {
+        "weights": {"bits": bits},
+        "activations": {"bits": activations, "place": "layer_inputs"},
+        **more,
+    }
 
 
 def prepared(net=None, example=IMAGES, **bits):
@@ -556,7 +560,12 @@ def test_integer_layers_are_exact_in_tf32_on_every_grid(allows_tf32, grid, weigh
     wide = 1 if grid == "mid_rise" else 8
     choice = {
         "weights": {"bits": 7 if weights == "mid_rise" else 8, "grid": weights},
-        "activations": {"bits": wide, "grid": grid, "range": "ema_min_max"},
+        "activations": {
+            "bits": wide,
+            "place": "layer_inputs",
+            "grid": grid,
+            "range": "ema_min_max",
+        },
     }
     if grid == "mid_rise":
         choice["activations"] = {"bits": 1, "grid": "mid_rise"}

@@ -27,7 +27,7 @@ WIDTHS = [(1, "narrow"), (2, "narrow"), (3, "full"), (3, "mid_rise"), (4, "narro
 def quantization(bits=4, grid="narrow", activations=4, **weights):
     return {
         "weights": {"bits": bits, "grid": grid, **weights},
-        "activations": {"bits": activations},
+        "activations": {"bits": activations, "place": "layer_inputs"},
     }
 
 

@@ -13,7 +13,7 @@ from qtool.integer.layers import IntegerLayer
 from tests.kit import evaluate_by_hand
 
 IMAGES = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-BOTH = {"weights": {"bits": 4}, "activations": {"bits": 8}}
+BOTH = {"weights": {"bits": 4}, "activations": {"bits": 8, "place": "layer_inputs"}}
 
 
 class Twice(nn.Module):

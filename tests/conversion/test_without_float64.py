@@ -11,7 +11,10 @@ from qtool.conversion import biases, to_integer
 from qtool.graph.inputs import has_float64
 from tests.kit import float_net
 
-SECTION = {"weights": {"bits": 4, "range": "absmax"}, "activations": {"bits": 4}}
+SECTION = {
+    "weights": {"bits": 4, "range": "absmax"},
+    "activations": {"bits": 4, "place": "layer_inputs"},
+}
 
 
 def test_only_apple_s_devices_are_without() -> None:

@@ -44,7 +44,7 @@ def integer_net(bits=4, grid="narrow", activations=None, seed=0, **weights):
         norm.running_var.uniform_(0.5, 2)
     section = {
         "weights": {"bits": bits, "grid": grid, **weights},
-        "activations": {"bits": 4} if activations is None else activations,
+        "activations": {"bits": 4, "place": "layer_inputs"} if activations is None else activations,
     }
     model = qtool.prepare(net.eval(), section, IMAGES).eval()
     round_biases(model)
@@ -233,7 +233,7 @@ def test_twin_layers_with_the_same_weights_export(tmp_path):
         def forward(self, x):
             return (self.a(x) - 0.5 * self.b(x.relu())).mean((2, 3))
 
-    section = {"weights": {"bits": 4}, "activations": {"bits": 8}}
+    section = {"weights": {"bits": 4}, "activations": {"bits": 8, "place": "layer_inputs"}}
     model = qtool.prepare(Twins().eval(), section, IMAGES).eval()
     round_biases(model)
     integer = qtool.convert(model)
@@ -258,7 +258,7 @@ def test_a_model_that_torch_cannot_trace_is_an_export_error(tmp_path):
             x = x.flatten(1)
             return self.fc(x) if float(x.sum()) > 0 else self.fc(-x)
 
-    section = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+    section = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}}
     integer = qtool.convert(qtool.prepare(Branches().eval(), section, IMAGES).eval())
 
     with pytest.raises(ExportError, match=r"torch\.onnx cannot express the model"):

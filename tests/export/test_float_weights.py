@@ -207,7 +207,8 @@ def test_float_weights_stand_in_the_runtime_as_they_are_and_its_outputs_are_the_
 def test_a_float_bias_beyond_int32_stays_float(tmp_path: Path) -> None:
     torch.manual_seed(0)
     integer = converted(
-        with_a_bias_beyond_int32(), {"weights": {"bits": 8}, "activations": {"bits": 8}}
+        with_a_bias_beyond_int32(),
+        {"weights": {"bits": 8}, "activations": {"bits": 8, "place": "layer_inputs"}},
     )
     assert "0: its bias does not fit" in str(converted_state(integer).notes)
     qtool.export_onnx(integer, IMAGES, tmp_path / "m.onnx")

@@ -19,7 +19,7 @@ from qtool.export.onnx_qdq import export_onnx
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.graph.inputs import Inputs
 
-SECTION = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+SECTION = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}}
 
 
 def random(*shape: int) -> Tensor:

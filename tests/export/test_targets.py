@@ -22,7 +22,7 @@ IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(scope="module")
 def integer() -> torch.nn.Module:
     torch.manual_seed(0)
-    section = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+    section = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}}
     model = qtool.prepare(Net(), section, IMAGES).eval()
     qtool.round_biases(model)
     return qtool.convert(model)

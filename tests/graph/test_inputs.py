@@ -16,7 +16,7 @@ from qtool.quantizers.prepare import prepared_state
 
 A, B, LABELS = torch.arange(6.0).reshape(2, 3), torch.ones(2, 4), torch.tensor([0, 1])
 Pair = namedtuple("Pair", ["a", "b"])
-BOTH = {"weights": {"bits": 4}, "activations": {"bits": 8}}
+BOTH = {"weights": {"bits": 4}, "activations": {"bits": 8, "place": "layer_inputs"}}
 
 
 @dataclass
@@ -182,7 +182,11 @@ def test_several_inputs_and_outputs_go_all_the_way(form: str, answer: str) -> No
         batch.update(labels=LABELS) if isinstance(batch, dict) else None
     qtool.calibrate(model, loader)
     seen = max(float(images(seed)[1].abs().max()) for seed in (1, 2))
-    absmax = qtool.prepare(net, {"activations": {"bits": 8, "range": "absmax"}}, of(*images(0)))
+    absmax = qtool.prepare(
+        net,
+        {"activations": {"bits": 8, "place": "layer_inputs", "range": "absmax"}},
+        of(*images(0)),
+    )
     qtool.calibrate(absmax, loader)
     quantizer = absmax.get_submodule("side.input_quantizer")
     assert isinstance(quantizer, ActivationQuantizer)

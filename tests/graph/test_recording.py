@@ -16,7 +16,7 @@ from qtool.quantizers.prepare import prepared_state
 from qtool.quantizers.steps import Steps
 
 WEIGHTS = {"weights": {"bits": 4, "range": "absmax"}}
-BOTH = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+BOTH = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}}
 IMAGES = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(2))
 
 

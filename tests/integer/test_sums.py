@@ -22,7 +22,7 @@ def layer_of(
     nn.init.zeros_(net[0].bias)
     section = {
         "weights": {"bits": 8, "range": "absmax"},
-        "activations": {"bits": 8, "grid": grid, "range": "ema_min_max"},
+        "activations": {"bits": 8, "place": "layer_inputs", "grid": grid, "range": "ema_min_max"},
     }
     model = qtool.prepare(net, section, torch.linspace(first, last, inputs)[None]).eval()
     layer = integer_layers(qtool.convert(model))["0"]

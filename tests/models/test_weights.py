@@ -217,7 +217,10 @@ def run_checkpoint(folder: Path, quantization: dict[str, Any], size: int = 16) -
     [
         {},
         {"activations": {"bits": 2, "place": "relu_outputs"}},
-        {"weights": {"bits": 4, "granularity": "per_channel"}, "activations": {"bits": 4}},
+        {
+            "weights": {"bits": 4, "granularity": "per_channel"},
+            "activations": {"bits": 4, "place": "layer_inputs"},
+        },
     ],
     ids=["float", "at relus", "weights and inputs"],
 )

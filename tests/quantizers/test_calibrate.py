@@ -28,7 +28,7 @@ def inputs_of(model: nn.Module, name: str) -> ActivationQuantizer:
 
 
 def prepared(rule: Any, example: Tensor | None = None, **keys: Any) -> nn.Module:
-    quantization = {"activations": {"bits": 4, "range": rule} | keys}
+    quantization = {"activations": {"bits": 4, "place": "layer_inputs", "range": rule} | keys}
     return qtool.prepare(network().eval(), quantization, example)
 
 
@@ -119,7 +119,10 @@ def test_calibration_may_be_the_first_pass_of_a_model_that_skips_a_layer() -> No
         def forward(self, x: Tensor) -> Tensor:
             return self.used(x) + nn.functional.linear(x, self.unused.weight)
 
-    model = qtool.prepare(Skips().eval(), {"weights": {"bits": 4}, "activations": {"bits": 4}})
+    model = qtool.prepare(
+        Skips().eval(),
+        {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}},
+    )
     qtool.calibrate(model, BATCHES)
     assert inputs_of(model, "used").ready
 

@@ -18,7 +18,7 @@ from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.plan import plan
 from qtool.quantizers.prepare import prepared_state
 
-BOTH = {"weights": {"bits": 4}, "activations": {"bits": 8}}
+BOTH = {"weights": {"bits": 4}, "activations": {"bits": 8, "place": "layer_inputs"}}
 IMAGES = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 FLOAT = {"weights": None, "activations": None}
 

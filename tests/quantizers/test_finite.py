@@ -13,7 +13,10 @@ from qtool.quantizers.finite import bad_numbers, refuse_bad_numbers, refuse_bad_
 from tests.kit import float_net
 
 NAN, INF = float("nan"), float("inf")
-SECTION = {"weights": {"bits": 4, "range": "absmax"}, "activations": {"bits": 4}}
+SECTION = {
+    "weights": {"bits": 4, "range": "absmax"},
+    "activations": {"bits": 4, "place": "layer_inputs"},
+}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from qtool.quantizers.weights import WeightQuantizer
 from qtool.reports.health import Finding
 from tests import kit
 
-SECTION = {"weights": {"bits": 8}, "activations": {"bits": 8}}
+SECTION = {"weights": {"bits": 8}, "activations": {"bits": 8, "place": "layer_inputs"}}
 IMAGES = torch.randn(16, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
 

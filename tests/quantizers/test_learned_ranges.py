@@ -240,7 +240,10 @@ def test_a_model_with_learned_offsets_converts_to_the_same_numbers() -> None:
         torch.nn.Conv2d(2, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.SiLU(), torch.nn.Conv2d(6, 4, 3)
     )
     images = random(12, 2, 9, 9)
-    section = {"weights": {"bits": 4}, "activations": {"bits": 4, "grid": "asymmetric"}}
+    section = {
+        "weights": {"bits": 4},
+        "activations": {"bits": 4, "place": "layer_inputs", "grid": "asymmetric"},
+    }
     model = qtool.prepare(net, section, images).train()
     groups = {group["role"]: group["params"] for group in parameter_groups(model)}
     offsets = {n: p for n, p in model.named_parameters() if n.endswith("input_quantizer.offset")}

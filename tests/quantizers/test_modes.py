@@ -15,7 +15,7 @@ from qtool.quantizers.layers import quant_layers as layers_of
 from qtool.quantizers.relu import quant_relus
 from tests.kit import evaluate_by_hand
 
-BOTH = {"weights": {"bits": 6}, "activations": {"bits": 8}}
+BOTH = {"weights": {"bits": 6}, "activations": {"bits": 8, "place": "layer_inputs"}}
 AT_RELUS = {"weights": {"bits": 6}, "activations": {"bits": 8, "place": "relu_outputs"}}
 X = torch.randn(6, 4, 8, generator=torch.Generator().manual_seed(0))
 BYPASSED = "the model uses its weight without calling it"

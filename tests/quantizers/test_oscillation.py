@@ -236,7 +236,10 @@ def conv_net(**weights: Any) -> nn.Module:
     net = nn.Sequential(
         nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4)
     )
-    section = {"weights": {"bits": 3} | weights, "activations": {"bits": 4}}
+    section = {
+        "weights": {"bits": 3} | weights,
+        "activations": {"bits": 4, "place": "layer_inputs"},
+    }
     return qtool.prepare(net, section, torch.randn(8, 2, 6, 6))
 
 

@@ -17,7 +17,7 @@ from qtool.quantizers.layers import quant_layers as layers_of
 from qtool.quantizers.plan import mean_weight_bits, plan
 from qtool.quantizers.prepare import prepared_state
 
-BOTH = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+BOTH = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}}
 LINEAR = {"name": "linear", "start": 0.0, "stop": 1.0}
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
 
@@ -142,7 +142,7 @@ def test_a_convolution_computes_with_rounded_input_and_weight() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1, padding_mode="reflect", bias=True))
     quantization = {
         "weights": {"bits": 4, "range": "absmax", "granularity": "per_tensor"},
-        "activations": {"bits": 3, "range": "absmax"},
+        "activations": {"bits": 3, "place": "layer_inputs", "range": "absmax"},
     }
     model = qtool.prepare(net, quantization, IMAGES).eval()
     float_twin = copy.deepcopy(net)
@@ -300,7 +300,7 @@ def test_a_layer_that_only_training_calls_is_quantized() -> None:
 def test_quantizers_are_in_the_mode_of_their_layer() -> None:
     quantization = {
         "weights": {"bits": 4, "range": "absmax"},
-        "activations": {"bits": 4, "range": "ema_min_max"},
+        "activations": {"bits": 4, "place": "layer_inputs", "range": "ema_min_max"},
     }
     for training in (True, False):
         model = qtool.prepare(network().train(training), quantization, IMAGES)
@@ -310,7 +310,7 @@ def test_quantizers_are_in_the_mode_of_their_layer() -> None:
 def test_an_evaluation_right_after_prepare_moves_no_scale() -> None:
     quantization = {
         "weights": {"bits": 4, "range": "absmax"},
-        "activations": {"bits": 4, "range": "ema_min_max"},
+        "activations": {"bits": 4, "place": "layer_inputs", "range": "ema_min_max"},
     }
     model = qtool.prepare(network().eval(), quantization, IMAGES)
     before = {name: tensor.clone() for name, tensor in model.named_buffers()}
@@ -333,7 +333,7 @@ def test_a_layer_that_is_called_twice_in_a_pass_trains(weights: str, inputs: str
         Tied(),
         {
             "weights": {"bits": 4, "range": weights},
-            "activations": {"bits": 4, "range": inputs},
+            "activations": {"bits": 4, "place": "layer_inputs", "range": inputs},
         },
     )
     before = model.get_parameter("first.weight").detach().clone()
@@ -360,14 +360,22 @@ def test_learned_scales_are_parameters_before_any_data_is_seen() -> None:
     "quantization",
     [
         BOTH,
-        {"weights": {"bits": 1}, "activations": {"bits": 2, "estimator": "clipped_relu"}},
+        {
+            "weights": {"bits": 1},
+            "activations": {"bits": 2, "place": "layer_inputs", "estimator": "clipped_relu"},
+        },
         {
             "weights": {"bits": 4, "range": "absmax", "refit_every": 2},
-            "activations": {"bits": 8, "range": "ema_min_max", "grid": "asymmetric"},
+            "activations": {
+                "bits": 8,
+                "place": "layer_inputs",
+                "range": "ema_min_max",
+                "grid": "asymmetric",
+            },
         },
         {
             "weights": {"bits": 3, "range": "mse", "blend": LINEAR},
-            "activations": {"bits": 4, "range": "mse"},
+            "activations": {"bits": 4, "place": "layer_inputs", "range": "mse"},
         },
     ],
     ids=["learned", "one bit", "asymmetric", "blend"],
@@ -389,7 +397,7 @@ def test_a_checkpoint_in_a_freshly_prepared_model_gives_equal_outputs(
 def test_progress_reaches_every_blend() -> None:
     quantization = {
         "weights": {"bits": 4, "range": "absmax", "blend": LINEAR},
-        "activations": {"bits": 4, "range": "absmax"},
+        "activations": {"bits": 4, "place": "layer_inputs", "range": "absmax"},
         "overrides": [{"match": "head", "weights": {"estimator": "identity"}}],
     }
     model = qtool.prepare(network(), quantization)
@@ -405,7 +413,7 @@ def test_progress_reaches_every_blend() -> None:
 def test_the_plan_shows_every_layer_in_order() -> None:
     quantization = {
         "weights": {"bits": 4},
-        "activations": {"bits": 3, "estimator": "clipped_relu"},
+        "activations": {"bits": 3, "place": "layer_inputs", "estimator": "clipped_relu"},
         "overrides": [
             {"match": "stem", "weights": {"bits": 8, "grid": "full", "range": "mse"}},
             {"match": "body.0", "weights": None, "activations": None},
@@ -499,7 +507,10 @@ def test_a_torchvision_model_is_quantized_trained_and_paired_with_its_batch_norm
 
 @pytest.mark.parametrize("name", ["mse", "ppq"])
 def test_a_plan_is_the_same_without_a_search(name: str) -> None:
-    section = {"weights": {"bits": 3, "range": name}, "activations": {"bits": 4}}
+    section = {
+        "weights": {"bits": 3, "range": name},
+        "activations": {"bits": 4, "place": "layer_inputs"},
+    }
     searched = qtool.prepare(Net(), section, IMAGES)
     rough = qtool.prepare(Net(), section, IMAGES, search=False)
     assert plan(rough) == plan(searched)
@@ -513,7 +524,7 @@ def test_a_plan_is_the_same_without_a_search(name: str) -> None:
 
 def test_a_model_that_was_converted_before_its_first_pass_runs() -> None:
     images = torch.randn(2, 3, 8, 8)
-    section = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+    section = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}}
     trained = qtool.prepare(network(), section, images)
     loaded = qtool.prepare(network(), section)
     loaded.load_state_dict(trained.state_dict())

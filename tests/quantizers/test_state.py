@@ -21,20 +21,24 @@ from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.state import KINDS, QuantizerState, decode, encode
 from tests.kit import float_net
 
-LEARNED: dict[str, Any] = {"weights": {"bits": 4}, "activations": {"bits": 8}}
+LEARNED: dict[str, Any] = {
+    "weights": {"bits": 4},
+    "activations": {"bits": 8, "place": "layer_inputs"},
+}
 EACH: dict[str, dict[str, Any]] = {
     "learned": LEARNED,
     "followed, zero point": {
         "weights": {"bits": 4, "range": "mse", "refit_every": 2},
         "activations": {
             "bits": 4,
+            "place": "layer_inputs",
             "range": {"name": "ema_min_max", "every": 1},
             "grid": "asymmetric",
         },
     },
     "frozen weights, learned offset": {
         "weights": {"bits": 3, "freezing": {"threshold": 0.02, "momentum": 0.1}},
-        "activations": {"bits": 4, "grid": "asymmetric"},
+        "activations": {"bits": 4, "place": "layer_inputs", "grid": "asymmetric"},
     },
     "blend in phases": {
         "weights": {
@@ -44,6 +48,7 @@ EACH: dict[str, dict[str, Any]] = {
         },
         "activations": {
             "bits": 4,
+            "place": "layer_inputs",
             "estimator": {
                 "name": "hyperbolic_tangent",
                 "sharpness": {"name": "linear", "start": 1.0, "stop": 2.0},

@@ -20,10 +20,14 @@ SECTION: dict[str, Any] = {
     "weights": {"bits": 2, "range": "absmax"},
     "activations": {
         "bits": 4,
+        "place": "layer_inputs",
         "range": {"name": "ema_min_max", "every": 2, "decay": 0.5},
     },
 }
-LEARNED: dict[str, Any] = {"weights": {"bits": 3}, "activations": {"bits": 4}}
+LEARNED: dict[str, Any] = {
+    "weights": {"bits": 3},
+    "activations": {"bits": 4, "place": "layer_inputs"},
+}
 IMAGES = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
 
 

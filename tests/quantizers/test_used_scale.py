@@ -15,15 +15,27 @@ from qtool.quantizers.layers import quant_layers
 from tests.kit import float_net
 
 EACH: dict[str, dict[str, Any]] = {
-    "1 bit": {"weights": {"bits": 1}, "activations": {"bits": 1}},
-    "per tensor": {"weights": {"bits": 4, "granularity": "per_tensor"}, "activations": {"bits": 8}},
-    "pact": {"weights": {"bits": 4}, "activations": {"bits": 4, "range": "pact"}},
-    "learned offset": {"weights": {"bits": 4}, "activations": {"bits": 4, "grid": "asymmetric"}},
+    "1 bit": {"weights": {"bits": 1}, "activations": {"bits": 1, "place": "layer_inputs"}},
+    "per tensor": {
+        "weights": {"bits": 4, "granularity": "per_tensor"},
+        "activations": {"bits": 8, "place": "layer_inputs"},
+    },
+    "pact": {
+        "weights": {"bits": 4},
+        "activations": {"bits": 4, "place": "layer_inputs", "range": "pact"},
+    },
+    "learned offset": {
+        "weights": {"bits": 4},
+        "activations": {"bits": 4, "place": "layer_inputs", "grid": "asymmetric"},
+    },
     "frozen weights": {
         "weights": {"bits": 3, "freezing": {"threshold": 0.02, "momentum": 0.1}},
-        "activations": {"bits": 4},
+        "activations": {"bits": 4, "place": "layer_inputs"},
     },
-    "biases stay float": {"weights": {"bits": 2}, "activations": {"bits": 1, "grid": "full"}},
+    "biases stay float": {
+        "weights": {"bits": 2},
+        "activations": {"bits": 1, "place": "layer_inputs", "grid": "full"},
+    },
 }
 each = pytest.mark.parametrize("quantization", EACH.values(), ids=EACH)
 

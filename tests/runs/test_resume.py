@@ -25,7 +25,7 @@ LEARNED: dict[str, Any] = {
     "data.train_samples": 768,
     "quantization": {
         "weights": {"bits": 4, "range": "learned"},
-        "activations": {"bits": 4, "range": "learned"},
+        "activations": {"bits": 4, "place": "layer_inputs", "range": "learned"},
         "overrides": [{"match": "conv1", "activations": None}],
     },
     "training": {
@@ -43,7 +43,12 @@ BLENDED = LEARNED | {
             "range": "absmax",
             "blend": {"name": "cubic", "start": 0.0, "stop": 1.0, "window": [0.0, 0.4]},
         },
-        "activations": {"bits": 4, "grid": "asymmetric", "range": "ema_min_max"},
+        "activations": {
+            "bits": 4,
+            "place": "layer_inputs",
+            "grid": "asymmetric",
+            "range": "ema_min_max",
+        },
         "overrides": [
             {"match": "fc3", "weights": {"blend": None, "range": "learned"}},
             {"match": "conv2", "weights": {"range": "ppq"}},
@@ -73,7 +78,7 @@ RESTLESS = LEARNED | {
                 "momentum": 0.05,
             },
         },
-        "activations": {"bits": 4, "grid": "asymmetric"},
+        "activations": {"bits": 4, "place": "layer_inputs", "grid": "asymmetric"},
         "overrides": [
             {"match": "fc3", "weights": {"rounding": "additive_noise", "estimator": None}}
         ],

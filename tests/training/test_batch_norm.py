@@ -17,7 +17,12 @@ from tests.kit import metrics, write_recipe
 
 QUANTIZATION = {
     "weights": {"bits": 4},
-    "activations": {"bits": 4, "grid": "asymmetric", "range": "ema_min_max"},
+    "activations": {
+        "bits": 4,
+        "place": "layer_inputs",
+        "grid": "asymmetric",
+        "range": "ema_min_max",
+    },
 }
 
 

@@ -19,7 +19,7 @@ from qtool.training.step import TrainingStep
 EASED = {"name": "linear", "start": 1.0, "stop": 4.0}
 RISING = {"name": "linear", "start": 0.0, "stop": 1.0, "window": [0.0, 0.5]}
 SECTIONS: dict[str, dict[str, Any]] = {
-    "learned": {"weights": {"bits": 3}, "activations": {"bits": 3}},
+    "learned": {"weights": {"bits": 3}, "activations": {"bits": 3, "place": "layer_inputs"}},
     "blend": {"weights": {"bits": 3, "range": "absmax", "blend": RISING}},
     "moving": {
         "weights": {
@@ -29,7 +29,10 @@ SECTIONS: dict[str, dict[str, Any]] = {
             "freezing": {"threshold": 0.01, "momentum": 0.2},
         }
     },
-    "followed": {"weights": {"bits": 3}, "activations": {"bits": 3, "range": "ema_min_max"}},
+    "followed": {
+        "weights": {"bits": 3},
+        "activations": {"bits": 3, "place": "layer_inputs", "range": "ema_min_max"},
+    },
     "at the ReLUs": {
         "weights": {"bits": 3},
         "activations": {"bits": 3, "place": "relu_outputs", "estimator": "clipped_relu"},
@@ -201,7 +204,7 @@ def test_another_graph_is_for_each_choice_of_ranges_that_are_looked_at() -> None
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten())
     ranges = [{"name": "ema_min_max", "every": every} for every in (2, 3)]
     section = {
-        "activations": {"bits": 3, "range": ranges[0]},
+        "activations": {"bits": 3, "place": "layer_inputs", "range": ranges[0]},
         "overrides": [{"match": "2", "activations": {"range": ranges[1]}}],
     }
     model = qtool.prepare(net, section, batch(0, "cpu")[0]).train()

@@ -42,7 +42,7 @@ def trainer(epochs=3, rate=0.1, precision=torch.float32, blend=None, **weights):
     if blend:
         chosen |= {"range": "absmax", "blend": blend}
     data = Blobs()
-    section = {"weights": chosen, "activations": {"bits": 4}}
+    section = {"weights": chosen, "activations": {"bits": 4, "place": "layer_inputs"}}
     model = qtool.prepare(net, section, data.images)
     return Trainer(
         model=model,

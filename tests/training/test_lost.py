@@ -17,7 +17,10 @@ from qtool.training.optimizers import OPTIMIZERS, parameter_groups
 from qtool.training.step_watch import GradientError, LossError, StepWatch, _Kept
 
 CPU, NAN, INF = torch.device("cpu"), float("nan"), float("inf")
-SECTION: dict[str, Any] = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+SECTION: dict[str, Any] = {
+    "weights": {"bits": 4},
+    "activations": {"bits": 4, "place": "layer_inputs"},
+}
 
 GIVEN: dict[str, Any] = {"weights": {"bits": 4, "range": {"name": "fixed", "scale": 0.05}}}
 

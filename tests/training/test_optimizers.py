@@ -10,7 +10,7 @@ def model():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
     section = {
         "weights": {"bits": 4, "learning_rate_scale": 0.5},
-        "activations": {"bits": 4},
+        "activations": {"bits": 4, "place": "layer_inputs"},
         "overrides": [{"match": "3", "weights": {"learning_rate_scale": 2.0}}],
     }
     return qtool.prepare(net, section, torch.randn(2, 1, 4, 4))

@@ -24,7 +24,7 @@ from qtool.training.optimizers import OPTIMIZERS, parameter_groups
 from qtool.training.profile import PHASES, WARM_UP, StepProfile, peak_memory
 from tests.kit import shell, write_recipe
 
-W4A4 = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+W4A4 = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}}
 QUANTIZERS = ("weight_quantizers", "activation_quantizers")
 CPU = torch.device("cpu")
 GOES_ON = {
@@ -120,7 +120,7 @@ def test_phases_add_up_to_the_steps_as_a_clock_outside_sees_them():
         },
         {
             "weights": {"bits": 2, "range": "dorefa", "rounding": "stochastic_rounding"},
-            "activations": {"bits": 4, "grid": "asymmetric"},
+            "activations": {"bits": 4, "place": "layer_inputs", "grid": "asymmetric"},
         },
     ],
     ids=["learned", "blend, relu_outputs", "dorefa, asymmetric"],

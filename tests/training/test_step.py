@@ -50,7 +50,7 @@ def section(
 ) -> dict[str, Any]:
     return {
         "weights": {"bits": 3} | (weights or {}),
-        "activations": {"bits": 3} | (activations or {}),
+        "activations": {"bits": 3, "place": "layer_inputs"} | (activations or {}),
     }
 
 

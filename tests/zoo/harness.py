@@ -20,7 +20,10 @@ from tests.zoo.coverage import leftovers, unnamed_norms, unnamed_weights
 from tests.zoo.evaluation import fake_meaning, integer_meaning, load_trained, wrong_tensors
 from tests.zoo.network import Form, Inputs, Network
 
-RECIPE: dict[str, object] = {"weights": {"bits": 4}, "activations": {"bits": 8}}
+RECIPE: dict[str, object] = {
+    "weights": {"bits": 4},
+    "activations": {"bits": 8, "place": "layer_inputs"},
+}
 ROWS, EVALUATED, STEPS = 8, 64, 3
 
 
