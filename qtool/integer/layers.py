@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from qtool.graph.swap import Kept, Part, kept_state
 from qtool.integer.relu import ReluSpec
+from qtool.integer.site_specs import SiteSpec
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS
@@ -249,6 +250,7 @@ class Converted(Kept):
         notes: what a user should know, one line each.
         proof: how far it agrees with what it was made of; None in files that did not keep it.
         not_folded: name of every norm that stays beside the layers -> why.
+        sites: one for each call site where something stands, in the order of the pass.
     """
 
     maker: ClassVar[str] = "qtool.convert"
@@ -260,6 +262,7 @@ class Converted(Kept):
     notes: list[str] = field(default_factory=list)
     proof: Proof | None = None
     not_folded: dict[str, str] = field(default_factory=dict)
+    sites: list[SiteSpec] = field(default_factory=list)
 
 
 def converted_state(model: nn.Module) -> Converted:
