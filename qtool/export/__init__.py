@@ -1,7 +1,8 @@
 """Integer model in, ONNX file out, proven in the runtime.
 
-onnx_qdq: the file. trace, qdq_modules: what torch.onnx sees. weights, packing: codes at their true
-width. insert: new parts of a traced graph. float_weights: what keeps a runtime from quantizing
-them, unchanged: that it did not. targets: runtimes. names: of inputs and outputs. gate, agreement,
-measure: the proof and the figures. annotation, lint: what is said of quantized tensors.
+onnx_qdq: the file. trace, qdq_modules: what torch.onnx sees. on_codes: what keeps values
+bytes between integer operators. weights, packing: codes at their true width. insert: new parts of a
+traced graph. float_weights: what keeps a runtime from quantizing them, unchanged: that it did not.
+targets: runtimes. names: of inputs and outputs. gate, agreement, measure: the proof and the
+figures. annotation, lint: what is said of quantized tensors.
 """

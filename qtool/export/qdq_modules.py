@@ -1,5 +1,6 @@
 """Integer layers and ReLUs as torch.onnx should see them: standard quantization operators."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -25,14 +26,18 @@ def emit(
     dtype: torch.dtype,
     *,
     axis: int | None = None,
+    shape: Sequence[int | torch.SymInt] | None = None,
 ) -> Tensor:
-    """Put a standard operator into the graph, marked with its owner and its role there."""
+    """Put a standard operator into the graph, marked with its owner and its role there.
+
+    Its result has the first input's shape where none is given.
+    """
     return torch.onnx.ops.symbolic(
         operator,
         inputs,
         {} if axis is None else {"axis": axis},
         dtype=dtype,
-        shape=inputs[0].shape,
+        shape=inputs[0].shape if shape is None else shape,
         metadata_props={LAYER: owner, ROLE: role},
     )
 
@@ -56,8 +61,24 @@ class QdqValues(nn.Module):
     two: Tensor
     below: Tensor
 
-    def __init__(self, owner: str, values: OnGrid, ceil: Ceil) -> None:
-        """Take values with one scale, []; `owner` is the site that they stand at."""
+    def __init__(
+        self,
+        owner: str,
+        values: OnGrid,
+        ceil: Ceil,
+        *,
+        top: int | None = None,
+        clips: bool = True,
+    ) -> None:
+        """Take values with one scale, []; `owner` is the layer or site that they stand at.
+
+        Args:
+            owner: the layer or site that they stand at.
+            values: their grid, with one scale, [].
+            ceil: how rounding up is written.
+            top: the largest code, where a clip ends below the grid.
+            clips: whether values may lie beyond the grid; else no Clip is written.
+        """
         super().__init__()
         grid, rounds_up = values.grid, values.rounding is ROUNDINGS["ceil"]
         self.owner, self.bipolar = owner, grid.kind == "mid_rise"
@@ -65,7 +86,9 @@ class QdqValues(nn.Module):
         self.shifts = self.bipolar or rounds_up
         shift = SHIFT if grid.signed else 0
         zero = int(values.zero_point) + shift
-        self.limits = (0, 1) if self.bipolar else (grid.qmin + shift, grid.qmax + shift)
+        highest = grid.qmax if top is None else min(grid.qmax, top)
+        self.limits = (0, 1) if self.bipolar else (grid.qmin + shift, highest + shift)
+        self.clips = clips and self.limits != (0, 255)
         self.steps = (self.limits[0] - zero, self.limits[1] - zero)
         self.register_buffer("scale", values.scale.clone())
         self.register_buffer("step", values.step)
@@ -86,7 +109,7 @@ class QdqValues(nn.Module):
                 x = x + self.half_step
             pair = [self.step, self.none if self.bipolar else self.zero_point]
             q = self._emit("QuantizeLinear", "input", [x, *pair])
-            if self.limits != (0, 255):
+            if self.clips:
                 q = self._emit("Clip", "clip", [q, self.low, self.high])
         if self.bipolar:
             q = self._emit("Mul", "double", [q, self.two])

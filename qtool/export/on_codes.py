@@ -1,0 +1,263 @@
+"""Values that lie on a grid stay bytes from one integer operator to the next.
+
+Rewrites of a traced graph in which values carry one scale and one zero point, both of rank 0:
+
+- channels are shuffled with channels innermost, as the kernels hold them: Transpose, Reshape,
+  Transpose of the last two axes, Reshape, Transpose;
+- an operator that passes values on has QuantizeLinear and DequantizeLinear behind it, too, with the
+  same scale and zero point, and no Clip: the runtime drops both pairs and moves bytes;
+- what is dequantized and quantized again as it was is left as it was; to another scale, it goes
+  through an operator for which runtimes have a kernel on bytes, and which changes nothing else.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from qtool.export.insert import insert_constant, insert_node
+from qtool.export.targets.target import Array
+
+PASSES_ON = (
+    "MaxPool",
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Split",
+    "Slice",
+    "Gather",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Expand",
+    "Tile",
+)
+"""Operators whose results are values of their first input."""
+TO_CHANNELS_LAST, TO_CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+
+
+def keep_codes(graph: ir.Graph) -> None:
+    """Apply all rewrites of this file."""
+    shuffle_innermost(graph)
+    pad_codes(graph)
+    repeat_pairs(graph)
+    requantize(graph)
+
+
+def shuffle_innermost(graph: ir.Graph) -> None:
+    """Write channel shuffles, [B, g, c, H, W] to [B, c, g, H, W], with channels innermost."""
+    for split in list(graph):
+        swap = _only_reader(split, "Reshape")
+        merge = _only_reader(swap, "Transpose") if swap is not None else None
+        if swap is None or merge is None or merge.op_type != "Reshape":
+            continue
+        x, parts, made = split.inputs[0], split.outputs[0].shape, merge.outputs[0].shape
+        if x is None or x.shape is None or parts is None or made is None:
+            continue
+        if _permutation(swap) != [0, 2, 1, 3, 4] or len(x.shape) != 4 or len(made) != 4:
+            continue
+        groups, channels = parts[1], parts[2]
+        same = list(x.shape[2:]) == list(parts[3:]) == list(made[2:])
+        if not isinstance(groups, int) or not isinstance(channels, int) or not same:
+            continue
+        name = str(merge.outputs[0].name)
+        sizes = {"apart": [0, 0, 0, groups, channels], "together": [0, 0, 0, groups * channels]}
+        shapes = {  # 0: as it is
+            label: insert_constant(graph, f"{name}.{label}_shape", np.array(size, np.int64))
+            for label, size in sizes.items()
+        }
+        y = _transposed(x, f"{name}.last", split, TO_CHANNELS_LAST)
+        y = insert_node("Reshape", [y, shapes["apart"]], f"{name}.apart", split)
+        y = _transposed(y, f"{name}.swapped", split, [0, 1, 2, 4, 3])
+        y = insert_node("Reshape", [y, shapes["together"]], f"{name}.together", split)
+        y = _transposed(y, f"{name}.first", split, TO_CHANNELS_FIRST)
+        y.shape, y.type = merge.outputs[0].shape, merge.outputs[0].type
+        _replace(merge.outputs[0], y)
+        graph.remove([merge, swap, split], safe=True)
+
+
+def pad_codes(graph: ir.Graph) -> None:
+    """Pad with zeros before values are dequantized: with the code of zero."""
+    for node in list(graph):
+        source = _dequantize_before(node) if node.op_type == "Pad" else None
+        if source is None or not _pads_with_zeros(node):
+            continue
+        codes, scale, zero = _parts(source)
+        name = str(node.outputs[0].name)
+        inputs = [codes, node.inputs[1], zero, *node.inputs[3:]]
+        padded = _like(node, inputs, f"{name}.codes")
+        graph.insert_before(node, padded)
+        real = insert_node(
+            "DequantizeLinear", [padded.outputs[0], scale, zero], f"{name}.real", node
+        )
+        real.shape, real.type = node.outputs[0].shape, node.outputs[0].type
+        _replace(node.outputs[0], real)
+        graph.remove(node, safe=True)
+
+
+def repeat_pairs(graph: ir.Graph) -> None:
+    """Put the scale and zero point of a value behind operators that pass it on."""
+    for node in list(graph):
+        source = _dequantize_before(node)
+        if source is None or not _passes_on(node):
+            continue
+        scale, zero = _parts(source)[1:]
+        for made in node.outputs:
+            readers = list(made.uses())
+            if not readers:
+                continue
+            codes = ir.node("QuantizeLinear", [made, scale, zero], name=f"{made.name}.repeated")
+            real = ir.node("DequantizeLinear", [*codes.outputs, scale, zero])
+            for new, name in ((codes, f"{made.name}.codes"), (real, f"{made.name}.real")):
+                new.name, new.outputs[0].name = f"{name}.{new.op_type}", name
+            real.metadata_props.update(source.metadata_props)
+            real.outputs[0].shape, real.outputs[0].type = made.shape, made.type
+            graph.insert_after(node, [codes, real])
+            for reader, index in readers:
+                reader.replace_input_with(index, real.outputs[0])
+
+
+def requantize(graph: ir.Graph) -> None:
+    """Leave out what quantizes a value as it was, and let bytes change their scale as bytes."""
+    for node in list(graph):
+        source = _dequantize_before(node) if node.op_type == "QuantizeLinear" else None
+        if source is None or not _is_per_tensor(node):
+            continue
+        if _same(node, source):
+            for reader in list(node.outputs[0].consumers()):
+                if reader.op_type == "DequantizeLinear" and _same(reader, source):
+                    _replace(reader.outputs[0], source.outputs[0])
+                    graph.remove(reader, safe=True)
+            _replace(node.outputs[0], _parts(source)[0])
+            graph.remove(node, safe=True)
+        else:
+            node.replace_input_with(0, _again(source, node))
+
+
+def _again(source: ir.Node, node: ir.Node) -> ir.Value:
+    """Put an operator before a QuantizeLinear that leaves real values as they are; return those.
+
+    Zero added, which takes a quarter of the time of a concatenation of one, wherever float32 cannot
+    round the addition's (q - z) float32(s / s') to another integer than (q - z) s / s'.
+    """
+    x, name = source.outputs[0], f"{node.outputs[0].name}.again"
+    if _near_ties(source, node):
+        made = insert_node("Concat", [x], name, node, axis=1)
+    else:
+        numbers = {"zero": np.uint8(0), "unit": np.float32(1), "origin": np.uint8(0)}
+        assert node.graph is not None
+        none = [
+            insert_constant(node.graph, f"{name}.{label}", np.array(number))
+            for label, number in numbers.items()
+        ]
+        nothing = insert_node("DequantizeLinear", none, f"{name}.nothing", node)
+        made = insert_node("Add", [x, nothing], name, node)
+    made.shape, made.type = x.shape, x.type
+    return made
+
+
+def _near_ties(source: ir.Node, node: ir.Node) -> bool:
+    """Tell whether a code lies so close to the middle of two new ones that float32 may err."""
+    (step, zero), (new_step, new_zero) = (
+        [float(_number(value)) for value in given.inputs[1:]] for given in (source, node)
+    )
+    steps = (np.arange(256) - zero) * step / new_step
+    inside = steps[(steps + new_zero > -1) & (steps + new_zero < 256)]
+    if not inside.size:
+        return False
+    error = 2.0**-21 * (np.abs(inside).max() + abs(zero * step / new_step) + new_zero)
+    return bool((np.abs(inside - np.floor(inside) - 0.5) <= error).any())
+
+
+def _passes_on(node: ir.Node) -> bool:
+    """Tell whether each number that an operator puts out is one that it was given."""
+    if node.op_type == "Resize":
+        mode = node.attributes.get("mode")
+        return mode is None or mode.as_string() == "nearest"
+    if node.op_type == "MaxPool":
+        return len(node.outputs) == 1
+    return node.op_type in PASSES_ON
+
+
+def _pads_with_zeros(node: ir.Node) -> bool:
+    mode = node.attributes.get("mode")
+    if mode is not None and mode.as_string() != "constant":
+        return False
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    return value is None or (value.const_value is not None and not value.const_value.numpy().any())
+
+
+def _dequantize_before(node: ir.Node) -> ir.Node | None:
+    """Return the DequantizeLinear, with one scale of rank 0, that makes a node's first input."""
+    value = node.inputs[0] if node.inputs else None
+    maker = value.producer() if value is not None else None
+    if maker is None or maker.op_type != "DequantizeLinear" or not _is_per_tensor(maker):
+        return None
+    return maker
+
+
+def _is_per_tensor(node: ir.Node) -> bool:
+    """Tell whether a node quantizes or dequantizes by one scale and zero point, of rank 0."""
+    given = node.inputs[1:]
+    constants = [value.const_value for value in given if value is not None]
+    return len(given) == 2 and all(c is not None and not c.shape.rank() for c in constants)
+
+
+def _parts(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Return what a node quantizes or dequantizes, its scale and its zero point."""
+    given, scale, zero = node.inputs
+    assert given is not None
+    assert scale is not None
+    assert zero is not None
+    return given, scale, zero
+
+
+def _same(node: ir.Node, other: ir.Node) -> bool:
+    """Tell whether two nodes quantize or dequantize by the same scale and zero point."""
+    pairs = zip(node.inputs[1:], other.inputs[1:], strict=True)
+    numbers = [(_number(one), _number(another)) for one, another in pairs]
+    return all(one.dtype == another.dtype and one == another for one, another in numbers)
+
+
+def _number(value: ir.Value | None) -> Array:
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def _only_reader(node: ir.Node, operator: str) -> ir.Node | None:
+    """Return the one node that reads a node of that operator, or None."""
+    readers = list(node.outputs[0].consumers()) if node.op_type == operator else []
+    return readers[0] if len(readers) == 1 and not node.outputs[0].is_graph_output() else None
+
+
+def _permutation(node: ir.Node) -> Sequence[int]:
+    order = node.attributes.get("perm")
+    return list(order.as_ints()) if order is not None else []
+
+
+def _transposed(x: ir.Value, name: str, before: ir.Node, order: list[int]) -> ir.Value:
+    """Put a Transpose before a node; return its output."""
+    value = insert_node("Transpose", [x], name, before)
+    maker = value.producer()
+    assert maker is not None
+    maker.attributes["perm"] = ir.AttrInt64s("perm", order)
+    return value
+
+
+def _like(node: ir.Node, inputs: Sequence[ir.Value | None], name: str) -> ir.Node:
+    """Return a node of the same operator and attributes with other inputs."""
+    copy = ir.Node(
+        node.domain, node.op_type, inputs, node.attributes.values(), name=f"{name}.{node.op_type}"
+    )
+    copy.outputs[0].name = name
+    return copy
+
+
+def _replace(old: ir.Value, new: ir.Value) -> None:
+    """Let all readers of a value have another; an output of the graph keeps its name."""
+    if old.is_graph_output():
+        name, old.name = old.name, f"{old.name}.inner"
+        new.name = name
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

@@ -1,0 +1,207 @@
+"""Bytes from one integer operator to the next: what is written, what the runtime makes of it."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from qtool.export.on_codes import keep_codes
+from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.export.weights import to_proto
+
+Array = NDArray[np.generic]
+Nodes = list[onnx.NodeProto]
+node = helper.make_node
+IMAGES = np.random.default_rng(0).standard_normal((2, 8, 6, 6)).astype(np.float32)
+CONSTANTS: dict[str, Array] = {
+    "s": np.array(0.03, np.float32),
+    "z": np.array(128, np.uint8),
+    "t": np.array(0.17, np.float32),
+    "none": np.array(0, np.uint8),
+    "top": np.array(15, np.uint8),
+    "codes": np.random.default_rng(1).integers(-7, 8, (8, 8, 1, 1)).astype(np.int8),
+    "scales": np.linspace(0.0213, 0.0371, 8).astype(np.float32),
+    "zeros": np.zeros(8, np.int8),
+}
+
+
+def pair(given: str, made: str, scale: str = "s", zero: str = "z", clip: str = "") -> Nodes:
+    """Return Q, Clip, DQ."""
+    between = [node("Clip", [f"{made}.q", "none", clip], [f"{made}.c"])] if clip else []
+    return [
+        node("QuantizeLinear", [given, scale, zero], [f"{made}.q"]),
+        *between,
+        node("DequantizeLinear", [f"{made}.{'c' if clip else 'q'}", scale, zero], [made]),
+    ]
+
+
+def convolution(given: str, made: str) -> Nodes:
+    weight = f"{made}.weight"
+    return [
+        node("DequantizeLinear", ["codes", "scales", "zeros"], [weight], axis=0),
+        node("Conv", [given, weight], [f"{made}.float"]),
+        *pair(f"{made}.float", made),
+    ]
+
+
+def model(nodes: Nodes, output: str, more: Mapping[str, Array] | None = None) -> onnx.ModelProto:
+    values = CONSTANTS | dict(more or {})
+    used = {name for one in nodes for name in one.input}
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 8, 6, 6])],
+        [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in values.items() if name in used],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return onnx.shape_inference.infer_shapes(proto)
+
+
+def rewritten(proto: onnx.ModelProto) -> onnx.ModelProto:
+    taken = ir.from_proto(proto)
+    keep_codes(taken.graph)
+    RemoveUnusedNodesPass()(taken)
+    made = to_proto(taken)
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def run(proto: onnx.ModelProto, *, optimized: bool = True) -> Array:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(proto.SerializeToString(), options)
+    return np.asarray(session.run(None, {"x": IMAGES})[0])
+
+
+def operators(proto: onnx.ModelProto) -> Counter[str]:
+    return Counter(one.op_type for one in OnnxRuntime().optimized(proto).node)
+
+
+def shuffled(groups: int) -> tuple[Nodes, Mapping[str, Array]]:
+    shapes = {
+        "apart": np.array([0, groups, 8 // groups, 6, 6], np.int64),
+        "together": np.array([-1, 8, 6, 6], np.int64),
+    }
+    nodes = [
+        node("Reshape", ["a", "apart"], ["b"]),
+        node("Transpose", ["b"], ["c"], perm=[0, 2, 1, 3, 4]),
+        node("Reshape", ["c", "together"], ["d"]),
+    ]
+    return nodes, shapes
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_channels_are_shuffled_innermost_on_bytes(groups: int) -> None:
+    shuffle, shapes = shuffled(groups)
+    nodes = [*pair("x", "i"), *convolution("i", "a"), *shuffle, *convolution("d", "y")]
+    given = model(nodes, "y", shapes)
+    made = rewritten(given)
+    orders = [list(n.attribute[0].ints) for n in made.graph.node if n.op_type == "Transpose"]
+    assert orders == [[0, 2, 3, 1], [0, 1, 2, 4, 3], [0, 3, 1, 2]]
+    np.testing.assert_array_equal(run(made), run(given, optimized=False))
+    counted = operators(made)
+    assert (counted["QuantizeLinear"], counted["DequantizeLinear"]) == (1, 1)
+    assert counted["QLinearConv"] == 2
+
+
+PASSING: dict[str, Callable[[], tuple[Nodes, str, Mapping[str, Array]]]] = {
+    "pooling": lambda: (
+        [node("MaxPool", ["a"], ["b"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])],
+        "b",
+        {},
+    ),
+    "halves": lambda: (
+        [
+            node("Split", ["a"], ["h", "g"], axis=1, num_outputs=2),
+            node("Concat", ["g", "h"], ["b"], axis=1),
+            *pair("b", "d"),
+        ],
+        "d",
+        {},
+    ),
+    "zeros around": lambda: (
+        [node("Pad", ["a", "pads"], ["b"])],
+        "b",
+        {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)},
+    ),
+    "upsampling": lambda: (
+        [node("Resize", ["a", "", "twice"], ["b"], mode="nearest")],
+        "b",
+        {"twice": np.array([1, 1, 2, 2], np.float32)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_what_passes_values_on_moves_bytes(name: str) -> None:
+    between, end, more = PASSING[name]()
+    nodes = [*pair("x", "i"), *convolution("i", "a"), *between, *convolution(end, "y")]
+    given = model(nodes, "y", more)
+    made = rewritten(given)
+    np.testing.assert_array_equal(run(made), run(given, optimized=False))
+    counted = operators(made)
+    assert counted["QLinearConv"] == 2
+    assert (counted["QuantizeLinear"], counted["DequantizeLinear"]) == (1, 1)
+
+
+def test_a_scale_changes_on_bytes() -> None:
+    nodes = [
+        *pair("x", "i"),
+        *convolution("i", "a"),
+        *pair("a", "b", "t", "none", clip="top"),
+        *convolution("b", "y"),
+    ]
+    given = model(nodes, "y")
+    made = rewritten(given)
+    assert operators(made)["QLinearAdd"] == 1
+    assert operators(made)["QuantizeLinear"] == 1
+    np.testing.assert_array_equal(run(made), run(given, optimized=False))
+
+
+def test_a_scale_that_leads_to_ties_changes_by_a_table() -> None:
+    """Half of a step: every second code lies between two new ones, which are rounded to even."""
+    double = {"t": np.array(0.06, np.float32)}
+    nodes = [*pair("x", "i"), *pair("i", "b", "t", "none", clip="top"), *convolution("b", "y")]
+    given = model(nodes, "y", double)
+    made = rewritten(given)
+    assert operators(made)["QLinearConcat"] == 1
+    assert operators(made)["QuantizeLinear"] == 1
+    np.testing.assert_array_equal(run(made), run(given, optimized=False))
+
+
+def test_what_is_quantized_as_it_was_is_left_as_it_was() -> None:
+    nodes = [*pair("x", "i"), *pair("i", "b"), node("Add", ["i", "b"], ["c"]), *pair("c", "y")]
+    given = model(nodes, "y")
+    made = rewritten(given)
+    counted = Counter(one.op_type for one in made.graph.node)
+    assert (counted["QuantizeLinear"], counted["DequantizeLinear"]) == (2, 2)
+    np.testing.assert_array_equal(run(made), run(given, optimized=False))
+    assert made.graph.output[0].name == "y"
+
+
+def test_what_is_passed_out_of_the_model_keeps_its_name() -> None:
+    nodes = [*pair("x", "i"), node("Pad", ["i", "pads"], ["y"])]
+    given = model(nodes, "y", {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)})
+    made = rewritten(given)
+    assert [value.name for value in made.graph.output] == ["y"]
+    np.testing.assert_array_equal(run(made), run(given, optimized=False))
+
+
+def test_values_with_a_scale_for_each_channel_stay_as_they_are() -> None:
+    nodes = [
+        node("QuantizeLinear", ["x", "scales", "bytes"], ["q"], axis=1),
+        node("DequantizeLinear", ["q", "scales", "bytes"], ["a"], axis=1),
+        node("MaxPool", ["a"], ["y"], kernel_shape=[2, 2]),
+    ]
+    given = model(nodes, "y", {"bytes": np.full(8, 128, np.uint8)})
+    assert [n.op_type for n in rewritten(given).graph.node] == [n.op_type for n in nodes]
