@@ -8,6 +8,8 @@ forward or a nn.ReLU that it holds.
 
 from dataclasses import dataclass
 
+from torch import nn
+
 
 @dataclass(frozen=True)
 class CallSite:
@@ -39,3 +41,31 @@ class CallSite:
     def key(self) -> str:
         """Return FUNCTIONn, the name of what stands there among the block's `sites`."""
         return f"{self.function}{self.number}"
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Tell whether what a module calls are calls of the block that runs it.
+
+    Layers are leaves whatever they hold, such as what quantizes their weight.
+    """
+    return next(module.children(), None) is None or isinstance(module, nn.Conv2d | nn.Linear)
+
+
+def is_block(module: nn.Module) -> bool:
+    """Tell whether a module, which is not the model itself, is a block: has calls of its own."""
+    runs = type(module).forward
+    plain = runs is nn.Sequential.forward or runs is nn.Module.forward  # a list is never called
+    return not plain and not is_leaf(module)
+
+
+def is_dropout(module: nn.Module) -> bool:
+    """Tell whether a leaf passes its input on in evaluation, and drops parts of it in training.
+
+    Whatever it calls is one call of dropout, in both modes. That of nn.Dropout and its like is, and
+    what drops the results of whole blocks at random, by the names that the field gives to it.
+    """
+    if isinstance(module, nn.AlphaDropout | nn.FeatureAlphaDropout):  # those shift values, too
+        return False
+    names = {kind.__name__ for kind in type(module).__mro__}
+    known = {"_DropoutNd", "StochasticDepth", "DropPath"}
+    return is_leaf(module) and not names.isdisjoint(known)
