@@ -26,7 +26,7 @@ from qtool.quantizers.layers import (
 )
 from qtool.quantizers.modes import ROWS, bypassed, see_both_modes, set_missing_ranges
 from qtool.quantizers.places.relu_outputs import quantize_relus
-from qtool.settings.quantization import Quantization
+from qtool.settings.quantization import Quantization, of_sites
 from qtool.settings.section import check
 from qtool.settings.user_estimators import load_by_absolute_paths
 
@@ -144,13 +144,23 @@ def _learn(model: nn.Module, recording: Recording) -> None:
 
 
 def pattern_problems(model: nn.Module, settings: Quantization) -> list[Problem]:
-    """Return the override patterns that match no layer of a float model."""
+    """Return the override patterns that match no layer of a float model.
+
+    Patterns of sites are left to who has seen the calls of the model, `places.wanted`, but where
+    there are no sites.
+    """
     names = [
         name for name, module in model.named_modules() if isinstance(module, tuple(QUANT_TYPES))
     ]
-    return [
-        (f"overrides.{index}.match", f"{pattern!r} matches no layer{did_you_mean(pattern, names)}")
-        for index, override in enumerate(settings.overrides)
-        for pattern in override.patterns
-        if not any(fnmatchcase(name, pattern) for name in names)
-    ]
+    found: list[Problem] = []
+    for index, override in enumerate(settings.overrides):
+        for pattern in override.patterns:
+            why = f"{pattern!r} matches no layer{did_you_mean(pattern, names)}"
+            if of_sites(pattern):
+                why = f"{pattern!r} is a site, and sites are there with place: every_value alone"
+                if settings.at_every_value:
+                    continue
+            elif any(fnmatchcase(name, pattern) for name in names):
+                continue
+            found.append((f"overrides.{index}.match", why))
+    return found

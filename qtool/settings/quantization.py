@@ -1,6 +1,6 @@
 """What the `quantization` section of a recipe may say: which layers, how many bits, and how."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Self, TypeVar
 
@@ -19,24 +19,36 @@ from qtool.settings.section import Section, attempt, problems_of
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
 S = TypeVar("S", bound=Section)
+# a ReLU of the one is a module that is swapped, of the other a call of a function
+_EXCLUDE_EACH_OTHER = ("every_value", "relu_outputs")
 
 
 class Override(Section):
-    """Other settings for the layers whose names match; an absent key inherits."""
+    """Other settings for the layers or sites whose names match; an absent key inherits."""
 
     match: str | list[str]
-    """Patterns of whole module names, such as conv1 or *.conv1."""
+    """Patterns of whole module names, such as conv1 or *.conv1, or with place: every_value of
+    sites, such as layer1.0:add0."""
 
     weights: dict[str, object] | None = None
     """Keys that differ from quantization.weights; null leaves the weights float."""
 
     activations: dict[str, object] | None = None
-    """Keys that differ from quantization.activations; null leaves the input float."""
+    """Keys that differ from quantization.activations, for what a layer reads or a site makes; null
+    leaves it float."""
 
     @property
     def patterns(self) -> list[str]:
         """Return the patterns as a list."""
         return [self.match] if isinstance(self.match, str) else self.match
+
+    def matches(self, name: str) -> bool:
+        """Tell whether a pattern fits the name of a layer, or of a site, which has a colon.
+
+        A pattern without a colon speaks of layers alone: layer1.* is not the sites of layer1.0.
+        """
+        same_kind = [p for p in self.patterns if of_sites(p) == of_sites(name)]
+        return any(fnmatchcase(name, pattern) for pattern in same_kind)
 
     @field_validator("match")
     @classmethod
@@ -48,6 +60,11 @@ class Override(Section):
     @model_serializer(mode="wrap")
     def _keep_absent_keys_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         return {k: v for k, v in handler(self).items() if k in self.model_fields_set}
+
+
+def of_sites(pattern: str) -> bool:
+    """Tell whether a pattern, or a name, is one of sites, BLOCK:FUNCTIONn, not of layers."""
+    return ":" in pattern
 
 
 class Quantization(Section):
@@ -77,9 +94,69 @@ class Quantization(Section):
                     # a wrong side is reported once, not again by each layer that inherits it
                     base = {"bits": 8} if side in wrong_sides else given.get(side) or {}
                     found += _override_problems(f"overrides.{index}.{side}", section, base, changes)
+        if made is not None and not found:
+            found += made._site_problems() + made._place_problems()
         if found or made is None:
             raise ProblemsError(found)
         return made
+
+    def _site_problems(self) -> list[Problem]:
+        """Return what is said of the weights of sites, which have none."""
+        return [
+            (f"overrides.{index}.weights", f"{pattern!r} is a site, which has no weights")
+            for index, override in enumerate(self.overrides)
+            for pattern in override.patterns
+            if of_sites(pattern) and "weights" in override.model_fields_set
+        ]
+
+    def _place_problems(self) -> list[Problem]:
+        """Return where a recipe asks for places that exclude each other."""
+        first = ""
+        found: list[Problem] = []
+        for where, inputs in self._said_of_activations():
+            if inputs is None or inputs.place not in _EXCLUDE_EACH_OTHER:
+                continue
+            if first and inputs.place != first:
+                why = f"{inputs.place} excludes {first}, which others have"
+                say = f"say place: {first} or layer_inputs here, or {inputs.place} everywhere"
+                found.append((f"{where}.place", f"{why}; {say}"))
+            first = first or inputs.place
+        return found
+
+    def _said_of_activations(self) -> Iterator[tuple[str, ActivationQuantization | None]]:
+        """Yield what applies to activations, by the recipe itself and by each override."""
+        yield "activations", self.activations
+        for index, override in enumerate(self.overrides):
+            if override.activations is not None:
+                made = _overridden(self.activations, override.activations, ActivationQuantization)
+                yield f"overrides.{index}.activations", made
+
+    @property
+    def at_every_value(self) -> bool:
+        """Tell whether anything is to be quantized where values are made."""
+        said = [inputs for _, inputs in self._said_of_activations() if inputs is not None]
+        return any(inputs.place == "every_value" for inputs in said)
+
+    def for_site(
+        self, names: Sequence[str], usual: ActivationQuantization
+    ) -> tuple[ActivationQuantization | None, str] | None:
+        """Return what an override says of a value, and where; None where none speaks of it.
+
+        Args:
+            names: of the sites that stand for the value: where its quantizer is, where it is made.
+            usual: what the value has without.
+        """
+        for index, override in enumerate(self.overrides):
+            if any(override.matches(name) for name in names):
+                if "activations" not in override.model_fields_set:
+                    return usual, f"overrides.{index}"
+                changes = override.activations
+                return _overridden(usual, changes, ActivationQuantization), f"overrides.{index}"
+        return None
+
+    def override_of(self, name: str) -> Override | None:
+        """Return the override that speaks of a layer, or of a site; None where none does."""
+        return next((o for o in self.overrides if o.matches(name)), None)
 
     def notes(self) -> list[str]:
         """Return what theory says against the choices, a line each."""
@@ -96,7 +173,7 @@ class Quantization(Section):
     ) -> tuple[WeightQuantization | None, ActivationQuantization | None, str]:
         """Return what applies to the module `name`: weights, activations, and where that stands."""
         for index, override in enumerate(self.overrides):
-            if any(fnmatchcase(name, pattern) for pattern in override.patterns):
+            if override.matches(name):
                 said = override.model_fields_set
                 weights, activations = self.weights, self.activations
                 if "weights" in said:

@@ -145,13 +145,19 @@ class ActivationQuantization(TensorQuantization):
     """The integers allowed; auto is the best of unsigned, full and asymmetric for the first values
     that are seen, asymmetric only where the range finds a zero point without learning it."""
 
-    place: Literal["layer_inputs", "relu_outputs"] = "layer_inputs"
-    """Where the quantizers stand; relu_outputs makes each ReLU and its quantizer one."""
+    place: Literal["every_value", "layer_inputs", "relu_outputs"] = "layer_inputs"
+    """Where the quantizers stand; every_value gives each value one, where it is made, so that
+    additions and poolings run in integers, too; relu_outputs makes each ReLU and its quantizer
+    one."""
 
     rounding: Literal["half_to_even", "ceil", "stochastic_rounding", "additive_noise"] = (
         "half_to_even"
     )
     """Which integer is taken; ceil also in evaluation, where the last two take the nearest."""
+
+    join_bits: int = Field(default=8, ge=2, le=8)
+    """Width of the grid of values that additions, concatenations, products or poolings read, with
+    place: every_value; a layer that reads one, too, rounds it to its own bits."""
 
     def grid_for(self, *, signed: bool) -> IntegerGrid:
         """Return the grid; where it is `auto`, by whether any value is negative."""
@@ -175,7 +181,7 @@ class ActivationQuantization(TensorQuantization):
         grids = [self.grid_for(signed=False), self.grid_for(signed=True)]
         takes_zero_point = self.of_range.zero_point and self.of_range.learns is None
         rounds = self.rounding not in ("ceil", "additive_noise")
-        if takes_zero_point and rounds and self.bits > 1 and self.place == "layer_inputs":
+        if takes_zero_point and rounds and self.bits > 1 and self.place != "relu_outputs":
             grids.append(IntegerGrid(self.bits, "asymmetric"))
         return grids
 

@@ -210,6 +210,16 @@ def test_null_on_both_sides_leaves_the_layer_alone() -> None:
     }
 
 
+def test_a_pattern_of_a_site_is_a_mistake_where_there_are_no_sites() -> None:
+    section = {
+        "activations": {"bits": 4, "place": "layer_inputs"},
+        "overrides": [{"match": "layer1.0:add0", "activations": {"bits": 8}}],
+    }
+    why = "sites are there with place: every_value alone"
+    with pytest.raises(RecipeError, match=f"'layer1.0:add0' is a site, and {why}"):
+        qtool.prepare(network(), section)
+
+
 def test_a_pattern_without_a_layer_is_a_mistake_and_all_of_them_are_listed() -> None:
     quantization = with_overrides(
         {"match": ["stem", "heat"], "weights": {"bits": 8}},

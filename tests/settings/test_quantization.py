@@ -321,3 +321,64 @@ def test_a_blend_goes_from_0_to_1_where_it_does_not_say() -> None:
     assert made.weights is not None
     assert made.weights.blend is not None
     assert made.weights.blend.params == {"start": 0.0, "stop": 1.0}
+
+
+AT_VALUES: dict[str, Any] = {"bits": 4, "place": "every_value"}
+
+
+def test_joins_have_8_bits_unless_the_recipe_says_otherwise() -> None:
+    assert activations().join_bits == 8
+    assert activations(join_bits=2).join_bits == 2
+    assert problems({"activations": AT_VALUES | {"join_bits": 1}}) == [
+        "activations.join_bits: 1 is less than 2"
+    ]
+    assert problems(
+        {"overrides": [{"match": "a", "activations": AT_VALUES | {"join_bits": 9}}]}
+    ) == ["overrides.0.activations.join_bits: 9 is more than 8"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("every_value", "relu_outputs"), ("relu_outputs", "every_value")]
+)
+def test_places_at_values_and_at_relu_modules_exclude_each_other(first: str, second: str) -> None:
+    say = f"say place: {first} or layer_inputs here, or {second} everywhere"
+    why = f"{second} excludes {first}, which others have; {say}"
+    data: dict[str, Any] = {
+        "activations": {"bits": 4, "place": first},
+        "overrides": [
+            {"match": "a", "activations": {"place": "layer_inputs"}},
+            {"match": "b", "activations": {"place": second}},
+        ],
+    }
+    assert problems(data) == [f"overrides.1.activations.place: {why}"]
+    data["activations"] = None
+    data["overrides"][0]["activations"] = {"bits": 4, "place": first}
+    data["overrides"][1]["activations"]["bits"] = 4
+    assert problems(data) == [f"overrides.1.activations.place: {why}"]
+
+
+def test_an_override_speaks_of_sites_where_its_pattern_has_a_colon() -> None:
+    made = read(
+        {
+            "activations": AT_VALUES,
+            "overrides": [
+                {"match": "layer1.*", "activations": {"bits": 2}},
+                {"match": ["head", "*:add*"], "activations": {"bits": 5}},
+                {"match": "layer1.0:relu1", "activations": None},
+            ],
+        }
+    )
+    assert made.activations is not None
+    assert made.for_layer("layer1.0.conv1")[2] == "overrides.0"
+    assert made.for_layer("head")[2] == "overrides.1"
+    usual = made.activations.model_copy(update={"bits": 8})
+    added = made.for_site(["layer1.0:relu0", "layer1.0:add0"], usual)
+    assert added == (usual.model_copy(update={"bits": 5}), "overrides.1")
+    assert made.for_site(["layer1.0:relu1"], usual) == (None, "overrides.2")
+    assert made.for_site(["layer1.0:relu0"], usual) is None
+
+
+def test_sites_have_no_weights() -> None:
+    assert problems({"overrides": [{"match": ["a", "b:add0"], "weights": {"bits": 4}}]}) == [
+        "overrides.0.weights: 'b:add0' is a site, which has no weights"
+    ]
