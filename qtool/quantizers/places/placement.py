@@ -7,18 +7,29 @@ from typing import Literal
 from qtool.graph.call_sites import CallSite
 from qtool.settings.tensors import ActivationQuantization
 
-# free: grid and range as the settings say. rectified: unsigned, for a ReLU or a clip from 0 is the
-# quantizer's. hardswish: 8 bits, scale 3 / k and zero point k, k = round(255 * 3 / (hi + 3)), so
-# that hardsigmoid of a code q is min(q, 2k) / 2k. unit: 8 bits, unsigned, scale 1 / 255, for what
-# lies in 0..1.
+# free: grid and range as the settings say. rectified: a ReLU or a clip from 0 is the quantizer's,
+# so that what is below 0 becomes 0; unsigned, but for a member of a group that holds negative
+# values, too, whose codes end at the zero point. hardswish: 8 bits, scale 3 / k and zero point k,
+# k = round(255 * 3 / (hi + 3)), so that hardsigmoid of a code q is min(q, 2k) / 2k. unit: 8 bits,
+# unsigned, scale 1 / 255, for what lies in 0..1.
 Form = Literal["free", "rectified", "hardswish", "unit"]
 # image: an input of the model. layers: read by layers alone. join: read by a join, or by float
 # operators alone.
 Use = Literal["image", "layers", "join"]
 # How a join computes. depthwise: average pooling, or a norm that cannot be folded, as a convolution
-# of each channel by itself.
+# of each channel by itself. hardsigmoid: one that no layer before it absorbs; like sigmoid, each
+# code by itself. requantize: a ReLU or clip that no maker absorbs, rounds what another site made.
 JoinKind = Literal[
-    "add", "mul", "cat", "global_pool", "depthwise", "sigmoid", "silu", "hardswish", "requantize"
+    "add",
+    "mul",
+    "cat",
+    "global_pool",
+    "depthwise",
+    "sigmoid",
+    "hardsigmoid",
+    "silu",
+    "hardswish",
+    "requantize",
 ]
 
 
@@ -38,8 +49,11 @@ class PlacedSite:
         use: who reads it, in one word.
         readers: names of the layers, and of the sites of joins, that read it.
         group: the site whose quantizer serves this one, too; the site itself where that is its own.
+            Members have equal settings, but forms and tops of their own; where only some are
+            rectified, the group's own quantizer is at one that is not.
         wants: whether what is asked for the value was a layer's or the site's: overrides.N or
             quantization, for messages and the plan.
+        note: what of the recipe does not fit the value, and was taken otherwise; for the plan.
     """
 
     site: CallSite
@@ -51,6 +65,7 @@ class PlacedSite:
     readers: tuple[str, ...] = ()
     group: CallSite | None = None
     wants: str = "quantization"
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,8 @@ class Join:
     Attributes:
         site: of the call.
         kind: how it computes.
-        inputs: the placed sites whose quantizers its operands carry, in order, as written.
+        inputs: the placed sites whose quantizers its operands carry, in order, as written. Those of
+            a concatenation are of its output's group, but for what a sigmoid makes.
         output: the placed site whose quantizer stands behind it.
         norm: name of the module, where it is a norm that cannot be folded.
         facts: of the operation (kernel, stride, padding, dim).
@@ -90,6 +106,7 @@ class Placement:
         repeats: sites of operators that pass values on (pooling by maximum, flatten, ...) -> the
             site whose grid their results still lie on.
         float_joins: sites of joins that stay float -> why.
+        advice: sites of joins that stay float -> what would change that, where anything does.
         without_quantizer: values left float by name -> why (results that are dropped, ...).
     """
 
@@ -101,4 +118,5 @@ class Placement:
     absorbed: Mapping[str, str] = field(default_factory=dict)
     repeats: Mapping[str, str] = field(default_factory=dict)
     float_joins: Mapping[str, str] = field(default_factory=dict)
+    advice: Mapping[str, str] = field(default_factory=dict)
     without_quantizer: Mapping[str, str] = field(default_factory=dict)
