@@ -28,6 +28,7 @@ class ActivationQuantizer(FakeQuantize):
         offset: float32 [], what the grid's lowest level means where that is learned (LSQ+, Bhalgat
             et al., 2020, arXiv:2004.09576), else None; the zero point is round(-offset / s).
         observer: sees the values, until the range is set and, where it follows them, after that.
+        given: the scale is a constant, which no values change.
     """
 
     observed: Tensor
@@ -35,6 +36,7 @@ class ActivationQuantizer(FakeQuantize):
     def __init__(self, settings: ActivationQuantization) -> None:
         self.decides_grid, self.grids = settings.grid == "auto", settings.grids()
         super().__init__(settings, None if self.decides_grid else self.grids[0])
+        self.given = False
         learns_offset = self.learns and settings.grid == "asymmetric"
         self.offset = nn.Parameter(torch.zeros(())) if learns_offset else None
         self.register_buffer("observed", torch.zeros(2))
@@ -102,28 +104,55 @@ class ActivationQuantizer(FakeQuantize):
         if self.offset is not None:
             self.offset.copy_(rows.amin().clamp_max(0))
 
-    def forward(self, x: Tensor, *, rectify: bool = False) -> Tensor:
-        """Return the fake-quantized input, same shape and dtype; `rectify` quantizes its ReLU."""
+    def forward(
+        self, x: Tensor, *, rectify: bool = False, top: float | None = None, member: str = ""
+    ) -> Tensor:
+        """Return the fake-quantized input, same shape and dtype.
+
+        Args:
+            x: the input, or where `rectify` what its ReLU, or its clip to 0..top, is taken of.
+            rectify: quantize the ReLU of x; the rounding does its work wherever it can.
+            top: quantize clip(x, 0, top) instead. That saturates at round(top / s), as rounding
+                what is clipped would; values above it are the estimator's, as all outside are.
+            member: which of the values that share the quantizer this is.
+        """
         if rectify and not self._rectifies:
-            x, rectify = F.relu(x), False
+            x, rectify = F.relu(x) if top is None else torch.clamp(x, 0, top), False
         if self.observer.watching:
-            self.observer.watch(x, self.observed)
+            if not self.given:
+                self.observer.watch(x, self.observed, member)
             return x
         if not self.ready:
-            self.observer.watch(x, self.observed)
+            self.observer.watch(x, self.observed, member)
+            if self.waits(member):
+                return x
             self.settle()
         elif self.follows and self.training and self.observer.looks_now():
-            self.observer.follow(x.detach(), self.observed, rectify=rectify)
+            self.observer.follow(x.detach(), self.observed, rectify=rectify, top=top)
             self._fit(self.observed.unsqueeze(0))
         self.place_zero_point()
-        return self.round_to_grid(x, self.offset)
+        if not rectify:
+            return self.round_to_grid(x, self.offset)
+        top = top if self._may_exceed else None
+        return self.round_to_grid(x, bounds=self.clipped_bounds(top), top=top)
+
+    def waits(self, member: str) -> bool:
+        """Tell, of a range that is not set yet, whether values of other members are to come."""
+        del member
+        return False
 
     @property
     def _rectifies(self) -> bool:
         """Tell whether rounding is ReLU, too: it saturates at zero, and keeps nothing below."""
         if self.observer.watching or not self.ready or self.blend is not None:
             return False
-        return self.known_grid.kind == "unsigned" and self.rounding is not additive_noise
+        rounds = self.rounding is not additive_noise and self.offset is None
+        return rounds and self.known_grid.kind != "mid_rise"
+
+    @property
+    def _may_exceed(self) -> bool:
+        """Tell whether the grid may reach beyond values that its range was set from."""
+        return self.learns or self.settings.of_range.given or self.settings.of_range.refines
 
     @torch.no_grad()
     def place_zero_point(self) -> None:

@@ -9,6 +9,7 @@ in float32 whatever the type of x; its backward is the chosen estimator. With a 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Self, cast
 
@@ -164,8 +165,26 @@ class FakeQuantize(Part):
             return grid.qmin - zero_point, grid.qmax - zero_point
         return float(grid.qmin), float(grid.qmax)
 
+    def clipped_bounds(self, top: float | None) -> tuple[Bound, Bound]:
+        """Return low and high in steps of a grid that ends at 0, and at round(top / s)."""
+        low, high = self.bounds()
+        low = 0.0 if isinstance(high, float) else torch.zeros_like(high)
+        if top is None:
+            return low, high
+        scale = self.used_scale
+        end = ROUNDINGS[self.deployed_rounding](torch.full_like(scale, top).div_(scale))
+        if isinstance(high, float):
+            return torch.zeros_like(scale), end.clamp_(max=high)
+        return low, torch.minimum(end, high)
+
     def round_to_grid(
-        self, x: Tensor, shift: Tensor | None = None, *, trains: bool = True
+        self,
+        x: Tensor,
+        shift: Tensor | None = None,
+        *,
+        trains: bool = True,
+        bounds: tuple[Bound, Bound] | None = None,
+        top: float | None = None,
     ) -> Tensor:
         """Return x_hat, or the blend of x and x_hat; same shape and dtype as x.
 
@@ -173,26 +192,29 @@ class FakeQuantize(Part):
             x: real values.
             shift: a learned offset, a parameter [], which the zero point was taken from.
             trains: a learned scale gets a gradient.
+            bounds: low and high in steps, where they are not those of the grid.
+            top: what the values are clipped at, where `bounds` see to that.
         """
         grid = self.known_grid
+        low, high = self.bounds() if bounds is None else bounds
         if self.learns and not self.ahead and torch.is_grad_enabled():
             # from far below 0 it would not come back soon
             self.scale.detach().clamp_(min=SMALLEST_SCALE)
         scale = self.scale if trains else self.scale.detach()
         rounding = self.rounding if self.training else ROUNDINGS[self.deployed_rounding]
         how = self._backward(max(1, x.numel() // self.scale.numel()))
+        if top is not None and self.learns:
+            how = replace(how, top=(top, float(grid.qmax)))
         if rounding is additive_noise:
-            return _with_noise(
-                x, above_floor(scale.clone()), self.bounds(), grid.offset, how.factor
-            )
+            return _with_noise(x, above_floor(scale.clone()), (low, high), grid.offset, how.factor)
         if self.blend is not None:  # excludes a learned scale
             x_hat = RoundToGrid.apply(
-                x.detach(), scale, None, *self.bounds(), grid.offset, rounding, how
+                x.detach(), scale, None, low, high, grid.offset, rounding, how
             )
             return torch.mul(x, 1 - self.alpha).add_(x_hat.mul_(self.alpha))
         return cast(
             Tensor,
-            RoundToGrid.apply(x, scale, shift, *self.bounds(), grid.offset, rounding, how),
+            RoundToGrid.apply(x, scale, shift, low, high, grid.offset, rounding, how),
         )
 
     def _backward(self, values: int) -> Backward:

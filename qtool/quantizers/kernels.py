@@ -63,11 +63,12 @@ def backward(
     offset: float,
     rule: str | None,
     rounding: Rounding,
+    top: tuple[float, float] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the gradient of x, and the sums that a scale learns by, shaped as the scale.
 
     The sums are <g, x_hat> - <inner, x>, or for the rule clip <g - inner, x_hat>, over s; None
-    where `rule` is None because the scale is not learned.
+    where `rule` is None because the scale is not learned. For `top` see Backward.
     """
     if grad.stride() != x.stride():
         grad = torch.empty_like(x).copy_(grad)
@@ -76,7 +77,7 @@ def backward(
     if isinstance(estimator, partial):
         estimator, params = estimator.func, tuple(sorted(estimator.keywords.items()))
     kernel = _backward_kernel(
-        estimator, params, bounds, offset=offset, rule=rule, rounding=rounding
+        estimator, params, bounds, offset=offset, rule=rule, rounding=rounding, top=top
     )
     grad_x, sums = kernel(_rows(grad, len(column)), _rows(x, len(column)), column)
     return grad_x.as_strided(x.shape, x.stride()), None if sums is None else sums.reshape_as(scale)
@@ -121,6 +122,7 @@ def _backward_kernel(
     offset: float,
     rule: str | None,
     rounding: Rounding,
+    top: tuple[float, float] | None,
 ) -> Gradients:
     (low, high), given = bounds, dict(params)
 
@@ -133,6 +135,10 @@ def _backward_kernel(
         inner = g_u if rule == "chain_rule" else straight_through(g, u, low, high)
         q = round_to_steps(x.float(), scale, low, high, offset, rounding) - offset
         products = (g - inner) * q if rule == "clip" else g * q - inner * (u - offset)
+        if top is not None:
+            end, within = top[0] / scale, scale * top[1] >= top[0]
+            level = products - torch.where(u > high, g - inner, 0.0) * end
+            products = torch.where(within, 0.0 if rule == "clip" else level, products)
         return g_u.to(x.dtype), products.sum(1)
 
     return _compiled(gradients)

@@ -24,27 +24,35 @@ class Observer:
         steps: training steps so far.
         looks: whether the values of this training step are taken into the average.
         ahead: that is decided before the forward pass, not in it.
+        shared: several values have this range, so that a batch's extremes are those of all.
     """
 
     def __init__(self, *, follows: bool, decay: float, every: int) -> None:
         self.follows, self.decay, self.every = follows, decay, every
-        self.watching = self.looks = self.ahead = False
+        self.watching = self.looks = self.ahead = self.shared = False
         self.steps = 0
         self._samples: list[Sample] = []
         self._size = SAMPLE
+        self._members: set[str] = set()  # of a shared range, that this batch has shown
+        self._first = True  # that is the first batch, before which there is no average
+        self._before = torch.zeros(2)  # the average before a batch
+        self._union = torch.zeros(2)  # the extremes of what was seen of it
 
     @torch.no_grad()
-    def watch(self, x: Tensor, average: Tensor) -> None:
+    def watch(self, x: Tensor, average: Tensor, member: str = "") -> None:
         """Collect a sample of the values of x, and take their extremes into the average.
 
         With every doubling of the batches each keeps half: memory stays bounded, and as a sample
         knows how many values it stands for, all values of all batches count alike.
         """
         sample = Sample.of(x, self._size)
-        if self.follows and self._samples:
-            average.lerp_(sample.extremes, 1 - self.decay)
-        elif self.follows:
-            average.copy_(sample.extremes)
+        if self.follows:
+            if member in self._members or not self._samples:  # a batch begins
+                self._members.clear()
+                self._first = not self._samples
+                self._begin_batch(average)
+            self._members.add(member)
+            self._take_in(sample.extremes, average, 1.0 if self._first else 1 - self.decay)
         self._samples.append(sample)
         if sum(kept.values.numel() for kept in self._samples) > 2 * SAMPLE and self._size > 1:
             self._size //= 2
@@ -58,6 +66,7 @@ class Observer:
     def forget(self) -> None:
         """Drop what was watched."""
         self._samples, self._size = [], SAMPLE
+        self._members.clear()
 
     def take(self) -> tuple[Tensor, Tensor | None]:
         """Return what was watched and drop it: values [1, K], and how many each stands for [K].
@@ -71,10 +80,12 @@ class Observer:
         rows, weights = zip(*(sample.weighed() for sample in samples), strict=True)
         return torch.cat(rows).unsqueeze(0), torch.cat(weights)
 
-    def begin_step(self) -> None:
+    def begin_step(self, average: Tensor) -> None:
         """Decide, before a training step's forward pass, whether to look at its values."""
         self.ahead = True
         self._count_step()
+        if self.looks and self.shared:
+            self._begin_batch(average)
 
     def looks_now(self) -> bool:
         """Tell, in a training step's forward pass, whether to look at its values."""
@@ -89,11 +100,30 @@ class Observer:
         self.steps += 1
 
     @torch.no_grad()
-    def follow(self, x: Tensor, average: Tensor, *, rectify: bool) -> None:
-        """Take the extremes of x, or of its ReLU, into the average."""
+    def follow(
+        self, x: Tensor, average: Tensor, *, rectify: bool, top: float | None = None
+    ) -> None:
+        """Take the extremes of x, or of its ReLU, or of its clip to 0..top, into the average."""
         extremes = _extremes(x).float()
-        extremes = extremes.clamp_min_(0) if rectify else extremes
-        average.lerp_(extremes, 1 - self.decay**self.every)
+        extremes = extremes.clamp_(min=0, max=top) if rectify else extremes
+        weight = 1 - self.decay**self.every
+        if self.shared and self.ahead:
+            self._take_in(extremes, average, weight)
+        else:
+            average.lerp_(extremes, weight)
+
+    def _begin_batch(self, average: Tensor) -> None:
+        """Keep the average from before a batch, of which nothing was seen yet."""
+        if self._before.device != average.device:
+            self._before, self._union = torch.zeros_like(average), torch.zeros_like(average)
+        self._before.copy_(average)
+        self._union[0], self._union[1] = torch.inf, -torch.inf
+
+    def _take_in(self, extremes: Tensor, average: Tensor, weight: float) -> None:
+        """Let a batch, whose extremes are now also these, count in the average by its weight."""
+        least, most = torch.minimum(self._union, extremes), torch.maximum(self._union, extremes)
+        self._union.copy_(torch.stack([least[0], most[1]]))
+        average.copy_(torch.lerp(self._before, self._union, weight))
 
 
 def _extremes(values: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ fit the cache, with the estimator's fast form where it has one. Where a compiler
 model, or on other devices, it is plain tensor arithmetic: nothing waits for a number.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -51,6 +52,9 @@ class Backward:
         factor: on the gradient of the scale, and of the offset.
         decay: of the clip, added to the scale's gradient.
         compiles: take compiled kernels where there are any.
+        top: what a clip that the rounding does ends at, and the steps from 0 to the grid's own end;
+            None where the scale is not learned, or nothing is clipped. Where the top lies within
+            the grid, values above it are level at the top whatever the scale is.
     """
 
     estimator: Estimator
@@ -58,6 +62,7 @@ class Backward:
     factor: float
     decay: float = 0.0
     compiles: bool = False
+    top: tuple[float, float] | None = None
 
 
 class _Context(Protocol):
@@ -91,12 +96,14 @@ class _Sums:
         products: <g, x_hat> - <inner, x>, for clip <g - inner, x_hat>, shaped as the scale, where
             inner is the gradient of x that the scale's rule takes; None before the first part.
         saturated: the sum of g - inner, [], where an offset is learned.
+        above: the sum of g - inner above the upper bound, [], where a clip lies there.
     """
 
     def __init__(self, how: Backward, scale: Tensor, *, shifted: bool) -> None:
         self.clips, self.shape, self.shifted = how.scale_rule == "clip", scale.shape, shifted
         self.products: Tensor | None = None
         self.saturated: Tensor | float = 0.0
+        self.above: Tensor | float = 0.0
 
     def add(self, grad: Tensor, inner: Tensor, x: Tensor, x_hat: Tensor) -> None:
         """Add a part."""
@@ -164,6 +171,8 @@ class RoundToGrid(torch.autograd.Function):
         hat = None if x_hat is None else widen(x_hat)
         sums = _Sums(how, scale, shifted=ctx.shifted)
         fast = fast_form(how.estimator) if _by_numbers(x) else None
+        if how.top is not None and how.scale_rule == "chain_rule":
+            fast = None
         if fast is None:
             grad_x = _at_once(ctx, sums, widen(grads[0]), widen(x), x_hat=hat, scale=scale)
         else:
@@ -171,7 +180,7 @@ class RoundToGrid(torch.autograd.Function):
             grad_x = _in_parts(fast, ctx, sums, grad, wide, x_hat=hat, scale=scale)
         grad_scale = grad_shift = None
         if sums.products is not None:
-            grad_scale = sums.products.div_(scale)
+            grad_scale = _level_at_top(how, sums, scale).div_(scale)
             if ctx.shifted:
                 # the offset beta stays where it is when s moves: x_hat saturates at s q + beta
                 grad_scale.sub_(ctx.bounds[0] * sums.saturated)
@@ -180,6 +189,21 @@ class RoundToGrid(torch.autograd.Function):
             if how.decay:
                 grad_scale.add_(scale, alpha=how.decay)
         return grad_x.to(x.dtype), grad_scale, grad_shift, None, None, None, None, None
+
+
+def _level_at_top(how: Backward, sums: _Sums, scale: Tensor) -> Tensor:
+    """Return the products, without what values at a clip's top have no part in.
+
+    There x_hat = s round(top / s): of LSQ and the chain rule, g (x_hat - top) is left of g x_hat,
+    as of a value inside the grid; of the clip that PACT learns, nothing.
+    """
+    assert sums.products is not None
+    if how.top is None:
+        return sums.products
+    top, steps = how.top
+    within = scale * steps >= top
+    rest = 0.0 if sums.clips else sums.products - top * sums.above
+    return torch.where(within, rest, sums.products)
 
 
 def _by_numbers(x: Tensor) -> bool:
@@ -210,6 +234,7 @@ def _by_kernels(ctx: _Context, grad: Tensor, x: Tensor, scale: Tensor) -> tuple[
         offset=ctx.offset,
         rule=how.scale_rule if ctx.needs_input_grad[1] else None,
         rounding=ctx.rounding,
+        top=how.top,
     )
     if grad_scale is not None:
         grad_scale = grad_scale.mul_(how.factor)
@@ -231,6 +256,8 @@ def _at_once(
         if how.scale_rule != "chain_rule" and how.estimator is not straight_through:
             inner = straight_through(grad, u, *ctx.bounds)
         sums.add(grad, inner, x, x_hat)
+        if how.top is not None and not sums.clips:
+            sums.above = torch.where(u > ctx.bounds[1], grad - inner, 0.0).sum()
     return grad_x
 
 
@@ -251,13 +278,17 @@ def _in_parts(
     limits = None if fast.limits is None else fast.limits(low, high, x.dtype)
     divides = fast.slope is not None or offset or scale.ndim or x.numel() <= FEW
     divides = divides or x.dtype != torch.float32
+    step = 0.0 if divides else scale.item()
     if not divides:
-        step = scale.item()
         straight = limits_before_division(straight, step)
         limits = limits and limits_before_division(limits, step)
     # at low = 0 the gradients that only half_open stops are multiplied by x = 0
     same = fast.limits is closed or (fast.limits is half_open and low == 0 == offset)
     chain = how.scale_rule == "chain_rule"
+    over = None  # limits for what lies above a clip's top, where that is within the grid
+    if how.top is not None and not sums.clips and float(scale) * how.top[1] >= how.top[0]:
+        over = high, math.inf
+        over = over if divides else limits_before_division(over, step)
     out = torch.empty_like(x)
     parts: Iterable[_Part] = [(grad, x, out, x_hat)]
     if scale.ndim == 0:  # without a slope the passes are too few for blocks to pay off
@@ -271,11 +302,14 @@ def _in_parts(
         if hat is not None and not chain:
             inner = kept if same else stop_outside(g, u, straight, torch.empty_like(g))
             sums.add(g, inner, x_part, hat)
+        above = None if over is None else stop_outside(g, u, over, torch.empty_like(g))
         if fast.slope is not None:
             fast.slope(kept, u, low, high, out_part)
             kept = out_part
         if hat is not None and chain:
             sums.add(g, kept, x_part, hat)
+        if above is not None:
+            sums.above = sums.above + above.sum()
     return grad if fast.limits is None and fast.slope is None else out
 
 

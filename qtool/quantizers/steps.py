@@ -87,7 +87,7 @@ class Members(NamedTuple):
                 scales.append(quantizer.scale)
         for quantizer in self.inputs:
             quantizer.ahead = True
-            quantizer.observer.begin_step()
+            quantizer.observer.begin_step(quantizer.observed)
             if quantizer.scale.requires_grad:
                 scales.append(quantizer.scale)
         for counting in self.counting:

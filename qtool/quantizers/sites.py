@@ -1,0 +1,212 @@
+"""Quantizers at sites: they stand at one call of a function in a block, and do the call's work.
+
+A value gets its quantizer where it is made. At a ReLU, or a clip from 0, the rounding is the
+function; elsewhere the function computes, never in place, and its result is rounded.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qtool.graph.swap import Part
+from qtool.numerics.grid import IntegerGrid
+from qtool.numerics.ranges import above_floor
+from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.places.placement import Form
+from qtool.settings.section import Choice
+from qtool.settings.tensors import ActivationQuantization
+
+Function = Callable[..., object]
+
+BITS = 8  # of the forms hardswish and unit
+UNIT = 1 / 255
+SMALLEST_ZERO, LARGEST_ZERO = 8, 127  # k: at most half of the codes, lest 2k does not fit a byte
+# functions that may be called in place, and compute the same apart from their argument
+APART: Mapping[str, Function] = {
+    "add": torch.add,
+    "mul": torch.mul,
+    "sigmoid": torch.sigmoid,
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
+}
+ONE_OPERAND = ("sigmoid", "hardsigmoid", "hardswish")
+
+
+def settings_of(form: Form, settings: ActivationQuantization) -> ActivationQuantization:
+    """Return settings that say what a form asks for.
+
+    hardswish: its one number is the largest value, which a range that learns would move by the
+    gradients of a grid whose every level depends on it; it follows the values instead.
+    """
+    if form == "rectified" and settings.grid == "auto":
+        return settings.model_copy(update={"grid": "unsigned"})
+    if form == "hardswish":
+        follows = settings.of_range.follows
+        name = "ema_min_max" if follows or settings.of_range.learns else "min_max"
+        choice = settings.range if follows else Choice(name=name)
+        return settings.model_copy(update={"bits": BITS, "grid": "asymmetric", "range": choice})
+    if form == "unit":
+        choice = Choice.model_validate({"name": "fixed", "scale": UNIT})
+        return settings.model_copy(update={"bits": BITS, "grid": "unsigned", "range": choice})
+    return settings
+
+
+def hardswish_grid(largest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scale 3 / k and the zero point k for values up to `largest`, shaped as that is.
+
+    k = round(255 * 3 / (max + 3)): below -3 hardswish is 0, so that the grid begins there, and a
+    code q has hardsigmoid min(q, 2k) / 2k, exactly.
+    """
+    reach = largest.clamp_min(0) + 3
+    zero_point = torch.round(255 * 3 / reach).clamp(SMALLEST_ZERO, LARGEST_ZERO)
+    return 3 / zero_point, zero_point
+
+
+class SiteQuantizer(ActivationQuantizer):
+    """Fake quantization of what one call of a function makes.
+
+    Attributes:
+        function: its name in `qtool.graph.functions`.
+        form: what the grid has to be like.
+        top: what a clip from 0 ends at, where the function is one.
+        members: names of the sites that it serves, its own first.
+        sigmoid: at SiLU, rounds the sigmoid that is multiplied by x; else None.
+    """
+
+    def __init__(
+        self,
+        settings: ActivationQuantization,
+        function: str = "",
+        form: Form = "free",
+        *,
+        top: float | None = None,
+        members: tuple[str, ...] = ("",),
+    ) -> None:
+        super().__init__(settings_of(form, settings))
+        self.function, self.form, self.top, self.members = function, form, top, members
+        self._seen: set[str] = set()
+        silu = function == "silu"
+        self.sigmoid = SiteQuantizer(settings, "sigmoid", "unit") if silu else None
+        if form == "unit":
+            self.given, self.ready = True, True
+            self.scale.fill_(UNIT)
+        self.observer.shared = len(members) > 1
+
+    def at(self, function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """Return what a call makes, rounded; the arguments stay as they are."""
+        return self.round_call(self, function, args, kwargs)
+
+    def round_call(
+        self,
+        stand: "SiteQuantizer | SharedSite",
+        function: Function,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> object:
+        """Return what a call makes at one of the members."""
+        name, member = stand.function, stand.member
+        x = args[0] if args else next(iter(kwargs.values()))
+        if name == "relu" and isinstance(x, Tensor):
+            return self(x, rectify=True, member=member)
+        if name == "clip" and stand.top is not None and isinstance(x, Tensor):
+            return self(x, rectify=True, top=stand.top, member=member)
+        if stand.sigmoid is not None and isinstance(x, Tensor):
+            return self(x * stand.sigmoid(torch.sigmoid(x)), member=member)
+        made = compute_apart(name, function, args, kwargs)
+        return self(made, member=member) if isinstance(made, Tensor) else made
+
+    @property
+    def member(self) -> str:
+        """Return the name of its own site."""
+        return self.members[0]
+
+    def waits(self, member: str) -> bool:
+        """Tell, of a range that is not set yet, whether values of other members are to come."""
+        self._seen.add(member)
+        return len(self._seen) < len(self.members)
+
+    def settle(self) -> None:
+        """Set grid, scale and zero point from what was watched of all members."""
+        self._seen.clear()
+        super().settle()
+
+    def _fitted(
+        self, grid: IntegerGrid, rows: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if self.form != "hardswish":
+            return super()._fitted(grid, rows, weights)
+        scale, zero_point = hardswish_grid(rows.amax(1))
+        return above_floor(scale), zero_point
+
+
+class SharedSite(Part):
+    """A site whose value another site's quantizer rounds, as all operands of a concatenation are.
+
+    Attributes:
+        quantizer: that of the group, in a tuple, so that it is not this module's own.
+        function, top, sigmoid: as a `SiteQuantizer` has them.
+        member: name of this site.
+    """
+
+    maker = "qtool.prepare"
+
+    def __init__(
+        self,
+        quantizer: SiteQuantizer,
+        function: str,
+        member: str,
+        *,
+        top: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.quantizer = (quantizer,)
+        self.function, self.member, self.top = function, member, top
+        silu = function == "silu"
+        self.sigmoid = SiteQuantizer(quantizer.settings, "sigmoid", "unit") if silu else None
+
+    def at(self, function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """Return what a call makes, rounded; the arguments stay as they are."""
+        return self.quantizer[0].round_call(self, function, args, kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a value rounded by the group's quantizer, same shape."""
+        return self.quantizer[0](x, member=self.member)
+
+    def extra_repr(self) -> str:
+        """Show whose quantizer it is in `print(model)`."""
+        return f"as {self.quantizer[0].member}"
+
+
+def compute_apart(
+    name: str, function: Function, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> object:
+    """Return what a function makes of its arguments, which a form in place would overwrite.
+
+    What is overwritten may be what autograd keeps of the operator that made it.
+    """
+    if name in ONE_OPERAND:
+        return APART[name](args[0] if args else next(iter(kwargs.values())))
+    if name in APART:
+        return APART[name](*args, **kwargs)
+    if kwargs.get("inplace"):
+        return function(*args, **{**kwargs, "inplace": False})
+    called = getattr(function, "__name__", "")
+    if called.endswith("_") and not called.endswith("__") and isinstance(args[0], Tensor):
+        return function(args[0].clone(), *args[1:], **kwargs)
+    return function(*args, **kwargs)
+
+
+def stands_at_sites(model: nn.Module) -> dict[str, SiteQuantizer | SharedSite]:
+    """Return what `prepare` put at the sites of a model, by the names of the modules."""
+    found = ((n, m) for n, m in model.named_modules() if isinstance(m, SiteQuantizer | SharedSite))
+    return {name: cast("SiteQuantizer | SharedSite", module) for name, module in found}
+
+
+def settle_what_waits(model: nn.Module) -> None:
+    """Set the ranges of groups of which a pass has shown some members, but not all."""
+    for module in model.modules():
+        if isinstance(module, SiteQuantizer) and not module.ready and module.observer.watched:
+            module.settle()
