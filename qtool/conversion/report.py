@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from qtool.evaluation import evaluate, logits_of
 from qtool.integer.layers import converted_state
 from qtool.quantizers.health import health
-from qtool.reports.results import Conversion, Layer
+from qtool.reports.layers import Layer
+from qtool.reports.results import Conversion
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

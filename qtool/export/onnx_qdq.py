@@ -23,8 +23,9 @@ from qtool.graph.copies import copy_of
 from qtool.graph.swap import replace_module
 from qtool.integer.layers import Converted, converted_state, integer_layers
 from qtool.integer.relu import integer_relus
+from qtool.reports.layers import ExportedLayer
 from qtool.reports.result import Json
-from qtool.reports.results import ExportDescription, ExportedLayer
+from qtool.reports.results import ExportDescription
 
 
 def export_onnx(

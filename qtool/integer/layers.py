@@ -2,6 +2,10 @@
 
     y = (conv(q_x - z_x, codes) + bias) * s_x * s_w
 
+and, where the output is quantized, too, as ONNX Runtime's kernels do,
+
+    q_y = rint((conv(q_x - z_x, codes) + bias) * f32((s_x s_w) / s_y)) + z_y
+
 The integers travel as floats: as float32 while every partial sum stays below 2^24, where float32
 still holds each integer, else as float64; factors have 8 bits, which TF32 does not shorten. A side
 that was left float takes part as it is.
@@ -18,12 +22,13 @@ from torch.nn import functional as F
 
 from qtool.graph.swap import Kept, Part, kept_state
 from qtool.integer.relu import ReluSpec
-from qtool.integer.site_specs import SiteSpec
+from qtool.integer.site_specs import SiteSpec, round_to_values
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS
+from qtool.reports.layers import Layer
 from qtool.reports.result import Json
-from qtool.reports.results import Layer, Proof
+from qtool.reports.results import Proof
 
 EXACT_FLOAT32 = 2**24
 
@@ -35,6 +40,7 @@ class LayerSpec(Layer):
     def _grids_are_known(self) -> Self:
         _grid(self.weight_bits, self.weight_grid)  # raises ValueError where there is no such grid
         _grid(self.input_bits, self.input_grid)
+        _grid(self.output_bits, self.output_grid)
         return self
 
     @property
@@ -46,6 +52,11 @@ class LayerSpec(Layer):
     def input(self) -> IntegerGrid | None:
         """Return the input's grid."""
         return _grid(self.input_bits, self.input_grid)
+
+    @property
+    def output(self) -> IntegerGrid | None:
+        """Return the output's grid."""
+        return _grid(self.output_bits, self.output_grid)
 
     @property
     def weights(self) -> int:
@@ -71,6 +82,8 @@ class IntegerLayer(Part, ABC):
         input_scale: float32 [], of the input's codes: s, or s / 2 on mid_rise; absent for a float
             input.
         input_zero_point: int32 [].
+        output_scale, output_zero_point: float32 [] and int32 [], of the output's codes; absent
+            where it stays float.
     """
 
     maker = "qtool.convert"
@@ -80,6 +93,8 @@ class IntegerLayer(Part, ABC):
     bias: Tensor | None
     input_scale: Tensor | None
     input_zero_point: Tensor | None
+    output_scale: Tensor | None
+    output_zero_point: Tensor | None
 
     def __init__(self, spec: LayerSpec) -> None:
         super().__init__()
@@ -94,10 +109,10 @@ class IntegerLayer(Part, ABC):
             dtype = torch.int32 if spec.bias == "int32" else torch.float32
             bias = torch.zeros(channels, dtype=dtype)
         self.register_buffer("bias", bias)
-        has_input = spec.input_bits is not None
-        self.register_buffer("input_scale", torch.ones(()) if has_input else None)
-        zero = torch.zeros((), dtype=torch.int32) if has_input else None
-        self.register_buffer("input_zero_point", zero)
+        for side, bits in (("input", spec.input_bits), ("output", spec.output_bits)):
+            scale, zero = torch.ones(()), torch.zeros((), dtype=torch.int32)
+            self.register_buffer(f"{side}_scale", None if bits is None else scale)
+            self.register_buffer(f"{side}_zero_point", None if bits is None else zero)
         self._small: tuple[list[int], bool] | None = None  # at which writes, float32 holds all sums
 
     @abstractmethod
@@ -123,6 +138,14 @@ class IntegerLayer(Part, ABC):
         if grid is None or scale is None or zero is None:
             return None
         return OnGrid(grid, scale, zero, ROUNDINGS[self.spec.input_rounding])
+
+    @property
+    def output_on_grid(self) -> OnGrid | None:
+        """Return the output's grid, scale and zero point; None where it is float."""
+        grid, scale, zero = self.spec.output, self.output_scale, self.output_zero_point
+        if grid is None or scale is None or zero is None:
+            return None
+        return OnGrid(grid, scale, zero, ROUNDINGS[self.spec.output_rounding])
 
     def real_weight(self) -> Tensor:
         """Return w_hat = code * scale, float32, the weight's shape."""
@@ -168,19 +191,31 @@ class IntegerLayer(Part, ABC):
     def _compute(self, x: Tensor) -> Tensor:
         given = self.input_on_grid
         if given is None:
-            return self.operate(x, self.real_weight(), self.real_bias())
+            return self._rounded(self.operate(x, self.real_weight(), self.real_bias()))
         codes = given.codes(x.float())
         if self.weight_scale is None:
-            return self.operate(given.values(codes), self.codes, self.bias)
+            return self._rounded(self.operate(given.values(codes), self.codes, self.bias))
         work, bias = torch.float32 if self._fits_float32() else torch.float64, self.bias
         steps = (codes - given.zero_point).to(work)
         integer_bias = bias.to(work) if bias is not None and self.spec.bias == "int32" else None
         total = self.operate(steps, self.codes.to(work), integer_bias)
         # a fast convolution algorithm may be off by less than half an integer
-        y = total.round_().float() * self.channelwise(self.bias_scale)
-        if bias is not None and self.spec.bias == "float32":
+        total = total.round_().float()
+        output, has_float_bias = self.output_on_grid, self.spec.bias == "float32"
+        if output is not None and not has_float_bias:
+            steps = total * self.channelwise(self.bias_scale / output.step)
+            return round_to_values(steps, output, self.spec.output_top)
+        y = total * self.channelwise(self.bias_scale)
+        if bias is not None and has_float_bias:
             y = y + self.channelwise(bias)
-        return y
+        return self._rounded(y)
+
+    def _rounded(self, y: Tensor) -> Tensor:
+        """Return real values on the output's grid; as they are where it has none."""
+        output = self.output_on_grid
+        if output is None:
+            return y
+        return round_to_values(y.float() / output.step, output, self.spec.output_top)
 
     def _fits_float32(self) -> bool:
         """Tell whether float32 holds every sum; counted once for codes and bias as they are now."""
@@ -191,7 +226,9 @@ class IntegerLayer(Part, ABC):
 
     def extra_repr(self) -> str:
         """Show the widths in `print(model)`."""
-        return f"weights {self.spec.weight}, input {self.spec.input}, bias {self.spec.bias}"
+        given, made = self.spec.input, self.spec.output
+        output = "" if made is None else f", output {made}"
+        return f"weights {self.spec.weight}, input {given}, bias {self.spec.bias}{output}"
 
 
 class IntegerConv2d(IntegerLayer):

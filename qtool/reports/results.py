@@ -14,6 +14,7 @@ from qtool.errors import InputError
 from qtool.files.reading import read_json
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.health import Finding
+from qtool.reports.layers import ExportedLayer, Layer
 from qtool.reports.result import Result, Seconds
 
 WeightForm = Literal["integer", "dequantized", "float"]
@@ -76,51 +77,6 @@ class EpochLine(Result):
     blended_validation_loss: float | None = None
     blended_validation_accuracy: float | None = None
     seconds: Seconds
-
-
-class Layer(Result):
-    """What an integer layer is, apart from its tensors."""
-
-    name: str
-    """Of the module."""
-    kind: Literal["Conv2d", "Linear"]
-    shape: list[int]
-    """Of the weight."""
-    weight_bits: int | None
-    """Null where the weight is float."""
-    weight_grid: str | None
-    input_bits: int | None
-    """Null where the input is float."""
-    input_grid: str | None
-    bias: Literal["int32", "float32", "none"]
-    """int32 has the scale s_x s_w; float32 is added after dequantization."""
-    batch_norm: str | None = None
-    """Name of the batch norm that was folded in."""
-    unfused: str = ""
-    """Why a runtime cannot run this layer in integers alone."""
-    rewritten: int = 0
-    """Channels whose codes were written as 0, because only their bias matters."""
-    weight_estimator: str = ""
-    """What training used."""
-    input_estimator: str = ""
-    input_rounding: Literal["half_to_even", "ceil"] = "half_to_even"
-    input_from: str = ""
-    """The ReLU that puts the input on its grid already, and its call, as NAME:CALL."""
-
-
-class StoredCodes(Result):
-    """Where a layer's weight stands in a file."""
-
-    codes: str
-    """Name of the tensor, "" where the weight is float or another layer's."""
-    packed_bytes: int
-
-
-class ExportedLayer(Layer, StoredCodes):
-    """What an ONNX file says of a layer."""
-
-    integer_kernel: bool = False
-    """The target chose its form because the runtime runs it in integers alone."""
 
 
 class ExportDescription(Result):

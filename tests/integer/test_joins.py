@@ -1,4 +1,4 @@
-"""Joins compute what ONNX Runtime's kernels compute, code for code, also where values are ties."""
+"""Joins and layers compute what ONNX Runtime's kernels compute, code for code, also in ties."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from qtool.graph.call_sites import CallSite
 from qtool.integer.joins import AtSite, at_site
+from qtool.integer.layers import IntegerConv2d, LayerSpec
 from qtool.integer.site_specs import SiteGrid, SiteKind, SiteSpec
 
 SCALES = {
@@ -193,3 +194,69 @@ def test_what_was_absorbed_returns_its_argument() -> None:
     made = at_site(SiteSpec(CallSite("", "relu", 0), "passed"))
     assert made.at(F.relu, (x,), {}) is x
     assert not made.state_dict()
+
+
+def layer(bias: str, output: tuple[str, int], top: int | None = None) -> IntegerConv2d:
+    """Return a 3x3 convolution of 16 channels, 4-bit weights and 8-bit inputs, at random codes."""
+    spec = LayerSpec(
+        name="conv",
+        kind="Conv2d",
+        shape=[16, 16, 3, 3],
+        bias=bias,
+        weight_bits=4,
+        weight_grid="narrow",
+        input_bits=8,
+        input_grid="asymmetric",
+        output_bits=output[1],
+        output_grid=output[0],
+        output_top=top,
+    )
+    made, random = IntegerConv2d(spec, nn.Conv2d(16, 16, 3, padding=1)), np.random.default_rng(2)
+    made.codes.copy_(torch.from_numpy(random.integers(-7, 8, made.codes.shape)))
+    made.weight_scale = torch.from_numpy(FLOAT(0.5) ** random.integers(5, 8, 16)).float()
+    made.bias = torch.from_numpy(random.integers(-900, 900, 16)).to(made.bias.dtype)
+    made.input_zero_point.fill_(77)
+    return made
+
+
+@pytest.mark.parametrize("zero", [0, 101, 128])
+@pytest.mark.parametrize("ratios", SCALES)
+def test_a_layer_rounds_its_output_as_the_kernel_does(ratios: str, zero: int) -> None:
+    s, _, s_y = SCALES[ratios]
+    s_y = s_y if ratios == "unrelated" else s_y * 8
+    x, made = some(8, 16, 30, 30), layer("int32", ("asymmetric", 8))
+    made.input_scale.fill_(s)
+    made.output_scale.fill_(s_y)
+    made.output_zero_point.fill_(zero)
+    weight = [made.codes.numpy(), made.weight_scale.numpy(), np.zeros(16, INT8)]
+    inputs = [x, FLOAT(s), CODES(77), *weight, FLOAT(s_y), CODES(zero), made.bias.numpy()]
+    expected = kernel("QLinearConv", inputs, kernel_shape=[3, 3], pads=[1] * 4)
+    given = made(made.input_on_grid.values(torch.from_numpy(x).float()))
+    assert torch.equal(made.output_on_grid.codes(given).long(), expected)
+    assert 0 < (expected == zero).float().mean() < 0.9
+
+
+def test_a_layers_output_ends_at_its_bits_and_at_a_clip() -> None:
+    x = some(2, 16, 9, 9)
+    plain, cut, clipped = (
+        layer("float32", ("unsigned", bits), top) for bits, top in [(8, None), (4, None), (4, 11)]
+    )
+    codes = []
+    for made in (plain, cut, clipped):
+        made.output_scale.fill_(8.0)
+        given = made(made.input_on_grid.values(torch.from_numpy(x).float()))
+        codes.append(given / 8.0)
+    assert codes[0].max() > 15
+    assert torch.equal(codes[1], codes[0].clamp(0, 15))
+    assert torch.equal(codes[2], codes[0].clamp(0, 11))
+
+
+def test_a_layer_of_float_weights_rounds_what_it_computes() -> None:
+    spec = layer("int32", ("unsigned", 4)).spec
+    changes = {"weight_bits": None, "weight_grid": None, "bias": "none"}
+    made = IntegerConv2d(spec.model_copy(update=changes), nn.Conv2d(16, 16, 3, padding=1))
+    made.codes.normal_(generator=torch.Generator().manual_seed(0))
+    made.output_scale.fill_(0.5)
+    x = torch.from_numpy(some(1, 16, 9, 9)).float()
+    expected = F.conv2d(x, made.codes, padding=1).div(0.5).round().clamp(0, 15) * 0.5
+    assert torch.equal(made(x), expected)

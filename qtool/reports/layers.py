@@ -1,0 +1,61 @@
+"""What result files say of the layers of an integer model, and of those of an ONNX file."""
+
+from typing import Literal
+
+from qtool.reports.result import Result
+
+
+class Layer(Result):
+    """What an integer layer is, apart from its tensors."""
+
+    name: str
+    """Of the module."""
+    kind: Literal["Conv2d", "Linear"]
+    shape: list[int]
+    """Of the weight."""
+    weight_bits: int | None
+    """Null where the weight is float."""
+    weight_grid: str | None
+    input_bits: int | None
+    """Null where the input is float."""
+    input_grid: str | None
+    bias: Literal["int32", "float32", "none"]
+    """int32 has the scale s_x s_w; float32 is added after dequantization."""
+    batch_norm: str | None = None
+    """Name of the batch norm that was folded in."""
+    unfused: str = ""
+    """Why a runtime cannot run this layer in integers alone."""
+    rewritten: int = 0
+    """Channels whose codes were written as 0, because only their bias matters."""
+    weight_estimator: str = ""
+    """What training used."""
+    input_estimator: str = ""
+    input_rounding: Literal["half_to_even", "ceil"] = "half_to_even"
+    input_from: str = ""
+    """The ReLU that puts the input on its grid already, and its call, as NAME:CALL; or the call
+    site that does, as BLOCK:FUNCTIONn."""
+    output_bits: int | None = None
+    """Null where the output is float."""
+    output_grid: str | None = None
+    output_rounding: Literal["half_to_even", "ceil"] = "half_to_even"
+    output_site: str = ""
+    """The call site where the output's quantizer stood, as BLOCK:FUNCTIONn."""
+    output_top: int | None = None
+    """The largest code of the output, where a clip ends below the grid's."""
+    output_gate: Literal["", "hardsigmoid"] = ""
+    """The gate behind the layer that its scales and bias hold: y / 6 + 1/2, cut off at 0 and 1."""
+
+
+class StoredCodes(Result):
+    """Where a layer's weight stands in a file."""
+
+    codes: str
+    """Name of the tensor, "" where the weight is float or another layer's."""
+    packed_bytes: int
+
+
+class ExportedLayer(Layer, StoredCodes):
+    """What an ONNX file says of a layer."""
+
+    integer_kernel: bool = False
+    """The target chose its form because the runtime runs it in integers alone."""
