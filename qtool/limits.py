@@ -138,6 +138,22 @@ HOOKED_NORM = _refused(
     "call {remove} before prepare",
 )
 
+# Calls of functions in blocks, at which modules stand
+
+OTHER_PATH = _refused(
+    "{block} takes another path than in the passes that its sites were found in: it called "
+    "{function} {times} times, not {recorded}",
+    "leave the layers behind it float, or put what varies into a block of its own",
+)
+TAKEN_SITES = _refused(
+    "{block} has an attribute `sites` of its own, where qtool puts what stands at its calls",
+    "give that attribute another name",
+)
+NO_SUBCLASS = _refused(
+    "{module}: its calls cannot be counted, for no subclass can be made of {type} ({error})",
+    "use another class, where the model is yours",
+)
+
 # What there is to quantize, and the example
 
 NOTHING_TO_QUANTIZE = _refused(

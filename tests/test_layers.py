@@ -23,7 +23,7 @@ DOWN, ONNX, TARGETS, STAGES, WITHOUT_TORCH, GRAPH = (
     "Only targets run files",
     "Stages take plain arguments, not recipes",
     "What opens without torch",
-    "The graph knows torch only",
+    "The graph knows torch and the known limits",
 )
 # contract -> (module in which something is planted, what is planted, the module that it imports)
 PLANTED = {
@@ -56,7 +56,10 @@ PLANTED = {
         ("limits", "from torch import nn", "torch"),
         ("errors", "import torch", "torch"),
     ],
-    GRAPH: [("graph/recording", "from qtool import errors", "qtool.errors")],
+    GRAPH: [
+        ("graph/recording", "from qtool import errors", "qtool.errors"),
+        ("graph/frames", "from qtool.problems import report", "qtool.problems"),
+    ],
 }
 
 

@@ -41,11 +41,14 @@ OTHER_ERRORS = {
     "export/packing.py": "a mistake of our own",
     "export/targets/onnxruntime.py": "a file that is not one",
 }
-# met by tests of their own: a runtime has to be asked, or memory to be had
+# met by tests of their own: a runtime has to be asked, or what stands at calls to be installed
 ELSEWHERE = {
     "QUANTIZED_ANEW": ("export/test_float_weights.py", "quantizes the float weight anew"),
     "OTHER_WEIGHTS": ("export/test_float_weights.py", "does not compute with the weights"),
     "NOT_EXPRESSED": ("export/test_export.py", r"torch\.onnx cannot express the model"),
+    "OTHER_PATH": ("graph/test_frames.py", "takes another path"),
+    "TAKEN_SITES": ("graph/test_frames.py", "has an attribute `sites` of its own"),
+    "NO_SUBCLASS": ("graph/test_frames.py", "no subclass can be made of"),
 }
 
 
@@ -214,10 +217,11 @@ def test_every_limit_is_met_by_a_network(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
-def test_what_needs_a_runtime_is_met_elsewhere(name: str) -> None:
+def test_what_needs_more_is_met_elsewhere(name: str) -> None:
     file, words = ELSEWHERE[name]
+    names = re.findall(r"{(\w+)}", LIMITS[name].says + LIMITS[name].do)
     assert words in (Path(__file__).parent / file).read_text()
-    assert re.search(words, LIMITS[name].text(layer="", runtime="", tensor="weight", error=""))
+    assert re.search(words, LIMITS[name].text(**dict.fromkeys(names, "weight")))
 
 
 def test_a_refusal_is_an_error_for_python_and_for_the_command_line() -> None:

@@ -1,0 +1,275 @@
+"""Which block runs, and whose calls functions are: one TorchFunctionMode counts them.
+
+The outermost block of a thread enters the mode, for the pass of a model or for its own call alone,
+and every block that runs inside puts a frame into it: names, counts, and what stands at its sites.
+Nothing of it is kept on a model, so that threads, copies, and blocks that a gradient checkpoint
+runs again, have frames of their own. torch.compile and torch.export trace through it all.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from qtool.graph.functions import function_of
+from qtool.limits import OTHER_PATH
+
+# state names are layer1.0.sites.relu1.scale
+SITES = "sites"
+# what a block, or a leaf, knows of its calls, among its attributes
+CALLS = "qtool_calls"
+T = TypeVar("T")
+Pair = tuple[str, str]  # leaf, "" for the block's own code, and function
+
+
+@dataclass(frozen=True)
+class BlockCalls:
+    """What a block knows of its calls.
+
+    Attributes:
+        block: its name in the model.
+        functions: those at whose calls something stands; no other is counted.
+        keys: leaf and function -> call -> name among the block's `sites`.
+        ways: what one call of the block may count of these functions, in one entry or more.
+        dropouts: leaves of which nothing counts but dropout itself.
+        inputs: which tensor that the model is given -> name among the sites; of the root alone.
+        arguments: names of what its forward takes, in order, where there are sites of inputs.
+    """
+
+    block: str
+    functions: frozenset[str] = frozenset()
+    keys: Mapping[Pair, Mapping[int, str]] = field(default_factory=dict)
+    ways: tuple[Mapping[Pair, int], ...] = ()
+    dropouts: frozenset[str] = frozenset()
+    inputs: Mapping[int, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+
+
+class Frame:
+    """One call of a block that runs.
+
+    Attributes:
+        block: the module.
+        calls: what it knows of its calls.
+        leaf: name of the leaf that runs, "" while the block's own code does.
+        counts: leaf and function -> calls so far.
+    """
+
+    def __init__(self, block: nn.Module, calls: BlockCalls) -> None:
+        self.block = block
+        self.calls = calls
+        self.leaf = ""
+        self.counts: dict[Pair, int] = {}
+
+
+class CountedCalls(TorchFunctionMode):
+    """Sends each call at a site of the block that runs to what stands there.
+
+    Attributes:
+        frame: of the innermost block; None where nothing is to be counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frame: Frame | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Iterable[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        """Call a function, or what stands at its call."""
+        frame = self.frame
+        kwargs = kwargs or {}
+        if frame is None:
+            return func(*args, **kwargs)
+        name = function_of(func, args, kwargs)
+        calls = frame.calls
+        if name is None or name not in calls.functions:
+            return func(*args, **kwargs)
+        if frame.leaf in calls.dropouts and name != "dropout":
+            return func(*args, **kwargs)
+        pair = (frame.leaf, name)
+        call = frame.counts.get(pair, 0)
+        frame.counts[pair] = call + 1
+        keys = calls.keys.get(pair)
+        key = None if keys is None else keys.get(call)
+        if key is None:
+            return func(*args, **kwargs)
+        return site_in(frame.block, key).at(func, args, kwargs)
+
+
+class AtSite(Protocol):
+    """What stands at a site."""
+
+    def at(
+        self,
+        function: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> object:
+        """Do the work of a call: call the function, or something in its place.
+
+        Functions that it calls itself are no calls of the block.
+
+        Args:
+            function: what the block called, such as torch.nn.functional.relu or torch.Tensor.add;
+                for an input of the model a function that returns its argument.
+            args: what it was called with by position.
+            kwargs: what it was called with by name.
+        """
+        ...
+
+
+def site_in(block: nn.Module, key: str) -> AtSite:
+    """Return what stands at one of a block's sites."""
+    return cast(AtSite, block._modules[SITES]._modules[key])
+
+
+def running() -> CountedCalls | None:
+    """Return the mode that this thread is in; None outside of all blocks."""
+    for place in range(torch._C._len_torch_function_stack() - 1, -1, -1):
+        mode = torch._C._get_function_stack_at(place)
+        if isinstance(mode, CountedCalls):
+            return mode
+    return None
+
+
+def calls_of(block: nn.Module) -> BlockCalls:
+    """Return what a block knows of its calls."""
+    return cast(BlockCalls, block.__dict__[CALLS])
+
+
+def run_block(
+    block: nn.Module,
+    forward: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> object:
+    """Return what a block's own forward does, its calls counted in a frame."""
+    if CALLS not in block.__dict__:  # made of this class, but never installed
+        return forward(block, *args, **kwargs)
+    mode = running()
+    if mode is None:
+        mode = CountedCalls()
+        with mode:
+            return _in_frame(mode, block, forward, args, kwargs)
+    return _in_frame(mode, block, forward, args, kwargs)
+
+
+def _in_frame(
+    mode: CountedCalls,
+    block: nn.Module,
+    forward: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> object:
+    calls = calls_of(block)
+    outer = mode.frame
+    mode.frame = frame = Frame(block, calls) if calls.functions else None
+    try:
+        if calls.inputs:
+            args, kwargs = _through_sites(block, calls, args, kwargs)
+        output = forward(block, *args, **kwargs)
+    finally:
+        mode.frame = outer
+    if frame is not None:
+        _check(frame)
+    return output
+
+
+def run_leaf(
+    leaf: nn.Module,
+    compute: Callable[..., T],
+    *args: object,
+    **kwargs: object,
+) -> T:
+    """Return compute(*args, **kwargs), its calls counted as those of a leaf."""
+    mode = running()
+    frame = None if mode is None else mode.frame
+    if frame is None:
+        return compute(*args, **kwargs)
+    outer, frame.leaf = frame.leaf, leaf.__dict__.get(CALLS, "")
+    try:
+        return compute(*args, **kwargs)
+    finally:
+        frame.leaf = outer
+
+
+def apart(compute: Callable[..., T], *args: object, **kwargs: object) -> T:
+    """Return compute(*args, **kwargs); functions that it calls are no calls of a block."""
+    mode = running()
+    if mode is None:
+        return compute(*args, **kwargs)
+    outer, mode.frame = mode.frame, None
+    try:
+        return compute(*args, **kwargs)
+    finally:
+        mode.frame = outer
+
+
+def _check(frame: Frame) -> None:
+    """Refuse a call of a block that took another path than those that were recorded.
+
+    A block that counted nothing was skipped; a leaf that counted nothing was, too, and so may the
+    block's own code have been in training.
+    """
+    counts = frame.counts
+    if not counts:
+        return
+    skips = frame.block.training
+    for way in frame.calls.ways:
+        if _is_way(counts, way, skips=skips):
+            return
+    way = frame.calls.ways[0] if frame.calls.ways else {}
+    for pair in {**way, **counts}:
+        if counts.get(pair, 0) != way.get(pair, 0):
+            leaf, function = pair
+            raise OTHER_PATH.error(
+                block=frame.calls.block or type(frame.block).__name__,
+                function=f"{function} of {leaf}" if leaf else function,
+                times=counts.get(pair, 0),
+                recorded=way.get(pair, 0),
+            )
+
+
+def _is_way(counts: Mapping[Pair, int], way: Mapping[Pair, int], *, skips: bool) -> bool:
+    same = all(way.get(pair, 0) == times for pair, times in counts.items())
+    return same and all(pair in counts or skips or pair[0] for pair in way)
+
+
+def _through_sites(
+    block: nn.Module,
+    calls: BlockCalls,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    """Pass the tensors that a model is given through what stands at its inputs."""
+    seen = 0
+
+    def passed(given: object) -> object:
+        nonlocal seen
+        if isinstance(given, Tensor):
+            key = calls.inputs.get(seen)
+            seen += 1
+            return given if key is None else apart(site_in(block, key).at, _itself, (given,), {})
+        if type(given) in (list, tuple):
+            return type(given)([passed(item) for item in cast(list[object], given)])
+        if type(given) is dict:
+            return {name: passed(item) for name, item in given.items()}
+        return given
+
+    args = tuple([passed(item) for item in args])
+    ordered = [name for name in calls.arguments if name in kwargs]
+    ordered += [name for name in kwargs if name not in ordered]
+    new = {name: passed(kwargs[name]) for name in ordered}
+    return args, new
+
+
+def _itself(value: object) -> object:
+    return value
