@@ -77,9 +77,11 @@ class AtSite(Part, ABC):
 
     def rounded(self, steps: Tensor, *, zero_point_first: bool = False) -> Tensor:
         """Return the values of its grid next to so many of its steps, float32, same shape."""
-        assert self.spec.output is not None
-        top = self.spec.output.top
-        return round_to_values(steps, self.output, top, zero_point_first=zero_point_first)
+        ends, output = self.spec.output, self.output
+        assert ends is not None
+        return round_to_values(
+            steps, output, top=ends.top, bottom=ends.bottom, zero_point_first=zero_point_first
+        )
 
     def extra_repr(self) -> str:
         """Show what it does and its width in `print(model)`."""
@@ -184,7 +186,10 @@ class IntegerHardswish(IntegerMul):
 
 
 class IntegerCat(AtSite):
-    """A concatenation of operands that share its scale and zero point: their codes, as they are."""
+    """A concatenation: the codes of operands that share its scale and zero point, as they are.
+
+    Those of another grid are rounded again: q = rint((x - z_x) s_x / s) + z.
+    """
 
     def at(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
         """Return the concatenated operands."""
@@ -276,6 +281,7 @@ JOINS: dict[SiteKind, type[AtSite]] = {
     "cat": IntegerCat,
     "global_pool": IntegerGlobalPool,
     "sigmoid": IntegerSigmoid,
+    "hardsigmoid": RoundedValue,
     "silu": IntegerSilu,
     "hardswish": IntegerHardswish,
     "requantize": RoundedValue,

@@ -204,7 +204,7 @@ class IntegerLayer(Part, ABC):
         output, has_float_bias = self.output_on_grid, self.spec.bias == "float32"
         if output is not None and not has_float_bias:
             steps = total * self.channelwise(self.bias_scale / output.step)
-            return round_to_values(steps, output, self.spec.output_top)
+            return self._ends(steps, output)
         y = total * self.channelwise(self.bias_scale)
         if bias is not None and has_float_bias:
             y = y + self.channelwise(bias)
@@ -215,7 +215,12 @@ class IntegerLayer(Part, ABC):
         output = self.output_on_grid
         if output is None:
             return y
-        return round_to_values(y.float() / output.step, output, self.spec.output_top)
+        return self._ends(y.float() / output.step, output)
+
+    def _ends(self, steps: Tensor, output: OnGrid) -> Tensor:
+        """Return so many steps of the output's grid as its real values."""
+        spec = self.spec
+        return round_to_values(steps, output, top=spec.output_top, bottom=spec.output_bottom)
 
     def _fits_float32(self) -> bool:
         """Tell whether float32 holds every sum; counted once for codes and bias as they are now."""

@@ -20,6 +20,7 @@ SiteKind = Literal[
     "global_pool",
     "depthwise",
     "sigmoid",
+    "hardsigmoid",
     "silu",
     "hardswish",
     "requantize",
@@ -37,6 +38,8 @@ class SiteGrid:
         bits, grid: of the integers allowed.
         rounding: which integer a value becomes.
         top: the largest code, where a clip from 0 ends below the grid's.
+        bottom: the smallest code, where a ReLU or clip on a grid that reaches below 0 ends above
+            the grid's.
     """
 
     site: str
@@ -44,6 +47,7 @@ class SiteGrid:
     grid: Kind
     rounding: Literal["half_to_even", "ceil"] = "half_to_even"
     top: int | None = None
+    bottom: int | None = None
 
     def __post_init__(self) -> None:
         IntegerGrid(self.bits, self.grid)  # raises ValueError where there is no such grid
@@ -108,14 +112,19 @@ class SiteSpec:
 
 
 def round_to_values(
-    steps: Tensor, output: OnGrid, top: int | None, *, zero_point_first: bool = False
+    steps: Tensor,
+    output: OnGrid,
+    *,
+    top: int | None = None,
+    bottom: int | None = None,
+    zero_point_first: bool = False,
 ) -> Tensor:
-    """Return x_hat = (q - z) s, q = clamp(round(u) + z, qmin, min(qmax, top)), same shape.
+    """Return x_hat = (q - z) s, q = clamp(round(u) + z, max(qmin, bottom), min(qmax, top)).
 
     Args:
         steps: u = x / s, float32; overwritten.
         output: the grid, its scale and zero point, [].
-        top: the largest integer allowed below the grid's; None for that.
+        top, bottom: the largest and smallest integer allowed, where those are not the grid's.
         zero_point_first: q = clamp(round(u + z), ...) instead, which is another integer where u
             lies in the middle of two and z is odd.
     """
@@ -123,5 +132,6 @@ def round_to_values(
     if grid.offset:
         steps.add_(grid.offset)
     q = output.rounding(steps.add_(zero)) if zero_point_first else output.rounding(steps).add_(zero)
-    q.clamp_(grid.qmin, grid.qmax if top is None else min(top, grid.qmax))
+    low = grid.qmin if bottom is None else max(bottom, grid.qmin)
+    q.clamp_(low, grid.qmax if top is None else min(top, grid.qmax))
     return output.values(2 * q - 1 if grid.kind == "mid_rise" else q)

@@ -42,6 +42,8 @@ class Layer(Result):
     """The call site where the output's quantizer stood, as BLOCK:FUNCTIONn."""
     output_top: int | None = None
     """The largest code of the output, where a clip ends below the grid's."""
+    output_bottom: int | None = None
+    """The smallest code of the output, where a ReLU or clip ends above the grid's."""
     output_gate: Literal["", "hardsigmoid"] = ""
     """The gate behind the layer that its scales and bias hold: y / 6 + 1/2, cut off at 0 and 1."""
 

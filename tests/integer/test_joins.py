@@ -189,6 +189,24 @@ def test_a_result_saturates_at_the_clip_and_at_its_own_bits() -> None:
     assert torch.equal(y, torch.tensor([0.0, 0.0, 1.0, 5.0, 5.5, 5.5]))
 
 
+def test_a_rectified_result_ends_at_the_zero_point_of_a_grid_that_reaches_below() -> None:
+    grid = SiteGrid(":relu0", 8, "asymmetric", bottom=100)
+    made = at_site(SiteSpec(CallSite("", "relu", 0), "rounded", grid))
+    made.scale.fill_(0.5)
+    made.zero_point.fill_(100)
+    x = torch.tensor([-3.0, 0.3, 100.0])
+    assert torch.equal(made(x), torch.tensor([0.0, 0.5, 77.5]))
+
+
+def test_a_concatenation_rounds_operands_of_another_grid_as_the_kernel_does() -> None:
+    a, b = some(2, 8, 30, 30), some(2, 3, 30, 30)
+    first, second = [FLOAT(0.0231), CODES(77)], [FLOAT(1 / 255), CODES(0)]
+    inputs = [*first, a, *first, b, *second]
+    expected = kernel("QLinearConcat", inputs, "com.microsoft", axis=1)
+    made = join("cat", [(0.0231, 77), (1 / 255, 0)], (0.0231, 77), dim=1)
+    assert torch.equal(codes_of(made, torch.cat, a, b, dim=1), expected)
+
+
 def test_what_was_absorbed_returns_its_argument() -> None:
     x = torch.tensor([-1.0, 2.0])
     made = at_site(SiteSpec(CallSite("", "relu", 0), "passed"))
