@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import qtool
 from qtool.conversion import parts
 from qtool.errors import ModelError, QtoolError
-from qtool.integer.layers import converted_state
+from qtool.integer.converted import converted_state
 from qtool.limits import LIMITS, Limit
 from tests.conversion import test_norms as norms
 from tests.quantizers import test_door as door

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from qtool.evaluation import evaluate, logits_of
-from qtool.integer.layers import converted_state
+from qtool.integer.converted import converted_state
 from qtool.quantizers.health import health
 from qtool.reports.layers import Layer
 from qtool.reports.results import Conversion

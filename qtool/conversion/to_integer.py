@@ -15,8 +15,9 @@ from qtool.graph.copies import copy_of, itself
 from qtool.graph.inputs import Inputs, device_of, has_float64, inputs_from
 from qtool.graph.recorder import KEPT
 from qtool.graph.swap import keep_state, replace_module
+from qtool.integer.converted import Converted
 from qtool.integer.exact import exact_arithmetic
-from qtool.integer.layers import Converted, IntegerLayer, make_integer_layer
+from qtool.integer.layers import IntegerLayer, make_integer_layer
 from qtool.integer.relu import CallSpec, IntegerReLU, ReluSpec
 from qtool.limits import FLOAT_LAYER, NO_LONGER_AFFINE
 from qtool.quantizers.activations import ActivationQuantizer

@@ -17,7 +17,8 @@ from qtool.export.agreement import compare_outputs
 from qtool.export.gate import run
 from qtool.export.targets.target import TARGETS, Runtime
 from qtool.export.trace import Call, traced
-from qtool.integer.layers import IntegerLayer, converted_state
+from qtool.integer.converted import converted_state
+from qtool.integer.layers import IntegerLayer
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.quantizers.health import code_findings
 from qtool.reports.health import Finding

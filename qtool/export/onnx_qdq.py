@@ -21,7 +21,8 @@ from qtool.export.unchanged import check_weights
 from qtool.export.weights import WeightWriter, choose_forms, to_proto
 from qtool.graph.copies import copy_of
 from qtool.graph.swap import replace_module
-from qtool.integer.layers import Converted, converted_state, integer_layers
+from qtool.integer.converted import Converted, converted_state
+from qtool.integer.layers import integer_layers
 from qtool.integer.relu import integer_relus
 from qtool.reports.layers import ExportedLayer
 from qtool.reports.result import Json

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from qtool.files.reading import intact, read_json
 from qtool.inspection.onnx import inspect_onnx
-from qtool.integer.layers import IntegerLayer, LayerSpec, converted_state, integer_layers
+from qtool.integer.converted import converted_state
+from qtool.integer.layers import IntegerLayer, LayerSpec, integer_layers
 from qtool.models.architecture import Architecture
 from qtool.models.two_layers import shape_of_input
 from qtool.quantizers.layers import quant_layers

@@ -14,11 +14,8 @@ from qtool.errors import InputError
 from qtool.files.whole import write_atomically
 from qtool.graph.calls import count_calls
 from qtool.graph.swap import keep_state, replace_module
-from qtool.integer.layers import (
-    Converted,
-    converted_state,
-    make_integer_layer,
-)
+from qtool.integer.converted import Converted, converted_state
+from qtool.integer.layers import make_integer_layer
 from qtool.integer.relu import IntegerReLU
 
 FORMAT = "2"

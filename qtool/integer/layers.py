@@ -12,23 +12,20 @@ that was left float takes part as it is.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import ClassVar, Self, cast
+from typing import Self, cast
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.graph.swap import Kept, Part, kept_state
-from qtool.integer.relu import ReluSpec
-from qtool.integer.site_specs import SiteSpec, round_to_values
+from qtool.graph.swap import Part
+from qtool.integer.site_specs import round_to_values
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.reports.layers import Layer
 from qtool.reports.result import Json
-from qtool.reports.results import Proof
 
 EXACT_FLOAT32 = 2**24
 
@@ -279,38 +276,3 @@ def make_integer_layer(spec: LayerSpec, source: nn.Module) -> IntegerLayer:
 def integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:
     """Return every integer layer by its name, each once."""
     return {n: m for n, m in model.named_modules() if isinstance(m, IntegerLayer)}
-
-
-@dataclass
-class Converted(Kept):
-    """What `convert` knows about the model it returns, kept on it as `model.qtool`.
-
-    Attributes:
-        layers: one for each integer layer, in the model's order.
-        relus: one for each quantized ReLU.
-        left_float: name of every layer with weights that stays float -> why.
-        notes: what a user should know, one line each.
-        proof: how far it agrees with what it was made of; None in files that did not keep it.
-        not_folded: name of every norm that stays beside the layers -> why.
-        sites: one for each call site where something stands, in the order of the pass.
-    """
-
-    maker: ClassVar[str] = "qtool.convert"
-    model: ClassVar[str] = "an integer model"
-
-    layers: list[LayerSpec] = field(default_factory=list)
-    relus: list[ReluSpec] = field(default_factory=list)
-    left_float: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    proof: Proof | None = None
-    not_folded: dict[str, str] = field(default_factory=dict)
-    sites: list[SiteSpec] = field(default_factory=list)
-
-
-def converted_state(model: nn.Module) -> Converted:
-    """Return what `convert` left on the model.
-
-    Raises:
-        ValueError: If the model did not come from `convert`.
-    """
-    return kept_state(model, Converted)

@@ -124,7 +124,8 @@ def round_to_values(
     Args:
         steps: u = x / s, float32; overwritten.
         output: the grid, its scale and zero point, [].
-        top, bottom: the largest and smallest integer allowed, where those are not the grid's.
+        top: the largest integer allowed, where that is not the grid's.
+        bottom: the smallest.
         zero_point_first: q = clamp(round(u + z), ...) instead, which is another integer where u
             lies in the middle of two and z is odd.
     """

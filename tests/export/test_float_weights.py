@@ -18,7 +18,8 @@ import qtool
 from qtool.errors import ExportError
 from qtool.export import gate, onnx_qdq, unchanged
 from qtool.export.targets.onnxruntime import OnnxRuntime
-from qtool.integer.layers import converted_state, integer_layers
+from qtool.integer.converted import converted_state
+from qtool.integer.layers import integer_layers
 from tests.kit import float_net
 
 IMAGES = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))

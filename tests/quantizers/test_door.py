@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import qtool
 from qtool import limits
 from qtool.errors import ModelError
-from qtool.integer.layers import converted_state
+from qtool.integer.converted import converted_state
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.plan import plan
 from qtool.quantizers.prepare import prepared_state
