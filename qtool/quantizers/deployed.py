@@ -17,9 +17,11 @@ from qtool.graph.inputs import Form, Inputs
 from qtool.graph.recorder import Watched, record_forward, without_traces
 from qtool.graph.recording import Norm, Recording
 from qtool.graph.swap import Kept, kept_state
+from qtool.graph.value_graph import ValueGraph
 from qtool.limits import BYPASSED, LIMITS, UNCALLED
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers, release_quant_layer
+from qtool.quantizers.places.placement import Placement
 from qtool.quantizers.relu import QuantReLU, quant_relus
 from qtool.quantizers.steps import Steps
 from qtool.settings.quantization import Quantization
@@ -37,6 +39,8 @@ class Prepared(Kept):
         form: of the model's inputs, fixed by the example; None where there was none.
         settings: what was to be quantized, and how.
         steps: tells which passes begin a training step.
+        placement: what was decided for its values; empty where quantizers stand at layers or ReLUs.
+        graph: of those values.
     """
 
     maker: ClassVar[str] = "qtool.prepare"
@@ -47,6 +51,8 @@ class Prepared(Kept):
     form: Form | None = None
     settings: Quantization = field(default_factory=Quantization)
     steps: Steps = field(default_factory=Steps)
+    placement: Placement = field(default_factory=Placement)
+    graph: ValueGraph = field(default_factory=ValueGraph)
 
     @property
     def form_of_inputs(self) -> Form | None:
