@@ -54,7 +54,7 @@ def fold(
     if weights is None:
         ones = torch.ones(len(source.weight), dtype=torch.float64, device=source.weight.device)
         return Parts(spec, source.weight.detach(), ones, bias)
-    weight, grid = weights.on_grid, weights.known_grid
+    weight, grid = weights.on_grid, weights.stored_grid
     codes = weight.codes(weights.before_rounding(source.weight.detach())).to(torch.int8)
     scale = weight.scale.reshape(-1).expand(codes.shape[0]).double()
     norms = [norm for norm in state.recording.norms if norm.layer == name and not norm.reason]
@@ -79,14 +79,15 @@ def _spec(name: str, source: QuantLayer, model: nn.Module) -> LayerSpec:
         name=name,
         kind="Conv2d" if isinstance(source, nn.Conv2d) else "Linear",
         shape=list(source.weight.shape),
-        weight_bits=weights.known_grid.bits if weights else None,
-        weight_grid=weights.known_grid.kind if weights else None,
+        weight_bits=weights.stored_grid.bits if weights else None,
+        weight_grid=weights.stored_grid.kind if weights else None,
         input_bits=inputs.known_grid.bits if inputs else None,
         input_grid=inputs.known_grid.kind if inputs else None,
         bias="none" if source.bias is None else "float32",
         weight_estimator=weights.gradient if weights else "",
         input_estimator=inputs.gradient if inputs else "",
         input_rounding="half_to_even" if source.source or inputs is None else rounding_of(inputs),
+        fewer_steps=weights.rounded_anew if weights else 0,
         input_from=str(site_of(source.source[0], model)) if source.source else "",
     )
 

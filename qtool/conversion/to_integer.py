@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
+from typing import Literal
 
 import torch
 from torch import nn
@@ -24,10 +25,16 @@ from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.deployed import prepared_state, see_deployed
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.relu import QuantReLU, quant_relus
+from qtool.quantizers.saturation import take_fewer_steps
 
 
 @torch.no_grad()
-def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Module:
+def convert(
+    model: nn.Module,
+    batches: Iterable[object] | None = None,
+    *,
+    saturation: Literal["allow", "avoid"] = "allow",
+) -> nn.Module:
     """Return the integer model of a prepared and trained (or calibrated) model.
 
     Batch norms are folded, weights become int8 codes with scales, latent weights are dropped.
@@ -39,6 +46,8 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
             take, the integer model is on the CPU.
         batches: for the proof, as `calibrate` takes them; default: the images that the first
             forward pass of the model saw.
+        saturation: avoid rounds channels that could saturate on processors without VNNI anew, in
+            steps of one bit fewer.
 
     Raises:
         ValueError: If there is no batch, or one has another form than the example.
@@ -61,6 +70,8 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
         state = see_deployed(reference, example.to(device_of(reference)))
     keep_state(reference, state)
     make_ready(reference, reference)
+    if saturation == "avoid":
+        take_fewer_steps(reference)
     integer = copy_of(reference)
     done = Converted(left_float=dict(state.left_float), not_folded=dict(state.not_folded))
     if floating := float_biases(reference, state):
@@ -70,6 +81,9 @@ def convert(model: nn.Module, batches: Iterable[object] | None = None) -> nn.Mod
         )
     for name, source in quant_layers(reference).items():
         parts = fold(name, source, reference, state, done.notes)
+        if count := parts.spec.fewer_steps:
+            why = "rounded anew in steps of one bit fewer, so that they cannot saturate"
+            done.notes.append(f"{name}: {count} of {len(parts.codes)} channels {why}")
         refuse_bad_parts(parts)
         layer = _convert_layer(parts, source, done.notes, stays_float=name in floating)
         integer = replace_module(integer, name, layer)

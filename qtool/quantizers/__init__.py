@@ -9,5 +9,5 @@ rounding_function: the rounding and its gradient; kernels: the same, compiled. o
 that flip. control: what moves all quantizers of a model; steps: which pass begins a training step,
 by what moved says of parameters. calibrate: scales from data. finite: numbers that no computation
 survives. given: scales that leave nothing of their values. door: what `prepare` refuses.
-health: what is dead or wasted.
+health: what is dead or wasted. saturation: fewer steps for weights that could saturate.
 """

@@ -7,6 +7,7 @@ from qtool.quantizers.door import weights_of
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.health import weight_findings
 from qtool.quantizers.layers import QuantLayer, quant_layers
+from qtool.quantizers.saturation import may_saturate
 from qtool.reports.inspections import PlanRow
 
 
@@ -56,6 +57,7 @@ def _quantized_row(name: str, layer: QuantLayer) -> PlanRow:
         activations=activations,
         activations_how=activations_how,
         why="",
+        **({"may_saturate": True} if may_saturate(layer) else {}),
     )
 
 
@@ -64,7 +66,10 @@ def _described(quantizer: FakeQuantize | None) -> tuple[str, str]:
     if quantizer is None:
         return "float", ""
     grid = quantizer.grid.kind if quantizer.grid else "auto"
-    return f"{quantizer.bits}-bit {grid}", f"{quantizer.settings.range}, {quantizer.gradient}"
+    fewer = quantizer.grid is not None and quantizer.grid.bits < quantizer.bits
+    steps = f", {quantizer.bits - 1}-bit steps" if fewer else ""
+    how = f"{quantizer.settings.range}, {quantizer.gradient}"
+    return f"{quantizer.bits}-bit {grid}{steps}", how
 
 
 def mean_weight_bits(model: nn.Module) -> float:
@@ -76,5 +81,5 @@ def mean_weight_bits(model: nn.Module) -> float:
             continue
         quantizer = module.weight_quantizer if isinstance(module, QuantLayer) else None
         total += weight.numel()
-        bits += weight.numel() * (quantizer.known_grid.bits if quantizer else 32)
+        bits += weight.numel() * (quantizer.bits if quantizer else 32)
     return bits / total if total else 32.0

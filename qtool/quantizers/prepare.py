@@ -26,6 +26,7 @@ from qtool.quantizers.layers import (
 )
 from qtool.quantizers.modes import ROWS, bypassed, see_both_modes, set_missing_ranges
 from qtool.quantizers.places.relu_outputs import quantize_relus
+from qtool.quantizers.saturation import avoid_saturation
 from qtool.settings.quantization import Quantization, of_sites
 from qtool.settings.section import check
 from qtool.settings.user_estimators import load_by_absolute_paths
@@ -98,6 +99,7 @@ def prepare(
             state.left_float[name] = why
     door.refuse_if_nothing_is_quantized(model, settings, state.left_float)
     keep_state(model, state)
+    avoid_saturation(model)
     state.steps.watch(model)
     record_first_forward(model, WATCHED, _learn)
     if not search:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable, but loads no compiler yet
 
-from qtool.numerics.grid import dequantize, quantize
+from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, absmax, refine_scale, start_of_zeros
 from qtool.numerics.reach import reach, within
+from qtool.numerics.saturation import with_fewer_steps
 from qtool.numerics.schedules import SCHEDULES, Schedule, constant
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.given import refuse_useless_scale
@@ -32,6 +33,7 @@ class WeightQuantizer(FakeQuantize):
     Attributes:
         seen: where the weight was when the last training step began.
         strength: float32 [], of oscillation dampening.
+        rounded_anew: channels that a conversion has put onto fewer levels.
     """
 
     strength: Tensor
@@ -46,7 +48,7 @@ class WeightQuantizer(FakeQuantize):
         if takes_fan_in and chosen.params.get("fan_in") is None:
             self.rule = partial(self.rule, fan_in=weight[0].numel())
         self.squashes = facts.squashes and self.bits > 1
-        self.steps = 0
+        self.steps = self.rounded_anew = 0
         self.frozen = self._held = False
         self.seen: Seen | None = None
         freezing = settings.freezing
@@ -91,6 +93,18 @@ class WeightQuantizer(FakeQuantize):
             self.fit(weight)
             return
         self._take(refine_scale(self._rows(weight), self.used_scale.reshape(-1), self.known_grid))
+
+    def avoid_saturation(self, weight: Tensor) -> None:
+        """Round the weight [C, ...] in steps of one bit fewer from now on; it keeps its width."""
+        self.grid = with_fewer_steps(self.stored_grid)
+        self.start_of_zeros = start_of_zeros(self.rule, self.known_grid, weight[0].numel())
+        if self.ready:
+            self.fit(weight)
+
+    @property
+    def stored_grid(self) -> IntegerGrid:
+        """Return the grid that the codes are stored on, of which rounding may use a part."""
+        return IntegerGrid(self.bits, self.known_grid.kind)
 
     def _take(self, scale: Tensor) -> None:
         """Set the scales, of which there are as many as rows; one of zeros starts elsewhere."""
@@ -193,8 +207,16 @@ class WeightQuantizer(FakeQuantize):
         return {**super()._state(), "steps": self.steps, "frozen": self.frozen}
 
     def _take_state(self, state: QuantizerState) -> None:
+        grid = self.grid  # the settings', perhaps with fewer steps, whatever made the state
         super()._take_state(state)
+        self.grid = grid
         self.steps, self.frozen = state["steps"], state["frozen"]
+
+    def extra_repr(self) -> str:
+        """Show the grid and the choices in `print(model)`."""
+        fewer = self.known_grid.bits < self.bits
+        steps = f", in {self.known_grid.bits}-bit steps" if fewer else ""
+        return f"{super().extra_repr()}{steps}"
 
 
 def may_train(weight: Tensor) -> bool:

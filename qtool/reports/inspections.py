@@ -23,6 +23,8 @@ class PlanRow(Result):
     """Why nothing is quantized, else ""."""
     note: str = ""
     """What else a user should know of the layer."""
+    may_saturate: bool = False
+    """By its widths, on processors without VNNI."""
 
 
 class InspectedLayer(Result):

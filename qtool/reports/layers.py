@@ -46,6 +46,8 @@ class Layer(Result):
     """The smallest code of the output, where a ReLU or clip ends above the grid's."""
     output_gate: Literal["", "hardsigmoid"] = ""
     """The gate behind the layer that its scales and bias hold: y / 6 + 1/2, cut off at 0 and 1."""
+    fewer_steps: int = 0
+    """Channels that were rounded anew, in steps of one bit fewer, so that they cannot saturate."""
 
 
 class StoredCodes(Result):

@@ -11,6 +11,9 @@ from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow
 from qtool.reports.result import Result
 from qtool.reports.results import Conversion, Export, Profile, StraightThrough, Summary
 
+MAY_SATURATE = "may saturate on processors without VNNI"
+REMEDY = "quantization.weights.saturation: avoid"
+SHOWN = 8  # names that a sentence has room for
 HOW = ("how weights", "how input")  # columns that mostly hold the same words in every row
 
 
@@ -47,6 +50,14 @@ def show_plan(rows: Sequence[PlanRow]) -> None:
     for side, how in (("weights", weights_how), ("inputs", activations_how)):
         if how:
             say(f"{side}: {how}" + (", unless noted" if len(columns) == 5 else ""))
+    if named := _some([row.name for row in rows if row.may_saturate]):
+        say(f"{MAY_SATURATE}, by their widths: {named}; {REMEDY} prevents it")
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return names as a list that is not too long to read."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _most_common(texts: list[str]) -> str:

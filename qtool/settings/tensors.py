@@ -113,6 +113,10 @@ class WeightQuantization(TensorQuantization):
     freezing: Freezing | None = None
     """Freeze weights that oscillate between two codes."""
 
+    saturation: Literal["allow", "avoid"] = "allow"
+    """Avoid takes steps of one bit fewer where codes of this width can saturate on processors
+    without VNNI; the weight stays as wide on disk."""
+
     @property
     def integer_grid(self) -> IntegerGrid:
         """Return the grid; 1 bit is mid_rise whatever `grid` says."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from qtool.errors import InputError
+from qtool.numerics.saturation import widths_can_saturate
 from qtool.problems import Problem, report
 from qtool.quantizers.layers import plain_type
 from qtool.recipe.places import at, put
@@ -87,6 +88,9 @@ def why_not(settings: WeightQuantization) -> Problem | None:
     if settings.blend is not None:
         why = "a blend passes gradients by its alpha, not by an estimator; choose an estimator"
         return "blend", why
+    if settings.saturation == "avoid" and widths_can_saturate(settings.integer_grid, 255, [1, 2]):
+        why = "avoid takes fewer steps where a layer's input has many, which M is not told; "
+        return "saturation", f"{why}choose allow"
     if not settings.of_range.given:
         why = (
             f"{settings.range.name} moves in training, and the weights would have to move with it; "

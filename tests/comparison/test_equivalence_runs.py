@@ -213,6 +213,11 @@ def test_a_plain_learning_rate_and_a_stop_scale_too(tmp_path: Path) -> None:
             [],
             r"quantization\.weights\.blend: a blend passes gradients by its alpha",
         ),
+        (
+            {"bits": 7, "saturation": "avoid"},
+            [],
+            r"quantization\.weights\.saturation: avoid takes fewer steps",
+        ),
         ({}, ["quantization.weights=null"], "no weights are quantized; set quantization.weights"),
         (
             {},
