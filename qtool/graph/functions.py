@@ -122,6 +122,17 @@ def function_of(func: _Function, args: _Arguments, kwargs: _Keywords) -> str | N
     return name if rule is None else rule(form, args, kwargs)
 
 
+def form_of(func: _Function) -> str:
+    """Return how PyTorch spells a function that has a name here, such as relu6."""
+    return _NAMES[func][1]
+
+
+def reads_values(func: _Function) -> bool:
+    """Tell whether a function reads what its tensors hold, not only of what shape they are."""
+    form = getattr(func, "__name__", "")
+    return not form.endswith("_like") and not form.startswith("new_")
+
+
 def passes_on(name: str, facts: Mapping[str, object]) -> bool:
     """Tell whether a function leaves values on their grid, given the facts of its call."""
     if name == "pad":

@@ -20,9 +20,11 @@ class Operation:
             parameters, buffers and numbers are not among them.
         makes: the tensors that it returned.
         shapes: of what it makes, in the same order.
-        facts: what its other arguments say, by the names of `qtool.graph.functions`: `low`, `high`
-            of clip; `kernel`, `stride`, `padding` of pooling; `dim` of cat; `constants`, the number
-            of operands that are parameters, buffers or numbers, of add and mul; `name` of other.
+        facts: what its other arguments say: `low`, `high` of clip; those of pooling, see
+            `qtool.graph.facts`; `dim` of cat; `constants`, the number of operands that are
+            parameters, buffers or numbers, of add, sub, mul, div and cat, and `value` where one is
+            a number; `weight`, the name of the parameter, of conv2d, linear and batch_norm; `mode`
+            and `value` of pad; `mode` of interpolate; `name` of other.
         lost: the caller goes on with the tensor that was written to in place, not with the one that
             was returned, so that nothing can be put in its place.
     """

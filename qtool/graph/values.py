@@ -38,11 +38,18 @@ class Values:
         self._count += 1
         return value
 
+    def hold(self, tensor: Tensor, value: Value) -> None:
+        """Note that a tensor holds a value that another was given."""
+        self._held[tensor] = (value, writes_to(tensor))
+
+    def changed(self) -> list[Tensor]:
+        """Return the tensors that were written to since they got their value."""
+        return [t for t, (_, writes) in list(self._held.items()) if writes != writes_to(t)]
+
     def overwritten(self) -> Iterable[tuple[Value, Value]]:
         """Yield old and new value of each tensor that was written to since it got its value."""
-        for tensor, (value, writes) in list(self._held.items()):
-            if writes != writes_to(tensor):
-                yield value, self.new(tensor)
+        for tensor in self.changed():
+            yield self._held[tensor][0], self.new(tensor)
 
 
 def writes_to(tensor: Tensor) -> int:

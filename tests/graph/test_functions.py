@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from qtool.graph.functions import function_of, passes_on
+from qtool.graph.functions import function_of, passes_on, reads_values
 
 
 class _Names(TorchFunctionMode):
@@ -108,6 +108,12 @@ def test_every_form_of_a_function_has_its_name(name: str | None) -> None:
         with torch.no_grad(), _Names() as seen:
             form(x)
         assert seen.names[-1] == name, form
+
+
+def test_what_is_made_of_a_shape_reads_no_values() -> None:
+    assert not reads_values(torch.zeros_like)
+    assert not reads_values(Tensor.new_full)
+    assert reads_values(torch.relu)
 
 
 def test_a_pooling_that_makes_numbers_does_not_pass_on() -> None:
