@@ -8,7 +8,8 @@ runs again, have frames of their own. torch.compile and torch.export trace throu
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, cast
+from functools import wraps
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ SITES = "sites"
 # what a block, or a leaf, knows of its calls, among its attributes
 CALLS = "qtool_calls"
 T = TypeVar("T")
+P = ParamSpec("P")
 Pair = tuple[str, str]  # leaf, "" for the block's own code, and function
 
 
@@ -128,7 +130,8 @@ class AtSite(Protocol):
 
 def site_in(block: nn.Module, key: str) -> AtSite:
     """Return what stands at one of a block's sites."""
-    return cast(AtSite, block._modules[SITES]._modules[key])
+    stand = cast(nn.ModuleDict, block._modules[SITES])
+    return cast(AtSite, stand[key])
 
 
 def running() -> CountedCalls | None:
@@ -183,25 +186,21 @@ def _in_frame(
     return output
 
 
-def run_leaf(
-    leaf: nn.Module,
-    compute: Callable[..., T],
-    *args: object,
-    **kwargs: object,
-) -> T:
+def run_leaf(leaf: nn.Module, compute: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return compute(*args, **kwargs), its calls counted as those of a leaf."""
     mode = running()
     frame = None if mode is None else mode.frame
     if frame is None:
         return compute(*args, **kwargs)
-    outer, frame.leaf = frame.leaf, leaf.__dict__.get(CALLS, "")
+    name = leaf.__dict__.get(CALLS, "")
+    outer, frame.leaf = frame.leaf, name if isinstance(name, str) else ""  # the model itself
     try:
         return compute(*args, **kwargs)
     finally:
         frame.leaf = outer
 
 
-def apart(compute: Callable[..., T], *args: object, **kwargs: object) -> T:
+def apart(compute: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return compute(*args, **kwargs); functions that it calls are no calls of a block."""
     mode = running()
     if mode is None:
@@ -211,6 +210,16 @@ def apart(compute: Callable[..., T], *args: object, **kwargs: object) -> T:
         return compute(*args, **kwargs)
     finally:
         mode.frame = outer
+
+
+def runs_apart(forward: Callable[P, T]) -> Callable[P, T]:
+    """Make a forward one whose functions are no calls of the block that runs the module."""
+
+    @wraps(forward)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> T:
+        return apart(forward, *args, **kwargs)
+
+    return alone
 
 
 def _check(frame: Frame) -> None:
@@ -258,8 +267,10 @@ def _through_sites(
             key = calls.inputs.get(seen)
             seen += 1
             return given if key is None else apart(site_in(block, key).at, _itself, (given,), {})
-        if type(given) in (list, tuple):
-            return type(given)([passed(item) for item in cast(list[object], given)])
+        if type(given) is list:
+            return [passed(item) for item in given]
+        if type(given) is tuple:
+            return tuple([passed(item) for item in given])
         if type(given) is dict:
             return {name: passed(item) for name, item in given.items()}
         return given

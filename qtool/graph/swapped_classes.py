@@ -16,6 +16,7 @@ from qtool import limits
 from qtool.graph.running import SITES, run_block, run_leaf
 
 Kind = Literal["block", "leaf"]
+_NEW: object = vars(copyreg)["__newobj__"]  # what makes an object that pickles as most do
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {}  # subclass -> the class it was made of
 
 
@@ -71,7 +72,7 @@ def _swapped(cls: type[nn.Module], kind: Kind) -> type[nn.Module]:
         return run_leaf(self, plain, self, *args, **kwargs)
 
     forward = block_forward if kind == "block" else leaf_forward
-    forward.__wrapped__ = plain  # torch.export reads the signature
+    vars(forward)["__wrapped__"] = plain  # torch.export reads the signature
 
     def reduced(self: nn.Module, protocol: int) -> tuple[object, ...]:
         return _reduced(self, protocol, kind)
@@ -86,7 +87,8 @@ def _swapped(cls: type[nn.Module], kind: Kind) -> type[nn.Module]:
     content |= _without_sites(cls) if kind == "block" else {}
     hears = isinstance(cls.__init_subclass__, MethodType)  # not that of object
     bases = (_Unheard, cls) if hears else (cls,)
-    made = type(cls)(cls.__name__, bases, content)
+    make = cast(Callable[..., type[nn.Module]], type(cls))  # its metaclass
+    made = make(cls.__name__, bases, content)
     _PLAIN[made] = cls
     return made
 
@@ -95,7 +97,7 @@ def _reduced(module: nn.Module, protocol: int, kind: Kind) -> tuple[object, ...]
     """Return how a module is pickled and copied: as its class does, then swapped."""
     cls = class_of(module)
     make, args, *rest = cls.__reduce_ex__(module, protocol)
-    if make is copyreg.__newobj__:
+    if make is _NEW:
         args = (cls, *args[1:])  # found by its name, unlike the subclass
     return (_made, (kind, make, args), *rest)
 
@@ -108,6 +110,7 @@ def _made(kind: Kind, make: Callable[..., nn.Module], args: tuple[object, ...]) 
 
 def _without_sites(cls: type[nn.Module]) -> dict[str, object]:
     """Return methods of containers that show their children without the sites among them."""
+    item_of = cast(Callable[..., object], getattr(cls, "__getitem__", None))
 
     def own(self: nn.Module) -> OrderedDict[str, nn.Module | None]:
         return OrderedDict((name, m) for name, m in self._modules.items() if name != SITES)
@@ -126,7 +129,7 @@ def _without_sites(cls: type[nn.Module]) -> dict[str, object]:
 
     def item(self: nn.Module, index: int | slice) -> object:
         if not isinstance(index, slice):
-            return cls.__getitem__(self, index)
+            return item_of(self, index)
         chosen = list(own(self).items())[index]
         kind = cast(Callable[[object], nn.Module], cls)
         if issubclass(cls, nn.Sequential):

@@ -19,6 +19,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qtool.graph.running import runs_apart
 from qtool.graph.swap import Part
 from qtool.integer.site_specs import round_to_values
 from qtool.numerics.grid import IntegerGrid, Kind
@@ -177,6 +178,7 @@ class IntegerLayer(Part, ABC):
             sums = sums + self.bias.to(torch.int64).abs()
         return int(sums.max())
 
+    @runs_apart
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output, float32, also inside of an autocast."""
         device = input.device.type

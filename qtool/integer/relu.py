@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qtool.graph.calls import CountsCalls
+from qtool.graph.running import runs_apart
 from qtool.graph.sites import Site
 from qtool.graph.swap import Part
 from qtool.numerics.grid import IntegerGrid, Kind
@@ -76,6 +77,7 @@ class IntegerReLU(Part, CountsCalls):
         spec = self.spec.calls[call] if call < len(self.spec.calls) else CallSpec()
         return None if spec.bits is None else spec.on_grid(self.scales[call])
 
+    @runs_apart
     def forward(self, input: Tensor) -> Tensor:
         """Return the quantized ReLU of the input, float32."""
         output = self.on_grid(self.next_call())

@@ -5,7 +5,9 @@ from functools import cache
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qtool.graph.running import apart, run_leaf
 from qtool.graph.swap import Part
+from qtool.graph.swapped_classes import class_of
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.weights import WeightQuantizer, may_train
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
@@ -67,8 +69,8 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return conv(x_hat, w_hat) + bias, [B, C, H, W]."""
-        x, weight = self.quantized_operands(input)
-        return self._conv_forward(x, weight, self.bias)
+        x, weight = apart(self.quantized_operands, input)
+        return run_leaf(self, self._conv_forward, x, weight, self.bias)
 
 
 class QuantLinear(QuantLayer, nn.Linear):
@@ -76,8 +78,8 @@ class QuantLinear(QuantLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return x_hat @ w_hat.T + bias, [..., out_features]."""
-        x, weight = self.quantized_operands(input)
-        return F.linear(x, weight, self.bias)
+        x, weight = apart(self.quantized_operands, input)
+        return run_leaf(self, F.linear, x, weight, self.bias)
 
 
 QUANT_TYPES: dict[type[nn.Module], type[QuantLayer]] = {
@@ -124,7 +126,8 @@ def _empty(kind: type[nn.Module]) -> nn.Module:
 
 def float_type(layer: nn.Module) -> type[nn.Module]:
     """Return the type that a quantized layer had before."""
-    return _FLOAT_TYPES.get(type(layer), type(layer).__bases__[-1])
+    quantized = class_of(layer)
+    return _FLOAT_TYPES.get(quantized, quantized.__bases__[-1])
 
 
 _FLOAT_TYPES: dict[type[nn.Module], type[nn.Module]] = {

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qtool.graph.calls import CountsCalls
+from qtool.graph.running import runs_apart
 from qtool.graph.sites import Site
 from qtool.graph.swap import Part
 from qtool.quantizers.activations import ActivationQuantizer
@@ -26,6 +27,7 @@ class QuantReLU(Part, CountsCalls):
         super().__init__(len(quantizers))
         self.quantizers = nn.ModuleList(q or nn.Identity() for q in quantizers)
 
+    @runs_apart
     def forward(self, input: Tensor) -> Tensor:
         """Return the quantized ReLU of the input, same shape."""
         call = self.next_call()
