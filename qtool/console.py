@@ -14,6 +14,11 @@ def say(message: str, *, on_stdout: bool = False) -> None:
     _console(on_stdout=on_stdout).print(message, markup=False, soft_wrap=True)
 
 
+def warn(message: str) -> None:
+    """Say something that must not be overlooked, on standard error."""
+    SCREEN.print(f"WARNING: {message}", style="bold red", markup=False, soft_wrap=True)
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
     """Return a table; a column whose name starts with `#` is right-aligned."""
     named = any(column.removeprefix("#") for column in columns)

@@ -15,9 +15,8 @@ from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, com
 from qtool.comparison.schedules import Scheduled, Window, schedule_trials
 from qtool.comparison.trials import TrainTrial, run_trials
 from qtool.conversion.to_integer import convert as to_integer
-from qtool.export.measure import export_report, refuse_disagreement
+from qtool.export.measure import export_report, refuse
 from qtool.export.onnx_qdq import Ceil, Writing, write_onnx
-from qtool.export.targets.target import TARGETS
 from qtool.files.whole import unproven
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
@@ -76,18 +75,19 @@ def export(
     batch: int | None = None,
     annotate: bool = True,
     ceil: Ceil = "exact",
+    strict: bool = False,
+    measure: bool = False,
 ) -> Export:
     """Run or integer model -> ONNX, run in the target's runtime; return what export.json says."""
-    _ = TARGETS[target]
+    writing = Writing(target, batch, annotate, ceil)
     path, report_path = places_of_export(source, output)
     given = Integer.open(up_to_date_integer(source, convert))
-    writing = Writing(target, batch, annotate, ceil, given.about())
+    writing = writing.saying(given.about())
     with unproven(path) as trial:
         described = write_onnx(given.model, given.data.first_images, trial, writing)
-        report = export_report(trial, path, described, given.evidence())
+        report = export_report(trial, path, described, given.evidence(), measure=measure)
         report.write(report_path)
-        refuse_disagreement(report, described)
-        trial.replace(path)
+        refuse(report, described, strict=strict)
     return report
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from qtool.export import measure
+from qtool.export import latency
 
 torch.set_num_threads(1)  # small tensors gain nothing from more, and lose much on a busy core
 settings.register_profile("qtool", deadline=None)
@@ -18,5 +18,7 @@ settings.load_profile("qtool")
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let exports do without the float file, half of their time, that they are timed against."""
-    monkeypatch.setattr(measure, "export_float", lambda model, image, path: None)
-    monkeypatch.setattr(measure, "latencies", lambda paths, image, runtime: [1.0 for _ in paths])
+    monkeypatch.setattr(latency, "export_float", lambda model, image, path, batch: None)
+    monkeypatch.setattr(
+        latency, "latencies", lambda paths, image, runtime, threads=1: [1.0 for _ in paths]
+    )

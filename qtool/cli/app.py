@@ -121,6 +121,12 @@ def export(
         bool, typer.Option("--annotation/--no-annotation", help="Write quantization_annotation.")
     ] = True,
     ceil: Ceil = "exact",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where operators run in float between integers.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time all threads and the runtime's own int8, too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Export to ONNX and prove the file in ONNX Runtime.
@@ -131,7 +137,14 @@ def export(
     from qtool import pipeline
 
     result = pipeline.export(
-        source, output=output, target=target, batch=size, annotate=annotation, ceil=ceil
+        source,
+        output=output,
+        target=target,
+        batch=size,
+        annotate=annotation,
+        ceil=ceil,
+        strict=strict,
+        measure=measure,
     )
     present(result, as_json=as_json)
 

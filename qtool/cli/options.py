@@ -138,11 +138,12 @@ def windows_of(text: str) -> list[list[float]]:
 
 def present(result: "Result", *, as_json: bool) -> None:
     """Print a result: as JSON for scripts, or as a table for people."""
+    from qtool.reports.tables import show_result, warn_of
+
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
+        warn_of(result)
     else:
-        from qtool.reports.tables import show_result
-
         show_result(result)
 
 

@@ -7,7 +7,8 @@ import torch
 
 from qtool.comparison.trials import ComparisonFolder
 from qtool.errors import InputError
-from qtool.export import annotation, gate, measure
+from qtool.export import annotation, gate
+from qtool.export.latency import latencies
 from qtool.export.targets.target import TARGETS
 from qtool.files.reading import intact, read_json
 from qtool.inspection.onnx import read_onnx
@@ -96,7 +97,7 @@ def _onnx_arm(path: Path) -> Arm:
         data = build.make_data(recipe, torch.device("cpu"))
         runtime = TARGETS[MEASURED_IN]().runtime
         accuracy = gate.accuracy(runtime.open(path), data.validation.batches(0))
-        latency = measure.latencies([path], data.first_images[:1], runtime)[0]
+        latency = latencies([path], data.first_images[:1], runtime)[0]
     return _arm(path, accuracy, bits=mean_bits, size=path.stat().st_size, latency=latency)
 
 

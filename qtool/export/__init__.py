@@ -3,6 +3,8 @@
 onnx_qdq: the file. trace, qdq_modules: what torch.onnx sees. on_codes: what keeps values
 bytes between integer operators. weights, packing: codes at their true width. insert: new parts of a
 traced graph. float_weights: what keeps a runtime from quantizing them, unchanged: that it did not.
-targets: runtimes. names: of inputs and outputs. gate, agreement, measure: the proof and the
-figures. annotation, lint: what is said of quantized tensors.
+targets: runtimes. names: of inputs and outputs; node_names: of nodes. gate, agreement, control,
+measure: the proof and the figures. islands, why_slow: what runs in integers, and why the rest does
+not. latency, float_model: how fast, and beside what. annotation, lint: what is said of quantized
+tensors.
 """

@@ -12,7 +12,7 @@ from qtool.export.gate import run_named
 from qtool.export.names import named_inputs, named_outputs
 from qtool.export.targets.target import Session
 from qtool.graph.inputs import Inputs
-from qtool.reports.results import Agreement, OutputAgreement
+from qtool.reports.exports import Agreement, OutputAgreement
 
 TOP_CLASS = ("top1_agreement", "clear_share", "clear_agreement")
 

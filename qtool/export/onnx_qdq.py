@@ -5,7 +5,7 @@ then each layer's weight is rewritten in the form that the target runs fastest.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -14,6 +14,7 @@ from torch import nn
 from qtool.errors import ExportError
 from qtool.export.annotation import Annotation, write_annotations, write_metadata
 from qtool.export.float_weights import keep_float
+from qtool.export.node_names import name_nodes
 from qtool.export.qdq_modules import Ceil, QdqLayer, QdqReLU
 from qtool.export.targets.target import TARGETS
 from qtool.export.trace import Call, traced
@@ -83,6 +84,9 @@ class Writing:
         annotate: write quantization_annotation.
         ceil: how inputs with rounding ceil are written.
         metadata: goes into metadata_props beside the description.
+
+    Raises:
+        RecipeError: If there is no such target.
     """
 
     target: str = "onnxruntime"
@@ -90,6 +94,14 @@ class Writing:
     annotate: bool = True
     ceil: Ceil = "exact"
     metadata: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown target before any work is done for it."""
+        _ = TARGETS[self.target]
+
+    def saying(self, metadata: Mapping[str, object]) -> "Writing":
+        """Return the same, with metadata."""
+        return replace(self, metadata=metadata)
 
 
 def write_onnx(
@@ -110,6 +122,7 @@ def write_onnx(
     for name, relu in integer_relus(model).items():
         model = replace_module(model, name, QdqReLU(relu, writing.ceil))
     graph = traced(model, call, target.opset)
+    name_nodes(graph.graph, model, [spec.name for spec in state.layers], [])
     writer = WeightWriter(graph, target)
     stored = {spec.name: writer.write(spec) for spec in state.layers}
     annotations = _annotations(writer, state)  # it names the tensors that it speaks of

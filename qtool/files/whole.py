@@ -65,11 +65,15 @@ def refuse_unless_writable(path: Path, meant: str) -> None:
 
 @contextmanager
 def unproven(path: Path) -> Iterator[Path]:
-    """Lend a name beside `path` for a file that must prove itself before it takes that place."""
+    """Lend a name beside `path` for a file that must prove itself before it takes that place.
+
+    It takes it where the block ends without an error, and is removed where it does not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     trial = path.with_name(f".{path.name}.unproven.onnx")
     try:
         yield trial
+        trial.replace(path)
     finally:
         trial.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """Results: what they hold, and their faces; opens without torch.
 
-results: one type for each result file; layers, comparisons, inspections, health: more of them;
-result: what all share. tables: for people. figures: small pictures as SVG.
+results: one type for each result file; layers, exports, comparisons, inspections, health: more of
+them; result: what all share. tables, export_table: for people; words: figures as they are written.
+figures: small pictures as SVG.
 """

@@ -16,6 +16,7 @@ Kind = Literal[
     "all_zero",
     "constant_output",
     "slower_than_float",
+    "beyond_rounding",
 ]
 
 

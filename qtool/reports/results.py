@@ -2,7 +2,7 @@
 
 A type's fields are the keys of its file, in the file's order. A key that was never set is absent,
 null is null, and keys of a newer version are kept. To add a figure, add a field with its docstring
-here (or in `comparisons`, `inspections`), and its line to the face in `tables`.
+here (or in `exports`, `comparisons`, `inspections`), and its line to the face in `tables`.
 """
 
 from pathlib import Path
@@ -13,11 +13,10 @@ from pydantic import Field
 from qtool.errors import InputError
 from qtool.files.reading import read_json
 from qtool.reports.comparisons import Comparison, Equivalence
+from qtool.reports.exports import Export
 from qtool.reports.health import Finding
 from qtool.reports.layers import ExportedLayer, Layer
 from qtool.reports.result import Result, Seconds
-
-WeightForm = Literal["integer", "dequantized", "float"]
 
 
 class Profile(Result):
@@ -162,84 +161,6 @@ class StraightThrough(Result):
     max_abs_difference: float
     layers: list[MovedLayer]
     notes: list[str]
-
-
-class RuntimeVersion(Result):
-    """What a file was run in."""
-
-    name: str
-    version: str
-
-
-class Agreement(Result):
-    """How far a runtime and the integer model agree, over the validation images."""
-
-    images: int
-    sigma: float
-    """Standard deviation of the integer model's logits."""
-    top1_agreement: float | None
-    """Null, as the next two, where outputs are no logits or all images give one constant."""
-    clear_share: float | None
-    """Share of images whose two best logits lie at least 0.1 sigma apart."""
-    clear_agreement: float | None
-    max_abs_difference: float
-    median_abs_difference: float
-    accuracy_integer: float | None
-    accuracy_runtime: float | None
-    disagreement: str
-    """Why the two disagree, "" where they agree."""
-    ceil_shifted_share: float | None = None
-    """Share of input codes that a shift in place of ceil changes."""
-
-
-class OutputAgreement(Result):
-    """How far a runtime and the integer model agree on one output."""
-
-    sigma: float
-    """Standard deviation of the integer model's values."""
-    max_abs_difference: float
-    median_abs_difference: float
-    """Over images, of the largest difference in each."""
-
-
-class Latency(Result):
-    """Median milliseconds for one image on one thread, measured in turn."""
-
-    float_: float = Field(alias="float")
-    exported: float
-
-
-class Storage(Result):
-    """What a file takes on disk, and what it was compared in."""
-
-    bits_per_weight_on_disk: float
-    quantized_weights: int
-    file_bytes: int
-    runtime: RuntimeVersion
-    codes_compared: int
-
-
-class Export(Agreement, Storage):
-    """export.json: what the runtime made of a file."""
-
-    fused_share: float
-    """Of layers, in integer kernels."""
-    fused_layers: int
-    quantized_layers: int
-    latency_ms: Latency
-    left_float: dict[str, str]
-    file: str
-    target: str
-    weight_forms: dict[str, WeightForm] = Field(default_factory=dict)
-    """Layer -> what the runtime computes with: codes, float32 made of them, or float weights."""
-    inputs: list[str] = Field(default_factory=lambda: ["images"])
-    outputs: dict[str, OutputAgreement] = Field(default_factory=dict)
-    unproven: str = ""
-    """Why the figures prove nothing, "" where they do."""
-    notes: list[str] = Field(default_factory=list)
-    """What a user should know."""
-    health: list[Finding] = Field(default_factory=list)
-    """What should be looked at in the file, and in how fast it is."""
 
 
 def read(path: Path) -> Result:

@@ -4,12 +4,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from qtool.console import say, show, table
+from qtool.console import say, show, table, warn
 from qtool.reports.comparisons import Comparison, Difference, Equivalence
+from qtool.reports.export_table import show_export, warnings_of
+from qtool.reports.exports import Export
 from qtool.reports.health import show_health
 from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow
 from qtool.reports.result import Result
-from qtool.reports.results import Conversion, Export, Profile, StraightThrough, Summary
+from qtool.reports.results import Conversion, Profile, StraightThrough, Summary
+from qtool.reports.words import number, percent, size
 
 MAY_SATURATE = "may saturate on processors without VNNI"
 REMEDY = "quantization.weights.saturation: avoid"
@@ -23,11 +26,13 @@ def show_result(result: Result) -> None:
         show_runs(result)
     else:
         _FACES[type(result)](result)
+    warn_of(result)
 
 
-def percent(value: float | None) -> str:
-    """Return a share as a percentage, or a dash where there is none."""
-    return "-" if value is None else f"{100 * value:.2f} %"
+def warn_of(result: Result) -> None:
+    """Say loudly, on standard error, what of a result must not be overlooked."""
+    for warning in warnings_of(result) if isinstance(result, Export) else ():
+        warn(warning)
 
 
 def show_plan(rows: Sequence[PlanRow]) -> None:
@@ -70,8 +75,8 @@ def show_summary(result: Summary) -> None:
     """Show how a training ended."""
     rows = [
         ("validation accuracy", percent(result.validation_accuracy)),
-        ("validation loss", _number(result.validation_loss)),
-        ("training loss", _number(result.train_loss)),
+        ("validation loss", number(result.validation_loss)),
+        ("training loss", number(result.train_loss)),
         ("epochs", result.epochs),
         ("seconds", f"{result.seconds:.1f}"),
         ("parameters", f"{result.parameters:,}"),
@@ -94,7 +99,7 @@ def show_profile(profile: Profile) -> None:
     title = f"a training step, median of {profile.steps}"
     show(table(title, ["", "#ms", "#share"], rows), on_stdout=True)
     if (peak := profile.peak_memory_bytes) is not None:
-        say(f"peak memory: {_bytes(peak)}", on_stdout=True)
+        say(f"peak memory: {size(peak)}", on_stdout=True)
 
 
 def show_conversion(result: Conversion) -> None:
@@ -103,9 +108,9 @@ def show_conversion(result: Conversion) -> None:
         ("accuracy of the float model", percent(result.validation_accuracy_float)),
         ("accuracy before, fake-quantized", percent(result.validation_accuracy_before)),
         ("accuracy after, in integers", percent(result.validation_accuracy_after)),
-        ("largest logit difference", _number(result.max_abs_difference)),
-        ("float model", _bytes(result.float_bytes)),
-        ("integer model", _bytes(result.integer_bytes)),
+        ("largest logit difference", number(result.max_abs_difference)),
+        ("float model", size(result.float_bytes)),
+        ("integer model", size(result.integer_bytes)),
         ("integer layers", len(result.layers)),
         ("batch norms folded", sum(1 for la in result.layers if la.batch_norm)),
         ("written to", result.integer_model),
@@ -116,37 +121,6 @@ def show_conversion(result: Conversion) -> None:
     for note in result.notes:
         say(f"note: {note}")
     show_health(result.health)
-
-
-def show_export(result: Export) -> None:
-    """Show what the runtime made of an exported file."""
-    latency, runtime = result.latency_ms, result.runtime
-    rows = [
-        ("checked in", f"{runtime.name} {runtime.version}"),
-        ("images", result.images),
-        ("top-1 agreement", percent(result.top1_agreement)),
-        ("accuracy in the runtime", percent(result.accuracy_runtime)),
-        ("largest logit difference", _number(result.max_abs_difference)),
-        ("weight codes equal", f"{result.codes_compared:,}"),
-        ("bits per weight on disk", _number(result.bits_per_weight_on_disk)),
-        ("file", _bytes(result.file_bytes)),
-        ("layers in integer kernels", f"{result.fused_layers} of {result.quantized_layers}"),
-        *_shifted_row(result),
-        ("one image, one thread", f"{latency.exported:.2f} ms"),
-        ("the float model", f"{latency.float_:.2f} ms"),
-        ("written to", result.file),
-    ]
-    title = "exported, but not verified" if result.unproven else "exported and verified"
-    show(table(title, ["", "#"], rows), on_stdout=True)
-    for note in filter(None, [result.unproven, *result.notes]):
-        say(f"note: {note}")
-    show_health([found for found in result.health if found.kind != "constant_output"])
-
-
-def _shifted_row(result: Export) -> list[tuple[str, str]]:
-    """Return the row on what a shift in place of ceil changed, where there was one."""
-    share = result.ceil_shifted_share
-    return [] if share is None else [("input codes changed by the shift", f"{share:.2e}")]
 
 
 def show_comparison(result: Comparison) -> None:
@@ -181,7 +155,7 @@ def show_equivalence(result: Equivalence) -> None:
         for arm in errors:
             name = f"lr-{rate:g}/{arm}"
             alike = (percent(share[arm][at]) for share in shares)
-            rows.append((name, _number(errors[arm][at], 3), *alike, percent(accuracy.get(name))))
+            rows.append((name, number(errors[arm][at], 3), *alike, percent(accuracy.get(name))))
     show(table(f"as with {result.estimator}", columns, rows), on_stdout=True)
     say(result.verdict, on_stdout=True)
 
@@ -190,7 +164,7 @@ def show_straight_through(result: StraightThrough) -> None:
     """Show what became of a run on its way to straight_through."""
     columns = ["layer", "estimator", "#learning rate x", "#largest shift, steps"]
     rows = [
-        (la.layer, la.estimator, _number(la.alpha), _number(la.largest_shift, 3))
+        (la.layer, la.estimator, number(la.alpha), number(la.largest_shift, 3))
         for la in result.layers
     ]
     show(table("rewritten for straight_through", columns, rows), on_stdout=True)
@@ -210,9 +184,9 @@ def show_runs(result: Comparison) -> None:
         (
             arm.name,
             percent(arm.mean),
-            _number(arm.weight_bits_mean, 3),
-            "-" if arm.bytes is None else _bytes(arm.bytes),
-            _number(arm.latency_ms),
+            number(arm.weight_bits_mean, 3),
+            "-" if arm.bytes is None else size(arm.bytes),
+            number(arm.latency_ms),
         )
         for arm in result.arms
     ]
@@ -257,8 +231,8 @@ def _fact(key: str, value: str | float | None) -> str:
     if key.endswith(("accuracy", "agreement")):
         return percent(value)
     if key.endswith("bytes"):
-        return _bytes(value)
-    return f"{value:,}" if isinstance(value, int) else _number(value)
+        return size(value)
+    return f"{value:,}" if isinstance(value, int) else number(value)
 
 
 def show_estimators(result: EstimatorTable) -> None:
@@ -268,7 +242,7 @@ def show_estimators(result: EstimatorTable) -> None:
         paper = re.match(r".*?arXiv:\d+\.\d+|[^;.]*", entry.reference)
         verdict = "in the class" if entry.in_class else f"outside the class: {entry.reason}"
         said = "\n".join(filter(None, [entry.formula, paper[0] if paper else "", verdict]))
-        rows.append((entry.name, said, _number(entry.alpha)))
+        rows.append((entry.name, said, number(entry.alpha)))
     columns = ["estimator", "formula, reference, class", "#alpha"]
     made = table("gradient estimators", columns, rows)
     made.columns[0].no_wrap = made.show_lines = True
@@ -285,14 +259,6 @@ def _gap(item: Difference | None) -> str:
     if item.low is None or item.high is None or item.low == item.high:
         return text
     return f"{text} ({100 * item.low:+.2f} to {100 * item.high:+.2f})"
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
-
-
-def _bytes(count: float) -> str:
-    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 _FACES: dict[type[Result], Callable[..., None]] = {

@@ -151,9 +151,8 @@ class Integer:
 
     def evidence(self) -> Evidence:
         """Return what a file that is made of the model is held against."""
-        float_model = rebuild_model(self.recipe.model.name, self.architecture)
         batches = partial(self.data.validation.batches, 0)
-        return Evidence(self.model, float_model, batches, self.data.first_images[:1])
+        return Evidence(self.model, batches, self.data.first_images)
 
     def about(self) -> dict[str, object]:
         """Return what builds the same network again."""

@@ -29,6 +29,8 @@ OPTIONS = {
         "--annotation",
         "--no-annotation",
         "--ceil",
+        "--strict",
+        "--measure",
         "--json",
     ],
     "compare": [],

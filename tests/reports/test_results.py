@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from qtool.errors import InputError
-from qtool.reports.results import EpochLine, Latency, Summary, read
+from qtool.reports.exports import Latency
+from qtool.reports.results import EpochLine, Summary, read
 
 SUMMARY = {
     "status": "finished",

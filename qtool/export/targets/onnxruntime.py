@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: int8 kernels from packed weights."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 
 from qtool.errors import ExportError, InputError
+from qtool.export.targets.onnxruntime_static import quantize
 from qtool.export.targets.target import TARGETS, Array, Target
 
 
@@ -52,6 +53,18 @@ class OnnxRuntime:
         "QLinearMatMul",
         "MatMulIntegerToFloat",
     )
+    integer_joins: tuple[str, ...] = (
+        "QLinearAdd",
+        "QLinearMul",
+        "QLinearConcat",
+        "QLinearAveragePool",
+        "QLinearGlobalAveragePool",
+        "QLinearReduceMean",
+        "QLinearSigmoid",
+        "QLinearLeakyRelu",
+        "QLinearSoftmax",
+        "QLinearWhere",
+    )
 
     def open(self, model: Path | bytes, *, threads: int = 0) -> OnnxSession:
         """Open a file, or its bytes.
@@ -62,6 +75,14 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         return self._open(model, options)
+
+    def quantize(self, given: Path, made: Path, batches: Sequence[Array]) -> None:
+        """Write a float file as `onnxruntime.quantization.quantize_static` has it.
+
+        Raises:
+            ExportError: If it cannot.
+        """
+        quantize(given, made, batches)
 
     def optimized(self, model: onnx.ModelProto | Path) -> onnx.GraphProto:
         """Return the graph that the runtime makes of a model; this machine's layouts are left out.

@@ -4,7 +4,7 @@ To add one, write a file beside this one with a function that returns a Target a
 `@TARGETS.add`: its name is the target's. Every file of this folder is loaded with this one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -50,19 +50,29 @@ class Runtime(Protocol):
         name: as reports have it.
         title: as people know it.
         version: of the library that is installed.
-        integer_kernels: operators of its own graphs that compute in integers.
+        integer_kernels: operators of its own graphs that compute layers in integers.
+        integer_joins: those that compute additions, products, poolings and the like in integers.
     """
 
     name: str
     title: str
     version: str
     integer_kernels: tuple[str, ...]
+    integer_joins: tuple[str, ...]
 
     def open(self, model: Path | bytes, *, threads: int = 0) -> Session:
         """Open a file, or its bytes; 0 threads are the runtime's own choice.
 
         Raises:
             InputError: If the runtime cannot load it.
+        """
+        ...
+
+    def quantize(self, given: Path, made: Path, batches: Sequence[Array]) -> None:
+        """Write a float file as its own quantization has it, calibrated on batches of inputs.
+
+        Raises:
+            ExportError: If it cannot.
         """
         ...
 

@@ -1,0 +1,96 @@
+"""The face of an exported file: what the runtime made of it, why it is slow, what to beware of."""
+
+from collections.abc import Iterator, Sequence
+
+from qtool.console import say, show, table
+from qtool.reports.exports import Export, FloatOperator, Times
+from qtool.reports.health import show_health
+from qtool.reports.words import number, percent, size
+
+REASONS = 10  # rows of the table; all stand in the file
+NAMES = 3  # in a row
+
+
+def show_export(result: Export) -> None:
+    """Show what the runtime made of an exported file."""
+    runtime = result.runtime
+    rows = [
+        ("checked in", f"{runtime.name} {runtime.version}"),
+        ("images", result.images),
+        ("top-1 agreement", percent(result.top1_agreement)),
+        ("accuracy in the runtime", percent(result.accuracy_runtime)),
+        ("largest logit difference", number(result.max_abs_difference)),
+        *_control_row(result),
+        ("weight codes equal", f"{result.codes_compared:,}"),
+        ("bits per weight on disk", number(result.bits_per_weight_on_disk)),
+        ("file", size(result.file_bytes)),
+        ("layers in integer kernels", f"{result.fused_layers} of {result.quantized_layers}"),
+        *_kernels_row(result),
+        *_shifted_row(result),
+        *_time_rows(result),
+        ("written to", result.file),
+    ]
+    title = "exported, but not verified" if result.unproven else "exported and verified"
+    show(table(title, ["", "#"], rows), on_stdout=True)
+    if result.why_slow:
+        show_why_slow(result.why_slow)
+    for note in filter(None, [result.unproven, *result.notes]):
+        say(f"note: {note}")
+    said = ("constant_output", "slower_than_float")  # by the title, and as a warning
+    show_health([found for found in result.health if found.kind not in said])
+
+
+def warnings_of(result: Export) -> Iterator[str]:
+    """Yield what must not be overlooked in a file."""
+    yield from (found.says for found in result.health if found.kind == "slower_than_float")
+
+
+def show_why_slow(found: Sequence[FloatOperator]) -> None:
+    """Show what runs in float between quantized operators, by reason."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for one in found:
+        names = groups.setdefault((one.operator, one.reason, one.change), [])
+        if one.name not in names:
+            names.append(one.name)
+    rows = []
+    for (operator, reason, change), names in list(groups.items())[:REASONS]:
+        more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+        rows.append((operator, ", ".join(names[:NAMES]) + more, reason, change))
+    columns = ["in float", "where", "why", "what would change it"]
+    show(table("why slow", columns, rows), on_stdout=True)
+    if len(groups) > REASONS:
+        say(f"note: {len(groups) - REASONS} more reasons stand under why_slow in the JSON file")
+
+
+def _control_row(result: Export) -> list[tuple[str, str]]:
+    """Return the row on what an input that is nearly the same changes."""
+    control = result.control
+    label = "... of the file alone, input x 1.00001"
+    return [] if control is None else [(label, number(control.max_abs_difference))]
+
+
+def _kernels_row(result: Export) -> list[tuple[str, str]]:
+    count, of = result.integer_operators, result.quantizable_operators
+    return [] if of is None else [("all operators in integer kernels", f"{count} of {of}")]
+
+
+def _shifted_row(result: Export) -> list[tuple[str, str]]:
+    """Return the row on what a shift in place of ceil changed, where there was one."""
+    share = result.ceil_shifted_share
+    return [] if share is None else [("input codes changed by the shift", f"{share:.2e}")]
+
+
+def _time_rows(result: Export) -> Iterator[tuple[str, str]]:
+    """Yield how long one image takes, beside the float model and what it was measured against."""
+    latency, slower = result.latency_ms, " (SLOWER)" if any(warnings_of(result)) else ""
+    yield "one image, one thread", f"{latency.exported:.2f} ms{slower}"
+    yield from _others(latency)
+    if (everywhere := latency.all_threads) is not None:
+        yield f"one image, {everywhere.threads} threads", f"{everywhere.exported:.2f} ms"
+        yield from _others(everywhere)
+
+
+def _others(times: Times) -> Iterator[tuple[str, str]]:
+    yield "the float model", f"{times.float_:.2f} ms"
+    if times.static is not None:
+        yield "the runtime's own int8", f"{times.static:.2f} ms"

@@ -1,0 +1,136 @@
+"""What export.json says: what a runtime made of a file, how far it agrees, and how fast it is."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from qtool.reports.health import Finding
+from qtool.reports.result import Result
+
+WeightForm = Literal["integer", "dequantized", "float"]
+
+
+class RuntimeVersion(Result):
+    """What a file was run in."""
+
+    name: str
+    version: str
+
+
+class Agreement(Result):
+    """How far a runtime and the integer model agree, over the validation images."""
+
+    images: int
+    sigma: float
+    """Standard deviation of the integer model's logits."""
+    top1_agreement: float | None
+    """Null, as the next two, where outputs are no logits or all images give one constant."""
+    clear_share: float | None
+    """Share of images whose two best logits lie at least 0.1 sigma apart."""
+    clear_agreement: float | None
+    max_abs_difference: float
+    median_abs_difference: float
+    accuracy_integer: float | None
+    accuracy_runtime: float | None
+    disagreement: str
+    """Why the two disagree, "" where they agree."""
+    ceil_shifted_share: float | None = None
+    """Share of input codes that a shift in place of ceil changes."""
+
+
+class OutputAgreement(Result):
+    """How far a runtime and the integer model agree on one output."""
+
+    sigma: float
+    """Standard deviation of the integer model's values."""
+    max_abs_difference: float
+    median_abs_difference: float
+    """Over images, of the largest difference in each."""
+
+
+class Times(Result):
+    """Median milliseconds for one batch, measured in turn."""
+
+    float_: float = Field(alias="float")
+    """Of the float model: the integer model with float layers in the place of its own."""
+    exported: float
+    static: float | None = None
+    """Of the float model as the runtime's own quantization writes it; null unless measured."""
+
+
+class TimesOnAllThreads(Times):
+    """The same, where the runtime uses as many threads as it likes."""
+
+    threads: int
+
+
+class Latency(Times):
+    """Median milliseconds of the thread for one image on one thread, measured in turn."""
+
+    all_threads: TimesOnAllThreads | None = None
+    """Null unless measured."""
+
+
+class Control(Result):
+    """How far a file's outputs move where its input is scaled by 1 + 1e-5.
+
+    What float rounding alone can do to them is less than this: it moves values by 1e-7.
+    """
+
+    images: int
+    max_abs_difference: float
+    median_abs_difference: float
+    """Over images, of the largest difference in each; of several outputs, of the first."""
+
+
+class FloatOperator(Result):
+    """An operator that the runtime computes in float between quantized ones."""
+
+    operator: str
+    """Of the runtime's graph."""
+    name: str
+    """The layer or the call that it comes from."""
+    reason: str
+    change: str
+    """What in the recipe would change it."""
+
+
+class Storage(Result):
+    """What a file takes on disk, and what it was compared in."""
+
+    bits_per_weight_on_disk: float
+    quantized_weights: int
+    file_bytes: int
+    runtime: RuntimeVersion
+    codes_compared: int
+
+
+class Export(Agreement, Storage):
+    """export.json: what the runtime made of a file."""
+
+    fused_share: float
+    """Of layers, in integer kernels."""
+    fused_layers: int
+    quantized_layers: int
+    latency_ms: Latency
+    left_float: dict[str, str]
+    file: str
+    target: str
+    weight_forms: dict[str, WeightForm] = Field(default_factory=dict)
+    """Layer -> what the runtime computes with: codes, float32 made of them, or float weights."""
+    inputs: list[str] = Field(default_factory=lambda: ["images"])
+    outputs: dict[str, OutputAgreement] = Field(default_factory=dict)
+    unproven: str = ""
+    """Why the figures prove nothing, "" where they do."""
+    notes: list[str] = Field(default_factory=list)
+    """What a user should know."""
+    health: list[Finding] = Field(default_factory=list)
+    """What should be looked at in the file, and in how fast it is."""
+    integer_share: float | None = None
+    """Of convolutions, linear layers, additions, products, concatenations and poolings, in the
+    runtime's integer kernels; absent in files of before."""
+    integer_operators: int | None = None
+    quantizable_operators: int | None = None
+    why_slow: list[FloatOperator] = Field(default_factory=list)
+    """What runs in float between quantized operators."""
+    control: Control | None = None

@@ -1,0 +1,16 @@
+"""Figures as people write them."""
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage, or a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number with so many digits, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in MB or kB."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
