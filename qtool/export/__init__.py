@@ -1,6 +1,6 @@
 """Integer model in, ONNX file out, proven in the runtime.
 
-onnx_qdq: the file. trace, qdq_modules: what torch.onnx sees. on_codes: what keeps values
+onnx_qdq: the file. trace, qdq_modules, qdq_joins: what torch.onnx sees. on_codes: what keeps values
 bytes between integer operators. weights, packing: codes at their true width. insert: new parts of a
 traced graph. float_weights: what keeps a runtime from quantizing them, unchanged: that it did not.
 targets: runtimes. names: of inputs and outputs; node_names: of nodes. gate, agreement, control,

@@ -10,12 +10,14 @@ Rewrites of a traced graph in which values carry one scale and one zero point, b
   through an operator for which runtimes have a kernel on bytes, and which changes nothing else.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from qtool.export.insert import insert_constant, insert_node
+from qtool.export.node_names import owner_of
 from qtool.export.targets.target import Array
 
 PASSES_ON = (
@@ -38,11 +40,20 @@ TO_CHANNELS_LAST, TO_CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def keep_codes(graph: ir.Graph) -> None:
-    """Apply all rewrites of this file."""
+    """Apply all rewrites of this file; a new node is named after the one whose value it reads."""
+    names = {node: str(node.name) for node in graph}
     shuffle_innermost(graph)
     pad_codes(graph)
     repeat_pairs(graph)
     requantize(graph)
+    used = Counter(names.values())
+    for node in graph:
+        makers = [value.producer() for value in node.inputs if value is not None]
+        if node not in names:
+            owner = next((owner_of(names[maker]) for maker in makers if maker is not None), "")
+            name = names[node] = f"{owner or 'model'}/{node.op_type}"
+            used[name] += 1
+            node.name = name if used[name] == 1 else f"{name}.{used[name] - 1}"
 
 
 def shuffle_innermost(graph: ir.Graph) -> None:

@@ -15,6 +15,8 @@ from qtool.errors import ExportError
 from qtool.export.annotation import Annotation, write_annotations, write_metadata
 from qtool.export.float_weights import keep_float
 from qtool.export.node_names import name_nodes
+from qtool.export.on_codes import keep_codes
+from qtool.export.qdq_joins import mark_joins, put_joins
 from qtool.export.qdq_modules import Ceil, QdqLayer, QdqReLU
 from qtool.export.targets.target import TARGETS
 from qtool.export.trace import Call, traced
@@ -121,8 +123,13 @@ def write_onnx(
         model = replace_module(model, name, QdqLayer(layer, writing.ceil))
     for name, relu in integer_relus(model).items():
         model = replace_module(model, name, QdqReLU(relu, writing.ceil))
+    joins = put_joins(model, writing.ceil)
     graph = traced(model, call, target.opset)
-    name_nodes(graph.graph, model, [spec.name for spec in state.layers], [])
+    mark_joins(graph.graph, [str(s.site) for s in state.sites if s.kind != "rounded"])
+    taken = [site.site for site in state.sites]
+    name_nodes(graph.graph, model, [spec.name for spec in state.layers], taken)
+    if taken:
+        keep_codes(graph.graph)
     writer = WeightWriter(graph, target)
     stored = {spec.name: writer.write(spec) for spec in state.layers}
     annotations = _annotations(writer, state)  # it names the tensors that it speaks of
@@ -141,7 +148,8 @@ def write_onnx(
         f"{name}: the batch is fixed, for the model's code computes with it as with a number"
         for name in call.closed(graph.graph)
     ]
-    notes += check_weights(proto, integer_layers(integer), target.runtime)
+    with_codes = integer_layers(integer) | joins
+    notes += check_weights(proto, with_codes, target.runtime)
     described = ExportDescription(
         target=writing.target,
         ceil=writing.ceil,
@@ -183,11 +191,15 @@ def _check(model: onnx.ModelProto) -> None:
 
 
 def _annotations(writer: WeightWriter, state: Converted) -> list[Annotation]:
-    """Name each quantized tensor after its layer or ReLU; return one annotation of each.
+    """Name each quantized tensor after its layer, site or ReLU; return one annotation of each.
 
     Layers that share an input share its quantizer.
     """
     found = [note for spec in state.layers for note in writer.annotations(spec)]
+    for spec in state.layers:
+        found += writer.input_annotation(spec.output_site, spec.output)
+    for site in state.sites:
+        found += writer.join_annotations(site)
     for relu in state.relus:
         for index, call in enumerate(relu.calls):
             found += writer.input_annotation(str(relu.site(index)), call.integers)

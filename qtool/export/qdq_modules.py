@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from qtool.export.weights import LAYER, ROLE
 from qtool.graph.calls import CountsCalls
+from qtool.graph.running import apart
+from qtool.graph.swap import Part
 from qtool.integer.layers import IntegerLayer
 from qtool.integer.relu import IntegerReLU
 from qtool.numerics.on_grid import OnGrid
@@ -68,15 +70,17 @@ class QdqValues(nn.Module):
         ceil: Ceil,
         *,
         top: int | None = None,
+        bottom: int | None = None,
         clips: bool = True,
     ) -> None:
-        """Take values with one scale, []; `owner` is the layer or site that they stand at.
+        """Take what there is to know of the values.
 
         Args:
             owner: the layer or site that they stand at.
             values: their grid, with one scale, [].
             ceil: how rounding up is written.
-            top: the largest code, where a clip ends below the grid.
+            top: the largest code, where that is not the grid's.
+            bottom: the smallest code, likewise.
             clips: whether values may lie beyond the grid; else no Clip is written.
         """
         super().__init__()
@@ -86,8 +90,9 @@ class QdqValues(nn.Module):
         self.shifts = self.bipolar or rounds_up
         shift = SHIFT if grid.signed else 0
         zero = int(values.zero_point) + shift
-        highest = grid.qmax if top is None else min(grid.qmax, top)
-        self.limits = (0, 1) if self.bipolar else (grid.qmin + shift, highest + shift)
+        low = grid.qmin if bottom is None else max(grid.qmin, bottom)
+        high = grid.qmax if top is None else min(grid.qmax, top)
+        self.limits = (0, 1) if self.bipolar else (low + shift, high + shift)
         self.clips = clips and self.limits != (0, 255)
         self.steps = (self.limits[0] - zero, self.limits[1] - zero)
         self.register_buffer("scale", values.scale.clone())
@@ -121,8 +126,13 @@ class QdqValues(nn.Module):
         return emit(self.owner, operator, role, inputs, torch.uint8)
 
 
-class QdqLayer(nn.Module):
-    """An integer layer: Q, Clip, DQ on its input, DQ on weight and bias, the float operator."""
+class QdqLayer(Part):
+    """An integer layer: Q, Clip, DQ on its input, DQ on weight and bias, the float operator.
+
+    Q, Clip, DQ on its output, too, where it rounds that.
+    """
+
+    maker = "qtool.export_onnx"
 
     codes: Tensor
     bias: Tensor | None
@@ -136,9 +146,13 @@ class QdqLayer(nn.Module):
         self.spec, self.operate = spec, layer.operate
         self.register_buffer("codes", layer.codes)
         self.values: QdqValues | None = None
-        given = layer.input_on_grid
+        self.output: QdqValues | None = None
+        given, made = layer.input_on_grid, layer.output_on_grid
         if given is not None and not spec.input_from:
             self.values = QdqValues(spec.name, given, ceil)
+        if made is not None:
+            top, bottom = spec.output_top, spec.output_bottom
+            self.output = QdqValues(spec.output_site, made, ceil, top=top, bottom=bottom)
         if layer.weight_scale is not None:
             self.register_buffer("weight_scale", layer.weight_scale)
             zeros = torch.zeros_like(layer.weight_scale).to(torch.int8)
@@ -147,8 +161,11 @@ class QdqLayer(nn.Module):
         if spec.bias == "int32":
             self.register_buffer("bias_scale", layer.bias_scale)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Emit the operators; return the layer's output."""
+        return apart(self._emit, input)
+
+    def _emit(self, x: Tensor) -> Tensor:
         name, weight, bias = self.spec.name, self.codes, self.bias
         if self.values is not None:
             x = self.values(x)
@@ -158,7 +175,8 @@ class QdqLayer(nn.Module):
         if bias is not None and self.spec.bias == "int32":
             inputs = [bias, self.bias_scale]
             bias = emit(name, "DequantizeLinear", "bias", inputs, torch.float32, axis=0)
-        return self.operate(x, weight, bias)
+        y = self.operate(x, weight, bias)
+        return y if self.output is None else self.output(y)
 
 
 class QdqReLU(CountsCalls):

@@ -6,31 +6,44 @@ are, or dequantized. Anything else was quantized anew, or is not what was proven
 """
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from torch import Tensor
 
 from qtool.errors import ExportError
 from qtool.export.annotation import tensor_names
 from qtool.export.float_weights import WEIGHTED
 from qtool.export.targets.target import Array, Runtime
 from qtool.export.weights import part_of
-from qtool.integer.layers import IntegerLayer
 from qtool.limits import OTHER_WEIGHTS, QUANTIZED_ANEW
 
 ROUNDING = 1e-6  # of a channel's largest weight: three products in float32
 UNSIGNED = 128  # what a runtime adds to int8 codes that it stores as uint8
 
 
+class HasCodes(Protocol):
+    """A layer or join with weights of its own.
+
+    Attributes:
+        codes: int8, or float32 where they were left float.
+        bias: int32 or float32; None where there is none.
+    """
+
+    codes: Tensor
+    bias: Tensor | None
+
+
 def check_weights(
-    model: onnx.ModelProto, layers: Mapping[str, IntegerLayer], runtime: Runtime
+    model: onnx.ModelProto, layers: Mapping[str, HasCodes], runtime: Runtime
 ) -> list[str]:
     """Check that the runtime computes with the weights and biases of the integer model.
 
     Args:
         model: the file.
-        layers: of the integer model, by name.
+        layers: of the integer model, by name, and joins with codes of their own, by site.
         runtime: whose optimized graph is read.
 
     Returns:

@@ -19,9 +19,11 @@ from qtool.export.insert import insert_constant, insert_node
 from qtool.export.packing import Packed, Part, pack
 from qtool.export.targets.target import Target
 from qtool.integer.layers import LayerSpec
+from qtool.integer.site_specs import SiteSpec
 from qtool.numerics.grid import IntegerGrid
 
 LAYER, ROLE = "qtool.layer", "qtool.role"  # how traced nodes are marked
+GATE = IntegerGrid(8, "unsigned")  # what gates put out
 
 
 class Stored(NamedTuple):
@@ -49,6 +51,7 @@ class WeightWriter:
                 self._marked.setdefault((layer, role), []).append(node)
         self._nodes = {key: nodes[-1] for key, nodes in self._marked.items()}
         self._annotations: dict[str, list[Annotation]] = {}
+        self._shared_codes: set[ir.Value] = set()
 
     def write(self, spec: LayerSpec) -> Stored:
         """Store one layer's codes; return the name of their tensor, and their bytes."""
@@ -79,6 +82,21 @@ class WeightWriter:
     def annotations(self, spec: LayerSpec) -> list[Annotation]:
         """Return what there is to say of the layer's input and weight."""
         return self._annotations[spec.name]
+
+    def join_annotations(self, spec: SiteSpec) -> list[Annotation]:
+        """Return what there is to say of what a site puts out, and of weights that it has."""
+        site = str(spec.site)
+        grid = None if spec.output is None else IntegerGrid(spec.output.bits, spec.output.grid)
+        found = self.input_annotation(site, grid) + self.input_annotation(f"{site}.gate", GATE)
+        for dequantize in self._marked.get((site, "weight"), []):
+            codes, scale, zero_point = (v for v in dequantize.inputs if v is not None)
+            if codes in self._shared_codes:  # the same numbers, which torch.onnx holds once
+                continue
+            self._shared_codes.add(codes)
+            codes.name = f"{site}.weight"
+            names = (str(codes.name), str(scale.name), str(zero_point.name))
+            found.append(Annotation(*names, "INT8"))
+        return found
 
     def finish(self) -> None:
         """Drop what is no longer used, and torch's notes on where each node came from."""

@@ -1,0 +1,257 @@
+"""What stands at the sites of an integer model, as torch.onnx should see it.
+
+Between two of them a value is a DequantizeLinear with one scale of rank 0; each operator takes such
+values and has QuantizeLinear, Clip where the grid ends before a byte does, and DequantizeLinear
+behind it, which the runtime joins to one kernel on bytes. A zero point of 0 is a ReLU.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from qtool.export.qdq_modules import Ceil, QdqValues, emit
+from qtool.export.weights import LAYER
+from qtool.graph.call_sites import CallSite
+from qtool.graph.frames import call_sites_of, counts_of, install, sites_of
+from qtool.graph.inputs import tensors_in
+from qtool.integer.joins import (
+    Args,
+    AtSite,
+    Function,
+    IntegerHardswish,
+    IntegerNorm,
+    IntegerPool,
+    IntegerSilu,
+    Kwargs,
+    Passed,
+)
+from qtool.integer.site_specs import SiteSpec
+from qtool.numerics.grid import IntegerGrid
+from qtool.numerics.on_grid import OnGrid
+
+CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)  # of one, two, three dimensions
+
+
+class QdqJoin(nn.Module, ABC):
+    """A join: its operator on real values of grids, and what rounds its result."""
+
+    def __init__(self, join: AtSite, ceil: Ceil) -> None:
+        """Take what stands there in the integer model."""
+        super().__init__()
+        self.spec, self.owner = join.spec, str(join.spec.site)
+        self.values = _values_of(join, ceil)
+
+    @abstractmethod
+    def operate(self, function: Function, args: Args, kwargs: Kwargs) -> object:
+        """Return the operator's result, before it is rounded."""
+
+    def at(self, function: Function, args: Args, kwargs: Kwargs) -> object:
+        """Do the work of a call of its site."""
+        made = self.operate(function, args, kwargs)
+        return self.forward(made) if isinstance(made, Tensor) else made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return real values on its grid."""
+        return self.values(x) if x.is_floating_point() else x
+
+
+class QdqCalled(QdqJoin):
+    """The call itself, in float, of values of grids: an addition, a product, a concatenation."""
+
+    def operate(self, function: Function, args: Args, kwargs: Kwargs) -> object:
+        """Return what the function gives."""
+        return function(*args, **kwargs)
+
+
+class QdqRectified(QdqJoin):
+    """A ReLU, or a clip from 0, which the new grid's ends do."""
+
+    def operate(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
+        """Return the argument."""
+        return _first(args, kwargs)
+
+
+class QdqGlobalPool(QdqJoin):
+    """The mean of each whole channel, [B, C, H, W] to [B, C, 1, 1] or [B, C].
+
+    torch.onnx would write ReduceMean, which runtimes compute in float.
+    """
+
+    def operate(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
+        """Emit GlobalAveragePool, and Flatten where the call keeps no dimensions."""
+        x, made = _first(args, kwargs), function(*args, **kwargs)
+        assert isinstance(made, Tensor)
+        shape = (*x.shape[:2], 1, 1)
+        y = emit(self.owner, "GlobalAveragePool", "pool", [x], torch.float32, shape=shape)
+        return y if made.ndim == y.ndim else y.flatten(1)
+
+
+class QdqDepthwise(QdqJoin):
+    """A convolution of each channel by itself."""
+
+    codes: Tensor
+    weight_scale: Tensor
+    weight_zero_point: Tensor
+    bias: Tensor | None
+    bias_scale: Tensor
+
+    def __init__(self, join: AtSite, ceil: Ceil, codes: Tensor, scale: Tensor) -> None:
+        """Take what stands there, its codes, int8 [C, 1, ...], and their scales, [C]."""
+        super().__init__(join, ceil)
+        self.stride: tuple[int, ...] = (1,) * (codes.ndim - 2)
+        self.padding: tuple[int, ...] = (0,) * (codes.ndim - 2)
+        self.register_buffer("codes", codes)
+        self.register_buffer("weight_scale", scale)
+        self.register_buffer("weight_zero_point", torch.zeros_like(scale).to(torch.int8))
+        self.register_buffer("bias", None)
+        self.register_buffer("bias_scale", join.input_scales[0] * scale)
+
+    def operate(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
+        """Emit DequantizeLinear on codes and bias, and Conv."""
+        bias, kind = self.bias, torch.float32
+        inputs = [self.codes, self.weight_scale, self.weight_zero_point]
+        weight = emit(self.owner, "DequantizeLinear", "weight", inputs, kind, axis=0)
+        if bias is not None:
+            inputs = [bias, self.bias_scale]
+            bias = emit(self.owner, "DequantizeLinear", "bias", inputs, kind, axis=0)
+        convolve = CONVOLUTIONS[len(self.stride) - 1]
+        x, around = _first(args, kwargs), list(self.padding)
+        return convolve(x, weight, bias, list(self.stride), around, groups=len(self.codes))
+
+
+class QdqPool(QdqDepthwise):
+    """Average pooling: codes 1, of scale 1 / (height width)."""
+
+    def __init__(self, join: IntegerPool, ceil: Ceil) -> None:
+        channels, kernel = join.spec.number("channels"), join.spec.pair("kernel")
+        codes = torch.ones(channels, 1, *kernel, dtype=torch.int8)
+        super().__init__(join, ceil, codes, join.weight_scale.expand(channels).contiguous())
+        self.stride, self.padding = join.spec.pair("stride"), join.spec.pair("padding")
+
+
+class QdqNorm(QdqDepthwise):
+    """A norm that is a gain and a shift of each channel."""
+
+    def __init__(self, join: IntegerNorm, ceil: Ceil, dimensions: int = 2) -> None:
+        codes = join.codes.reshape(-1, 1, *[1] * dimensions)
+        super().__init__(join, ceil, codes, join.weight_scale)
+        self.bias = join.bias
+
+
+class QdqSilu(QdqJoin):
+    """x sigmoid(x), with sigmoid(x) rounded to steps of 1 / 255."""
+
+    def __init__(self, join: IntegerSilu, ceil: Ceil) -> None:
+        super().__init__(join, ceil)
+        bytes_ = OnGrid(IntegerGrid(8, "unsigned"), join.gate_scale)
+        self.gate = QdqValues(f"{self.owner}.gate", bytes_, ceil)
+
+    def operate(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
+        """Emit Sigmoid, QuantizeLinear, DequantizeLinear, Mul."""
+        x = _first(args, kwargs)
+        return x * self.gate(torch.sigmoid(x))
+
+
+class QdqHardswish(QdqJoin):
+    """x hardsigmoid(x), for codes q whose zero point k is worth 3 steps of 1.
+
+    min(q, 2k), read with scale 1 / 2k and zero point 0, is hardsigmoid of the value.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    low: Tensor
+    high: Tensor
+    gate_scale: Tensor
+
+    def __init__(self, join: IntegerHardswish, ceil: Ceil) -> None:
+        super().__init__(join, ceil)
+        zero = int(join.input_zero_points[0])
+        self.register_buffer("scale", join.input_scales[0].clone())
+        self.register_buffer("gate_scale", join.gate_scale)
+        for name, code in {"zero_point": zero, "low": 0, "high": 2 * zero}.items():
+            self.register_buffer(name, torch.tensor(code, dtype=torch.uint8))
+
+    def operate(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
+        """Emit Clip on the codes, DequantizeLinear, Mul."""
+        x, owner, kind = _first(args, kwargs), f"{self.owner}.gate", torch.uint8
+        # the codes that x was made of: `on_codes` takes this operator out of the graph again
+        q = emit(owner, "QuantizeLinear", "codes", [x, self.scale, self.zero_point], kind)
+        q = emit(owner, "Clip", "clip", [q, self.low, self.high], kind)
+        inputs = [q, self.gate_scale, self.low]
+        return x * emit(owner, "DequantizeLinear", "real_input", inputs, torch.float32)
+
+
+def qdq_join(join: AtSite, ceil: Ceil) -> nn.Module:
+    """Return what should stand, while the model is traced, where a join stands."""
+    match join:
+        case Passed():
+            return join
+        case IntegerSilu():
+            return QdqSilu(join, ceil)
+        case IntegerHardswish():
+            return QdqHardswish(join, ceil)
+        case IntegerNorm():
+            return QdqNorm(join, ceil)
+        case IntegerPool():
+            return QdqPool(join, ceil)
+    if join.spec.kind == "global_pool":
+        return QdqGlobalPool(join, ceil)
+    return QdqRectified(join, ceil) if _rectifies(join.spec) else QdqCalled(join, ceil)
+
+
+def put_joins(model: nn.Module, ceil: Ceil) -> dict[str, QdqDepthwise]:
+    """Put what is to be traced at the sites of an integer model, in place.
+
+    Returns:
+        Those that have codes of their own, by site.
+    """
+    standing, calls = sites_of(model), call_sites_of(model)
+    if not calls:
+        return {}
+    joins: dict[CallSite, nn.Module] = {}
+    for written, module in standing.items():
+        assert isinstance(module, AtSite)
+        joins[calls[written]] = qdq_join(module, ceil)
+    install(model, joins, counts_of(model))
+    return {str(site): join for site, join in joins.items() if isinstance(join, QdqDepthwise)}
+
+
+def mark_joins(graph: ir.Graph, sites: Iterable[str]) -> None:
+    """Mark the operators whose results are rounded at sites, as those are not qtool's own."""
+    owners = set(sites)
+    for node in graph:
+        owner = node.metadata_props.get(LAYER)
+        if node.op_type != "QuantizeLinear" or owner not in owners:
+            continue
+        given = node.inputs[0]
+        maker = None if given is None else given.producer()
+        if maker is not None:
+            maker.metadata_props.setdefault(LAYER, owner)
+
+
+def _rectifies(spec: SiteSpec) -> bool:
+    """Tell whether a site's function is a ReLU or clip that the ends of its grid do."""
+    output = spec.output
+    if output is None or output.rounding != "half_to_even":
+        return False
+    function, from_zero = spec.site.function, output.grid == "unsigned" or output.bottom is not None
+    return from_zero and (function == "relu" or (function == "clip" and output.top is not None))
+
+
+def _values_of(join: AtSite, ceil: Ceil) -> QdqValues:
+    """Return what rounds the result of a join."""
+    output = join.spec.output
+    assert output is not None
+    owner, joined = str(join.spec.site), join.spec.kind == "cat"
+    return QdqValues(
+        owner, join.output, ceil, top=output.top, bottom=output.bottom, clips=not joined
+    )
+
+
+def _first(args: Args, kwargs: Kwargs) -> Tensor:
+    """Return the first tensor among the arguments of a call."""
+    return next(tensors_in((args, dict(kwargs))))
