@@ -201,6 +201,66 @@ BY_FUNCTIONS = _left_float(
     "use torch.nn.Conv2d or torch.nn.Linear, where the model is yours",
 )
 
+# Values that stay float, and operators of them, with place: every_value; a reason is what stands
+# behind "layer1.0:add0 stays float:", or what is said of the value that is made there
+
+JOIN_CHOSEN = _left_float("{where} leaves what it makes float", "remove that override")
+JOIN_LOST = _left_float(
+    "it writes to a tensor in place, and the model goes on with that tensor, not with what the "
+    "call returns",
+    "nothing in the recipe: write x = x.add_(y), not x.add_(y), where the model is yours",
+)
+JOIN_OF_CONSTANT = _left_float(
+    "it takes a number or a parameter, which is on no grid",
+    "nothing: such sums and products are float",
+)
+JOIN_OF_FLOAT = _left_float(
+    "it reads {operand}, which is float", "quantize what makes {operand}, if it is a layer"
+)
+JOIN_OF_UNNAMED = _left_float(
+    "it reads what {name} makes, which no quantizer can stand behind",
+    "nothing in the recipe: qtool does not know that function",
+)
+JOIN_OF_DIFFERENT = _left_float(
+    "{block} is called several times, and its operands come from other places each time",
+    "nothing in the recipe: give each call a block of its own, where the model is yours",
+)
+JOIN_UNREAD = _left_float(
+    "no quantized layer reads what it makes, nor anything else in integers",
+    "nothing, where the network ends here; else quantize the layers behind it",
+)
+POOL_DIVISOR = _left_float(
+    "it does not divide by the number of pixels in a window, at the edges or everywhere",
+    "nothing in the recipe: use count_include_pad: True, ceil_mode: False and no divisor_override, "
+    "where the model is yours",
+)
+POOL_UNEVEN = _left_float(
+    "its windows are not all of one size",
+    "nothing in the recipe: give images of a size that the output size divides",
+)
+HARDSWISH_SHARED = _left_float(
+    "{site}, which it reads, has a grid that others need otherwise, and a hardswish fixes it",
+    "nothing in the recipe: give it a convolution, sum or pooling that nothing else reads",
+)
+NORM_OF_STATISTICS = _left_float(
+    "{norm} is no gain and shift of the channels of an image",
+    "use a batch norm of images with statistics of its own, where there is a choice",
+)
+READERS_DISAGREE = _refused(
+    "{layer} and {other} read one value, which {site} makes, and want different things ({how})",
+    "give both the same by overrides, or say what the value is to have: {{match: {site}, "
+    "activations: ...}}",
+)
+GROUP_DISAGREES = _refused(
+    "{site} and {other} are concatenated, so that they share a grid, and overrides want different "
+    "things of them ({how})",
+    "give both the same, or an override to one of them alone",
+)
+FIXED_GRID = _refused(
+    "{site} has a grid of 8 bits that its function fixes, and {where} wants {bits}",
+    "leave its bits out, or leave the value float: activations: null",
+)
+
 # Norms that stay beside the layer that they read
 
 CALLED_OFTEN = _not_folded("it, or {layer} before it, is called {times} times in a pass")

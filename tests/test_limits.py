@@ -17,6 +17,7 @@ from qtool.integer.converted import converted_state
 from qtool.limits import LIMITS, Limit
 from tests.conversion import test_norms as norms
 from tests.quantizers import test_door as door
+from tests.quantizers import test_rules as rules
 
 QTOOL = Path(__file__).parent.parent / "qtool"
 ROOMS = ("quantizers", "conversion", "export")
@@ -28,6 +29,8 @@ OTHER_ERRORS = {
     "quantizers/relu.py": "a mistake of our own",
     "quantizers/fake_quantize.py": "a mistake of our own",
     "quantizers/places/relu_outputs.py": "an argument that is missing",
+    "quantizers/places/rules.py": "patterns that match no site",
+    "quantizers/places/wanted.py": "overrides that do not go with the rest",
     "quantizers/prepare.py": "patterns that match no layer",
     "conversion/proof.py": "what the proof found",
     "conversion/outputs.py": "what the proof found",
@@ -165,6 +168,10 @@ def refused() -> Iterator[str]:
         with pytest.raises(ModelError) as refusal:
             qtool.prepare(model, door.BOTH, example)
         yield str(refusal.value)
+    for make, _ in rules.REFUSED.values():
+        with pytest.raises(ModelError) as refusal:
+            make()
+        yield str(refusal.value)
 
 
 def left_float() -> Iterator[str]:
@@ -172,6 +179,10 @@ def left_float() -> Iterator[str]:
     chosen = {"overrides": [{"match": "chosen", **door.FLOAT}]}
     model = qtool.prepare(Auxiliary().train(), door.BOTH | chosen, door.IMAGES)
     yield from converted_state(qtool.convert(model.eval())).left_float.values()
+    for make, _, _ in rules.STAYS_FLOAT.values():
+        placement = make()
+        yield from placement.float_joins.values()
+        yield from placement.without_quantizer.values()
 
 
 def not_folded(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """What the `quantization` section of a recipe may say: which layers, how many bits, and how."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Self, TypeVar
 
@@ -128,7 +128,7 @@ class Quantization(Section):
         yield "activations", self.activations
         for index, override in enumerate(self.overrides):
             if override.activations is not None:
-                made = _overridden(self.activations, override.activations, ActivationQuantization)
+                made = overridden(self.activations, override.activations, ActivationQuantization)
                 yield f"overrides.{index}.activations", made
 
     @property
@@ -137,26 +137,15 @@ class Quantization(Section):
         said = [inputs for _, inputs in self._said_of_activations() if inputs is not None]
         return any(inputs.place == "every_value" for inputs in said)
 
-    def for_site(
-        self, names: Sequence[str], usual: ActivationQuantization
-    ) -> tuple[ActivationQuantization | None, str] | None:
-        """Return what an override says of a value, and where; None where none speaks of it.
+    def override_of(self, *names: str) -> tuple[str, Override] | None:
+        """Return the first override that speaks of a layer or site, by any of its names, and where.
 
-        Args:
-            names: of the sites that stand for the value: where its quantizer is, where it is made.
-            usual: what the value has without.
+        A site goes by where its quantizer stands, and by the call that makes the value.
         """
         for index, override in enumerate(self.overrides):
             if any(override.matches(name) for name in names):
-                if "activations" not in override.model_fields_set:
-                    return usual, f"overrides.{index}"
-                changes = override.activations
-                return _overridden(usual, changes, ActivationQuantization), f"overrides.{index}"
+                return f"overrides.{index}", override
         return None
-
-    def override_of(self, name: str) -> Override | None:
-        """Return the override that speaks of a layer, or of a site; None where none does."""
-        return next((o for o in self.overrides if o.matches(name)), None)
 
     def notes(self) -> list[str]:
         """Return what theory says against the choices, a line each."""
@@ -172,16 +161,16 @@ class Quantization(Section):
         self, name: str
     ) -> tuple[WeightQuantization | None, ActivationQuantization | None, str]:
         """Return what applies to the module `name`: weights, activations, and where that stands."""
-        for index, override in enumerate(self.overrides):
-            if override.matches(name):
-                said = override.model_fields_set
-                weights, activations = self.weights, self.activations
-                if "weights" in said:
-                    weights = _overridden(weights, override.weights, WeightQuantization)
-                if "activations" in said:
-                    changes = override.activations
-                    activations = _overridden(activations, changes, ActivationQuantization)
-                return weights, activations, f"overrides.{index}"
+        if (found := self.override_of(name)) is not None:
+            where, override = found
+            said = override.model_fields_set
+            weights, activations = self.weights, self.activations
+            if "weights" in said:
+                weights = overridden(weights, override.weights, WeightQuantization)
+            if "activations" in said:
+                changes = override.activations
+                activations = overridden(activations, changes, ActivationQuantization)
+            return weights, activations, where
         return self.weights, self.activations, "quantization"
 
 
@@ -191,7 +180,7 @@ _SIDES: dict[str, type[Section]] = {
 }
 
 
-def _overridden(
+def overridden(
     own: Section | None, changes: Mapping[str, object] | None, section: type[S]
 ) -> S | None:
     """Return a side's settings under an override, or None where it is left float."""

@@ -368,14 +368,15 @@ def test_an_override_speaks_of_sites_where_its_pattern_has_a_colon() -> None:
             ],
         }
     )
-    assert made.activations is not None
     assert made.for_layer("layer1.0.conv1")[2] == "overrides.0"
     assert made.for_layer("head")[2] == "overrides.1"
-    usual = made.activations.model_copy(update={"bits": 8})
-    added = made.for_site(["layer1.0:relu0", "layer1.0:add0"], usual)
-    assert added == (usual.model_copy(update={"bits": 5}), "overrides.1")
-    assert made.for_site(["layer1.0:relu1"], usual) == (None, "overrides.2")
-    assert made.for_site(["layer1.0:relu0"], usual) is None
+    for names, override in (
+        (["layer1.0:relu0", "layer1.0:add0"], 1),
+        (["layer1.0:relu1"], 2),
+        (["layer1.0:relu0"], None),
+    ):
+        expected = None if override is None else (f"overrides.{override}", made.overrides[override])
+        assert made.override_of(*names) == expected
 
 
 def test_sites_have_no_weights() -> None:
