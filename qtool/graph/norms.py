@@ -10,6 +10,7 @@ from torch import nn
 
 from qtool.graph.affine import affine_of, channel_axis
 from qtool.graph.recording import ModuleCall, Norm, Reason, Recording
+from qtool.graph.swapped_classes import class_of
 
 # y = (x - mean) / sqrt(variance + eps) * gamma + beta along axis 1, in evaluation mode
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -37,7 +38,7 @@ def is_called_norm(module: nn.Module) -> bool:
 def is_batch_norm(module: nn.Module) -> bool:
     """Tell whether a module is one of torch's batch norms, and has statistics of its own."""
     return isinstance(module, BATCH_NORMS) and (
-        type(module) in BATCH_NORMS and module.running_mean is not None
+        class_of(module) in BATCH_NORMS and module.running_mean is not None
     )
 
 
@@ -65,6 +66,21 @@ def find_norms(model: nn.Module, told: Recording) -> list[Norm]:
     return found
 
 
+def channel_norms(model: nn.Module, told: Recording) -> set[str]:
+    """Return the norms that are a gain and a shift of each channel of images [B, C, H, W].
+
+    Whether a layer is before them does not matter.
+    """
+    found = set()
+    for call in told.module_calls:
+        if call.role != "norm" or len(call.shape) != 4 or not len(call.read) == len(call.made) == 1:
+            continue
+        norm = model.get_submodule(call.site.module)
+        if is_called_norm(norm) and _is_affine(norm, call.shape, -3):
+            found.add(call.site.module)
+    return found
+
+
 def _behind_layers(model: nn.Module, told: Recording) -> Iterator[Norm]:
     """Yield the modules that read a layer's output, and are norms by what they do or are called."""
     for call in told.module_calls:
@@ -81,7 +97,7 @@ def _behind_layers(model: nn.Module, told: Recording) -> Iterator[Norm]:
         reason: Reason = why or ("" if folds else _why_not_affine(norm, shape, axis))
         words = {
             "layer": layer or "the model",
-            "type": type(norm).__name__,
+            "type": class_of(norm).__name__,
             "shape": list(shape),
             "times": max(told.calls_of("layer")[layer], told.calls_of("norm")[name]),
         }

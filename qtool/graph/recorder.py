@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from qtool.graph.inputs import Inputs
 from qtool.graph.norms import find_norms, may_be_norm
 from qtool.graph.recording import Recording, Role
+from qtool.graph.swap import Part
 from qtool.graph.tape import Tape
 from qtool.graph.values import Value
 
@@ -39,7 +40,7 @@ class Watched:
     def roles(self, model: nn.Module) -> dict[str, Role]:
         """Return as what the modules of a model are watched, in its order.
 
-        A norm holds no layer, and is no part of a layer or ReLU.
+        A norm holds no layer, is no part of a layer or ReLU, and is none of qtool's.
         """
         found: dict[str, Role] = {}
         parts: set[nn.Module] = set()  # of layers and ReLUs
@@ -49,6 +50,9 @@ class Watched:
                 found[name] = "layer"
             elif self._is_one(module, self.relus):
                 found[name] = "relu"
+            elif isinstance(module, Part):
+                parts.update(module.modules())
+                continue
             elif name in holders or module in parts or not may_be_norm(module):
                 continue
             else:

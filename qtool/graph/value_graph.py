@@ -27,6 +27,7 @@ class Operation:
             and `value` of pad; `mode` of interpolate; `name` of other.
         lost: the caller goes on with the tensor that was written to in place, not with the one that
             was returned, so that nothing can be put in its place.
+        in_place: it wrote to a value of the pass.
     """
 
     site: CallSite
@@ -35,6 +36,7 @@ class Operation:
     shapes: tuple[tuple[int, ...], ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
     lost: bool = False
+    in_place: bool = False
 
     @property
     def function(self) -> str:

@@ -202,8 +202,8 @@ class ValueMode(TorchFunctionMode):
             frame.calls[pair] += 1
         values = [self._values.new(tensor) for tensor in made]
         makes, shapes = list(values), [tuple(tensor.shape) for tensor in made]
-        index = len(self.operations)
-        for tensor in self._values.changed():
+        index, changed = len(self.operations), self._values.changed()
+        for tensor in changed:
             same = [v for v, t in zip(values, made, strict=True) if _is_same_memory(t, tensor)]
             if same:
                 self._values.hold(tensor, same[0])
@@ -212,7 +212,9 @@ class ValueMode(TorchFunctionMode):
                 shapes.append(tuple(tensor.shape))
             self._writers[tensor] = (*self._writers_of(tensor), index)
         self.operations.append(
-            Operation(site, tuple(given.reads), tuple(makes), tuple(shapes), facts)
+            Operation(
+                site, tuple(given.reads), tuple(makes), tuple(shapes), facts, in_place=bool(changed)
+            )
         )
 
     def read(self, tensors: Iterable[Tensor]) -> list[Value]:

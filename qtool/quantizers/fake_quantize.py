@@ -23,7 +23,8 @@ from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, above_floor
 from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
-from qtool.quantizers.rounding_function import Backward, RoundToGrid
+from qtool.quantizers.rounding_function import RoundToGrid
+from qtool.quantizers.scale_gradient import Backward
 from qtool.quantizers.state import QuantizerState, decode, encode
 from qtool.settings.choices import blend_schedule
 from qtool.settings.section import Choice
@@ -45,6 +46,7 @@ class FakeQuantize(Part):
         compiles: use compiled kernels; `compile_kernels` sets it.
         place: its name in the model, for messages; `name_quantizers` sets it.
         ahead: what is due once per training step is done before the forward pass, not in it.
+        overwritten: the model computes in place with what was rounded, as `y += x` does.
     """
 
     maker = "qtool.prepare"
@@ -53,6 +55,7 @@ class FakeQuantize(Part):
     zero_point: Tensor
     alpha: Tensor
     place: str = ""
+    overwritten: bool = False
 
     def __init__(
         self, settings: WeightQuantization | ActivationQuantization, grid: IntegerGrid | None
@@ -203,8 +206,9 @@ class FakeQuantize(Part):
         scale = self.scale if trains else self.scale.detach()
         rounding = self.rounding if self.training else ROUNDINGS[self.deployed_rounding]
         how = self._backward(max(1, x.numel() // self.scale.numel()))
-        if top is not None and self.learns:
-            how = replace(how, top=(top, float(grid.qmax)))
+        if self.learns and (top is not None or self.overwritten):
+            ends = None if top is None else (top, float(grid.qmax))
+            how = replace(how, top=ends, overwritten=self.overwritten)
         if rounding is additive_noise:
             return _with_noise(x, above_floor(scale.clone()), (low, high), grid.offset, how.factor)
         if self.blend is not None:  # excludes a learned scale

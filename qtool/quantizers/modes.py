@@ -14,6 +14,8 @@ from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.recorder import Watched, record_forward, without_traces
 from qtool.graph.recording import Recording
+from qtool.graph.value_graph import ValueGraph
+from qtool.graph.value_tape import record_values
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import plain_type
 
@@ -27,20 +29,28 @@ class Seen:
     Attributes:
         recording: of the layers that may be quantized, and of ReLUs.
         past: names of modules whose parameters or buffers were read while they did not run.
+        values: what every function read and made, where that was asked for.
     """
 
     recording: Recording
     past: Collection[str]
+    values: ValueGraph | None = None
 
 
-def see_both_modes(model: nn.Module, inputs: Inputs) -> list[Seen]:
+def see_both_modes(model: nn.Module, inputs: Inputs, *, values: bool = False) -> list[Seen]:
     """Run copies of a float model on some rows, and tell what its modes do, evaluation first.
 
     A mode in which the model fails is left out; some fail in training mode without labels.
+
+    Args:
+        model: is not changed.
+        inputs: of the passes.
+        values: look at every function's, too.
     """
     for given in (inputs.first(ROWS), inputs):
         twin = copy_of(model)
-        found = [seen for mode in (False, True) if (seen := _see(twin.train(mode), given))]
+        modes = (False, True)
+        found = [seen for mode in modes if (seen := _see(twin.train(mode), given, values=values))]
         if found and not found[0].recording.training:
             return found
     return []
@@ -64,12 +74,14 @@ def set_missing_ranges(model: nn.Module, inputs: Inputs) -> None:
             module.training = True
 
 
-def _see(model: nn.Module, inputs: Inputs) -> Seen | None:
+def _see(model: nn.Module, inputs: Inputs, *, values: bool) -> Seen | None:
     """Return what a pass tells, None where it fails."""
     try:
         with without_traces(model):
             recording = record_forward(model, watched_in(model), inputs.copied())
-            return Seen(recording, read_past_modules(model, inputs.copied()))
+            past = read_past_modules(model, inputs.copied())
+            graph = record_values(model, inputs.copied()) if values else None
+            return Seen(recording, past, graph)
     except Exception:  # whatever a model raises in a mode that it is not made for
         return None
 

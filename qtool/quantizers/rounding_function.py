@@ -15,13 +15,12 @@ model, or on other devices, it is plain tensor arithmetic: nothing waits for a n
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from qtool.numerics.estimators import Bound, Estimator, straight_through
+from qtool.numerics.estimators import Bound, straight_through
 from qtool.numerics.fast_estimators import (
     Fast,
     closed,
@@ -32,37 +31,14 @@ from qtool.numerics.fast_estimators import (
 )
 from qtool.numerics.grid import round_to_steps
 from qtool.numerics.ranges import above_floor
-from qtool.numerics.roundings import Rounding
+from qtool.numerics.roundings import Rounding, ceil, half_to_even
 from qtool.numerics.steps import widen
 from qtool.quantizers import kernels
+from qtool.quantizers.scale_gradient import Backward, Sums, level_at_top
 
 BLOCK = 1 << 18  # elements; three float32 blocks, shared by two cores, fit their L2 caches
 FEW = 1 << 16  # elements that are divided again sooner than limits of x are found
 _Part = tuple[Tensor, Tensor, Tensor, Tensor | None]  # of the gradient, x, the result and x_hat
-
-
-@dataclass(frozen=True)
-class Backward:
-    """How gradients come back through the rounding.
-
-    Attributes:
-        estimator: gives the gradient with respect to u.
-        scale_rule: of a learned scale: lsq and chain_rule as in the recipe; clip learns the clip
-            a = s (high - o), da = sum of g over saturated values, whose step is taken by s.
-        factor: on the gradient of the scale, and of the offset.
-        decay: of the clip, added to the scale's gradient.
-        compiles: take compiled kernels where there are any.
-        top: what a clip that the rounding does ends at, and the steps from 0 to the grid's own end;
-            None where the scale is not learned, or nothing is clipped. Where the top lies within
-            the grid, values above it are level at the top whatever the scale is.
-    """
-
-    estimator: Estimator
-    scale_rule: Literal["lsq", "chain_rule", "clip"]
-    factor: float
-    decay: float = 0.0
-    compiles: bool = False
-    top: tuple[float, float] | None = None
 
 
 class _Context(Protocol):
@@ -89,40 +65,12 @@ class _Context(Protocol):
         ...
 
 
-class _Sums:
-    """What a scale, and an offset, learn by, added up over parts of the tensors.
-
-    Attributes:
-        products: <g, x_hat> - <inner, x>, for clip <g - inner, x_hat>, shaped as the scale, where
-            inner is the gradient of x that the scale's rule takes; None before the first part.
-        saturated: the sum of g - inner, [], where an offset is learned.
-        above: the sum of g - inner above the upper bound, [], where a clip lies there.
-    """
-
-    def __init__(self, how: Backward, scale: Tensor, *, shifted: bool) -> None:
-        self.clips, self.shape, self.shifted = how.scale_rule == "clip", scale.shape, shifted
-        self.products: Tensor | None = None
-        self.saturated: Tensor | float = 0.0
-        self.above: Tensor | float = 0.0
-
-    def add(self, grad: Tensor, inner: Tensor, x: Tensor, x_hat: Tensor) -> None:
-        """Add a part."""
-        if grad.ndim == 1 and not self.shape:
-            found = torch.dot(grad, x_hat).sub_(torch.dot(inner, x_hat if self.clips else x))
-        elif self.clips:
-            found = (grad - inner).mul_(x_hat).sum_to_size(self.shape)
-        else:
-            found = torch.mul(grad, x_hat).addcmul_(inner, x, value=-1).sum_to_size(self.shape)
-        self.products = found if self.products is None else self.products.add_(found)
-        if self.shifted:
-            self.saturated = self.saturated + grad.sum() - inner.sum()
-
-
 class RoundToGrid(torch.autograd.Function):
     """Forward: divide, round, saturate, multiply. Backward: whatever the estimator says.
 
-    Saves x and, for a learned scale, x_hat (which the layer keeps anyway); u is recomputed. A scale
-    below the smallest counts as that, and gets its gradient.
+    Saves x and, for a learned scale, x_hat (which the layer keeps anyway, unless the model
+    overwrites it); u is recomputed. A scale below the smallest counts as that, and gets its
+    gradient.
     """
 
     @staticmethod
@@ -153,7 +101,10 @@ class RoundToGrid(torch.autograd.Function):
         if x_hat is None:
             ctx.compiles, x_hat = False, _rounded(x, scale, (low, high), offset, rounding)
         keeps = ctx.needs_input_grad[1] and not ctx.compiles
-        ctx.save_for_backward(x, scale, x_hat if keeps else None)
+        kept = x_hat if keeps else None
+        if keeps and how.overwritten:  # what is rounded at random cannot be rounded again
+            kept = None if rounding in (half_to_even, ceil) else x_hat.clone()
+        ctx.save_for_backward(x, scale, kept)
         return x_hat
 
     @staticmethod
@@ -166,10 +117,10 @@ class RoundToGrid(torch.autograd.Function):
                 return _by_kernels(ctx, grads[0], x, scale)
             except Exception as error:  # such as a user's estimator that cannot be traced
                 kernels.give_up(error)
-            if ctx.needs_input_grad[1]:
-                x_hat = _rounded(x, scale, ctx.bounds, ctx.offset, ctx.rounding)
+        if ctx.needs_input_grad[1] and x_hat is None:
+            x_hat = _rounded(x, scale, ctx.bounds, ctx.offset, ctx.rounding)
         hat = None if x_hat is None else widen(x_hat)
-        sums = _Sums(how, scale, shifted=ctx.shifted)
+        sums = Sums(how, scale, shifted=ctx.shifted)
         fast = fast_form(how.estimator) if _by_numbers(x) else None
         if how.top is not None and how.scale_rule == "chain_rule":
             fast = None
@@ -180,7 +131,7 @@ class RoundToGrid(torch.autograd.Function):
             grad_x = _in_parts(fast, ctx, sums, grad, wide, x_hat=hat, scale=scale)
         grad_scale = grad_shift = None
         if sums.products is not None:
-            grad_scale = _level_at_top(how, sums, scale).div_(scale)
+            grad_scale = level_at_top(how, sums, scale).div_(scale)
             if ctx.shifted:
                 # the offset beta stays where it is when s moves: x_hat saturates at s q + beta
                 grad_scale.sub_(ctx.bounds[0] * sums.saturated)
@@ -189,21 +140,6 @@ class RoundToGrid(torch.autograd.Function):
             if how.decay:
                 grad_scale.add_(scale, alpha=how.decay)
         return grad_x.to(x.dtype), grad_scale, grad_shift, None, None, None, None, None
-
-
-def _level_at_top(how: Backward, sums: _Sums, scale: Tensor) -> Tensor:
-    """Return the products, without what values at a clip's top have no part in.
-
-    There x_hat = s round(top / s): of LSQ and the chain rule, g (x_hat - top) is left of g x_hat,
-    as of a value inside the grid; of the clip that PACT learns, nothing.
-    """
-    assert sums.products is not None
-    if how.top is None:
-        return sums.products
-    top, steps = how.top
-    within = scale * steps >= top
-    rest = 0.0 if sums.clips else sums.products - top * sums.above
-    return torch.where(within, rest, sums.products)
 
 
 def _by_numbers(x: Tensor) -> bool:
@@ -244,7 +180,7 @@ def _by_kernels(ctx: _Context, grad: Tensor, x: Tensor, scale: Tensor) -> tuple[
 
 
 def _at_once(
-    ctx: _Context, sums: _Sums, grad: Tensor, x: Tensor, *, x_hat: Tensor | None, scale: Tensor
+    ctx: _Context, sums: Sums, grad: Tensor, x: Tensor, *, x_hat: Tensor | None, scale: Tensor
 ) -> Tensor:
     """Return the gradient of x by any estimator, on any device."""
     how = ctx.how
@@ -264,7 +200,7 @@ def _at_once(
 def _in_parts(
     fast: Fast,
     ctx: _Context,
-    sums: _Sums,
+    sums: Sums,
     grad: Tensor,
     x: Tensor,
     *,

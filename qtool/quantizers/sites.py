@@ -10,7 +10,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from qtool.graph.frames import INPUT
+from qtool.graph.functions import form_of
 from qtool.graph.swap import Part
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import above_floor
@@ -32,6 +35,7 @@ APART: Mapping[str, Function] = {
     "hardsigmoid": F.hardsigmoid,
     "hardswish": F.hardswish,
 }
+OPERATORS = ("isub", "__isub__", "itruediv", "__itruediv__")  # in place
 ONE_OPERAND = ("sigmoid", "hardsigmoid", "hardswish")
 
 
@@ -97,7 +101,7 @@ class SiteQuantizer(ActivationQuantizer):
 
     def at(self, function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Return what a call makes, rounded; the arguments stay as they are."""
-        return self.round_call(self, function, args, kwargs)
+        return as_one_call(self, function, args, kwargs)
 
     def round_call(
         self,
@@ -142,6 +146,47 @@ class SiteQuantizer(ActivationQuantizer):
         return above_floor(scale), zero_point
 
 
+class _OneCall:
+    """A call at a site as a function mode sees it: one function, by the name of the one called."""
+
+    def __init__(self, stand: "SiteQuantizer | SharedSite", function: Function) -> None:
+        self.stand, self.function = stand, function
+        self.__name__ = getattr(function, "__name__", stand.function)
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """Return what the call makes, rounded."""
+        quantizer = quantizer_of(self.stand)
+        return quantizer.round_call(self.stand, self.function, args, kwargs)
+
+
+def as_one_call(
+    stand: "SiteQuantizer | SharedSite",
+    function: Function,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> object:
+    """Return what a call at a site makes; whoever records functions sees that and nothing inside.
+
+    Rounding is an autograd function, which no function mode is told of, and the values that it
+    makes on the way are none of the network's.
+    """
+    x = args[0] if args else None
+    if isinstance(x, list | tuple):
+        x = next(iter(x), None)
+    if isinstance(x, Tensor) and has_torch_function_unary(x):
+        found: object = handle_torch_function(_OneCall(stand, function), (x,), *args, **kwargs)
+        return found
+    return quantizer_of(stand).round_call(stand, function, args, kwargs)
+
+
+def quantizer_of(stand: nn.Module) -> SiteQuantizer:
+    """Return the quantizer of what stands at a site of a prepared model, which others may share."""
+    if isinstance(stand, SharedSite):
+        return stand.quantizer[0]
+    assert isinstance(stand, SiteQuantizer)
+    return stand
+
+
 class SharedSite(Part):
     """A site whose value another site's quantizer rounds, as all operands of a concatenation are.
 
@@ -169,7 +214,7 @@ class SharedSite(Part):
 
     def at(self, function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Return what a call makes, rounded; the arguments stay as they are."""
-        return self.quantizer[0].round_call(self, function, args, kwargs)
+        return as_one_call(self, function, args, kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a value rounded by the group's quantizer, same shape."""
@@ -191,10 +236,13 @@ def compute_apart(
         return APART[name](args[0] if args else next(iter(kwargs.values())))
     if name in APART:
         return APART[name](*args, **kwargs)
+    if name == INPUT:
+        return args[0]
     if kwargs.get("inplace"):
         return function(*args, **{**kwargs, "inplace": False})
-    called = getattr(function, "__name__", "")
-    if called.endswith("_") and not called.endswith("__") and isinstance(args[0], Tensor):
+    form = form_of(function)
+    in_place = form in OPERATORS or (form.endswith("_") and not form.endswith("__"))
+    if in_place and isinstance(args[0], Tensor):
         return function(args[0].clone(), *args[1:], **kwargs)
     return function(*args, **kwargs)
 

@@ -15,7 +15,8 @@ from qtool.numerics.sign_family import SIGN_FAMILY
 from qtool.numerics.steps import widen
 from qtool.quantizers import rounding_function
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.rounding_function import Backward, RoundToGrid
+from qtool.quantizers.rounding_function import RoundToGrid
+from qtool.quantizers.scale_gradient import Backward
 from qtool.settings.tensors import WeightQuantization
 
 NARROW, UNSIGNED, MID_RISE, ONE_BIT = (-7.0, 7.0, 0), (0.0, 15.0, 0), (-3.0, 4.0, 0.5), (0, 1, 0.5)

@@ -197,8 +197,10 @@ def test_functions_in_place_leave_what_autograd_keeps() -> None:
         (Tensor.add_, (x.exp(), x)),
         (Tensor.__iadd__, (x.exp(), x)),
         (Tensor.mul_, (x.exp(), x)),
+        (Tensor.__isub__, (x.exp(), x)),
+        (Tensor.sub_, (x.exp(), x)),
     ]:
-        made.function = "mul" if function is Tensor.mul_ else "add"
+        made.function = function.__name__.strip("_").removeprefix("i")
         kept = args[0].detach().clone()
         made.at(function, args, {}).sum().backward()
         assert torch.equal(args[0], kept)

@@ -1,0 +1,86 @@
+"""How gradients come back through the rounding, and what a learned scale learns by.
+
+A scale gets the chain rule of s * Q(x / s),
+
+    ds = (<g, x_hat> - <g_x, x>) / s,
+
+which is LSQ's where g_x is straight_through's.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from qtool.numerics.estimators import Estimator
+
+
+@dataclass(frozen=True)
+class Backward:
+    """How gradients come back through the rounding.
+
+    Attributes:
+        estimator: gives the gradient with respect to u.
+        scale_rule: of a learned scale: lsq and chain_rule as in the recipe; clip learns the clip
+            a = s (high - o), da = sum of g over saturated values, whose step is taken by s.
+        factor: on the gradient of the scale, and of the offset.
+        decay: of the clip, added to the scale's gradient.
+        compiles: take compiled kernels where there are any.
+        top: what a clip that the rounding does ends at, and the steps from 0 to the grid's own end;
+            None where the scale is not learned, or nothing is clipped. Where the top lies within
+            the grid, values above it are level at the top whatever the scale is.
+        overwritten: the model computes in place with what was rounded.
+    """
+
+    estimator: Estimator
+    scale_rule: Literal["lsq", "chain_rule", "clip"]
+    factor: float
+    decay: float = 0.0
+    compiles: bool = False
+    top: tuple[float, float] | None = None
+    overwritten: bool = False
+
+
+class Sums:
+    """What a scale, and an offset, learn by, added up over parts of the tensors.
+
+    Attributes:
+        products: <g, x_hat> - <inner, x>, for clip <g - inner, x_hat>, shaped as the scale, where
+            inner is the gradient of x that the scale's rule takes; None before the first part.
+        saturated: the sum of g - inner, [], where an offset is learned.
+        above: the sum of g - inner above the upper bound, [], where a clip lies there.
+    """
+
+    def __init__(self, how: Backward, scale: Tensor, *, shifted: bool) -> None:
+        self.clips, self.shape, self.shifted = how.scale_rule == "clip", scale.shape, shifted
+        self.products: Tensor | None = None
+        self.saturated: Tensor | float = 0.0
+        self.above: Tensor | float = 0.0
+
+    def add(self, grad: Tensor, inner: Tensor, x: Tensor, x_hat: Tensor) -> None:
+        """Add a part."""
+        if grad.ndim == 1 and not self.shape:
+            found = torch.dot(grad, x_hat).sub_(torch.dot(inner, x_hat if self.clips else x))
+        elif self.clips:
+            found = (grad - inner).mul_(x_hat).sum_to_size(self.shape)
+        else:
+            found = torch.mul(grad, x_hat).addcmul_(inner, x, value=-1).sum_to_size(self.shape)
+        self.products = found if self.products is None else self.products.add_(found)
+        if self.shifted:
+            self.saturated = self.saturated + grad.sum() - inner.sum()
+
+
+def level_at_top(how: Backward, sums: Sums, scale: Tensor) -> Tensor:
+    """Return the products, without what values at a clip's top have no part in.
+
+    There x_hat = s round(top / s): of LSQ and the chain rule, g (x_hat - top) is left of g x_hat,
+    as of a value inside the grid; of the clip that PACT learns, nothing.
+    """
+    assert sums.products is not None
+    if how.top is None:
+        return sums.products
+    top, steps = how.top
+    within = scale * steps >= top
+    rest = 0.0 if sums.clips else sums.products - top * sums.above
+    return torch.where(within, rest, sums.products)
