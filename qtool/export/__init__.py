@@ -4,7 +4,7 @@ onnx_qdq: the file. trace, qdq_modules, qdq_joins: what torch.onnx sees. on_code
 bytes between integer operators. weights, packing: codes at their true width. insert: new parts of a
 traced graph. float_weights: what keeps a runtime from quantizing them, unchanged: that it did not.
 targets: runtimes. names: of inputs and outputs; node_names: of nodes. gate, agreement, control,
-measure: the proof and the figures. islands, why_slow: what runs in integers, and why the rest does
-not. latency, float_model: how fast, and beside what. annotation, lint: what is said of quantized
-tensors.
+site_codes, measure: the proof and the figures. islands, why_slow: what runs in integers, and why
+the rest does not. latency, float_model: how fast, and beside what. annotation, lint: what is said
+of quantized tensors.
 """

@@ -133,8 +133,8 @@ def test_what_lies_before_the_first_and_behind_the_last_integers_is_not_between_
         node("DequantizeLinear", ["h", "s", "z"], ["i"]),
         node("Tanh", ["i"], ["y"], name="behind"),
         initializers={
-            "s": np.float32(0.1),
-            "z": np.uint8(3),
+            "s": np.array(0.1, np.float32),
+            "z": np.array(3, np.uint8),
             "shape": np.array([1, 2], np.int64),
         },
     )
@@ -174,8 +174,8 @@ def test_what_was_decided_for_a_place_is_the_reason(
         node("QuantizeLinear", ["d", "s", "z"], ["e"]),
         node("DequantizeLinear", ["e", "s", "z"], ["y"]),
         initializers={
-            "s": np.float32(0.1),
-            "z": np.uint8(3),
+            "s": np.array(0.1, np.float32),
+            "z": np.array(3, np.uint8),
             "w": np.ones((1, 1, 1, 1), np.float32),
         },
     ).graph
