@@ -3,11 +3,23 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
+import torch
+import torchvision
+from torch import nn
 
 from qtool.errors import ModelError, RecipeError
 from qtool.graph.call_sites import CallSite
+from qtool.graph.inputs import Inputs
+from qtool.graph.norms import channel_norms
+from qtool.graph.recorder import record_forward
+from qtool.graph.value_tape import record_values
 from qtool.graph.values import Value
+from qtool.quantizers.modes import watched_in
 from qtool.quantizers.places.placement import Placement
+from qtool.quantizers.places.rules import place
+from qtool.quantizers.places.wanted import wants_of
+from qtool.settings.quantization import Quantization
+from qtool.settings.section import check
 from tests.quantizers.passes import Pass, placed
 
 
@@ -645,6 +657,16 @@ def test_a_join_that_stays_float_says_why(name: str) -> None:
     assert made.advice[site]
 
 
+def test_a_function_that_is_given_the_weight_of_a_layer_works_for_it() -> None:
+    net = Pass()
+    x = net("layer_norm", net.conv(net.input(), "patches"), leaf="norm")
+    net.layers += ["qkv", "proj"]
+    x = net("linear", net("roll", x), weight="qkv.weight")
+    x = net("linear", net("softmax", x), weight="proj.weight")
+    made = placed(net, net("linear", x, weight="a.matrix"))
+    assert made.layers == {"patches": ":input0", "qkv": ":layer_norm0", "proj": ":softmax0"}
+
+
 def test_layers_of_place_layer_inputs_keep_their_own_quantizers() -> None:
     net = Pass()
     x = net.relu(net.conv(net.input(), "stem"))
@@ -654,3 +676,37 @@ def test_layers_of_place_layer_inputs_keep_their_own_quantizers() -> None:
     assert made.layers == {"stem": ":input0", "head": ":relu1"}
     assert grids(made)[":relu0"] == "8 rectified join"
     assert placed(net, x, place="layer_inputs") == Placement()
+
+
+CONVOLUTIONS = {
+    "resnet18": 20,
+    "resnet50": 53,
+    "mobilenet_v2": 52,
+    "squeezenet1_1": 26,
+    "googlenet": 57,
+    "efficientnet_b0": 81,
+    "shufflenet_v2_x1_0": 56,
+    "mobilenet_v3_small": 52,
+    "regnet_y_400mf": 85,
+    "densenet121": 120,
+}
+FLOAT_JOINS = {"squeezenet1_1": [":avg_pool0"]}  # the network ends there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_every_convolution_of_a_known_network_is_between_two_quantizers(name: str) -> None:
+    settings = {"init_weights": False} if name == "googlenet" else {}
+    model = torchvision.models.get_model(name, **settings).eval()
+    image = Inputs((torch.randn(1, 3, 64, 64),))
+    told = record_forward(model, watched_in(model), image)
+    section = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "every_value"}}
+    recipe = check(Quantization, section, "q")
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    norms = told.batch_norms.values()
+    stays = channel_norms(model, told)
+    made = place(record_values(model, image), recipe, wants_of(recipe, layers), norms, stays)
+    convolutions = {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    assert len(convolutions & set(made.layers) & set(made.outputs)) == CONVOLUTIONS[name]
+    assert list(made.float_joins) == FLOAT_JOINS.get(name, [])
+    assert made.without_quantizer == {}

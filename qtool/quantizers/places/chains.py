@@ -6,7 +6,7 @@ is its end. Everything goes by written sites; a site of a block that is called s
 several operations, and is part of a chain only if it is so in all of them.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from qtool.graph.call_sites import CallSite
 from qtool.graph.functions import passes_on
 from qtool.graph.value_graph import Operation, ValueGraph
 from qtool.graph.values import Value
+from qtool.quantizers.places.wanted import LayerWants
 
 LAYERS = ("conv2d", "linear")
 RECTIFIERS = ("relu", "clip")
@@ -70,7 +71,10 @@ class Chains:
     """
 
     def __init__(
-        self, graph: ValueGraph, layers: Collection[str], foldable_norms: Collection[str]
+        self,
+        graph: ValueGraph,
+        layers: Mapping[str, LayerWants],
+        foldable_norms: Collection[str],
     ) -> None:
         self.graph = graph
         self._layers, self._norms = layers, foldable_norms
@@ -92,13 +96,25 @@ class Chains:
         """Return layer with a quantized weight -> the sites of its calls."""
         found: dict[str, list[str]] = {}
         for name, calls in self.calls.items():
-            if self.is_layer(calls[0]):
-                found.setdefault(calls[0].site.leaf, []).append(name)
+            layer = self.layer_of(calls[0])
+            if layer is not None and self._layers[layer].weights:
+                found.setdefault(layer, []).append(name)
         return found
+
+    def layer_of(self, operation: Operation) -> str | None:
+        """Return the layer, of those that are not float, whose work an operation is.
+
+        A function that is given a layer's weight, as attention does it, works for that layer.
+        """
+        if operation.function not in LAYERS:
+            return None
+        owner = str(operation.facts.get("weight", "")).removesuffix(".weight")
+        return next((n for n in (operation.site.leaf, owner) if n in self._layers), None)
 
     def is_layer(self, operation: Operation) -> bool:
         """Tell whether an operation is that of a layer with a quantized weight."""
-        return operation.function in LAYERS and operation.site.leaf in self._layers
+        layer = self.layer_of(operation)
+        return layer is not None and self._layers[layer].weights
 
     def is_norm(self, operation: Operation) -> bool:
         """Tell whether an operation is one of a norm that is folded into the layer before it."""
@@ -214,6 +230,7 @@ class Chains:
         if self.is_norm(then):
             return self.is_layer(head)
         if then.function == "hardsigmoid":
-            return self.is_layer(head) and len(self.layer_sites[head.site.leaf]) == 1
+            layer = self.layer_of(head) if self.is_layer(head) else None
+            return layer is not None and len(self.layer_sites[layer]) == 1
         may = self.is_layer(head) if head.function in LAYERS else head.function in RECTIFIABLE
         return is_rectifier(then) and may

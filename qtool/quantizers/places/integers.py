@@ -80,8 +80,8 @@ class Integers:
 
     def is_integer_layer(self, call: Operation) -> bool:
         """Tell whether an operation is that of a layer which computes in integers."""
-        wants = self._wanted.layers.get(call.site.leaf)
-        return self._chains.is_layer(call) and wants is not None and wants.is_integer
+        layer = self._chains.layer_of(call)
+        return layer is not None and self._wanted.layers[layer].is_integer
 
     def _keep(self, why: _Question) -> bool:
         """Take out the joins for which there is a reason; tell whether there were any.

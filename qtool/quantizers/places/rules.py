@@ -45,8 +45,7 @@ def place(
     wanted = Wanted(settings, layers)
     if not wanted.at_values:
         return Placement()
-    quantized = [name for name, wants in layers.items() if wants.weights]
-    chains = Chains(graph, quantized, foldable_norms)
+    chains = Chains(graph, layers, foldable_norms)
     integers = Integers(chains, wanted, channel_norms)
     values = SitedValues(chains, integers, wanted)
     placed = grouped(chains, integers, values)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from qtool.graph.value_graph import Operation
 from qtool.limits import FIXED_GRID
-from qtool.quantizers.places.chains import LAYERS, Chains, is_rectifier, top_of
+from qtool.quantizers.places.chains import Chains, is_rectifier, top_of
 from qtool.quantizers.places.integers import Integers
 from qtool.quantizers.places.placement import Form, PlacedSite, Use
 from qtool.quantizers.places.wanted import FINE, ValueWants, Wanted
@@ -66,14 +66,13 @@ class SitedValues:
         calls, others = self._chains.readers(end)
         layers, own, joins = dict[str, None](), dict[str, None](), list[Operation]()
         for call in calls:
-            leaf = call.site.leaf
-            wants = self._wanted.layers.get(leaf) if call.function in LAYERS else None
+            layer = self._chains.layer_of(call)
             if str(call.site) in self._integers.joins:
                 joins.append(call)
-            elif self.read.get(leaf) == end and wants is not None:
-                layers[leaf] = None
-            elif wants is not None and wants.inputs is not None:
-                own[leaf] = None
+            elif layer is not None and self.read.get(layer) == end:
+                layers[layer] = None
+            elif layer is not None and self._wanted.layers[layer].inputs is not None:
+                own[layer] = None
             else:
                 others = True
         return ValueReaders(tuple(layers), tuple(own), tuple(joins), others)
@@ -86,15 +85,14 @@ class SitedValues:
         """Yield layers that want a quantizer where their input is made, and that place."""
         sources: dict[str, set[str | None]] = {}
         for site, calls in self._chains.calls.items():
-            leaf = calls[0].site.leaf
-            if calls[0].function in LAYERS and leaf in self._wanted.layers:
-                sources.setdefault(leaf, set()).update(s[0] for s in self._chains.sources(site))
-        for leaf, places in sources.items():
+            if (layer := self._chains.layer_of(calls[0])) is not None:
+                sources.setdefault(layer, set()).update(s[0] for s in self._chains.sources(site))
+        for layer, places in sources.items():
             (source, *others) = places
             if source is None or others or not self._integers.may_stand(source):
                 continue
-            if self._wanted.layers[leaf].at_value is not None:
-                yield leaf, source
+            if self._wanted.layers[layer].at_value is not None:
+                yield layer, source
 
     def _is_demanded(self, end: str, readers: ValueReaders) -> bool:
         if not self._integers.may_stand(end):
