@@ -44,9 +44,25 @@ class Limit:
 
     def fits(self, text: str) -> bool:
         """Tell whether a text is this sentence about something."""
+        return self._read(text) is not None
+
+    def advice(self, text: str) -> str:
+        """Return what a user can do about this sentence about something, "" where it is another."""
+        found = self._read(text)
+        return self.do.format(**found) if found is not None else ""
+
+    def _read(self, text: str) -> dict[str, str] | None:
+        """Return the words that a text has in the places of this sentence, or None."""
         whole = f"{self.says}; {self.do}" if self.do and self.refuses else self.says
-        parts = [re.sub(r"([{}])\1", r"\1", part) for part in re.split(r"\{\w+\}", whole)]
-        return re.fullmatch(".+".join(map(re.escape, parts)), text, re.DOTALL) is not None
+        pattern, names = "", []
+        for place, part in enumerate(re.split(r"(?<!\{)\{(\w+)\}(?!\})", whole)):
+            if place % 2:
+                pattern += ".+" if part in names else f"(?P<{part}>.+)"
+                names.append(part)
+            else:
+                pattern += re.escape(re.sub(r"([{}])\1", r"\1", part))
+        found = re.fullmatch(pattern, text, re.DOTALL)
+        return None if found is None else found.groupdict()
 
 
 def _refused(says: str, do: str = "") -> Limit:

@@ -38,6 +38,9 @@ OTHER_ERRORS = {
     "conversion/parts.py": "what training has to do first",
     "conversion/to_integer.py": "an argument that is missing",
     "export/agreement.py": "what the check of a file found",
+    "export/site_codes.py": "what the check of a file found",
+    "export/why_slow.py": "what a strict export found",
+    "export/targets/onnxruntime_static.py": "what the runtime says of itself",
     "export/onnx_qdq.py": "what the check of a file found",
     "export/gate.py": "what the check of a file found",
     "export/measure.py": "what the check of a file found",
@@ -251,3 +254,12 @@ def document() -> str:
 def test_every_limit_stands_in_the_document(name: str) -> None:
     literal = max(LIMITS[name].says.replace("{", "}").split("}")[::2], key=len)
     assert literal.strip() in document()
+
+
+@pytest.mark.parametrize("name", [n for n, limit in LIMITS.items() if not limit.refuses])
+def test_what_to_do_about_a_sentence_is_told_from_the_sentence_alone(name: str) -> None:
+    limit = LIMITS[name]
+    words = {word: f"the {word}" for word in re.findall(r"\{(\w+)\}", limit.says)}
+
+    assert limit.advice(limit.text(**words)) == limit.do.format(**words)
+    assert limit.advice("another sentence") == ""

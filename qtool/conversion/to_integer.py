@@ -74,6 +74,7 @@ def convert(
         take_fewer_steps(reference)
     integer = copy_of(reference)
     done = Converted(left_float=dict(state.left_float), not_folded=dict(state.not_folded))
+    done.float_sites = {**state.placement.without_quantizer, **state.placement.float_joins}
     if floating := float_biases(reference, state):
         done.notes.append(
             f"{', '.join(sorted(floating))}: biases stay float, for what follows is rounded at "

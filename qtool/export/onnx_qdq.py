@@ -76,6 +76,9 @@ def export_onnx(
     return {**(metadata or {}), **described.to_json()}
 
 
+RECTIFIERS = ("relu", "clip")  # functions that the ends of a grid do
+
+
 @dataclass(frozen=True)
 class Writing:
     """How a file is to be written.
@@ -126,9 +129,10 @@ def write_onnx(
     joins = put_joins(model, writing.ceil)
     graph = traced(model, call, target.opset)
     mark_joins(graph.graph, [str(s.site) for s in state.sites if s.kind != "rounded"])
-    taken = [site.site for site in state.sites]
+    # what is rounded behind a float function leaves that in the graph
+    taken = [s.site for s in state.sites if s.kind != "rounded" or s.site.function in RECTIFIERS]
     name_nodes(graph.graph, model, [spec.name for spec in state.layers], taken)
-    if taken:
+    if state.sites:
         keep_codes(graph.graph)
     writer = WeightWriter(graph, target)
     stored = {spec.name: writer.write(spec) for spec in state.layers}

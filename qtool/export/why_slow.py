@@ -15,11 +15,12 @@ from qtool.export.islands import CONVOLUTIONS, LINEARS, POOLINGS, RuntimeGraph, 
 from qtool.export.targets.target import Runtime
 from qtool.integer.converted import Converted
 from qtool.integer.layers import LayerSpec
-from qtool.limits import LIMITS
+from qtool.limits import CHOSEN, LIMITS
 from qtool.reports.exports import FloatOperator
 
 EVERY_VALUE = "place: every_value"
 NOTHING = "nothing in the recipe"
+CHOSEN_ENDS = CHOSEN.says.removeprefix("{where}")
 ALWAYS_FLOAT = (
     *("LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization"),
     *("Softmax", "LogSoftmax", "Gelu", "BiasGelu", "FastGelu", "QuickGelu", "Erf", "Tanh"),
@@ -37,21 +38,22 @@ class Known:
         layers: the integer layers by name.
         left_float: layer -> why it stays float.
         not_folded: norm -> why it stays beside the layers.
-        float_joins: site of an addition, product, concatenation or pooling -> why it stays float.
+        float_sites: call site that stays float, or whose result does -> why.
         values: whether quantizers stand at every value.
     """
 
     layers: Mapping[str, LayerSpec] = field(default_factory=dict)
     left_float: Mapping[str, str] = field(default_factory=dict)
     not_folded: Mapping[str, str] = field(default_factory=dict)
-    float_joins: Mapping[str, str] = field(default_factory=dict)
+    float_sites: Mapping[str, str] = field(default_factory=dict)
     values: bool = False
 
     @classmethod
     def of(cls, state: Converted) -> "Known":
         """Return what an integer model keeps."""
         layers = {spec.name: spec for spec in state.layers}
-        return cls(layers, state.left_float, state.not_folded)
+        places = state.float_sites, bool(state.sites)
+        return cls(layers, state.left_float, state.not_folded, *places)
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ def _why(operator: str, name: str, known: Known) -> tuple[str, str]:
         return known.left_float[name], _do(known.left_float[name])
     if name in known.layers:
         return _why_layer(operator, known.layers[name], known)
-    if name in known.float_joins:
-        return known.float_joins[name], _do(known.float_joins[name])
+    if name in known.float_sites:
+        return known.float_sites[name], _do(known.float_sites[name])
     if operator == "BatchNormalization" and name in known.not_folded:
         return f"it is not folded: {known.not_folded[name]}", _do(known.not_folded[name])
     return _why_kind(operator, known)
@@ -151,9 +153,9 @@ def _no_quantizer(where: str, known: Known) -> tuple[str, str]:
 def _do(reason: str) -> str:
     """Return what a user can do about a reason in the words of `qtool.limits`."""
     limit = next((limit for limit in LIMITS.values() if limit.fits(reason)), None)
-    if limit is LIMITS["CHOSEN"]:
-        return reason.split(" leaves ")[0]
-    return limit.do if limit is not None and limit.do else NOTHING
+    if limit is CHOSEN:
+        return f"{reason.removesuffix(CHOSEN_ENDS)}, which chooses so"
+    return (limit.advice(reason) if limit is not None else "") or NOTHING
 
 
 def refuse_float_operators(file: str, found: Iterable[FloatOperator]) -> None:

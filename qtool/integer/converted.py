@@ -24,6 +24,8 @@ class Converted(Kept):
         proof: how far it agrees with what it was made of; None in files that did not keep it.
         not_folded: name of every norm that stays beside the layers -> why.
         sites: one for each call site where something stands, in the order of the pass.
+        float_sites: call site whose result, or what it could compute in integers, stays float ->
+            why.
     """
 
     maker: ClassVar[str] = "qtool.convert"
@@ -36,6 +38,7 @@ class Converted(Kept):
     proof: Proof | None = None
     not_folded: dict[str, str] = field(default_factory=dict)
     sites: list[SiteSpec] = field(default_factory=list)
+    float_sites: dict[str, str] = field(default_factory=dict)
 
 
 def converted_state(model: nn.Module) -> Converted:

@@ -40,6 +40,7 @@ def save_integer(integer: nn.Module, path: Path, about: Mapping[str, object]) ->
         "notes": json.dumps(state.notes),
         "proof": json.dumps(state.proof and state.proof.to_json()),
         "not_folded": json.dumps(state.not_folded),
+        "float_sites": json.dumps(state.float_sites),
     }
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in integer.state_dict().items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
@@ -66,6 +67,7 @@ def read_about(path: Path) -> tuple[dict[str, Any], Converted]:
         parts["relus"] = json.loads(said.get("relus", "[]"))
         parts["proof"] = json.loads(said.get("proof", "null"))
         parts["not_folded"] = json.loads(said.get("not_folded", "{}"))
+        parts["float_sites"] = json.loads(said.get("float_sites", "{}"))
         state = TypeAdapter(Converted).validate_python(parts)
         return TypeAdapter(dict[str, Any]).validate_python(json.loads(said["about"])), state
     except (KeyError, TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.why_slow import NOTHING, Kernels, Known, kernels_of, refuse_float_operators
 from qtool.integer.converted import converted_state
 from qtool.integer.layers import LayerSpec
+from qtool.limits import JOIN_OF_FLOAT
 from qtool.reports.exports import FloatOperator
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -150,17 +151,18 @@ def spec(**keys: object) -> LayerSpec:
 
 
 CHOSEN = "overrides.0 leaves weights and input float"
+READS = JOIN_OF_FLOAT.text(operand="a:add0")
 ACTIVATIONS, AROUND = "quantization.activations", "what keeps its neighbours float"
 
 
 @pytest.mark.parametrize(
     ("known", "reason", "change"),
     [
-        (Known(left_float={"conv": CHOSEN}), CHOSEN, "overrides.0"),
+        (Known(left_float={"conv": CHOSEN}), CHOSEN, "overrides.0, which"),
         (Known(layers={"conv": spec(unfused="a reason")}), "a reason", NOTHING),
         (Known(layers={"conv": spec(input_bits=None)}), "its input is float", ACTIVATIONS),
         (Known(layers={"conv": spec()}, values=True), "what it makes has no quantizer", AROUND),
-        (Known(float_joins={"conv": "a reason"}), "a reason", NOTHING),
+        (Known(float_sites={"conv": READS}), READS, "quantize what makes a:add0"),
     ],
 )
 def test_what_was_decided_for_a_place_is_the_reason(
