@@ -8,12 +8,13 @@ the first entry of a tuple is the input, with a tuple of n the first n are, with
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import chain
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+T = TypeVar("T")
 Place = int | str  # a position, or a keyword
 SHOWN = 8  # keys or entries of a batch in a message
 
@@ -95,8 +96,8 @@ class Inputs:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
         """Return the inputs with every tensor changed; what is no tensor is passed through."""
-        args = tuple(_map_tensors(change, value) for value in self.args)
-        return Inputs(args, {key: _map_tensors(change, v) for key, v in self.kwargs.items()})
+        args = tuple(map_tensors(change, value) for value in self.args)
+        return Inputs(args, {key: map_tensors(change, v) for key, v in self.kwargs.items()})
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def described(given: object) -> str:
     return f"a {type(given).__name__}" if given is not None else "None"
 
 
-def _map_tensors(change: Callable[[Tensor], Tensor], tree: object) -> object:
+def map_tensors(change: Callable[[Tensor], object], tree: object) -> object:
     """Return a tree with every tensor in it changed."""
 
     def changed(leaf: object) -> object:
@@ -258,10 +259,16 @@ def _map_tensors(change: Callable[[Tensor], Tensor], tree: object) -> object:
             return change(leaf)
         if is_dataclass(leaf) and not isinstance(leaf, type):
             parts = {part.name: getattr(leaf, part.name) for part in fields(leaf) if part.init}
-            return replace(leaf, **{name: _map_tensors(change, v) for name, v in parts.items()})
+            return replace(leaf, **{name: map_tensors(change, v) for name, v in parts.items()})
         return leaf
 
     return tree_map(changed, tree)
+
+
+def in_order(arguments: Iterable[str], kwargs: Mapping[str, T]) -> dict[str, T]:
+    """Return arguments by keyword in the order of a signature, whatever order they came in."""
+    known = [name for name in arguments if name in kwargs]
+    return {name: kwargs[name] for name in (*known, *(n for n in kwargs if n not in known))}
 
 
 def _by_place(inputs: Inputs) -> dict[Place, object]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from qtool.graph.functions import function_of
+from qtool.graph.inputs import in_order, map_tensors
 from qtool.limits import OTHER_PATH
 
 # state names are layer1.0.sites.relu1.scale
@@ -205,7 +206,13 @@ def apart(compute: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     mode = running()
     if mode is None:
         return compute(*args, **kwargs)
-    outer, mode.frame = mode.frame, None
+    if torch._C._get_function_stack_at(torch._C._len_torch_function_stack() - 1) is mode:
+        torch._C._pop_torch_function_stack()  # what is not asked costs nothing
+        try:
+            return compute(*args, **kwargs)
+        finally:
+            torch._C._push_on_torch_function_stack(mode)
+    outer, mode.frame = mode.frame, None  # another mode was entered by a block
     try:
         return compute(*args, **kwargs)
     finally:
@@ -261,25 +268,16 @@ def _through_sites(
     """Pass the tensors that a model is given through what stands at its inputs."""
     seen = 0
 
-    def passed(given: object) -> object:
+    def passed(tensor: Tensor) -> object:
         nonlocal seen
-        if isinstance(given, Tensor):
-            key = calls.inputs.get(seen)
-            seen += 1
-            return given if key is None else apart(site_in(block, key).at, _itself, (given,), {})
-        if type(given) is list:
-            return [passed(item) for item in given]
-        if type(given) is tuple:
-            return tuple([passed(item) for item in given])
-        if type(given) is dict:
-            return {name: passed(item) for name, item in given.items()}
-        return given
+        key = calls.inputs.get(seen)
+        seen += 1
+        if key is None:
+            return tensor
+        return apart(site_in(block, key).at, _itself, (tensor,), {})
 
-    args = tuple([passed(item) for item in args])
-    ordered = [name for name in calls.arguments if name in kwargs]
-    ordered += [name for name in kwargs if name not in ordered]
-    new = {name: passed(kwargs[name]) for name in ordered}
-    return args, new
+    given = (args, in_order(calls.arguments, kwargs))
+    return cast(tuple[tuple[object, ...], dict[str, object]], map_tensors(passed, given))
 
 
 def _itself(value: object) -> object:

@@ -5,12 +5,13 @@ what they call. Hooks of the user's run outside of the module that they are regi
 """
 
 from collections.abc import Callable
+from inspect import signature
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from qtool.graph.call_sites import is_block, is_dropout, is_leaf
-from qtool.graph.inputs import Inputs
+from qtool.graph.inputs import Inputs, in_order
 from qtool.graph.recorder import without_traces
 from qtool.graph.value_graph import ValueGraph
 from qtool.graph.value_mode import ValueMode
@@ -66,7 +67,7 @@ class _Hooks:
         name, mode = self.names[module], self.mode
         leave: Callable[[object], object]
         if module is self.model:
-            mode.begin((args, kwargs))
+            mode.begin((args, in_order(signature(module.forward).parameters, kwargs)))
             leave = mode.finish
         elif is_dropout(module) and not mode.in_leaf:
             mode.enter_dropout(name, (args, kwargs))
