@@ -246,9 +246,17 @@ def _values_of(join: AtSite, ceil: Ceil) -> QdqValues:
     """Return what rounds the result of a join."""
     output = join.spec.output
     assert output is not None
-    owner, joined = str(join.spec.site), join.spec.kind == "cat"
-    return QdqValues(
-        owner, join.output, ceil, top=output.top, bottom=output.bottom, clips=not joined
+    owner, clips = str(join.spec.site), not _keeps_grid(join)
+    return QdqValues(owner, join.output, ceil, top=output.top, bottom=output.bottom, clips=clips)
+
+
+def _keeps_grid(join: AtSite) -> bool:
+    """Tell whether a join puts out what it is given: a concatenation of values of its own grid."""
+    return join.spec.kind == "cat" and all(
+        (spec.bits, spec.grid) == (join.spec.bits, join.spec.grid)
+        and bool(given.scale == join.scale)
+        and bool(given.zero_point == join.zero_point)
+        for spec, given in zip(join.spec.inputs, join.inputs, strict=True)
     )
 
 
