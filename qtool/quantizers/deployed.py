@@ -21,6 +21,7 @@ from qtool.graph.value_graph import ValueGraph
 from qtool.limits import BYPASSED, LIMITS, UNCALLED
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers, release_quant_layer
+from qtool.quantizers.places.attach import stand_again
 from qtool.quantizers.places.placement import Placement
 from qtool.quantizers.relu import QuantReLU, quant_relus
 from qtool.quantizers.steps import Steps
@@ -102,6 +103,8 @@ def see_deployed(model: nn.Module, inputs: Inputs) -> Prepared:
             left_float[name] = (BYPASSED if name in past else UNCALLED).text()
             release_quant_layer(layer)
             released.add(name)
+    if released:
+        stand_again(model)
     for name, relu in quant_relus(model).items():
         for call in range(told.calls_of("relu")[name], len(relu.quantizers)):
             relu.quantizers[call] = nn.Identity()

@@ -25,8 +25,10 @@ from qtool.quantizers.layers import (
     release_quant_layer,
 )
 from qtool.quantizers.modes import ROWS, bypassed, see_both_modes, set_missing_ranges
+from qtool.quantizers.places.attach import place_quantizers, stand_again
 from qtool.quantizers.places.relu_outputs import quantize_relus
 from qtool.quantizers.saturation import avoid_saturation
+from qtool.quantizers.sites import settle_what_waits
 from qtool.settings.quantization import Quantization, of_sites
 from qtool.settings.section import check
 from qtool.settings.user_estimators import load_by_absolute_paths
@@ -83,9 +85,17 @@ def prepare(
         door.check_example(inputs, settings)
         state.form, inputs = Form.of(example), inputs.to(device_of(model)).copied()
         model = door.materialized(model, inputs)
-    seen = [] if inputs is None else see_both_modes(model, inputs)
+    at_values = settings.at_every_value
+    if at_values and inputs is None:
+        raise ValueError(
+            "place: every_value needs an example, to see which values there are; "
+            "without one only place: layer_inputs can be prepared"
+        )
+    seen = [] if inputs is None else see_both_modes(model, inputs, values=at_values)
     past = bypassed(seen)
     sources = quantize_relus(model, settings, inputs, seen)
+    placing = place_quantizers(model, settings, seen)
+    sources |= placing.sources
     for name, module in list(model.named_modules()):
         if plain_type(module) and name in past:
             state.left_float[name] = BYPASSED.text()
@@ -98,6 +108,8 @@ def prepare(
         elif why := why_not(module):
             state.left_float[name] = why
     door.refuse_if_nothing_is_quantized(model, settings, state.left_float)
+    placing.attach(model)
+    state.placement, state.graph = placing.placement, placing.graph
     keep_state(model, state)
     avoid_saturation(model)
     state.steps.watch(model)
@@ -114,6 +126,8 @@ def prepare(
         door.check_output(output)
         if model.training and seen:
             set_missing_ranges(model, inputs)
+        settle_what_waits(model)
+        if model.training and seen:
             told = see_deployed(copy_of(model).eval(), inputs.first(ROWS)).recording
             state.recording = replace(told, example=state.recording.example)
     return model
@@ -142,6 +156,7 @@ def _learn(model: nn.Module, recording: Recording) -> None:
         if name in recording.bypassed:
             release_quant_layer(layer)
             state.left_float[name] = BYPASSED.text()
+    stand_again(model)
     door.refuse_if_nothing_is_quantized(model, state.settings, state.left_float)
 
 
