@@ -47,14 +47,22 @@ def train(
     return train_run(Run(folder, recipe, pick_device(device)), resume=resume, profile=profile)
 
 
-def convert(source: Path, *, output: Path | None = None, device: str = "auto") -> Conversion:
+def convert(
+    source: Path,
+    *,
+    output: Path | None = None,
+    device: str = "auto",
+    no_saturation: bool = False,
+) -> Conversion:
     """Run or recipe -> integer model, proven; return what convert.json says.
 
-    A run gives its trained weights; a recipe its given weights, calibrated and not trained.
+    A run gives its trained weights; a recipe its given weights, calibrated and not trained. Without
+    saturation, channels that could saturate on processors without VNNI are rounded anew.
     """
     given = quantized_from(source, output, pick_device(device))
-    integer = to_integer(given.model, given.proof_images())
-    report = given.report(integer)
+    saturation = "avoid" if no_saturation else "allow"
+    integer = to_integer(given.model, given.proof_images(), saturation=saturation)
+    report = given.report(integer, avoids_saturation=no_saturation)
     given.keep(integer)
     report.write(report_beside(given.path, CONVERT))
     return report

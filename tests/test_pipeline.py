@@ -71,6 +71,24 @@ def test_converting_costs_at_most_one_image(story):
     assert converted.integer_bytes < converted.float_bytes / 5
 
 
+def test_channels_that_could_saturate_are_rounded_anew_and_the_cost_is_told(story, tmp_path):
+    _, run, trained, converted, _ = story
+    assert converted.no_saturation is None
+    path = tmp_path / "safe.safetensors"
+    avoided = pipeline.convert(run, output=path, no_saturation=True)
+
+    told = avoided.no_saturation
+    assert set(told.channels) <= {"conv1", "fc3"}  # those of 8 bits
+    assert told.channels
+    assert told.validation_accuracy_before == trained.validation_accuracy
+    assert told.validation_accuracy_after == avoided.validation_accuracy_after
+    assert abs(avoided.validation_accuracy_after - trained.validation_accuracy) <= 5 / 500
+    assert {la.name: la.fewer_steps for la in avoided.layers if la.fewer_steps} == told.channels
+    again = pipeline.export(path, output=tmp_path / "m.onnx")
+    assert again.may_saturate == []
+    assert again.accuracy_runtime == pytest.approx(told.validation_accuracy_after, abs=1 / 500)
+
+
 def test_the_runtime_agrees_with_the_integer_model(story):
     folder, run, _, converted, exported = story
 

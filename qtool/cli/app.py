@@ -88,6 +88,13 @@ def convert(
         Path | None, typer.Option("--output", help="File of the integer model; or run folder.")
     ] = None,
     to: To = "integer",
+    no_saturation: Annotated[
+        bool,
+        typer.Option(
+            "--no-saturation",
+            help="Round channels anew that could saturate on processors without VNNI.",
+        ),
+    ] = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -97,10 +104,17 @@ def convert(
 
     Example: qtool convert runs/digits
     """
+    if no_saturation and to != "integer":
+        why = "makes an integer model; leave out --to straight_through"
+        raise typer.BadParameter(why, param_hint="--no-saturation")
     from qtool import pipeline
 
-    story = pipeline.convert if to == "integer" else pipeline.convert_to_straight_through
-    present(story(source, output=output, device=device), as_json=as_json)
+    if to == "integer":
+        result = pipeline.convert(source, output=output, device=device, no_saturation=no_saturation)
+        present(result, as_json=as_json)
+    else:
+        result = pipeline.convert_to_straight_through(source, output=output, device=device)
+        present(result, as_json=as_json)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from qtool.evaluation import evaluate, logits_of
 from qtool.integer.converted import converted_state
 from qtool.quantizers.health import health
 from qtool.reports.layers import Layer
-from qtool.reports.results import Conversion
+from qtool.reports.results import Conversion, NoSaturation
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -22,6 +22,7 @@ def conversion_report(
     *,
     path: Path,
     float_accuracy: float | None = None,
+    avoids_saturation: bool = False,
 ) -> Conversion:
     """Judge the fake-quantized and the integer model on the same batches; count bytes.
 
@@ -32,6 +33,7 @@ def conversion_report(
         loss: of logits and labels.
         path: where the integer model goes.
         float_accuracy: of the float network, where nothing was trained.
+        avoids_saturation: channels that could saturate were rounded anew.
     """
     expected, labels = logits_of(model.eval(), batches())
     given, _ = logits_of(integer, batches())
@@ -42,6 +44,11 @@ def conversion_report(
     bits = sum(spec.weights * (spec.weight_bits or 32) for spec in state.layers)
     others = [t for name, t in integer.state_dict().items() if not name.endswith(".codes")]
     own = [p for name, p in model.named_parameters() if "_quantizer." not in name]
+    avoided = NoSaturation(
+        channels={spec.name: spec.fewer_steps for spec in state.layers if spec.fewer_steps},
+        validation_accuracy_before=before.accuracy,
+        validation_accuracy_after=after.accuracy,
+    )
     return Conversion(
         float_bytes=4 * sum(p.numel() for p in own),
         integer_bytes=-(-bits // 8) + sum(t.numel() * t.element_size() for t in others),
@@ -57,4 +64,5 @@ def conversion_report(
         proof=state.proof,
         not_folded=state.not_folded,
         health=health(model, next(iter(batches()))[0]),
+        **({"no_saturation": avoided} if avoids_saturation else {}),
     )

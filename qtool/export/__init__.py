@@ -6,5 +6,5 @@ traced graph. float_weights: what keeps a runtime from quantizing them, unchange
 targets: runtimes. names: of inputs and outputs; node_names: of nodes. gate, agreement, control,
 site_codes, measure: the proof and the figures. islands, why_slow: what runs in integers, and why
 the rest does not. latency, float_model: how fast, and beside what. annotation, lint: what is said
-of quantized tensors.
+of quantized tensors. saturation: layers that may saturate, and the form in which they cannot.
 """

@@ -1,6 +1,6 @@
 """The check of a file: the runtime's codes and logits against the integer model's."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from qtool.integer.layers import IntegerLayer, integer_layers
 from qtool.integer.relu import IntegerReLU, integer_relus
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS
+from qtool.numerics.saturation import MIDDLE
 
 
 def run(session: Session, images: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def stored_codes(path: Path, names: list[str], runtime: Runtime) -> dict[str, Ar
             waiting += node.input
     constants = {item.name: item for item in graph.initializer}
     used = {name for node in needed for name in node.input} | set(names)
-    outputs = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.INT8, None) for n in names]
+    outputs = [onnx.ValueInfoProto(name=name) for name in names]  # int8, or uint8 around 128
     small = onnx.helper.make_graph(
         [node for node in graph.node if id(node) in seen],
         "codes",
@@ -100,24 +101,25 @@ def check_codes(
     compared = 0
     for layer, tensor in tensors.items():
         if tensor:
-            codes = modules[layer].codes.cpu().numpy()
-            if not np.array_equal(found[tensor], codes):
+            codes, given = modules[layer].codes.cpu().numpy(), found[tensor]
+            zero = MIDDLE if given.dtype == np.uint8 else 0
+            if not np.array_equal(given, codes.astype(np.int16) + zero):
                 raise ExportError(f"{path}: the codes of {layer} differ from the model's")
             compared += codes.size
     return compared
 
 
-def hint_for(weight_bits: Iterable[int | None]) -> str:
+def hint_for(may_saturate: Sequence[str]) -> str:
     """Return what may be behind a disagreement, "" where nothing is known.
 
-    255 * 127, twice, is more than the 16 bits that kernels without VNNI instructions add up in;
-    255 * 63 is not.
+    Args:
+        may_saturate: the layers that may, on processors without VNNI.
     """
-    if all((bits or 0) < 8 for bits in weight_bits):
+    if not may_saturate:
         return ""
     return (
-        "; on processors with AVX2 but without VNNI, int8 kernels saturate at weights of 8 bits: "
-        "set quantization.weights.bits, of overrides too, to 7"
+        f"; on processors without VNNI, int8 kernels may saturate in {', '.join(may_saturate)}: "
+        f"convert with --no-saturation, or train with quantization.weights.saturation: avoid"
     )
 
 

@@ -101,6 +101,7 @@ def export_report(
         quantizable_operators=kernels.quantizable,
         why_slow=kernels.why_slow,
         control=control,
+        may_saturate=described.may_saturate,
     )
 
 
@@ -156,7 +157,7 @@ def refuse(report: Export, described: ExportDescription, *, strict: bool = False
         raise ExportError(
             f"{report.file}: {runtime.title} disagrees with the integer model: "
             f"{report.disagreement}; the file was not written{'; ' if behind else ''}{behind}"
-            f"{gate.hint_for(layer.weight_bits for layer in described.layers)}"
+            f"{gate.hint_for(described.may_saturate)}"
         )
     if strict:
         refuse_float_operators(report.file, report.why_slow)

@@ -18,6 +18,7 @@ from qtool.export.node_names import name_nodes
 from qtool.export.on_codes import keep_codes
 from qtool.export.qdq_joins import mark_joins, put_joins
 from qtool.export.qdq_modules import Ceil, QdqLayer, QdqReLU
+from qtool.export.saturation import saturating_layers
 from qtool.export.targets.target import TARGETS
 from qtool.export.trace import Call, traced
 from qtool.export.unchanged import check_weights
@@ -59,7 +60,8 @@ def export_onnx(
 
     Returns:
         The description that went into metadata_props, with every layer and its bytes on disk, and
-        the names of inputs and outputs.
+        the names of inputs and outputs; under `may_saturate` the layers that may be wrong on
+        processors without VNNI, where there are any.
 
     Raises:
         ExportError: If torch.onnx cannot express the model, or the runtime would quantize a float
@@ -135,7 +137,8 @@ def write_onnx(
     if state.sites:
         keep_codes(graph.graph)
     writer = WeightWriter(graph, target)
-    stored = {spec.name: writer.write(spec) for spec in state.layers}
+    saturating = saturating_layers(integer)
+    stored = {s.name: writer.write(s, saturates=s.name in saturating) for s in state.layers}
     annotations = _annotations(writer, state)  # it names the tensors that it speaks of
     keep_float(graph.graph)
     integer_kernels: set[str] = set()
@@ -154,6 +157,9 @@ def write_onnx(
     ]
     with_codes = integer_layers(integer) | joins
     notes += check_weights(proto, with_codes, target.runtime)
+    could = [spec.name for spec in state.layers if spec.name in saturating]
+    in_kernels = [n for n in could if n in integer_kernels or not target.mixed]
+    may_saturate = [name for name in in_kernels if not stored[name].zero_point]
     described = ExportDescription(
         target=writing.target,
         ceil=writing.ceil,
@@ -170,6 +176,7 @@ def write_onnx(
         **({"notes": notes} if notes else {}),
         inputs=[str(value.name) for value in graph.graph.inputs],
         outputs=[str(value.name) for value in graph.graph.outputs],
+        **({"may_saturate": may_saturate} if may_saturate else {}),
     )
     proto.producer_name = "qtool"
     if writing.annotate:

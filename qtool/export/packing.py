@@ -50,7 +50,7 @@ def part_widths(bits: int) -> list[int]:
     return [width for width in (4, 2, 1) if bits & width]
 
 
-def pack(codes: Int8, bits: int, code_min: int, code_step: int) -> Packed:
+def pack(codes: NDArray[np.integer], bits: int, code_min: int, code_step: int) -> Packed:
     """Pack codes = code_min + code_step * k, 0 <= k < 2^bits.
 
     Raises:

@@ -17,20 +17,26 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from qtool.export.annotation import Annotation, tensor_names
 from qtool.export.insert import insert_constant, insert_node
 from qtool.export.packing import Packed, Part, pack
-from qtool.export.targets.target import Target
+from qtool.export.saturation import computes_one_row
+from qtool.export.targets.target import Array, Target
 from qtool.integer.layers import LayerSpec
 from qtool.integer.site_specs import SiteSpec
 from qtool.numerics.grid import IntegerGrid
+from qtool.numerics.saturation import MIDDLE
 
 LAYER, ROLE = "qtool.layer", "qtool.role"  # how traced nodes are marked
 GATE = IntegerGrid(8, "unsigned")  # what gates put out
 
 
 class Stored(NamedTuple):
-    """Where a layer's codes stand in the file: the name of their tensor, "" for none; bytes."""
+    """Where a layer's codes stand in the file: the name of their tensor, "" for none; bytes.
+
+    The zero point is what the file adds to the codes: 128 where they stand as uint8.
+    """
 
     codes: str
     packed_bytes: int
+    zero_point: int = 0
 
 
 class WeightWriter:
@@ -53,8 +59,11 @@ class WeightWriter:
         self._annotations: dict[str, list[Annotation]] = {}
         self._shared_codes: set[ir.Value] = set()
 
-    def write(self, spec: LayerSpec) -> Stored:
-        """Store one layer's codes; return the name of their tensor, and their bytes."""
+    def write(self, spec: LayerSpec, *, saturates: bool = False) -> Stored:
+        """Store one layer's codes; return the name of their tensor, and their bytes.
+
+        Codes that could saturate become uint8, where the target has a use for it and that is cheap.
+        """
         self._annotations[spec.name] = self.input_annotation(spec.name, spec.input)
         grid = spec.weight
         if grid is None:
@@ -63,21 +72,35 @@ class WeightWriter:
         if dequantize is None:  # a layer with the very same weights holds this one's too
             return Stored("", 0)
         codes_value, scale, zero_point = (value for value in dequantize.inputs if value is not None)
-        codes = _array(codes_value).astype(np.int8)
-        name = part_of(spec.name, "codes")
-        codes_value.name = name
-        nbytes = codes.nbytes
+        codes: Array = _array(codes_value).astype(np.int8)
+        name, zero, datatype = part_of(spec.name, "codes"), 0, grid.finn_datatype
         bits, step = _width_and_step(spec)
-        if bits < 8 and self._target.packed:
-            codes_value.name = f"{name}.plain"
-            packed = pack(codes, bits, grid.code_min, step)
+        packs = bits < 8 and self._target.packed
+        codes_value.name = f"{name}.plain" if packs else name
+        if saturates and self._target.unsigned and self._computes_one_row(dequantize):
+            zero, datatype = MIDDLE, "UINT8"
+            codes = (codes.astype(np.int16) + zero).astype(np.uint8)
+            zeros = np.full_like(_array(zero_point), zero, np.uint8)
+            zero_point = insert_constant(self._graph, part_of(spec.name, "zero_point"), zeros)
+            dequantize.replace_input_with(2, zero_point)
+            codes_value.name = f"{name}.signed"
+            if not packs:
+                codes_value = insert_constant(self._graph, name, codes)
+                dequantize.replace_input_with(0, codes_value)
+        nbytes = codes.nbytes
+        if packs:
+            packed = pack(codes, bits, grid.code_min + zero, step)
             nbytes = packed.nbytes
-            codes_value = self._unpack(packed, name, dequantize)
+            codes_value = self._unpack(packed, name, dequantize, codes.dtype)
             dequantize.replace_input_with(0, codes_value)
         self._annotations[spec.name].append(
-            Annotation(name, str(scale.name), str(zero_point.name), grid.finn_datatype)
+            Annotation(name, str(scale.name), str(zero_point.name), datatype)
         )
-        return Stored(name, nbytes)
+        return Stored(name, nbytes, zero)
+
+    def _computes_one_row(self, dequantize: ir.Node) -> bool:
+        batches = [value.shape[0] for value in self._graph.inputs if value.shape]
+        return bool(batches) and computes_one_row(dequantize.outputs[0], batches[0])
 
     def annotations(self, spec: LayerSpec) -> list[Annotation]:
         """Return what there is to say of the layer's input and weight."""
@@ -110,8 +133,8 @@ class WeightWriter:
             for value in node.outputs:
                 value.metadata_props.clear()
 
-    def _unpack(self, packed: Packed, name: str, before: ir.Node) -> ir.Value:
-        """Return the int8 codes, as the graph unpacks them, under `name`."""
+    def _unpack(self, packed: Packed, name: str, before: ir.Node, dtype: np.dtype) -> ir.Value:
+        """Return the codes, of 8 bits, as the graph unpacks them, under `name`."""
         count = int(np.prod(packed.shape))
         total: ir.Value | None = None
         for index, part in enumerate(packed.parts):
@@ -121,7 +144,8 @@ class WeightWriter:
             total = looked_up
         assert total is not None
         if len(packed.parts) > 1:
-            total = insert_node("Cast", [total], f"{name}.int8", before, to=ir.DataType.INT8)
+            to = ir.DataType.from_numpy(dtype)
+            total = insert_node("Cast", [total], f"{name}.{dtype.name}", before, to=to)
         shape = insert_constant(self._graph, f"{name}.shape", np.array(packed.shape, np.int64))
         return insert_node("Reshape", [total, shape], name, before)
 

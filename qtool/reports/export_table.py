@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from qtool.console import say, show, table
 from qtool.reports.exports import Export, FloatOperator, Times
 from qtool.reports.health import show_health
+from qtool.reports.saturation import sentence_on
 from qtool.reports.words import number, percent, size
 
 REASONS = 10  # rows of the table; all stand in the file
@@ -42,7 +43,13 @@ def show_export(result: Export) -> None:
 
 def warnings_of(result: Export) -> Iterator[str]:
     """Yield what must not be overlooked in a file."""
-    yield from (found.says for found in result.health if found.kind == "slower_than_float")
+    yield from _slower(result)
+    if saturation := sentence_on(result.may_saturate, in_a_file=True):
+        yield saturation
+
+
+def _slower(result: Export) -> list[str]:
+    return [found.says for found in result.health if found.kind == "slower_than_float"]
 
 
 def show_why_slow(found: Sequence[FloatOperator]) -> None:
@@ -82,7 +89,7 @@ def _shifted_row(result: Export) -> list[tuple[str, str]]:
 
 def _time_rows(result: Export) -> Iterator[tuple[str, str]]:
     """Yield how long one image takes, beside the float model and what it was measured against."""
-    latency, slower = result.latency_ms, " (SLOWER)" if any(warnings_of(result)) else ""
+    latency, slower = result.latency_ms, " (SLOWER)" if _slower(result) else ""
     yield "one image, one thread", f"{latency.exported:.2f} ms{slower}"
     yield from _others(latency)
     if (everywhere := latency.all_threads) is not None:

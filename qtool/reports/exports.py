@@ -134,3 +134,5 @@ class Export(Agreement, Storage):
     why_slow: list[FloatOperator] = Field(default_factory=list)
     """What runs in float between quantized operators."""
     control: Control | None = None
+    may_saturate: list[str] = Field(default_factory=list)
+    """Layers in integer kernels that may saturate on processors without VNNI."""

@@ -63,3 +63,5 @@ class ExportedLayer(Layer, StoredCodes):
 
     integer_kernel: bool = False
     """The target chose its form because the runtime runs it in integers alone."""
+    zero_point: int = 0
+    """What the file adds to the codes: 128 where they stand as uint8."""

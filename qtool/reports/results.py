@@ -92,6 +92,8 @@ class ExportDescription(Result):
     inputs: list[str] = Field(default_factory=lambda: ["images"])
     """Names, in order."""
     outputs: list[str] = Field(default_factory=lambda: ["logits"])
+    may_saturate: list[str] = Field(default_factory=list)
+    """Layers in integer kernels that may saturate on processors without VNNI."""
 
 
 class Proof(Result):
@@ -110,6 +112,17 @@ class Proof(Result):
     clear_agreement: float | None
     max_abs_difference: float
     median_abs_difference: float
+
+
+class NoSaturation(Result):
+    """What it cost that no layer can saturate any more on processors without VNNI."""
+
+    channels: dict[str, int]
+    """Layer -> how many were rounded anew, in steps of one bit fewer; only layers that had any."""
+    validation_accuracy_before: float | None
+    """Of the fake-quantized network as it was."""
+    validation_accuracy_after: float | None
+    """Of the integer model."""
 
 
 class Conversion(Result):
@@ -136,6 +149,8 @@ class Conversion(Result):
     """Norm that stays beside the layers -> why."""
     health: list[Finding] = Field(default_factory=list)
     """What should be looked at in the fake-quantized network."""
+    no_saturation: NoSaturation | None = None
+    """Absent where it was not asked for."""
 
 
 class MovedLayer(Result):

@@ -12,11 +12,9 @@ from qtool.reports.health import show_health
 from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow
 from qtool.reports.result import Result
 from qtool.reports.results import Conversion, Profile, StraightThrough, Summary
+from qtool.reports.saturation import sentence_on
 from qtool.reports.words import number, percent, size
 
-MAY_SATURATE = "may saturate on processors without VNNI"
-REMEDY = "quantization.weights.saturation: avoid"
-SHOWN = 8  # names that a sentence has room for
 HOW = ("how weights", "how input")  # columns that mostly hold the same words in every row
 
 
@@ -55,14 +53,9 @@ def show_plan(rows: Sequence[PlanRow]) -> None:
     for side, how in (("weights", weights_how), ("inputs", activations_how)):
         if how:
             say(f"{side}: {how}" + (", unless noted" if len(columns) == 5 else ""))
-    if named := _some([row.name for row in rows if row.may_saturate]):
-        say(f"{MAY_SATURATE}, by their widths: {named}; {REMEDY} prevents it")
-
-
-def _some(names: Sequence[str]) -> str:
-    """Return names as a list that is not too long to read."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    could = [row.name for row in rows if row.may_saturate]
+    if saturation := sentence_on(could, in_a_file=False):
+        say(saturation)
 
 
 def _most_common(texts: list[str]) -> str:
@@ -117,6 +110,12 @@ def show_conversion(result: Conversion) -> None:
     ]
     if result.validation_accuracy_float is None:
         rows = rows[1:]
+    if (avoided := result.no_saturation) is not None:
+        rows[-1:-1] = [
+            ("channels rounded anew in fewer steps", sum(avoided.channels.values())),
+            ("accuracy before that", percent(avoided.validation_accuracy_before)),
+            ("accuracy after it", percent(avoided.validation_accuracy_after)),
+        ]
     show(table("converted", ["", "#"], rows), on_stdout=True)
     for note in result.notes:
         say(f"note: {note}")

@@ -61,7 +61,7 @@ class Quantized:
         """Return the first batches of validation images [B, C, H, W]."""
         return [images for images, _ in islice(self.validation(), PROOF_BATCHES)]
 
-    def report(self, integer: nn.Module) -> Conversion:
+    def report(self, integer: nn.Module, *, avoids_saturation: bool = False) -> Conversion:
         """Judge the integer model beside the one that it was made of."""
         return conversion_report(
             self.model,
@@ -70,6 +70,7 @@ class Quantized:
             build.make_loss(self.recipe),
             path=self.path,
             float_accuracy=self.float_accuracy,
+            avoids_saturation=avoids_saturation,
         )
 
     def keep(self, integer: nn.Module) -> None:

@@ -273,8 +273,6 @@ def test_a_file_that_the_runtime_cannot_load_is_an_input_error(tmp_path):
         OnnxRuntime().open(path)
 
 
-def test_weights_of_8_bits_are_named_as_what_may_be_behind_a_disagreement():
-    narrow = [7, None]
-
-    assert gate.hint_for(narrow) == ""
-    assert "to 7" in gate.hint_for([*narrow, 8])
+def test_layers_that_may_saturate_are_named_as_what_may_be_behind_a_disagreement():
+    assert gate.hint_for([]) == ""
+    assert "may saturate in conv1, fc: convert with --no-sat" in gate.hint_for(["conv1", "fc"])

@@ -124,4 +124,4 @@ class OnnxRuntime:
 @TARGETS.add
 def onnxruntime() -> Target:
     """ONNX Runtime 1.19 or later on a CPU: int8 kernels from packed weights."""
-    return Target(opset=18, packed=True, mixed=True, runtime=OnnxRuntime())
+    return Target(opset=18, packed=True, mixed=True, runtime=OnnxRuntime(), unsigned=True)

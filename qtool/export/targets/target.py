@@ -96,12 +96,15 @@ class Target:
         mixed: choose each weight's form by what the runtime makes of it; else DequantizeLinear
             stays on all weights.
         runtime: what the file is proven in.
+        unsigned: weights that could saturate without VNNI may be written as uint8, where that is
+            cheap, for the runtime then computes exactly.
     """
 
     opset: int
     packed: bool
     mixed: bool
     runtime: Runtime
+    unsigned: bool = False
 
 
 for _found in iter_modules([str(Path(__file__).parent)]):
