@@ -11,10 +11,12 @@ import yaml
 import qtool
 from qtool import pipeline
 from qtool.errors import ConversionError, ExportError, InputError
-from qtool.export import agreement, gate
+from qtool.export import agreement, gate, latency, measure
 from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.export.why_slow import Kernels
+from qtool.reports.exports import FloatOperator
 from qtool.runs import train
-from tests.kit import metrics
+from tests.kit import metrics, shell
 
 ROOT_RECIPE = Path(__file__).parent.parent / "recipes" / "digits.yaml"
 RECIPE = {
@@ -124,6 +126,41 @@ def test_a_file_that_disagrees_is_not_written(story, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     assert json.loads((run / "export.json").read_text())["disagreement"] == "the runtime is wrong"
     (run / "export.json").write_bytes(before)
+
+
+@pytest.mark.usefixtures("untimed")
+def test_a_strict_export_does_not_write_a_file_with_float_between_integers(
+    story, tmp_path, monkeypatch
+):
+    _, run, _, _, _ = story
+    before = (run / "export.json").read_bytes()
+    slow = FloatOperator(operator="Add", name=":add0", reason="a reason", change="a change")
+    monkeypatch.setattr(measure, "kernels_of", lambda *_: Kernels(3, 4, [slow]))
+    code, out, err = shell("export", str(run), "--output", str(tmp_path / "m.onnx"), "--strict")
+
+    assert (code, out) == (1, "")
+    assert ":add0 (Add): a reason" in err
+    assert list(tmp_path.iterdir()) == []
+    report = json.loads((run / "export.json").read_text())
+    assert report["integer_share"] == 0.75
+    assert report["why_slow"] == [slow.to_json()]
+    (run / "export.json").write_bytes(before)
+
+
+def test_a_file_that_is_slower_than_the_float_model_is_said_so_also_beside_json(
+    story, tmp_path, monkeypatch
+):
+    _, run, _, _, _ = story
+    monkeypatch.setattr(latency, "latencies", lambda paths, *_, **__: [1.0, 2.0, 0.5][: len(paths)])
+    before = (run / "export.json").read_bytes()
+    arguments = ["export", str(run), "--output", str(tmp_path / "m.onnx")]
+    _, out, err = shell(*arguments, "--json", "--measure")
+    (run / "export.json").write_bytes(before)
+
+    said = json.loads(out)
+    assert said["latency_ms"]["static"] == 0.5
+    assert said["latency_ms"]["all_threads"]["exported"] == 2.0
+    assert "WARNING: one image takes 2.00 ms, in the float model 1.00" in err
 
 
 def test_comparing_again_reuses_every_trial(tmp_path, monkeypatch):
