@@ -19,6 +19,7 @@ import onnx_ir as ir
 from qtool.export.insert import insert_constant, insert_node
 from qtool.export.node_names import owner_of
 from qtool.export.targets.target import Array
+from qtool.export.weights import LAYER, REPEATED, ROLE
 
 PASSES_ON = (
     "MaxPool",
@@ -122,7 +123,8 @@ def repeat_pairs(graph: ir.Graph) -> None:
             real = ir.node("DequantizeLinear", [*codes.outputs, scale, zero])
             for new, name in ((codes, f"{made.name}.codes"), (real, f"{made.name}.real")):
                 new.name, new.outputs[0].name = f"{name}.{new.op_type}", name
-            real.metadata_props.update(source.metadata_props)
+            owner = source.metadata_props.get(LAYER, "").removesuffix(REPEATED)
+            real.metadata_props.update({LAYER: f"{owner}{REPEATED}", ROLE: "real_input"})
             real.outputs[0].shape, real.outputs[0].type = made.shape, made.type
             graph.insert_after(node, [codes, real])
             for reader, index in readers:

@@ -28,6 +28,7 @@ from qtool.graph.swap import replace_module
 from qtool.integer.converted import Converted, converted_state
 from qtool.integer.layers import integer_layers
 from qtool.integer.relu import integer_relus
+from qtool.numerics.grid import IntegerGrid
 from qtool.reports.layers import ExportedLayer
 from qtool.reports.result import Json
 from qtool.reports.results import ExportDescription
@@ -208,9 +209,10 @@ def _annotations(writer: WeightWriter, state: Converted) -> list[Annotation]:
     """
     found = [note for spec in state.layers for note in writer.annotations(spec)]
     for spec in state.layers:
-        found += writer.input_annotation(spec.output_site, spec.output)
+        found += writer.site_annotations(spec.output_site, spec.output)
     for site in state.sites:
-        found += writer.join_annotations(site)
+        grid = None if site.output is None else IntegerGrid(site.output.bits, site.output.grid)
+        found += writer.site_annotations(str(site.site), grid)
     for relu in state.relus:
         for index, call in enumerate(relu.calls):
             found += writer.input_annotation(str(relu.site(index)), call.integers)

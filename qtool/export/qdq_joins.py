@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.export.qdq_modules import Ceil, QdqValues, emit
-from qtool.export.weights import LAYER
+from qtool.export.weights import GATE, LAYER
 from qtool.graph.call_sites import CallSite
 from qtool.graph.frames import call_sites_of, counts_of, install, sites_of
 from qtool.graph.inputs import tensors_in
@@ -147,7 +147,7 @@ class QdqSilu(QdqJoin):
     def __init__(self, join: IntegerSilu, ceil: Ceil) -> None:
         super().__init__(join, ceil)
         bytes_ = OnGrid(IntegerGrid(8, "unsigned"), join.gate_scale)
-        self.gate = QdqValues(f"{self.owner}.gate", bytes_, ceil)
+        self.gate = QdqValues(f"{self.owner}{GATE}", bytes_, ceil)
 
     def operate(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
         """Emit Sigmoid, QuantizeLinear, DequantizeLinear, Mul."""
@@ -177,7 +177,7 @@ class QdqHardswish(QdqJoin):
 
     def operate(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
         """Emit Clip on the codes, DequantizeLinear, Mul."""
-        x, owner, kind = _first(args, kwargs), f"{self.owner}.gate", torch.uint8
+        x, owner, kind = _first(args, kwargs), f"{self.owner}{GATE}", torch.uint8
         # the codes that x was made of: `on_codes` takes this operator out of the graph again
         q = emit(owner, "QuantizeLinear", "codes", [x, self.scale, self.zero_point], kind)
         q = emit(owner, "Clip", "clip", [q, self.low, self.high], kind)

@@ -22,8 +22,9 @@ from qtool.export.annotation import Annotation, read_annotations
 from qtool.export.gate import run_named
 from qtool.export.names import named_inputs
 from qtool.export.targets.target import Runtime
-from qtool.export.weights import part_of
+from qtool.export.weights import GATE, REPEATED, WEIGHT, part_of
 from qtool.graph.inputs import Inputs
+from qtool.graph.running import apart
 from qtool.graph.sites import Site
 from qtool.integer.joins import integer_sites
 from qtool.integer.layers import IntegerLayer, integer_layers
@@ -69,7 +70,11 @@ def compare_site_codes(
     """
     model = onnx.load(str(path))
     weights = {part_of(name, CODES) for name in integer_layers(integer)}
-    notes = [n for n in read_annotations(model.graph) if n.tensor not in weights]
+    notes = [
+        note
+        for note in read_annotations(model.graph)
+        if note.tensor not in weights and not _is_part(note.tensor)
+    ]
     if not notes:
         raise ExportError(f"{path}: no annotation names a quantized value; export with annotations")
     inputs = Inputs.of(batch)
@@ -105,6 +110,12 @@ def _run_with(
     return run_named(runtime.open(model.SerializeToString()), given)
 
 
+def _is_part(tensor: str) -> bool:
+    """Tell whether a tensor of a site is a gate, a weight, or the site's codes once more."""
+    site = tensor.rpartition(":")[2] if ":" in tensor else ""
+    return f"{GATE}." in site or f"{REPEATED}." in site or site.endswith(WEIGHT)
+
+
 @contextmanager
 def _seen(integer: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Lend the values on a grid that a pass of the integer model makes, by the names of tensors."""
@@ -134,7 +145,7 @@ def _watch_layer(name: str, layer: IntegerLayer, keep: Keep) -> Iterator[Removab
     def enter(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         given = layer.input_on_grid
         assert given is not None
-        keep(part_of(name, INPUT_CODES), given.values(given.codes(args[0].float())))
+        keep(part_of(name, INPUT_CODES), apart(lambda: given.values(given.codes(args[0].float()))))
 
     def leave(module: nn.Module, args: object, output: Tensor) -> None:
         keep(part_of(layer.spec.output_site, CODES), output)

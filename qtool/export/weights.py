@@ -20,12 +20,13 @@ from qtool.export.packing import Packed, Part, pack
 from qtool.export.saturation import computes_one_row
 from qtool.export.targets.target import Array, Target
 from qtool.integer.layers import LayerSpec
-from qtool.integer.site_specs import SiteSpec
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.saturation import MIDDLE
 
 LAYER, ROLE = "qtool.layer", "qtool.role"  # how traced nodes are marked
-GATE = IntegerGrid(8, "unsigned")  # what gates put out
+# behind a site's name: its gate's values, the same values elsewhere, its weight
+GATE, REPEATED, WEIGHT = ".gate", ".repeated", ".weight"
+GATE_GRID = IntegerGrid(8, "unsigned")
 
 
 class Stored(NamedTuple):
@@ -106,17 +107,16 @@ class WeightWriter:
         """Return what there is to say of the layer's input and weight."""
         return self._annotations[spec.name]
 
-    def join_annotations(self, spec: SiteSpec) -> list[Annotation]:
-        """Return what there is to say of what a site puts out, and of weights that it has."""
-        site = str(spec.site)
-        grid = None if spec.output is None else IntegerGrid(spec.output.bits, spec.output.grid)
-        found = self.input_annotation(site, grid) + self.input_annotation(f"{site}.gate", GATE)
+    def site_annotations(self, site: str, grid: IntegerGrid | None) -> list[Annotation]:
+        """Return what there is to say of values that a site rounds, and of weights that it has."""
+        found = self.input_annotation(site, grid) + self.input_annotation(f"{site}{REPEATED}", grid)
+        found += self.input_annotation(f"{site}{GATE}", GATE_GRID)
         for dequantize in self._marked.get((site, "weight"), []):
             codes, scale, zero_point = (v for v in dequantize.inputs if v is not None)
             if codes in self._shared_codes:  # the same numbers, which torch.onnx holds once
                 continue
             self._shared_codes.add(codes)
-            codes.name = f"{site}.weight"
+            codes.name = f"{site}{WEIGHT}"
             names = (str(codes.name), str(scale.name), str(zero_point.name))
             found.append(Annotation(*names, "INT8"))
         return found
