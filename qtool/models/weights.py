@@ -92,7 +92,7 @@ def _float_part(state: object) -> object:
     """Return a run's latent weights and batch norms, without the state of its quantizers."""
     if not isinstance(state, dict):
         return state
-    quantizers = {"weight_quantizer", "input_quantizer", "quantizers"}
+    quantizers = {"weight_quantizer", "input_quantizer", "quantizers", "sites"}
     return {k: v for k, v in state.items() if not quantizers & set(str(k).split("."))}
 
 

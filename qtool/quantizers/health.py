@@ -3,12 +3,13 @@
 Weights are looked at as they are; activations, and the output, on a batch of inputs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from qtool.graph.frames import sites_of
 from qtool.graph.inputs import Inputs, inputs_from, tensors_in
 from qtool.graph.recorder import without_traces
 from qtool.numerics.grid import IntegerGrid
@@ -18,6 +19,7 @@ from qtool.quantizers.deployed import prepared_state
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.relu import QuantReLU
+from qtool.quantizers.sites import SiteQuantizer
 from qtool.reports.health import Finding
 
 FEW = 4  # a row whose largest code is below 1/4 of the grid's does with two bits fewer
@@ -127,18 +129,31 @@ def _quantizers(model: nn.Module) -> Iterator[tuple[str, str, FakeQuantize]]:
             for quantizer in module.quantizers:
                 if isinstance(quantizer, ActivationQuantizer):
                     yield name, "output", quantizer
+    for site, stand in sites_of(model).items():
+        if isinstance(stand, SiteQuantizer):
+            yield site, "values", stand
 
 
 def _watched(model: nn.Module, inputs: Inputs) -> tuple[list["_Values"], object]:
     """Return what quantizers make of their values in evaluation, and the model's outputs."""
-    seen: dict[nn.Module, _Values] = {}
+    seen: dict[tuple[nn.Module, object], _Values] = {}  # by the site, where several share one
     modes = {module: module.training for module in model.modules()}
     handles = []
+
+    def watch(owner: str, side: str, quantizer: ActivationQuantizer) -> None:
+        linear = side == "input" and isinstance(model.get_submodule(owner), nn.Linear)
+
+        def look(module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, object]) -> None:
+            member = str(kwargs.get("member", owner))
+            axis = -1 if linear or (side == "values" and args[0].ndim < 4) else 1
+            values = seen.setdefault((module, member), _Values(member, side, axis))
+            values.look(quantizer, _clipped(args[0], kwargs))
+
+        handles.append(quantizer.register_forward_pre_hook(look, with_kwargs=True))
+
     for owner, side, quantizer in _quantizers(model):
         if isinstance(quantizer, ActivationQuantizer) and quantizer.ready:
-            linear = isinstance(model.get_submodule(owner), nn.Linear)
-            values = seen[quantizer] = _Values(owner, side, -1 if linear else 1)
-            handles.append(quantizer.register_forward_pre_hook(values.look))
+            watch(owner, side, quantizer)
     try:
         with without_traces(model):
             outputs = inputs.call(model.eval())
@@ -148,6 +163,14 @@ def _watched(model: nn.Module, inputs: Inputs) -> tuple[list["_Values"], object]
         for module, training in modes.items():
             module.training = training
     return [values for values in seen.values() if values.count], outputs
+
+
+def _clipped(x: Tensor, kwargs: Mapping[str, object]) -> Tensor:
+    """Return what a quantizer rounds, where it is asked to clip x first."""
+    top = kwargs.get("top")
+    if not kwargs.get("rectify"):
+        return x
+    return x.clamp(min=0, max=top if isinstance(top, float) else None)
 
 
 @dataclass
@@ -170,10 +193,9 @@ class _Values:
     count: int = 0
     levels: int = 0
 
-    def look(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def look(self, quantizer: ActivationQuantizer, values: Tensor) -> None:
         """Take in what a quantizer is about to round, before it does."""
-        assert isinstance(module, ActivationQuantizer)
-        on_grid, x = module.on_grid, args[0].detach().float()
+        on_grid, x = quantizer.on_grid, values.detach().float()
         if x.ndim < 2 or not x.numel():
             return
         codes = on_grid.codes(x).movedim(self.axis, 0).flatten(1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.errors import TrainingError
+from qtool.graph.running import apart
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.finite import not_finite
 from qtool.quantizers.layers import QuantLayer
@@ -106,7 +107,8 @@ def each_layer(model: nn.Module, look: Look) -> Iterator[None]:
     """Let `look` see the calls of all layers while inside: name, layer, arguments, output."""
 
     def hook(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
-        return lambda module, args, output: look(name, module, args, output)
+        # what it computes with is no part of the model
+        return lambda module, args, output: apart(look, name, module, args, output)
 
     leaves = [(n, m) for n, m in model.named_modules() if not list(m.children())]
     owners = [(n, m) for n, m in model.named_modules() if isinstance(m, QuantLayer)]

@@ -15,6 +15,7 @@ from qtool.graph.inputs import Inputs
 from qtool.quantizers.deployed import prepared_state, see_deployed
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.sites import SharedSite, SiteQuantizer
+from qtool.training.lost import first_constant_layer
 
 IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -180,3 +181,25 @@ def test_a_released_layer_leaves_the_calls_as_they_are() -> None:
     assert type(twin.helper).__name__ == "Conv2d"
     assert torch.equal(twin(IMAGES), model.eval()(IMAGES))
     twin.train()(IMAGES)
+
+
+def test_health_looks_at_every_value_by_its_site() -> None:
+    model = prepared(bits=8).eval()
+    assert qtool.health(model, IMAGES) == []
+    model.norm.bias.data[:3] = -50  # behind the ReLU
+    model.right.weight.data.zero_()  # one of two that share a scale
+    model.right.bias.data.zero_()
+    at_sites(model)[":avg_pool0"].scale.data.fill_(1e-9)
+    found = {(finding.layer, finding.kind) for finding in qtool.health(model, IMAGES)}
+    assert (":relu0", "dead_channels") in found
+    assert (":conv2d2", "all_zero") in found
+    assert (":clip0", "all_zero") not in found
+    assert (":avg_pool0", "scale_at_floor") in found
+
+
+def test_what_looks_at_layers_meanwhile_calls_nothing_of_the_model() -> None:
+    model = prepared().eval()
+    model.mix.weight.data.zero_()
+    told, layer = first_constant_layer(model, IMAGES)
+    assert layer is model.mix
+    assert "mix (all of its codes are 0" in told
