@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 from qtool.conversion.fold_batch_norm import shift_norm
-from qtool.conversion.parts import Parts, fold, make_ready
+from qtool.conversion.parts import GATE_SLOPE, Parts, fold, make_ready
+from qtool.conversion.standing import Standing
 from qtool.graph.copies import copy_of
 from qtool.graph.inputs import device_of, has_float64
-from qtool.quantizers.deployed import Prepared, prepared_state, see_deployed
-from qtool.quantizers.layers import QuantLayer, quant_layers
+from qtool.numerics.on_grid import OnGrid
+from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.deployed import prepared_state, see_deployed
+from qtool.quantizers.layers import quant_layers
 
 INT32_MAX = 2**31 - 1
 
@@ -47,20 +50,23 @@ def _round_biases(model: nn.Module) -> None:
     if state.recording.example is not None:
         state = see_deployed(deployed, state.recording.example.to(device_of(model)))
     make_ready(model, deployed)
-    layers = quant_layers(deployed)
-    floating = float_biases(deployed, state)
+    layers, standing = quant_layers(deployed), Standing.of(deployed, state)
+    now = Standing.of(model, state)
+    floating = float_biases(standing)
     for name, source in quant_layers(model).items():
         inputs = source.quantizer_of_input
         if name in floating or name not in layers:
             continue
         if source.weight_quantizer is None or inputs is None:
             continue
-        exact = fold(name, source, model, state, notes=[])
-        fitted = integer_bias(exact, source, notes=[])
+        exact = fold(name, source, now, notes=[])
+        fitted = integer_bias(exact, inputs.on_grid, notes=[])
         if exact.bias is None or fitted.bias is None or fitted.spec.bias != "int32":
             continue
         steps = (inputs.on_grid.scale * fitted.scale.float()).double()
         by = fitted.bias * steps - exact.bias
+        if exact.spec.output_gate:
+            by = by * GATE_SLOPE  # it moves what the gate is taken of
         norms = [n for n in state.recording.norms if n.name == exact.spec.batch_norm]
         if norms:
             shift_norm(model, norms[0], source.bias, by)
@@ -68,18 +74,26 @@ def _round_biases(model: nn.Module) -> None:
             source.bias.copy_(source.bias.double() + by)
 
 
-def float_biases(model: nn.Module, state: Prepared) -> set[str]:
-    """Return the layers whose outputs go to an input that has a rounding threshold at zero."""
-    at_zero = {
-        name
-        for name, layer in quant_layers(model).items()
-        if (q := layer.quantizer_of_input)
-        and (q.deployed_rounding == "ceil" or q.known_grid.kind == "mid_rise")
-    }
-    return {name for name, fed in state.recording.feeds.items() if fed & at_zero}
+def float_biases(standing: Standing) -> set[str]:
+    """Return the layers whose outputs are rounded next where there is a threshold at zero.
+
+    That is at the site behind a layer, or at the inputs that its output goes to.
+    """
+    layers = quant_layers(standing.model)
+    at_zero = {name for name, layer in layers.items() if _at_zero(layer.quantizer_of_input)}
+    found = {name for name, fed in standing.state.recording.feeds.items() if fed & at_zero}
+    behind = {name: standing.quantizers.get(standing.site_behind(name)) for name in layers}
+    rounded = {name for name, quantizer in behind.items() if quantizer is not None}
+    return (found - rounded) | {name for name in rounded if _at_zero(behind[name])}
 
 
-def integer_bias(parts: Parts, source: QuantLayer, notes: list[str]) -> Parts:
+def _at_zero(quantizer: ActivationQuantizer | None) -> bool:
+    if quantizer is None:
+        return False
+    return quantizer.deployed_rounding == "ceil" or quantizer.known_grid.kind == "mid_rise"
+
+
+def integer_bias(parts: Parts, given: OnGrid, notes: list[str]) -> Parts:
     """Turn the bias into int32 with scale s_x s_w, where the accumulator has room for it.
 
     A channel without room, or with s_w = 0, whose weights cannot matter beside the bias has its
@@ -87,15 +101,12 @@ def integer_bias(parts: Parts, source: QuantLayer, notes: list[str]) -> Parts:
 
     Args:
         parts: of a layer whose weight and input are quantized.
-        source: that layer.
+        given: its input.
         notes: takes what a user should know.
     """
     spec, codes, scale, bias = parts
-    inputs = source.quantizer_of_input
-    assert inputs is not None
     if bias is None:
         return parts
-    given = inputs.on_grid
     sums = codes.to(torch.int64).abs().flatten(1).sum(1).double() * given.reach
     steps = (given.scale * scale.float()).double()
     crowded = (steps == 0) | (bias.abs() / steps + sums > INT32_MAX)

@@ -1,20 +1,22 @@
 """A layer on its way into integers: its codes, scales and bias, the batch norm folded in."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from qtool.conversion.fold_batch_norm import fold_batch_norm, foldable
+from qtool.conversion.standing import Standing, rounding_of
 from qtool.errors import ConversionError
 from qtool.integer.layers import LayerSpec
 from qtool.limits import NEGATIVE_GAMMA
-from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.control import blend_alphas
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
-from qtool.quantizers.prepare import Prepared
 from qtool.quantizers.relu import site_of
+from qtool.quantizers.sites import SiteQuantizer
+
+GATE_SLOPE = 6  # hardsigmoid(y) = clip(y / 6 + 1/2, 0, 1)
 
 
 class Parts(NamedTuple):
@@ -34,22 +36,56 @@ class Parts(NamedTuple):
         return self._replace(spec=self.spec.model_copy(update={"unfused": why}))
 
 
-def fold(
-    name: str, source: QuantLayer, model: nn.Module, state: Prepared, notes: list[str]
-) -> Parts:
-    """Return a layer's codes, scales and bias, its batch norm folded in where that is exact.
+def fold(name: str, source: QuantLayer, standing: Standing, notes: list[str]) -> Parts:
+    """Return a layer's codes, scales and bias, and its output's grid where it rounds that itself.
+
+    Its batch norm is folded in where that is exact, and so is a hardsigmoid that rounds its output.
 
     Args:
         name: of the layer.
         source: the layer; it is not changed.
-        model: the fake-quantized model that it is a part of.
-        state: what `prepare` left on the model.
+        standing: the fake-quantized model that it is a part of.
         notes: takes what a user should know.
     """
+    parts = _with_norm(name, source, standing, notes)
+    site = standing.site_behind(name)
+    if not site or any(norm != parts.spec.batch_norm for norm in standing.norms_before(site)):
+        return parts
+    if standing.placed(site).function == "hardsigmoid":
+        if parts.spec.weight_bits is None:
+            return parts
+        parts = _with_hardsigmoid(parts)
+    grid = standing.grid(site)
+    output = {
+        "output_bits": grid.bits,
+        "output_grid": grid.grid,
+        "output_rounding": grid.rounding,
+        "output_site": site,
+        "output_top": grid.top,
+        "output_bottom": grid.bottom,
+    }
+    return parts._replace(spec=parts.spec.model_copy(update=output))
+
+
+def _with_hardsigmoid(parts: Parts) -> Parts:
+    """Return parts that compute y / 6 + 1/2 in the place of y.
+
+    hardsigmoid(y) = clip(y / 6 + 1/2, 0, 1), whose ends are those of codes of 1 / 255.
+    """
+    bias = torch.zeros_like(parts.scale) if parts.bias is None else parts.bias
+    update = {"output_gate": "hardsigmoid"}
+    update |= {"bias": "float32"} if parts.bias is None else {}
+    spec = parts.spec.model_copy(update=update)
+    return Parts(spec, parts.codes, parts.scale / GATE_SLOPE, bias / GATE_SLOPE + 0.5)
+
+
+def _with_norm(name: str, source: QuantLayer, standing: Standing, notes: list[str]) -> Parts:
+    """Return a layer's codes, scales and bias, its batch norm folded in where that is exact."""
+    model, state = standing.model, standing.state
     weights, inputs = source.weight_quantizer, source.quantizer_of_input
     if inputs is not None:
         inputs.place_zero_point()
-    spec = _spec(name, source, model)
+    spec = _spec(name, source, standing)
     bias = None if source.bias is None else source.bias.detach().double()
     if weights is None:
         ones = torch.ones(len(source.weight), dtype=torch.float64, device=source.weight.device)
@@ -58,6 +94,8 @@ def fold(
     codes = weight.codes(weights.before_rounding(source.weight.detach())).to(torch.int8)
     scale = weight.scale.reshape(-1).expand(codes.shape[0]).double()
     norms = [norm for norm in state.recording.norms if norm.layer == name and not norm.reason]
+    if standing.rounds_at_call(name):
+        norms = []  # they read what was rounded
     affine = foldable(model, norms[0]) if norms else None
     if affine is None:
         return Parts(spec, codes, scale, bias)
@@ -72,9 +110,16 @@ def fold(
     return Parts(spec, codes * negative, folded.scale, folded.bias)
 
 
-def _spec(name: str, source: QuantLayer, model: nn.Module) -> LayerSpec:
+def _spec(name: str, source: QuantLayer, standing: Standing) -> LayerSpec:
     """Return what is known of an integer layer before its batch norm is folded in."""
     weights, inputs = source.weight_quantizer, source.quantizer_of_input
+    given = source.source[0] if source.source else None
+    if given is None:
+        where = ""
+    elif isinstance(given, SiteQuantizer):
+        where = standing.source(name)
+    else:
+        where = str(site_of(given, standing.model))
     return LayerSpec(
         name=name,
         kind="Conv2d" if isinstance(source, nn.Conv2d) else "Linear",
@@ -88,13 +133,8 @@ def _spec(name: str, source: QuantLayer, model: nn.Module) -> LayerSpec:
         input_estimator=inputs.gradient if inputs else "",
         input_rounding="half_to_even" if source.source or inputs is None else rounding_of(inputs),
         fewer_steps=weights.rounded_anew if weights else 0,
-        input_from=str(site_of(source.source[0], model)) if source.source else "",
+        input_from=where,
     )
-
-
-def rounding_of(quantizer: ActivationQuantizer) -> Literal["half_to_even", "ceil"]:
-    """Return the rounding that is deployed, by its name."""
-    return "ceil" if quantizer.deployed_rounding == "ceil" else "half_to_even"
 
 
 def make_ready(model: nn.Module, deployed: nn.Module) -> None:

@@ -9,8 +9,10 @@ from torch import nn
 
 from qtool.conversion.biases import float_biases, integer_bias, round_biases
 from qtool.conversion.numbers import refuse_bad_numbers, refuse_bad_parts
-from qtool.conversion.parts import Parts, fold, make_ready, rounding_of
+from qtool.conversion.parts import Parts, fold, make_ready
 from qtool.conversion.proof import prove
+from qtool.conversion.sites import convert_sites
+from qtool.conversion.standing import Standing, rounding_of
 from qtool.errors import ConversionError
 from qtool.graph.copies import copy_of, itself
 from qtool.graph.inputs import Inputs, device_of, has_float64, inputs_from
@@ -18,7 +20,7 @@ from qtool.graph.recorder import KEPT
 from qtool.graph.swap import keep_state, replace_module
 from qtool.integer.converted import Converted
 from qtool.integer.exact import exact_arithmetic
-from qtool.integer.layers import IntegerLayer, make_integer_layer
+from qtool.integer.layers import IntegerLayer, integer_layers, make_integer_layer
 from qtool.integer.relu import CallSpec, IntegerReLU, ReluSpec
 from qtool.limits import FLOAT_LAYER, NO_LONGER_AFFINE
 from qtool.quantizers.activations import ActivationQuantizer
@@ -75,18 +77,19 @@ def convert(
     integer = copy_of(reference)
     done = Converted(left_float=dict(state.left_float), not_folded=dict(state.not_folded))
     done.float_sites = {**state.placement.without_quantizer, **state.placement.float_joins}
-    if floating := float_biases(reference, state):
+    standing = Standing.of(reference, state)
+    if floating := float_biases(standing):
         done.notes.append(
             f"{', '.join(sorted(floating))}: biases stay float, for what follows is rounded at "
             f"zero (ceil, or {{-1, +1}}), and in steps of int32 many sums would lie exactly there"
         )
     for name, source in quant_layers(reference).items():
-        parts = fold(name, source, reference, state, done.notes)
+        parts = fold(name, source, standing, done.notes)
         if count := parts.spec.fewer_steps:
             why = "rounded anew in steps of one bit fewer, so that they cannot saturate"
             done.notes.append(f"{name}: {count} of {len(parts.codes)} channels {why}")
         refuse_bad_parts(parts)
-        layer = _convert_layer(parts, source, done.notes, stays_float=name in floating)
+        layer = _convert_layer(parts, source, standing, done.notes, stays_float=name in floating)
         integer = replace_module(integer, name, layer)
         if layer.spec.batch_norm is not None:
             integer = replace_module(integer, layer.spec.batch_norm, nn.Identity())
@@ -98,6 +101,10 @@ def convert(
         converted = _convert_relu(name, relu).to(next(reference.parameters()).device)
         integer = replace_module(integer, name, converted)
         done.relus.append(converted.spec)
+    layers = integer_layers(integer)
+    done.sites = convert_sites(integer, standing, layers, done.notes)
+    depthwise = {spec.norm for spec in done.sites if spec.norm}
+    done.not_folded = {n: why for n, why in done.not_folded.items() if n not in depthwise}
     done.notes += _of_norms(done.not_folded)
     keep_state(integer, done)
     done.proof = prove(
@@ -140,21 +147,22 @@ def _of_norms(not_folded: Mapping[str, str]) -> list[str]:
 
 
 def _convert_layer(
-    parts: Parts, source: QuantLayer, notes: list[str], *, stays_float: bool
+    parts: Parts, source: QuantLayer, standing: Standing, notes: list[str], *, stays_float: bool
 ) -> IntegerLayer:
     """Return the integer form of one layer, whose batch norm is folded in where that is exact."""
-    if source.weight_quantizer is not None and source.quantizer_of_input is not None:
+    inputs = source.quantizer_of_input
+    if source.weight_quantizer is not None and inputs is not None:
         if not stays_float:
-            parts = integer_bias(parts, source, notes)
+            parts = integer_bias(parts, inputs.on_grid, notes)
         elif parts.bias is not None:
             parts = parts.unfused("its bias stays float, for what follows is rounded at zero")
     elif not parts.spec.unfused:
         side = "input" if source.quantizer_of_input is None else "weight"
         parts = parts.unfused(f"its {side} is float")
-    return _fill(parts, source)
+    return _fill(parts, source, standing)
 
 
-def _fill(parts: Parts, source: QuantLayer) -> IntegerLayer:
+def _fill(parts: Parts, source: QuantLayer, standing: Standing) -> IntegerLayer:
     """Return the integer layer that holds the parts."""
     layer = make_integer_layer(parts.spec, source).to(parts.codes.device)
     layer.codes.copy_(parts.codes)
@@ -167,6 +175,10 @@ def _fill(parts: Parts, source: QuantLayer) -> IntegerLayer:
         assert layer.input_zero_point is not None
         layer.input_scale.copy_(source.quantizer_of_input.on_grid.scale)
         layer.input_zero_point.copy_(source.quantizer_of_input.used_zero_point)
+    if layer.output_scale is not None and layer.output_zero_point is not None:
+        scale, zero = standing.scale_and_zero(parts.spec.output_site)
+        layer.output_scale.copy_(scale)
+        layer.output_zero_point.copy_(zero)
     return layer.eval()
 
 

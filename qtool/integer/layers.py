@@ -188,38 +188,42 @@ class IntegerLayer(Part, ABC):
         return self._compute(input)
 
     def _compute(self, x: Tensor) -> Tensor:
+        output, spec = self.output_on_grid, self.spec
+        if output is None:
+            return self.real_output(x)
+        if self._sums_integers and spec.bias != "float32":
+            steps = self._sums(x) * self.channelwise(self.bias_scale / output.step)
+        else:
+            steps = self.real_output(x).float() / output.step
+        return round_to_values(steps, output, top=spec.output_top, bottom=spec.output_bottom)
+
+    def real_output(self, x: Tensor) -> Tensor:
+        """Return the output before it is rounded, of real values x."""
         given = self.input_on_grid
         if given is None:
-            return self._rounded(self.operate(x, self.real_weight(), self.real_bias()))
-        codes = given.codes(x.float())
+            return self.operate(x, self.real_weight(), self.real_bias())
         if self.weight_scale is None:
-            return self._rounded(self.operate(given.values(codes), self.codes, self.bias))
+            return self.operate(given.values(given.codes(x.float())), self.codes, self.bias)
+        y = self._sums(x) * self.channelwise(self.bias_scale)
+        if self.bias is not None and self.spec.bias == "float32":
+            y = y + self.channelwise(self.bias)
+        return y
+
+    @property
+    def _sums_integers(self) -> bool:
+        return self.input_scale is not None and self.weight_scale is not None
+
+    def _sums(self, x: Tensor) -> Tensor:
+        """Return the sums of products of codes, and of an int32 bias: integers in float32."""
+        given = self.input_on_grid
+        assert given is not None
+        codes = given.codes(x.float())
         work, bias = torch.float32 if self._fits_float32() else torch.float64, self.bias
         steps = (codes - given.zero_point).to(work)
         integer_bias = bias.to(work) if bias is not None and self.spec.bias == "int32" else None
         total = self.operate(steps, self.codes.to(work), integer_bias)
         # a fast convolution algorithm may be off by less than half an integer
-        total = total.round_().float()
-        output, has_float_bias = self.output_on_grid, self.spec.bias == "float32"
-        if output is not None and not has_float_bias:
-            steps = total * self.channelwise(self.bias_scale / output.step)
-            return self._ends(steps, output)
-        y = total * self.channelwise(self.bias_scale)
-        if bias is not None and has_float_bias:
-            y = y + self.channelwise(bias)
-        return self._rounded(y)
-
-    def _rounded(self, y: Tensor) -> Tensor:
-        """Return real values on the output's grid; as they are where it has none."""
-        output = self.output_on_grid
-        if output is None:
-            return y
-        return self._ends(y.float() / output.step, output)
-
-    def _ends(self, steps: Tensor, output: OnGrid) -> Tensor:
-        """Return so many steps of the output's grid as its real values."""
-        spec = self.spec
-        return round_to_values(steps, output, top=spec.output_top, bottom=spec.output_bottom)
+        return total.round_().float()
 
     def _fits_float32(self) -> bool:
         """Tell whether float32 holds every sum; counted once for codes and bias as they are now."""

@@ -11,6 +11,7 @@ from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS
 
+RoundingName = Literal["half_to_even", "ceil"]
 # rounded: a float function, or an input of the model, whose result is rounded. passed: a norm,
 # ReLU, clip or gate whose work is done before it. The others compute in codes.
 SiteKind = Literal[
@@ -45,7 +46,7 @@ class SiteGrid:
     site: str
     bits: int
     grid: Kind
-    rounding: Literal["half_to_even", "ceil"] = "half_to_even"
+    rounding: RoundingName = "half_to_even"
     top: int | None = None
     bottom: int | None = None
 
