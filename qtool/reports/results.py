@@ -112,6 +112,10 @@ class Proof(Result):
     clear_agreement: float | None
     max_abs_difference: float
     median_abs_difference: float
+    sites_compared: int = 0
+    """Call sites where a value is rounded."""
+    largest_share_off: float = 0.0
+    """Of a site's values on the same inputs, the share that lies one step apart: near ties."""
 
 
 class NoSaturation(Result):

@@ -632,7 +632,7 @@ def test_the_given_model_is_left_as_it_was(fault, monkeypatch):
     if fault == "numbers":
         model.fc.bias.data[0] = NAN
     if fault == "layer":
-        monkeypatch.setattr("qtool.conversion.proof.TOLERANCE", -1.0)
+        monkeypatch.setattr("qtool.conversion.difference.TOLERANCE", -1.0)
     modes = {name: module.training for name, module in model.named_modules()}
     hooks = {name: list(module._forward_hooks) for name, module in model.named_modules()}
     tensors = {key: v.clone() for key, v in model.state_dict().items() if torch.is_tensor(v)}
