@@ -20,7 +20,7 @@ from qtool.conversion.standing import OWN_CALL
 from qtool.errors import ConversionError
 from qtool.graph.frames import call_sites_of, counts_of, install, sites_of
 from qtool.graph.inputs import tensors_in
-from qtool.graph.running import AtSite as StandsAtSite
+from qtool.graph.running import AtSite as Stand
 from qtool.graph.running import apart
 from qtool.integer.joins import Args, AtSite, Function
 from qtool.integer.layers import integer_layers
@@ -52,7 +52,7 @@ class _AtReference:
     rounded: Tensor
 
 
-class _Probe(StandsAtSite):
+class _Probe(nn.Module):
     """Stands at a site of the fake-quantized model while it is compared."""
 
     def __init__(self, look: Callable[..., object]) -> None:
@@ -129,7 +129,7 @@ class Compared:
         def make(given: Tensor) -> None:
             if name in self._waiting:
                 raise self._out_of_turn(name)
-            output = layer.forward(given)  # without hooks
+            output = layer.output(given)  # without hooks
             real = layer.real_output(given) if layer.spec.output_site else output
             self._waiting[name] = _Made(given, real, output)
             if name in self._inside:
@@ -156,7 +156,7 @@ class Compared:
     def _rounding(self, site: str) -> Callable[..., object]:
         """Return what does the work of a site of the fake-quantized model, and compares it."""
         placed = prepared_state(self.reference).placement.sites[site]
-        stand = cast(StandsAtSite, self._stood[placed.site])
+        stand = cast(Stand, self._stood[placed.site])
         layer, join = self._maker.get(site), self._joins.get(site)
 
         def look(function: Function, args: Args, kwargs: dict[str, object]) -> object:

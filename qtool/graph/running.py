@@ -92,19 +92,30 @@ class CountedCalls(TorchFunctionMode):
         if frame is None:
             return func(*args, **kwargs)
         name = function_of(func, args, kwargs)
-        calls = frame.calls
-        if name is None or name not in calls.functions:
+        if name is None or name not in frame.calls.functions:
             return func(*args, **kwargs)
-        if frame.leaf in calls.dropouts and name != "dropout":
-            return func(*args, **kwargs)
-        pair = (frame.leaf, name)
-        call = frame.counts.get(pair, 0)
-        frame.counts[pair] = call + 1
-        keys = calls.keys.get(pair)
-        key = None if keys is None else keys.get(call)
-        if key is None:
-            return func(*args, **kwargs)
-        return site_in(frame.block, key).at(func, args, kwargs)
+        return call_in(frame, name, func, args, kwargs)
+
+
+def call_in(
+    frame: Frame,
+    name: str,
+    func: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> object:
+    """Count a call of a function of this name, and do its work, or let what stands there do it."""
+    calls = frame.calls
+    if frame.leaf in calls.dropouts and name != "dropout":
+        return func(*args, **kwargs)
+    pair = (frame.leaf, name)
+    call = frame.counts.get(pair, 0)
+    frame.counts[pair] = call + 1
+    keys = calls.keys.get(pair)
+    key = None if keys is None else keys.get(call)
+    if key is None:
+        return func(*args, **kwargs)
+    return site_in(frame.block, key).at(func, args, kwargs)
 
 
 class AtSite(Protocol):
@@ -193,12 +204,16 @@ def run_leaf(leaf: nn.Module, compute: Callable[P, T], *args: P.args, **kwargs: 
     frame = None if mode is None else mode.frame
     if frame is None:
         return compute(*args, **kwargs)
-    name = leaf.__dict__.get(CALLS, "")
-    outer, frame.leaf = frame.leaf, name if isinstance(name, str) else ""  # the model itself
+    outer, frame.leaf = frame.leaf, _leaf_name(leaf)
     try:
         return compute(*args, **kwargs)
     finally:
         frame.leaf = outer
+
+
+def _leaf_name(leaf: nn.Module) -> str:
+    name = leaf.__dict__.get(CALLS, "")
+    return name if isinstance(name, str) else ""  # the model itself
 
 
 def apart(compute: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -217,6 +232,23 @@ def apart(compute: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return compute(*args, **kwargs)
     finally:
         mode.frame = outer
+
+
+def run_call(leaf: nn.Module, function: str, made: Tensor) -> object:
+    """Count a call whose work a leaf has done apart; return what stands there makes of `made`.
+
+    Where nothing stands, that is `made` itself.
+    """
+    mode = running()
+    frame = None if mode is None else mode.frame
+    if mode is None or frame is None or function not in frame.calls.functions:
+        return made
+    outer, frame.leaf = frame.leaf, _leaf_name(leaf)
+    mode.frame = None
+    try:
+        return call_in(frame, function, _itself, (made,), {})
+    finally:
+        mode.frame, frame.leaf = frame, outer
 
 
 def runs_apart(forward: Callable[P, T]) -> Callable[P, T]:

@@ -13,13 +13,18 @@ from torch import nn
 from qtool.errors import InputError
 from qtool.files.whole import write_atomically
 from qtool.graph.calls import count_calls
+from qtool.graph.frames import counts_of, install
 from qtool.graph.swap import keep_state, replace_module
+from qtool.graph.value_graph import Counts
 from qtool.integer.converted import Converted, converted_state
+from qtool.integer.joins import at_site
 from qtool.integer.layers import make_integer_layer
 from qtool.integer.relu import IntegerReLU
 
-FORMAT = "2"
-READABLE = ("1", "2")  # 1 has no rounding of inputs: it was always half_to_even
+FORMAT = "3"
+# 1 has no rounding of inputs: it was always half_to_even; 2 has nothing that stands at call sites
+READABLE = ("1", "2", "3")
+_COUNTS = TypeAdapter(dict[str, list[list[tuple[str, str, int]]]])
 
 
 def save_integer(integer: nn.Module, path: Path, about: Mapping[str, object]) -> None:
@@ -41,6 +46,8 @@ def save_integer(integer: nn.Module, path: Path, about: Mapping[str, object]) ->
         "proof": json.dumps(state.proof and state.proof.to_json()),
         "not_folded": json.dumps(state.not_folded),
         "float_sites": json.dumps(state.float_sites),
+        "sites": json.dumps([spec.as_dict() for spec in state.sites]),
+        "counts": json.dumps(_written(counts_of(integer))),
     }
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in integer.state_dict().items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
@@ -68,6 +75,7 @@ def read_about(path: Path) -> tuple[dict[str, Any], Converted]:
         parts["proof"] = json.loads(said.get("proof", "null"))
         parts["not_folded"] = json.loads(said.get("not_folded", "{}"))
         parts["float_sites"] = json.loads(said.get("float_sites", "{}"))
+        parts["sites"] = json.loads(said.get("sites", "[]"))
         state = TypeAdapter(Converted).validate_python(parts)
         return TypeAdapter(dict[str, Any]).validate_python(json.loads(said["about"])), state
     except (KeyError, TypeError, ValueError) as error:
@@ -87,6 +95,7 @@ def load_integer(path: Path, float_model: nn.Module) -> nn.Module:
     """
     _, state = read_about(path)
     try:
+        counts = _counts_of(path)
         for spec in state.layers:
             source = float_model.get_submodule(spec.name)
             layer = make_integer_layer(spec, source)
@@ -96,9 +105,35 @@ def load_integer(path: Path, float_model: nn.Module) -> nn.Module:
         for relu in state.relus:
             float_model = replace_module(float_model, relu.name, IntegerReLU(relu))
         count_calls(float_model)
+        if state.sites:
+            install(float_model, {spec.site: at_site(spec) for spec in state.sites}, counts)
         float_model.load_state_dict(load_file(path))
-    except (AttributeError, RuntimeError) as error:
+    except (AttributeError, KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: its tensors do not fit its network: {reason}") from error
     keep_state(float_model, state)
     return float_model.eval()
+
+
+def _written(
+    counts: Mapping[str, tuple[Counts, ...]],
+) -> dict[str, list[list[tuple[str, str, int]]]]:
+    """Return what blocks count as plain data: leaf, function and calls of each way."""
+    return {
+        block: [[(leaf, function, n) for (leaf, function), n in way.items()] for way in ways]
+        for block, ways in counts.items()
+    }
+
+
+def _counts_of(path: Path) -> dict[str, tuple[Counts, ...]]:
+    """Return what the blocks of a file's model count.
+
+    Raises:
+        ValueError: If the file says it in another form.
+    """
+    with safe_open(path, framework="pt") as file:
+        said = (file.metadata() or {}).get("counts", "{}")
+    return {
+        block: tuple({(leaf, function): n for leaf, function, n in way} for way in ways)
+        for block, ways in _COUNTS.validate_json(said).items()
+    }

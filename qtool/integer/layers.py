@@ -12,14 +12,14 @@ that was left float takes part as it is.
 """
 
 from abc import ABC, abstractmethod
-from typing import Self, cast
+from typing import ClassVar, Self, cast
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.graph.running import runs_apart
+from qtool.graph.running import apart, run_call
 from qtool.graph.swap import Part
 from qtool.integer.site_specs import round_to_values
 from qtool.numerics.grid import IntegerGrid, Kind
@@ -80,11 +80,13 @@ class IntegerLayer(Part, ABC):
         input_scale: float32 [], of the input's codes: s, or s / 2 on mid_rise; absent for a float
             input.
         input_zero_point: int32 [].
+        function: the name of what it does in `qtool.graph.functions`.
         output_scale, output_zero_point: float32 [] and int32 [], of the output's codes; absent
             where it stays float.
     """
 
     maker = "qtool.convert"
+    function: ClassVar[str]
 
     codes: Tensor
     weight_scale: Tensor | None
@@ -178,9 +180,13 @@ class IntegerLayer(Part, ABC):
             sums = sums + self.bias.to(torch.int64).abs()
         return int(sums.max())
 
-    @runs_apart
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output, float32, also inside of an autocast."""
+        # what may stand at its call rounds outputs that are rounded in several ways
+        return cast(Tensor, run_call(self, self.function, apart(self.output, input)))
+
+    def output(self, input: Tensor) -> Tensor:
+        """Return what the layer itself makes of an input, float32."""
         device = input.device.type
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -242,6 +248,8 @@ class IntegerLayer(Part, ABC):
 class IntegerConv2d(IntegerLayer):
     """A convolution in integers, [B, C, H, W] to [B, C', H', W']."""
 
+    function = "conv2d"
+
     def __init__(self, spec: LayerSpec, source: nn.Conv2d) -> None:
         super().__init__(spec)
         self.stride, self.padding, self.dilation = source.stride, source.padding, source.dilation
@@ -262,6 +270,8 @@ class IntegerConv2d(IntegerLayer):
 
 class IntegerLinear(IntegerLayer):
     """A linear layer in integers, [..., in] to [..., out]."""
+
+    function = "linear"
 
     def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return x @ weight.T + bias."""
