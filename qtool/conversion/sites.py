@@ -33,22 +33,24 @@ def convert_sites(
     integer: nn.Module,
     standing: Standing,
     layers: Mapping[str, IntegerLayer],
-    notes: list[str],
-) -> list[SiteSpec]:
-    """Put into an integer model what computes at its sites; return what that is.
+) -> tuple[list[SiteSpec], dict[str, str]]:
+    """Put into an integer model what computes at its sites; return what that is, and what is not.
 
     Args:
         integer: its layers are converted; changed in place.
         standing: the fake-quantized model that it was made of.
         layers: its integer layers.
-        notes: takes what a user should know.
+
+    Returns:
+        What stands there; and joins that stay float after all -> why.
     """
     if not standing.quantizers:
-        return []
-    made = _Making(standing, layers, notes).made()
+        return [], {}
+    making = _Making(standing, layers)
+    made = making.made()
     blocks = {name for name, _ in integer.named_modules(remove_duplicate=False)}
     install(integer, made, _counts_in(blocks, counts_of(standing.model)))
-    return [stand.spec for stand in made.values()]
+    return [stand.spec for stand in made.values()], making.left_float
 
 
 def _counts_in(
@@ -65,10 +67,9 @@ def _counts_in(
 class _Making:
     """Makes what stands at the sites of one model."""
 
-    def __init__(
-        self, standing: Standing, layers: Mapping[str, IntegerLayer], notes: list[str]
-    ) -> None:
-        self.standing, self.notes = standing, notes
+    def __init__(self, standing: Standing, layers: Mapping[str, IntegerLayer]) -> None:
+        self.standing = standing
+        self.left_float: dict[str, str] = {}
         self.placement = standing.state.placement
         self.rounded = {layer.spec.output_site for layer in layers.values()} - {""}
         self.operations: dict[str, Operation] = {}
@@ -133,7 +134,7 @@ class _Making:
         return facts
 
     def _join(self, join: Join) -> AtSite | None:
-        """Return a join with its tensors; None, and a note, where its function stays float."""
+        """Return a join with its tensors; None where its function stays float."""
         missing = [name for name in join.inputs if name not in self.standing.quantizers]
         if missing:  # what it reads is not computed in inference, nor is it
             return None
@@ -146,7 +147,7 @@ class _Making:
             if not torch.equal(scale, 3 / zero):
                 why = NO_LONGER_HARDSWISH.text(site=join.inputs[0])
         if why:
-            self.notes.append(f"{join.norm or join.site}: stays float: {why}")
+            self.left_float[str(join.site)] = why
         return None if why else made
 
     def _fill_norm(self, made: IntegerNorm, join: Join) -> str:

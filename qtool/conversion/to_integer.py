@@ -102,7 +102,9 @@ def convert(
         integer = replace_module(integer, name, converted)
         done.relus.append(converted.spec)
     layers = integer_layers(integer)
-    done.sites = convert_sites(integer, standing, layers, done.notes)
+    done.sites, left = convert_sites(integer, standing, layers)
+    done.float_sites |= left
+    done.notes += [f"{name}: stays float: {why}" for name, why in left.items()]
     depthwise = {spec.norm for spec in done.sites if spec.norm}
     done.not_folded = {n: why for n, why in done.not_folded.items() if n not in depthwise}
     done.notes += _of_norms(done.not_folded)
