@@ -187,6 +187,13 @@ ZERO_EXAMPLE = _refused(
     "give a batch of real inputs",
 )
 
+# What is loaded
+
+OTHER_PLACE = _refused(
+    "this state_dict was made with place: {given}, and the model was prepared with place: {own}",
+    "prepare the model with quantization.activations.place: {given}",
+)
+
 # What a runtime makes of a file
 
 NOT_EXPRESSED = _refused("torch.onnx cannot express the model: {error}")

@@ -147,6 +147,11 @@ class Matrix(nn.Module):
         return x @ self.matrix
 
 
+def places(place: str) -> dict[str, dict[str, object]]:
+    """Return a section that quantizes activations alone, with one place."""
+    return {"activations": {"bits": 8, "place": place}}
+
+
 def refused() -> Iterator[str]:
     """Yield what is said of networks and examples that are refused."""
     kinds = [make for make, _ in door.KINDS.values()]
@@ -175,6 +180,10 @@ def refused() -> Iterator[str]:
         with pytest.raises(ModelError) as refusal:
             make()
         yield str(refusal.value)
+    of_relus = qtool.prepare(door.net(), places("relu_outputs"), door.IMAGES)
+    with pytest.raises(ModelError) as refusal:
+        qtool.prepare(door.net(), places("layer_inputs")).load_state_dict(of_relus.state_dict())
+    yield str(refusal.value)
 
 
 def left_float() -> Iterator[str]:

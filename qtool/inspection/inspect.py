@@ -6,17 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from qtool.files.reading import intact, read_json
+from qtool.graph.frames import sites_of
 from qtool.inspection.onnx import inspect_onnx
 from qtool.integer.converted import converted_state
 from qtool.integer.layers import IntegerLayer, LayerSpec, integer_layers
+from qtool.integer.site_specs import SiteSpec
 from qtool.models.architecture import Architecture
 from qtool.models.two_layers import shape_of_input
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.plan import plan
+from qtool.quantizers.plan_sites import plan_sites
 from qtool.quantizers.prepare import prepare
+from qtool.quantizers.sites import quantizer_of
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
-from qtool.reports.inspections import InspectedLayer, Inspection, PlanRow
+from qtool.reports.inspections import InspectedLayer, Inspection, PlanRow, SiteRow
 from qtool.runs import build
 from qtool.runs.run import NOT_OF_THIS_RUN, Run
 from qtool.runs.sources import Integer
@@ -41,8 +45,9 @@ def _inspect_recipe(path: Path) -> Inspection:
     """Plan a recipe without data, weights or downloads; random images decide the grids."""
     recipe = load_recipe(path)
     built = build.make_network_without_data(recipe)
-    rows = plan(_prepared(recipe, built.model, built.architecture))
-    return Inspection(
+    model = _prepared(recipe, built.model, built.architecture)
+    rows = plan(model)
+    made = Inspection(
         source=str(path),
         kind="recipe",
         model=recipe.model.name,
@@ -53,6 +58,7 @@ def _inspect_recipe(path: Path) -> Inspection:
         layers=[_planned(row) for row in rows if not row.why],
         left_float=_left_float(rows),
     )
+    return _with_sites(made, plan_sites(model))
 
 
 def _prepared(recipe: Recipe, network: nn.Module, architecture: Architecture) -> nn.Module:
@@ -73,6 +79,11 @@ def _planned(row: PlanRow) -> InspectedLayer:
             "how input": row.activations_how,
         }
     )
+
+
+def _with_sites(made: Inspection, rows: list[SiteRow]) -> Inspection:
+    """Return what was said, and what becomes of values, where it is decided for values."""
+    return made.model_copy(update={"sites": rows}) if rows else made
 
 
 def _left_float(rows: list[PlanRow]) -> dict[str, str]:
@@ -103,8 +114,15 @@ def _inspect_run(path: Path) -> Inspection:
             scales = ["" if q is None else _scale_range(q.used_scale) for q in quantizers]
             learned = {"weight_scale": scales[0], "input_scale": scales[1]}
             layers.append(_planned(row).model_copy(update=learned))
+    stands = sites_of(model)
+    sites = [
+        row.model_copy(update={"scale": _scale_range(quantizer_of(stands[row.site]).used_scale)})
+        if row.site in stands
+        else row
+        for row in plan_sites(model)
+    ]
     found |= {"layers": layers, "left_float": _left_float(rows)}
-    return Inspection.of(found, run.folder.summary)
+    return _with_sites(Inspection.of(found, run.folder.summary), sites)
 
 
 def _scale_range(scale: Tensor) -> str:
@@ -117,7 +135,7 @@ def _inspect_integer(path: Path) -> Inspection:
     state, modules = converted_state(opened.model), integer_layers(opened.model)
     with intact(path, "its metadata is damaged"):
         layers = [_integer_layer(spec, modules[spec.name]) for spec in state.layers]
-    return Inspection(
+    made = Inspection(
         source=str(path),
         kind="integer model",
         model=opened.recipe.model.name,
@@ -128,6 +146,20 @@ def _inspect_integer(path: Path) -> Inspection:
         left_float=state.left_float,
         notes=state.notes,
     )
+    sites = [spec for spec in state.sites if spec.output is not None]
+    return _with_sites(made, [_integer_site(spec) for spec in sites])
+
+
+def _integer_site(spec: SiteSpec) -> SiteRow:
+    """Return what stands at a site of an integer model, and rounds."""
+    grid, computes = spec.output, spec.kind not in ("rounded", "requantize")
+    assert grid is not None
+    said: dict[str, object] = {
+        "site": str(spec.site),
+        "made_by": spec.norm or spec.site.leaf or spec.site.function,
+        "grid": f"{grid.bits}-bit {grid.grid}",
+    }
+    return SiteRow.model_validate(said | ({"join": spec.kind} if computes else {}))
 
 
 def _integer_layer(spec: LayerSpec, layer: IntegerLayer) -> InspectedLayer:

@@ -18,8 +18,10 @@ def plan(model: nn.Module) -> list[PlanRow]:
     rows = []
     for name, module in model.named_modules():
         if name in layers:
-            row = _quantized_row(name, layers[name])
+            row = _quantized_row(name, layers[name], state.placement.layers.get(name, ""))
             notes = [found.says for found in weight_findings(name, layers[name], begun=False)]
+            if name in state.placement.requantized:
+                notes.insert(0, f"rounds again what {state.placement.layers[name]} made")
             if norm := behind.get(name):
                 notes.insert(0, f"{norm} stays: {state.not_folded[norm]}")
             rows.append(row.model_copy(update={"note": "; ".join(notes)}) if notes else row)
@@ -41,15 +43,15 @@ def plan(model: nn.Module) -> list[PlanRow]:
     return rows
 
 
-def _quantized_row(name: str, layer: QuantLayer) -> PlanRow:
+def _quantized_row(name: str, layer: QuantLayer, site: str) -> PlanRow:
     weights, weights_how = _described(layer.weight_quantizer)
     if layer.weight_quantizer is not None:
         each = "channel" if layer.weight_quantizer.scale.ndim else "tensor"
         weights_how = f"{weights_how}, per {each}"
     activations, activations_how = _described(layer.quantizer_of_input)
     if layer.source:
-        activations = f"{activations}, at the ReLU"
-    return PlanRow(
+        activations = f"{activations}, at {site or 'the ReLU'}"
+    row = PlanRow(
         name=name,
         shape=list(layer.weight.shape),
         weights=weights,
@@ -57,8 +59,8 @@ def _quantized_row(name: str, layer: QuantLayer) -> PlanRow:
         activations=activations,
         activations_how=activations_how,
         why="",
-        **({"may_saturate": True} if may_saturate(layer) else {}),
     )
+    return row.model_copy(update={"may_saturate": True}) if may_saturate(layer) else row
 
 
 def _described(quantizer: FakeQuantize | None) -> tuple[str, str]:

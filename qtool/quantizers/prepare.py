@@ -26,6 +26,7 @@ from qtool.quantizers.layers import (
 )
 from qtool.quantizers.modes import ROWS, bypassed, see_both_modes, set_missing_ranges
 from qtool.quantizers.places.attach import place_quantizers, stand_again
+from qtool.quantizers.places.of_state import refuse_other_place
 from qtool.quantizers.places.relu_outputs import quantize_relus
 from qtool.quantizers.saturation import avoid_saturation
 from qtool.quantizers.sites import settle_what_waits
@@ -119,6 +120,7 @@ def prepare(
             if layer.weight_quantizer is not None:
                 layer.weight_quantizer.fit_roughly(layer.weight)
     name_quantizers(model)
+    model.register_load_state_dict_pre_hook(refuse_other_place)
     model.register_load_state_dict_post_hook(refuse_bad_state)
     if inputs is not None:
         with without_traces(model), door.named_failures():

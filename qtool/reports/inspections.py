@@ -27,6 +27,36 @@ class PlanRow(Result):
     """By its widths, on processors without VNNI."""
 
 
+class SiteRow(Result):
+    """One value of a network, or one operator that stays float: what becomes of it."""
+
+    site: str
+    """BLOCK:FUNCTIONn: where its quantizer stands, or the operator."""
+    made_by: str = ""
+    """Layer or function, and what of the network the quantizer does for it."""
+    read_by: list[str] = Field(default_factory=list)
+    """Layers, and sites of operators that compute in integers."""
+    grid: str
+    """Width and grid, such as "8-bit unsigned", or "float"."""
+    how: str = ""
+    """Range and estimator or blend, "" where float."""
+    group: str = ""
+    """Another site, whose quantizer serves this one, too."""
+    top: float | None = None
+    """What a clip from 0 ends at, which is the quantizer's."""
+    join: str = ""
+    """How the operator that makes the value computes in integers, such as add."""
+    rounded_again_by: list[str] = Field(default_factory=list)
+    """Layers that want fewer bits than it has."""
+    scale: str = ""
+    why: str = ""
+    """Why it stays float, else ""."""
+    advice: str = ""
+    """What would change that."""
+    note: str = ""
+    """What of the recipe does not fit it, and was taken otherwise."""
+
+
 class InspectedLayer(Result):
     """One layer of a recipe's plan, of a run, or of a file: as much as each of them tells."""
 
@@ -79,6 +109,8 @@ class Inspection(Result):
     """Layer -> why."""
     notes: list[str] = Field(default_factory=list)
     problems: list[str] = Field(default_factory=list)
+    sites: list[SiteRow] = Field(default_factory=list)
+    """Values with quantizers where they are made, and operators of them that stay float."""
 
 
 class Estimator(Result):

@@ -9,10 +9,11 @@ from qtool.reports.comparisons import Comparison, Difference, Equivalence
 from qtool.reports.export_table import show_export, warnings_of
 from qtool.reports.exports import Export
 from qtool.reports.health import show_health
-from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow
+from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow, SiteRow
 from qtool.reports.result import Result
 from qtool.reports.results import Conversion, Profile, StraightThrough, Summary
 from qtool.reports.saturation import sentence_on
+from qtool.reports.site_tables import show_sites
 from qtool.reports.words import number, percent, size
 
 HOW = ("how weights", "how input")  # columns that mostly hold the same words in every row
@@ -33,8 +34,8 @@ def warn_of(result: Result) -> None:
         warn(warning)
 
 
-def show_plan(rows: Sequence[PlanRow]) -> None:
-    """Show what happens to each layer; what most layers share is said once."""
+def show_plan(rows: Sequence[PlanRow], sites: Sequence[SiteRow] = ()) -> None:
+    """Show what happens to each layer, and to each value; what most share is said once."""
     weights_how = _most_common([row.weights_how for row in rows])
     activations_how = _most_common([row.activations_how for row in rows])
     cells = []
@@ -56,6 +57,7 @@ def show_plan(rows: Sequence[PlanRow]) -> None:
     could = [row.name for row in rows if row.may_saturate]
     if saturation := sentence_on(could, in_a_file=False):
         say(saturation)
+    show_sites(sites)
 
 
 def _most_common(texts: list[str]) -> str:
@@ -213,6 +215,7 @@ def show_inspection(result: Inspection) -> None:
     if result.left_float:
         rows = list(result.left_float.items())
         show(table("left float", ["layer", "why"], rows), on_stdout=True)
+    show_sites(result.sites, on_stdout=True)
     for problem in result.problems:
         say(f"problem: {problem}", on_stdout=True)
 

@@ -22,6 +22,7 @@ from qtool.models.architecture import Architecture
 from qtool.models.vision import rebuild_model
 from qtool.quantizers.control import set_progress
 from qtool.quantizers.plan import plan
+from qtool.quantizers.plan_sites import plan_sites
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import Conversion
 from qtool.reports.tables import show_plan
@@ -104,7 +105,7 @@ def quantized_from(source: Path, output: Path | None, device: torch.device) -> Q
     folder = None if output is not None else folder_for_untrained(recipe, source)
     path = output or RunFolder(Path("runs") / source.stem).integer
     made = _calibrated(recipe, device, path, folder)
-    show_plan(plan(made.model))
+    show_plan(plan(made.model), plan_sites(made.model))
     return made
 
 

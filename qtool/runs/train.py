@@ -8,6 +8,7 @@ from qtool.errors import QtoolError
 from qtool.models.architecture import Architecture
 from qtool.quantizers.health import health
 from qtool.quantizers.plan import plan
+from qtool.quantizers.plan_sites import plan_sites
 from qtool.reports.results import EpochLine, Summary
 from qtool.reports.tables import show_plan
 from qtool.runs import build, checkpoint
@@ -55,7 +56,7 @@ def train_run(
     measured = StepProfile(device) if profile else None
     trainer, architecture = start_or_resume(run, measured)
     if with_plan:
-        show_plan(plan(trainer.model))
+        show_plan(plan(trainer.model), plan_sites(trainer.model))
     keep_recipe(recipe, folder, "the resolved recipe of this run")
     write_environment(recipe, folder, device)
     summarize(folder, "running", trainer.model, trainer.history)
