@@ -130,11 +130,10 @@ def _without_sites(cls: type[nn.Module]) -> dict[str, object]:
     def item(self: nn.Module, index: int | slice) -> object:
         if not isinstance(index, slice):
             return item_of(self, index)
-        chosen = list(own(self).items())[index]
-        kind = cast(Callable[[object], nn.Module], cls)
+        kind = cast(Callable[[object], nn.Module], self.__class__)
         if issubclass(cls, nn.Sequential):
-            return kind(OrderedDict(chosen))
-        return kind([module for _, module in chosen])
+            return kind(OrderedDict(list(own(self).items())[index]))
+        return kind(list(own(self).values())[index])
 
     listed = {"__len__": length, "__iter__": modules, "__getitem__": item}
     named = {
