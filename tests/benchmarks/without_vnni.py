@@ -1,0 +1,332 @@
+"""Which layers saturate in ONNX Runtime on processors without VNNI, held against what qtool says.
+
+    python tests/benchmarks/without_vnni.py            # what is wrong, and what qtool calls it
+    python tests/benchmarks/without_vnni.py --times    # what uint8 around 128 costs
+
+Each kind of layer is run with weights in which two of a channel's are 100, once for every two of
+them, on inputs of 255: what is wrong then are the pairs that a kernel adds in 16 bits. Then with
+drawn codes, as int8 and as uint8; then whole networks, exported by qtool.
+
+On a machine that has VNNI the processor is another in two ways: emulated (qemu-x86_64 of Debian's
+qemu-user, a Haswell, which has AVX2), or told to have less (`masked_cpuid`, which needs gcc,
+objdump and Linux), the only way that times mean anything. Each run is a process of its own, which
+gets files and inputs and gives outputs.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import torch
+from masked_cpuid import masked
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn import functional as F
+
+import qtool
+from qtool.numerics.saturation import MIDDLE, can_saturate
+from qtool.quantizers.layers import quant_layers
+
+CHILD = Path(__file__).with_name("run_files.py")
+LARGE = 100  # 255 * (100 + 100) is more than 32767
+INPUTS = {"bits": 8, "range": "min_max"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A layer: of what shape its weight is, and what it computes on."""
+
+    name: str
+    inside: int  # channels of the input, all groups
+    kernel: int = 1  # 0: a linear layer
+    groups: int = 1
+    stride: int = 1
+    size: int = 5  # pixels in a row, or rows
+    outside: int = 0  # channels of the output, where all pairs do not say it
+    linear: str = "QGemm"  # what a linear layer becomes: QGemm, or QLinearMatMul
+
+    def codes(self, rows: int) -> tuple[int, ...]:
+        """Return the shape of a weight with so many channels."""
+        kernel = [self.kernel] * 2 if self.kernel else []
+        return (rows, self.inside // self.groups, *kernel)
+
+    @property
+    def inputs(self) -> list[int]:
+        """Return the shape of the input."""
+        if not self.kernel:
+            return [self.size, self.inside]
+        return [1, self.inside, self.size, self.size]
+
+
+KINDS = [
+    Kind("1x1, channels in fours", 12),
+    Kind("1x1, odd channels", 11),
+    Kind("1x1, stride 2", 12, stride=2),
+    Kind("1x1, one pixel", 12, size=1),
+    Kind("3x3, channels in fours", 4, 3),
+    Kind("3x3, two channels", 2, 3),
+    Kind("3x3, three channels, stride 2", 3, 3, stride=2),
+    Kind("3x3, in groups of four", 8, 3, groups=2),
+    Kind("3x3, in groups of three", 6, 3, groups=2),
+    Kind("3x3, two channels out of each of many", 18, 3, groups=18, outside=36),
+    Kind("3x3, depthwise, few channels", 36, 3, groups=36, outside=36),
+    Kind("3x3, depthwise, channels in sixteens", 48, 3, groups=48, outside=48),
+    Kind("linear, one row", 13, 0, size=1),
+    Kind("linear, seven rows", 13, 0, size=7),
+    Kind("linear, seven rows, inputs in fours", 16, 0, size=7),
+    Kind("QLinearMatMul, one row", 13, 0, size=1, linear="QLinearMatMul"),
+    Kind("QLinearMatMul, seven rows", 13, 0, size=7, linear="QLinearMatMul"),
+]
+
+
+def file_of(kind: Kind, codes: NDArray[np.int64], factor: float, *, unsigned: bool) -> bytes:
+    """Return a file of one layer: uint8 [..] in, clip(round(factor * sums) + 128) out."""
+    zero = MIDDLE if unsigned else 0
+    stored = (codes + zero).astype(np.uint8 if unsigned else np.int8)
+    linear = not kind.kernel
+    constants = {
+        "x_scale": np.float32(1.0),
+        "x_zero": np.uint8(0),
+        "w": stored.T.copy() if linear else stored,
+        "w_scale": np.full(len(codes), factor, np.float32),
+        "w_zero": np.full(len(codes), zero, stored.dtype),
+        "y_scale": np.float32(1.0),
+        "y_zero": np.uint8(MIDDLE),
+    }
+    given = ["x", *constants]
+    side = kind.kernel // 2
+    if kind.kernel:
+        attributes = {"group": kind.groups, "pads": [side] * 4, "strides": [kind.stride] * 2}
+        node = helper.make_node("QLinearConv", given, ["y"], **attributes)
+    elif kind.linear == "QGemm":
+        given.insert(6, "")  # no bias
+        node = helper.make_node("QGemm", given, ["y"], domain="com.microsoft")
+    else:
+        node = helper.make_node("QLinearMatMul", given, ["y"])
+    x, y = (helper.make_tensor_value_info(n, TensorProto.UINT8, None) for n in "xy")
+    x = helper.make_tensor_value_info("x", TensorProto.UINT8, kind.inputs)
+    held = [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
+    graph = helper.make_graph([node], "layer", [x], [y], held)
+    versions = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=versions, ir_version=9)
+    return model.SerializeToString()
+
+
+def expected(kind: Kind, codes: NDArray[np.int64], x: NDArray[np.uint8], factor: float):
+    """Return what exact sums give, uint8."""
+    values, weight = torch.from_numpy(x).double(), torch.from_numpy(codes).double()
+    if kind.kernel:
+        sums = F.conv2d(values, weight, None, kind.stride, kind.kernel // 2, 1, kind.groups).numpy()
+    else:
+        sums = F.linear(values, weight).numpy()
+    steps = np.rint(sums.astype(np.float32) * np.float32(factor))
+    return np.clip(steps + MIDDLE, 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A layer with its codes and an input, and what is wrong with its outputs where."""
+
+    kind: Kind
+    codes: NDArray[np.int64]
+    x: NDArray[np.uint8]
+    factor: float
+    unsigned: bool = False
+
+    @property
+    def named(self) -> NDArray[np.bool_]:
+        """Return which channels qtool says can saturate."""
+        return can_saturate(torch.from_numpy(self.codes), 255, groups=self.kind.groups).numpy()
+
+    def wrong(self, given: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return which channels have an output that is not exact."""
+        apart = given != expected(self.kind, self.codes, self.x, self.factor)
+        return apart.any((0, 2, 3) if self.kind.kernel else 0)
+
+
+def trials() -> Iterator[Trial]:
+    """Yield every kind of layer with all pairs of large weights, and with drawn codes."""
+    for kind in KINDS:
+        count = int(np.prod(kind.codes(1)))
+        pairs = list(combinations(range(count), 2))
+        rows = kind.outside or len(pairs) + -len(pairs) % 16
+        codes = np.zeros((rows, count), np.int64)
+        for row, pair in enumerate(pairs[:rows]):
+            codes[row, list(pair)] = LARGE
+        all_pairs = codes.reshape(kind.codes(rows))
+        full = np.full(kind.inputs, 255, np.uint8)
+        yield Trial(kind, all_pairs, full, 1 / 512)
+        rng = np.random.default_rng(count)
+        drawn = rng.integers(-127, 128, kind.codes(rows))
+        drawn[::2] = drawn[::2] // 2  # every other channel fits into 7 bits
+        x = np.where(rng.random(kind.inputs) < 0.7, 255, rng.integers(0, 256, kind.inputs))
+        for unsigned in (False, True):
+            yield Trial(kind, drawn, x.astype(np.uint8), 1 / 512, unsigned=unsigned)
+
+
+class Network(nn.Module):
+    """Convolutions of several kinds, then a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.ReLU(),
+            nn.Conv2d(16, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(),
+        )  # fmt: skip
+        self.fc = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+def network(weights: dict[str, object], saturation: str, path: Path) -> tuple[list[str], ...]:
+    """Export a network with large weights, inputs and outputs beside it; return what is said.
+
+    That is: the layers that may saturate, and those that stand as uint8.
+    """
+    torch.manual_seed(0)
+    images = torch.rand(16, 3, 24, 24)
+    section = {"weights": {"bits": 8, "range": "absmax", **weights}, "activations": INPUTS}
+    model = qtool.prepare(Network().eval(), section, images)
+    with torch.no_grad():  # weights of one sign saturate soonest
+        for layer in quant_layers(model).values():
+            layer.weight.abs_()
+            layer.fit_weight()
+    qtool.calibrate(model, [images])
+    integer = qtool.convert(model, saturation=saturation)
+    described = qtool.export_onnx(integer, images, path)
+    np.save(path.with_suffix(".x.npy"), images.numpy())
+    np.save(path.with_suffix(".expected.npy"), integer(images).numpy())
+    unsigned = [layer["name"] for layer in described["layers"] if layer["zero_point"]]
+    return described.get("may_saturate", []), unsigned
+
+
+Way = Callable[[Path], None]
+
+
+def ways(scratch: Path) -> dict[str, Way]:
+    """Return how files can be run here: what the processor is taken for -> what runs a folder."""
+    found: dict[str, Way] = {"this processor": lambda folder: run([sys.executable], folder)}
+    if emulator := shutil.which("qemu-x86_64"):
+        argv = [emulator, "-cpu", "Haswell", sys.executable]
+        found["emulated AVX2"] = lambda folder: run(argv, folder)
+    for level in ("AVX2", "AVX-512"):
+        if (environment := masked(scratch, level)) is not None:
+            found[f"told {level}"] = lambda folder, env=environment: run(
+                [sys.executable], folder, env
+            )
+    return found
+
+
+def run(argv: list[str], folder: Path, environment: dict[str, str] | None = None) -> None:
+    """Run every file of a folder in a process of its own; its outputs lie beside the inputs."""
+    subprocess.run(
+        [*argv, str(CHILD), str(folder)],
+        check=True, env=os.environ | (environment or {}), stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def verify(folder: Path, found: dict[str, Way]) -> int:
+    """Print what is wrong in each way; return how many of qtool's statements are."""
+    tried = list(trials())
+    for index, trial in enumerate(tried):
+        path = folder / f"{index}.onnx"
+        made = file_of(trial.kind, trial.codes, trial.factor, unsigned=trial.unsigned)
+        onnx.load_from_string(made)
+        path.write_bytes(made)
+        np.save(path.with_suffix(".x.npy"), trial.x)
+    settings: list[tuple[str, dict[str, object], str]] = [
+        ("allow", {}, "allow"),
+        ("avoid", {"saturation": "avoid"}, "allow"),
+        ("--no-saturation", {}, "avoid"),
+    ]
+    said = {name: network(w, how, folder / f"network {name}.onnx") for name, w, how in settings}
+    mistakes, seen = 0, False
+    for way, run_folder in found.items():
+        run_folder(folder)
+        print(f"\n{way}\n{'':44}{'pairs wrong/named':>20}{'drawn':>12}{'as uint8':>10}")
+        for first in range(0, len(tried), 3):
+            counts = []
+            for index in range(first, first + 3):
+                wrong = tried[index].wrong(np.load(folder / f"{index}.y.npy"))
+                named = tried[index].named & (not tried[index].unsigned)
+                mistakes += int((wrong & ~named).sum())
+                if way != "this processor" and index == first:  # here every statement is exact
+                    mistakes += int((named & ~wrong).sum())
+                counts.append(f"{int(wrong.sum())}/{int(named.sum())}")
+            print(f"{tried[first].kind.name:44}{counts[0]:>20}{counts[1]:>12}{counts[2]:>10}")
+        for name, (may, unsigned) in said.items():
+            path = folder / f"network {name}.onnx"
+            y, right = (np.load(path.with_suffix(f".{what}.npy")) for what in ("y", "expected"))
+            apart = float(np.abs(y - right).max() / right.std())
+            mistakes += int(not may and apart > 1e-5)
+            seen |= bool(may) and apart > 1e-5
+            print(f"network, {name}: off by {apart:.1e} sigma; named {may}, as uint8 {unsigned}")
+    return mistakes if seen or len(found) == 1 else mistakes + 1  # allow is wrong somewhere
+
+
+def times(folder: Path, found: dict[str, Way]) -> None:
+    """Print what a kernel takes with uint8 over what it takes with int8."""
+    kinds = [
+        Kind("1x1 64 to 64, 56 px", 64, outside=64, size=56),
+        Kind("1x1 64 to 256, 56 px", 64, outside=256, size=56),
+        Kind("1x1 512 to 2048, 7 px", 512, outside=2048, size=7),
+        Kind("1x1 58 to 58, 28 px", 58, outside=58, size=28),
+        Kind("1x1 256 to 512, stride 2, 56 px", 256, outside=512, size=56, stride=2),
+        Kind("1x1 1152 to 48, 1 px", 1152, outside=48, size=1),
+        Kind("1x1 48 to 1152, 1 px", 48, outside=1152, size=1),
+        Kind("3x3 64 to 64, 56 px", 64, 3, outside=64, size=56),
+        Kind("3x3 512 to 512, 7 px", 512, 3, outside=512, size=7),
+        Kind("3x3 3 to 32, stride 2, 224 px", 3, 3, outside=32, size=224, stride=2),
+        Kind("7x7 3 to 64, stride 2, 224 px", 3, 7, outside=64, size=224, stride=2),
+        Kind("3x3 in groups of 8, 48 channels, 28 px", 48, 3, 6, outside=48, size=28),
+        Kind("linear 512 to 1000, 1 row", 512, 0, outside=1000, size=1),
+        Kind("linear 2048 to 1000, 1 row", 2048, 0, outside=1000, size=1),
+        Kind("linear 768 to 3072, 197 rows", 768, 0, outside=3072, size=197),
+    ]
+    rng = np.random.default_rng(0)
+    for index, kind in enumerate(kinds):
+        codes = rng.integers(-127, 128, kind.codes(kind.outside))
+        for form in ("int8", "uint8"):
+            path = folder / f"{index} {form}.onnx"
+            path.write_bytes(file_of(kind, codes, 1e-5, unsigned=form == "uint8"))
+            np.save(path.with_suffix(".x.npy"), rng.integers(0, 256, kind.inputs).astype(np.uint8))
+    for way, run_folder in found.items():
+        if way.startswith("emulated"):
+            continue
+        run_folder(folder)
+        print(f"\n{way}\n{'':42}{'int8, us':>10}{'uint8, us':>11}{'ratio':>8}")
+        for index, kind in enumerate(kinds):
+            int8, uint8 = (
+                float(np.load(folder / f"{index} {form}.us.npy")) for form in ("int8", "uint8")
+            )
+            print(f"{kind.name:42}{int8:>10.0f}{uint8:>11.0f}{uint8 / int8:>8.2f}")
+
+
+def main() -> None:
+    """Verify what qtool says, or time what uint8 costs; end with 1 where qtool is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", action="store_true", help="only what uint8 costs")
+    arguments = parser.parse_args()
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "files"
+        folder.mkdir()
+        found = ways(Path(scratch))
+        if arguments.times:
+            times(folder, found)
+        elif mistakes := verify(folder, found):
+            sys.exit(f"\n{mistakes} statements of qtool are wrong")
+
+
+if __name__ == "__main__":
+    main()
