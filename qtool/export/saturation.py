@@ -2,7 +2,7 @@
 
 What can saturate is told in `qtool.numerics.saturation`. Weights as uint8 around the zero point 128
 make ONNX Runtime widen bytes before it multiplies, so that sums are exact on any processor. That
-takes 1.2 to 1.7 times as long without VNNI and up to 2.9 times with it, so only layers that a
+takes 1.1 to 1.6 times as long without VNNI and up to 2.8 times with it, so only layers that a
 network does not wait for are written so: those that compute one row for each image. README of this
 room has the measurements.
 """
