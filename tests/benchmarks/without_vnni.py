@@ -37,7 +37,7 @@ from qtool.quantizers.layers import quant_layers
 
 CHILD = Path(__file__).with_name("run_files.py")
 LARGE = 100  # 255 * (100 + 100) is more than 32767
-INPUTS = {"bits": 8, "range": "min_max"}
+INPUTS = {"bits": 8, "range": "min_max", "place": "every_value"}
 
 
 @dataclass(frozen=True)
