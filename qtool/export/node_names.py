@@ -65,7 +65,7 @@ def name_nodes(
     numbers = _Numbers(blocks, set(layers), taken)
     used = Counter[str]()
     for node in graph:
-        owner = node.metadata_props.get(LAYER)
+        owner = numbers.layer(node) or node.metadata_props.get(LAYER)
         if owner is None:
             owner = numbers.owner(node)
         name = f"{owner or 'model'}/{node.op_type}"
@@ -86,12 +86,16 @@ class _Numbers:
         self._next = Counter[tuple[str, str]]()
         self._known: dict[str, str] = {}
 
+    def layer(self, node: ir.Node) -> str:
+        """Return the integer layer whose work an operator of torch does, "" where it is none."""
+        if _TARGET.search(node.metadata_props.get(MADE_FROM, "")) is None:
+            return ""
+        scopes = _scopes_of(node)[:-1]
+        return next((name for name in reversed(scopes) if name in self._layers), "")
+
     def owner(self, node: ir.Node) -> str:
         """Return the layer, the call or else the module that a node comes from."""
-        scopes = [
-            scope.removeprefix("model.").removeprefix("model")
-            for scope in re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
-        ]
+        scopes = _scopes_of(node)
         if not scopes:
             return ""
         *modules, made_from = scopes  # of the operator of torch's graph, which may be many nodes
@@ -100,9 +104,6 @@ class _Numbers:
         return self._known[made_from]
 
     def _place(self, modules: list[str], note: str) -> str:
-        layer = next((name for name in reversed(modules) if name in self._layers), None)
-        if layer is not None:
-            return layer
         found = _TARGET.search(note)
         function = FUNCTION_OF.get(found[1]) if found else None
         if function is None:
@@ -113,3 +114,9 @@ class _Numbers:
             number += 1
         self._next[block, function] = number + 1
         return f"{block}:{function}{number}"
+
+
+def _scopes_of(node: ir.Node) -> list[str]:
+    """Return the modules that a node stands in, from outside, and then torch's name of it."""
+    found = re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
+    return [scope.removeprefix("model.").removeprefix("model") for scope in found]

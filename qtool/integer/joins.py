@@ -21,6 +21,7 @@ from qtool.numerics.on_grid import OnGrid
 Function = Callable[..., object]
 Args = tuple[object, ...]
 Kwargs = Mapping[str, object]
+BYTE_ORIGIN = 128  # a signed grid's codes travel as bytes around it
 GATE_LEVELS = 255  # codes of what lies in 0..1 are worth 1 / 255 each, and have zero point 0
 
 
@@ -118,13 +119,22 @@ class RoundedValue(AtSite):
 
 
 class IntegerAdd(AtSite):
-    """q = rint((a - z_a) f32(s_a / s) + (b - z_b) f32(s_b / s) + z)."""
+    """q = rint(fma(a, r_a, fma(b, r_b, f))), f = z - fma(r_a, z_a, r_b z_b), r_x = f32(s_x / s).
+
+    Codes and zero points are bytes here, as the kernel has them. Its fused products are rounded
+    once: in float64, which holds them exactly, and then to float32.
+    """
 
     def at(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
         """Return the sum of two operands, one of which may broadcast over the other."""
+        zero = self.zero_point + _origin(self.output)
+        zero_a, zero_b = (given.zero_point + _origin(given) for given in self.inputs)
         a, b = self.steps(args, kwargs)
         by_a, by_b = self.input_scales / self.output.step
-        return self.rounded(a * by_a + b * by_b, zero_point_first=True)
+        fixed = zero.float() - _fused(zero_a, by_a, by_b * zero_b)
+        total = _fused(a + zero_a, by_a, _fused(b + zero_b, by_b, fixed))
+        # whole steps now, which nothing rounds again
+        return self.rounded(total.round_() - zero, zero_point_first=True)
 
 
 class IntegerMul(AtSite):
@@ -268,6 +278,16 @@ class IntegerNorm(AtSite):
         total = steps.double() * self.codes.reshape(columns) + self.bias.reshape(columns)
         by = (self.input_scales[0] * self.weight_scale) / self.output.step
         return self.rounded(total.float() * by.reshape(columns))
+
+
+def _origin(given: OnGrid) -> int:
+    """Return what the code 0 of a grid is as a byte."""
+    return BYTE_ORIGIN if given.grid.signed else 0
+
+
+def _fused(x: Tensor, by: Tensor, plus: Tensor) -> Tensor:
+    """Return x by + plus, float32, rounded once."""
+    return (x.double() * by.double() + plus.double()).float()
 
 
 def _sigmoid(x: Tensor) -> Tensor:

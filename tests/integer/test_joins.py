@@ -91,6 +91,21 @@ def test_of_two_operands_no_code_is_off(name: SiteKind, ratios: str, zeros: tupl
     assert torch.equal(codes_of(made, getattr(torch, name), a, b), expected)
 
 
+def test_a_sum_is_the_kernels_where_float32_decides() -> None:
+    """All pairs of codes at scales whose sums lie within float32's last bits of a half."""
+    random = np.random.default_rng(5)
+    a, b = (codes.astype(CODES).reshape(256, 256) for codes in np.divmod(np.arange(65536), 256))
+    for _ in range(60):
+        scales, zeros = random.uniform(0.001, 0.1, 3), random.integers(0, 256, 3)
+        pairs = [(float(FLOAT(s)), int(z)) for s, z in zip(scales, zeros, strict=True)]
+        of_kernel = [v for s, z in pairs for v in (FLOAT(s), CODES(z))]
+        inputs = [a, *of_kernel[:2], b, *of_kernel[2:4], *of_kernel[4:]]
+        made = join("add", pairs[:2], pairs[2])
+        assert torch.equal(
+            codes_of(made, torch.add, a, b), kernel("QLinearAdd", inputs, "com.microsoft")
+        )
+
+
 def test_a_product_broadcasts_over_the_image() -> None:
     a, b = some(2, 64, 28, 28), some(2, 64, 1, 1)
     inputs = [a, FLOAT(0.02), CODES(128), b, FLOAT(1 / 255), CODES(0), FLOAT(0.01), CODES(127)]
