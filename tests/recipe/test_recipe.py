@@ -47,6 +47,13 @@ def test_there_are_recipes() -> None:
     assert "digits.yaml" in [path.name for path in RECIPES]
 
 
+def test_the_digits_do_not_saturate() -> None:
+    (digits,) = (path for path in RECIPES if path.name == "digits.yaml")
+    quantization = load_recipe(digits).quantization
+    weights = [quantization.for_layer(name)[0] for name in ("conv1", "layer1.0.conv1", "fc")]
+    assert [side and side.saturation for side in weights] == ["avoid"] * 3
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_shipped_recipe_loads_and_is_the_same_when_written_and_loaded_again(
     path: Path, tmp_path: Path
