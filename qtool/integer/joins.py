@@ -76,13 +76,11 @@ class AtSite(Part, ABC):
         for given, x in zip(self.inputs, tensors_in((args, dict(kwargs))), strict=True):
             yield given.codes(x.float()) - given.zero_point
 
-    def rounded(self, steps: Tensor, *, zero_point_first: bool = False) -> Tensor:
+    def rounded(self, steps: Tensor) -> Tensor:
         """Return the values of its grid next to so many of its steps, float32, same shape."""
         ends, output = self.spec.output, self.output
         assert ends is not None
-        return round_to_values(
-            steps, output, top=ends.top, bottom=ends.bottom, zero_point_first=zero_point_first
-        )
+        return round_to_values(steps, output, top=ends.top, bottom=ends.bottom)
 
     def extra_repr(self) -> str:
         """Show what it does and its width in `print(model)`."""
@@ -134,11 +132,11 @@ class IntegerAdd(AtSite):
         fixed = zero.float() - _fused(zero_a, by_a, by_b * zero_b)
         total = _fused(a + zero_a, by_a, _fused(b + zero_b, by_b, fixed))
         # whole steps now, which nothing rounds again
-        return self.rounded(total.round_() - zero, zero_point_first=True)
+        return self.rounded(total.round_() - zero)
 
 
 class IntegerMul(AtSite):
-    """q = rint((a - z_a) (b - z_b) f32(f32(s_a s_b) / s) + z)."""
+    """q = rint((a - z_a) (b - z_b) f32(f32(s_a s_b) / s) + z), with z as bytes have it."""
 
     def at(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
         """Return the product of two operands, one of which may broadcast over the other."""
@@ -148,7 +146,8 @@ class IntegerMul(AtSite):
     def product(self, a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
         """Return the product of two operands in steps of their scales, []."""
         by = (scale_a * scale_b) / self.output.step
-        return self.rounded((a * b) * by, zero_point_first=True)
+        zero = self.zero_point + _origin(self.output)
+        return self.rounded(((a * b) * by + zero).round_() - zero)
 
 
 class IntegerSigmoid(AtSite):

@@ -118,7 +118,6 @@ def round_to_values(
     *,
     top: int | None = None,
     bottom: int | None = None,
-    zero_point_first: bool = False,
 ) -> Tensor:
     """Return x_hat = (q - z) s, q = clamp(round(u) + z, max(qmin, bottom), min(qmax, top)).
 
@@ -127,13 +126,11 @@ def round_to_values(
         output: the grid, its scale and zero point, [].
         top: the largest integer allowed, where that is not the grid's.
         bottom: the smallest.
-        zero_point_first: q = clamp(round(u + z), ...) instead, which is another integer where u
-            lies in the middle of two and z is odd.
     """
     grid, zero = output.grid, output.zero_point
     if grid.offset:
         steps.add_(grid.offset)
-    q = output.rounding(steps.add_(zero)) if zero_point_first else output.rounding(steps).add_(zero)
+    q = output.rounding(steps).add_(zero)
     low = grid.qmin if bottom is None else max(bottom, grid.qmin)
     q.clamp_(low, grid.qmax if top is None else min(top, grid.qmax))
     return output.values(2 * q - 1 if grid.kind == "mid_rise" else q)

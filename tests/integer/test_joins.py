@@ -14,6 +14,7 @@ from qtool.graph.call_sites import CallSite
 from qtool.integer.joins import AtSite, at_site
 from qtool.integer.layers import IntegerConv2d, LayerSpec
 from qtool.integer.site_specs import SiteGrid, SiteKind, SiteSpec
+from qtool.numerics.grid import Kind
 
 SCALES = {
     "unrelated": (0.0231, 0.0417, 0.0513),
@@ -41,15 +42,18 @@ def kernel(operator: str, inputs: Sequence[object], domain: str = "", **attribut
 
 
 def join(
-    kind: SiteKind, inputs: Sequence[tuple[float, int]], output: tuple[float, int], **facts: object
+    kind: SiteKind,
+    inputs: Sequence[tuple[float, int]],
+    output: tuple[float, int],
+    *,
+    grid: Kind = "asymmetric",
+    **facts: object,
 ) -> AtSite:
     """Return a join of 8-bit operands and result, each with its scale and zero point."""
     site = CallSite("", "add", 0)
-    operands = [SiteGrid(f":input{n}", 8, "asymmetric") for n in range(len(inputs))]
+    operands = [SiteGrid(f":input{n}", 8, grid) for n in range(len(inputs))]
     norm = str(facts.pop("norm", ""))
-    made = at_site(
-        SiteSpec(site, kind, SiteGrid(str(site), 8, "asymmetric"), operands, norm, facts)
-    )
+    made = at_site(SiteSpec(site, kind, SiteGrid(str(site), 8, grid), operands, norm, facts))
     for place, (scale, zero) in enumerate(inputs):
         made.input_scales[place], made.input_zero_points[place] = scale, zero
     made.scale.fill_(output[0])
@@ -91,19 +95,24 @@ def test_of_two_operands_no_code_is_off(name: SiteKind, ratios: str, zeros: tupl
     assert torch.equal(codes_of(made, getattr(torch, name), a, b), expected)
 
 
-def test_a_sum_is_the_kernels_where_float32_decides() -> None:
-    """All pairs of codes at scales whose sums lie within float32's last bits of a half."""
+@pytest.mark.parametrize("kind", ["asymmetric", "full"])
+@pytest.mark.parametrize("name", ["add", "mul"])
+def test_of_two_operands_no_pair_of_codes_is_off(name: SiteKind, kind: Kind) -> None:
+    """All pairs of codes at scales whose results lie within float32's last bits of a half."""
     random = np.random.default_rng(5)
     a, b = (codes.astype(CODES).reshape(256, 256) for codes in np.divmod(np.arange(65536), 256))
-    for _ in range(60):
-        scales, zeros = random.uniform(0.001, 0.1, 3), random.integers(0, 256, 3)
-        pairs = [(float(FLOAT(s)), int(z)) for s, z in zip(scales, zeros, strict=True)]
-        of_kernel = [v for s, z in pairs for v in (FLOAT(s), CODES(z))]
+    origin = 128 if kind == "full" else 0
+    operator = "QLinearAdd" if name == "add" else "QLinearMul"
+    for _ in range(20):
+        scales = random.uniform(0.001, 0.1, 3)
+        zeros = [origin] * 3 if origin else random.integers(0, 256, 3)
+        pairs = [(float(FLOAT(s)), int(z) - origin) for s, z in zip(scales, zeros, strict=True)]
+        of_kernel = [v for s, z in pairs for v in (FLOAT(s), CODES(z + origin))]
         inputs = [a, *of_kernel[:2], b, *of_kernel[2:4], *of_kernel[4:]]
-        made = join("add", pairs[:2], pairs[2])
-        assert torch.equal(
-            codes_of(made, torch.add, a, b), kernel("QLinearAdd", inputs, "com.microsoft")
-        )
+        made = join(name, pairs[:2], pairs[2], grid=kind)
+        given = [codes.astype(np.int16) - origin for codes in (a, b)]
+        codes = codes_of(made, getattr(torch, name), *given) + origin
+        assert torch.equal(codes, kernel(operator, inputs, "com.microsoft"))
 
 
 def test_a_product_broadcasts_over_the_image() -> None:
