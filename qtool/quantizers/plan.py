@@ -8,6 +8,7 @@ from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.health import weight_findings
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.saturation import may_saturate
+from qtool.quantizers.sites import SiteQuantizer
 from qtool.reports.inspections import PlanRow
 
 
@@ -18,10 +19,8 @@ def plan(model: nn.Module) -> list[PlanRow]:
     rows = []
     for name, module in model.named_modules():
         if name in layers:
-            row = _quantized_row(name, layers[name], state.placement.layers.get(name, ""))
+            row = _quantized_row(name, layers[name])
             notes = [found.says for found in weight_findings(name, layers[name], begun=False)]
-            if name in state.placement.requantized:
-                notes.insert(0, f"rounds again what {state.placement.layers[name]} made")
             if norm := behind.get(name):
                 notes.insert(0, f"{norm} stays: {state.not_folded[norm]}")
             rows.append(row.model_copy(update={"note": "; ".join(notes)}) if notes else row)
@@ -43,14 +42,14 @@ def plan(model: nn.Module) -> list[PlanRow]:
     return rows
 
 
-def _quantized_row(name: str, layer: QuantLayer, site: str) -> PlanRow:
+def _quantized_row(name: str, layer: QuantLayer) -> PlanRow:
     weights, weights_how = _described(layer.weight_quantizer)
     if layer.weight_quantizer is not None:
         each = "channel" if layer.weight_quantizer.scale.ndim else "tensor"
         weights_how = f"{weights_how}, per {each}"
     activations, activations_how = _described(layer.quantizer_of_input)
-    if layer.source:
-        activations = f"{activations}, at {site or 'the ReLU'}"
+    if layer.source and not isinstance(layer.source[0], SiteQuantizer):
+        activations = f"{activations}, at the ReLU"
     row = PlanRow(
         name=name,
         shape=list(layer.weight.shape),

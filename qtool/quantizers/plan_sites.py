@@ -46,19 +46,6 @@ def site_rows(placement: Placement, quantizers: Mapping[str, FakeQuantize]) -> l
     ]
 
 
-def made_by(site: PlacedSite, placement: Placement) -> str:
-    """Return what makes a value, and what of the network the quantizer behind it does, in words."""
-    if site.maker is None:
-        return "the model's input"
-    name = str(site.site)
-    is_layer = site.maker.function in ("conv2d", "linear") and site.maker.leaf
-    parts = [site.maker.leaf if is_layer else site.maker.function]
-    parts += [norm for norm, end in placement.absorbed.items() if end == name and ":" not in norm]
-    if site.site != site.maker and site.site.function != "batch_norm":
-        parts.append(site.site.function)
-    return " + ".join(parts)
-
-
 def _placed(
     name: str, site: PlacedSite, placement: Placement, quantizer: FakeQuantize | None, join: str
 ) -> SiteRow:
@@ -67,7 +54,7 @@ def _placed(
         kind = quantizer.grid.kind
     said: dict[str, object] = {
         "site": name,
-        "made_by": made_by(site, placement),
+        "made_by": placement.made_by(name),
         "read_by": list(site.readers),
         "grid": f"{site.settings.bits}-bit {kind}",
     }

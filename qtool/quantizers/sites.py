@@ -78,7 +78,10 @@ class SiteQuantizer(ActivationQuantizer):
         top: what a clip from 0 ends at, where the function is one.
         members: names of the sites that it serves, its own first.
         sigmoid: at SiLU, rounds the sigmoid that is multiplied by x; else None.
+        about: what makes the value and who reads it.
     """
+
+    about: str = ""
 
     def __init__(
         self,
@@ -121,6 +124,10 @@ class SiteQuantizer(ActivationQuantizer):
             return self(x * stand.sigmoid(torch.sigmoid(x)), member=member)
         made = compute_apart(name, function, args, kwargs)
         return self(made, member=member) if isinstance(made, Tensor) else made
+
+    def extra_repr(self) -> str:
+        """Show the grid, the choices and the value in `print(model)`."""
+        return ", ".join(filter(None, [super().extra_repr(), self.about]))
 
     @property
     def member(self) -> str:
@@ -194,9 +201,11 @@ class SharedSite(Part):
         quantizer: that of the group, in a tuple, so that it is not this module's own.
         function, top, sigmoid: as a `SiteQuantizer` has them.
         member: name of this site.
+        about: what makes the value and who reads it.
     """
 
     maker = "qtool.prepare"
+    about: str = ""
 
     def __init__(
         self,
@@ -222,7 +231,7 @@ class SharedSite(Part):
 
     def extra_repr(self) -> str:
         """Show whose quantizer it is in `print(model)`."""
-        return f"as {self.quantizer[0].member}"
+        return ", ".join(filter(None, [f"as {self.quantizer[0].member}", self.about]))
 
 
 def compute_apart(

@@ -15,7 +15,7 @@ def show_sites(rows: Sequence[SiteRow], *, on_stdout: bool = False) -> None:
     hows = Counter(row.how for row in placed if row.how)
     usual = hows.most_common(1)[0][0] if hows else ""
     cells = [
-        (row.site, _made(row), _some(row.read_by), row.grid, row.scale, _note(row, usual))
+        (row.site, _made(row), _some(row, row.read_by), row.grid, row.scale, _note(row, usual))
         for row in placed
     ]
     columns = ["site", "made by", "read by", "grid", "scale", "note"]
@@ -31,11 +31,13 @@ def show_sites(rows: Sequence[SiteRow], *, on_stdout: bool = False) -> None:
 
 
 def _made(row: SiteRow) -> str:
-    return f"{row.made_by}, in codes" if row.join else row.made_by
+    made = " + ".join(_short(row, part) for part in row.made_by.split(" + "))
+    return f"{made}, in codes" if row.join else made
 
 
 def _note(row: SiteRow, usual: str) -> str:
-    again = _some(row.rounded_again_by)
+    layers = [name for name in row.read_by if ":" not in name]
+    again = "its layers" if row.rounded_again_by == layers else _some(row, row.rounded_again_by)
     parts = [
         "" if row.top is None else f"clipped at {row.top:g}",
         row.group and f"shares the grid of {row.group}",
@@ -46,6 +48,12 @@ def _note(row: SiteRow, usual: str) -> str:
     return "; ".join(filter(None, parts))
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(row: SiteRow, names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(_short(row, name) for name in names[:SHOWN]) + more
+
+
+def _short(row: SiteRow, name: str) -> str:
+    """Return a layer or site without the block that it shares with the row's own site."""
+    block = row.site.partition(":")[0]
+    return name.removeprefix(f"{block}:").removeprefix(f"{block}.") if block else name

@@ -17,7 +17,7 @@ def prepared(place: str) -> nn.Module:
     return qtool.prepare(door.net(), section, door.IMAGES)
 
 
-@pytest.mark.parametrize("place", ["layer_inputs", "relu_outputs"])
+@pytest.mark.parametrize("place", ["layer_inputs", "relu_outputs", "every_value"])
 def test_names_tell_the_place(place: str) -> None:
     assert place_of(prepared(place).state_dict()) == place
 
@@ -28,10 +28,20 @@ def test_sites_tell_of_every_value_also_beside_quantizers_of_layers() -> None:
     assert place_of(["sites.weight", "websites.add0.scale", "conv.weight"]) is None
 
 
+@pytest.mark.parametrize(
+    ("own", "given"),
+    [
+        ("layer_inputs", "every_value"),
+        ("every_value", "layer_inputs"),
+        ("every_value", "relu_outputs"),
+    ],
+)
 @pytest.mark.parametrize("kept_by", ["prepare", "deepcopy", "a model around it"])
-def test_a_state_of_another_place_is_refused_with_the_place_to_say(kept_by: str) -> None:
-    model: nn.Module = prepared("layer_inputs")
-    state = prepared("relu_outputs").state_dict()
+def test_a_state_of_another_place_is_refused_with_the_place_to_say(
+    own: str, given: str, kept_by: str
+) -> None:
+    model: nn.Module = prepared(own)
+    state = prepared(given).state_dict()
     if kept_by == "deepcopy":
         model = copy.deepcopy(model)
     if kept_by == "a model around it":
@@ -39,8 +49,8 @@ def test_a_state_of_another_place_is_refused_with_the_place_to_say(kept_by: str)
         state = {f"0.{name}": tensor for name, tensor in state.items()}
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     why = (
-        r"made with place: relu_outputs, and the model was prepared with place: layer_inputs; "
-        r"prepare the model with quantization\.activations\.place: relu_outputs"
+        rf"made with place: {given}, and the model was prepared with place: {own}; "
+        rf"prepare the model with quantization\.activations\.place: {given}"
     )
     with pytest.raises(ModelError, match=why):
         model.load_state_dict(state, strict=False)

@@ -77,7 +77,7 @@ def test_values_of_joins_have_8_bits_and_layers_round_them_again() -> None:
     net = Pass()
     x = net.relu(net.conv(net.input(), "stem"))
     x = residual(net, x)
-    x = net("avg_pool", net.conv(x, "last"), whole=True, kernel=(8, 8))
+    x = net("avg_pool", net.conv(x, "last"), output=(1, 1), kernel=(8, 8))
     made = placed(net, net.linear(net("flatten", x), "head"))
     assert grids(made) == {
         ":input0": "8 free image",
@@ -198,7 +198,7 @@ def test_what_a_sigmoid_makes_is_no_member_of_a_group() -> None:
 def test_squeeze_and_excitation_runs_in_integers() -> None:
     net = Pass()
     x = net("silu", net.norm(net.conv(net.input(), "conv"), "norm"))
-    y = net("avg_pool", x, whole=True, kernel=(8, 8))
+    y = net("avg_pool", x, output=(1, 1), kernel=(8, 8))
     y = net("silu", net.conv(y, "fc1"))
     y = net("sigmoid", net.conv(y, "fc2"))
     made = placed(net, net.linear(net.conv(net("mul", y, x), "last"), "head"))
@@ -226,7 +226,7 @@ def test_squeeze_and_excitation_runs_in_integers() -> None:
 def test_hardswish_fixes_its_input_and_a_hardsigmoid_behind_a_layer_is_absorbed() -> None:
     net = Pass()
     x = net("hardswish", net.norm(net.conv(net.input(), "conv"), "norm"))
-    y = net("hardsigmoid", net.conv(net("avg_pool", x, whole=True, kernel=(8, 8)), "fc"))
+    y = net("hardsigmoid", net.conv(net("avg_pool", x, output=(1, 1), kernel=(8, 8)), "fc"))
     made = placed(net, net.conv(net("mul", y, x), "last"))
     assert grids(made) == {
         ":input0": "8 free image",
@@ -271,10 +271,21 @@ def test_average_pooling_is_a_depthwise_layer_or_passes_on() -> None:
     net = Pass()
     x = net("avg_pool", net.conv(net.input(), "conv"), kernel=(2, 2), stride=(2, 2))
     x = net("avg_pool", net.conv(x, "second"), same=True, kernel=(1, 1))
+    x = net("avg_pool", net.conv(x, "third"), whole=True, kernel=(8, 8))  # of this size alone
     made = placed(net, net.linear(x, "head"))
-    assert joins(made) == {":avg_pool0": "depthwise(:conv2d0) -> :avg_pool0"}
+    assert joins(made) == {
+        ":avg_pool0": "depthwise(:conv2d0) -> :avg_pool0",
+        ":avg_pool2": "depthwise(:conv2d2) -> :avg_pool2",
+    }
     assert made.repeats == {":avg_pool1": ":conv2d1"}
-    assert made.layers["head"] == ":conv2d1"
+    assert made.layers["third"] == ":conv2d1"
+
+
+def test_pooling_to_one_pixel_is_none_that_passes_on_whatever_the_image_is() -> None:
+    net = Pass()
+    x = net("avg_pool", net.conv(net.input(), "conv"), output=(1, 1), kernel=(1, 1), same=True)
+    made = placed(net, net.linear(x, "head"))
+    assert joins(made) == {":avg_pool0": "global_pool(:conv2d0) -> :avg_pool0"}
 
 
 def transformer(net: Pass) -> Value:
@@ -330,7 +341,7 @@ def test_the_last_layers_stay_float_and_a_convolution_before_float_code_does_not
     net = Pass()
     x = net.relu(net.conv(net.input(), "conv"))
     boxes, scores = net.conv(x, "boxes"), net.relu(net.conv(x, "scores"))
-    made = placed(net, boxes, net("flatten", net("avg_pool", scores, whole=True, kernel=(8, 8))))
+    made = placed(net, boxes, net("flatten", net("avg_pool", scores, output=(1, 1), kernel=(8, 8))))
     assert grids(made)[":relu1"] == "8 rectified join"
     assert made.outputs == {"conv": ":relu0", "scores": ":relu1"}
     assert made.float_joins == {

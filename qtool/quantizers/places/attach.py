@@ -99,11 +99,18 @@ def make_stands(placement: Placement, device: torch.device) -> dict[CallSite, St
             top=own.top,
             members=(str(leader), *(str(placed.site) for placed in others)),
         )
+        quantizer.about = about(placement, own)
         made[leader] = quantizer.to(device)
         for placed in others:
             shared = SharedSite(quantizer, placed.site.function, str(placed.site), top=placed.top)
+            shared.about = about(placement, placed)
             made[placed.site] = shared.to(device)
     return {placed.site: made[placed.site] for placed in placement.sites.values()}
+
+
+def about(placement: Placement, placed: PlacedSite) -> str:
+    """Return what makes a value and who reads it, for `print(model)`."""
+    return f"of {placement.made_by(str(placed.site))}, for {', '.join(placed.readers) or 'others'}"
 
 
 def ways_of(graphs: Sequence[ValueGraph]) -> dict[str, tuple[Counts, ...]]:

@@ -29,9 +29,14 @@ def input_site(number: int) -> CallSite:
 
 def is_passed_on(operation: Operation) -> bool:
     """Tell whether what an operation makes lies on the grid of what it reads."""
-    if operation.function == "avg_pool":
-        return operation.facts.get("same") is True
+    if operation.function == "avg_pool":  # one pixel may be more in images of another size
+        return operation.facts.get("same") is True and not is_global_pool(operation)
     return passes_on(operation.function, operation.facts)
+
+
+def is_global_pool(operation: Operation) -> bool:
+    """Tell whether an average pooling makes one pixel of images of any size."""
+    return operation.function == "avg_pool" and operation.facts.get("output") == (1, 1)
 
 
 def is_rectifier(operation: Operation) -> bool:

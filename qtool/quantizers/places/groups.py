@@ -52,11 +52,11 @@ def _leader(members: Sequence[str], chains: Chains, values: SitedValues) -> str:
     """Return the member whose quantizer serves all: the first that takes all their values."""
     all_positive = all(map(values.is_positive, members))
 
-    def narrowness(site: str) -> tuple[bool, bool]:
+    def narrowness(site: str) -> tuple[bool, bool, bool]:
         one = values.placed[site]
-        ends_early = one.top is not None if all_positive else one.form == "rectified"
+        below_0 = one.form == "rectified" and not all_positive
         joined = site in chains.calls and chains.first(site).function == "cat"
-        return ends_early, joined
+        return below_0, joined, one.top is not None
 
     return min(members, key=narrowness)
 

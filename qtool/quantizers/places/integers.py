@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from qtool import limits
 from qtool.graph.value_graph import Operation
 from qtool.limits import Limit
-from qtool.quantizers.places.chains import LAYERS, RECTIFIERS, Chains, is_rectifier
+from qtool.quantizers.places.chains import LAYERS, RECTIFIERS, Chains, is_global_pool, is_rectifier
 from qtool.quantizers.places.placement import JoinKind
 from qtool.quantizers.places.wanted import Wanted
 
@@ -100,7 +100,7 @@ class Integers:
         call = self._chains.first(head)
         if self._chains.is_norm(call) or (call.function in RECTIFIERS and not is_rectifier(call)):
             return None
-        if call.function == "avg_pool" and call.facts.get("whole"):
+        if is_global_pool(call):
             return "global_pool"
         return JOINS.get(call.function)
 

@@ -120,3 +120,18 @@ class Placement:
     float_joins: Mapping[str, str] = field(default_factory=dict)
     advice: Mapping[str, str] = field(default_factory=dict)
     without_quantizer: Mapping[str, str] = field(default_factory=dict)
+
+    def made_by(self, name: str) -> str:
+        """Return what makes the value of a site, and what the quantizer behind it does, in words.
+
+        Such as conv1 + bn1 + relu: a layer, a norm that is folded into it, a function.
+        """
+        site = self.sites[name]
+        if site.maker is None:
+            return "the model's input"
+        is_layer = site.maker.function in ("conv2d", "linear") and site.maker.leaf
+        parts = [site.maker.leaf if is_layer else site.maker.function]
+        parts += [norm for norm, end in self.absorbed.items() if end == name and ":" not in norm]
+        if site.site != site.maker and site.site.function != "batch_norm":
+            parts.append(site.site.function)
+        return " + ".join(parts)
