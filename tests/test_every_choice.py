@@ -65,6 +65,7 @@ ROUNDING_CASES = cases("roundings", ROUNDINGS.names())
 GRID_CASES = [
     ("weights", {"bits": 2, "grid": "ternary"}),
     ("weights", {"bits": 1, "range": "mean_abs"}),
+    pytest.param("weights", {"bits": 8, "saturation": "avoid"}, marks=pytest.mark.slow),
     ("activations", {"bits": 1}),
     ("activations", {"bits": 1, "grid": "full"}),
     ("activations", {"bits": 1, "grid": "unsigned", "rounding": "ceil"}),

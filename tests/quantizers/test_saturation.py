@@ -1,5 +1,6 @@
 """Weights in fewer steps where they could saturate without VNNI: in training, and afterwards."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import qtool
 from qtool.integer.layers import IntegerLayer, integer_layers
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import RANGES
-from qtool.numerics.saturation import can_saturate
+from qtool.numerics.saturation import can_saturate, largest_byte
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.plan import mean_weight_bits, plan
 from qtool.quantizers.weights import WeightQuantizer
@@ -68,6 +69,26 @@ def test_the_largest_byte_of_the_input_decides(
 ) -> None:
     weights = {"bits": bits, "grid": grid, "saturation": "avoid"}
     assert steps(prepared(weights, INPUTS | inputs))[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ({"bits": 8}, [7, 8, 7]),
+        ({"bits": 4}, [7, 8, 8]),  # images have 8 bits, and what is rectified no sign
+    ],
+)
+def test_the_quantizer_where_a_value_is_made_decides(
+    inputs: dict[str, Any], expected: list[int]
+) -> None:
+    model = prepared({"saturation": "avoid"}, {"place": "every_value", **inputs})
+    assert steps(model) == expected
+    again = copy.deepcopy(model)
+    assert steps(again) == expected
+    integer = qtool.convert(again)
+    for layer in integer_layers(integer).values():
+        assert layer.spec.input is not None
+        assert not saturating(layer, largest_byte(layer.spec.input)).any()
 
 
 def test_a_layer_with_a_float_input_keeps_its_steps() -> None:

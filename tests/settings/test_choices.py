@@ -127,6 +127,11 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
         {"freezing": {"threshold": 0.1, "momentum": 0.0}},
         ["freezing.momentum: 0.0 is not more than 0.0"],
     ),
+    (
+        W,
+        {"saturation": "never"},
+        ["saturation: unknown choice 'never'; choose one of: allow, avoid"],
+    ),
     (W, {"dampening": -1}, ["dampening: becomes -1; it must not be negative"]),
     (
         W,

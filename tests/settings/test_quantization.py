@@ -38,6 +38,7 @@ def test_bits_are_all_that_must_be_said() -> None:
         assert made.scale_gradient == "lsq"
     assert (weights().granularity, weights().grid) == ("per_channel", "narrow")
     assert weights().learning_rate_scale == 1.0
+    assert weights().saturation == "allow"
     assert (activations().grid, activations().rounding) == ("auto", "half_to_even")
 
 

@@ -67,6 +67,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "zero point": section(activations={"grid": "asymmetric", "range": "ema_min_max"}),
     "learned offset": section(activations={"grid": "asymmetric"}),
     "pact": section({"range": "dorefa"}, {"range": "pact"}),
+    "fewer steps": section({"bits": 8, "saturation": "avoid"}, {"bits": 8}),
     "chain rule": section({"estimator": "sinusoidal", "scale_gradient": "chain_rule"}),
 }
 
