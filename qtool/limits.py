@@ -212,6 +212,10 @@ CHOSEN = _left_float("{where} leaves weights and input float")
 SUBCLASS = _left_float(
     "{type} is a subclass that may differ", "use the class itself where it computes the same"
 )
+OTHER_ATTENTION = _left_float(
+    "{type} may compute another attention than torch.nn.MultiheadAttention",
+    "use that class itself where it computes the same",
+)
 NEITHER = _left_float("{type} is neither Conv2d nor Linear")
 BYPASSED = _left_float(
     "the model uses its weight without calling it", "call the layer, where the model is yours"

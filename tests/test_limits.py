@@ -17,6 +17,7 @@ from qtool.integer.converted import converted_state
 from qtool.limits import LIMITS, Limit
 from tests.conversion import test_norms as norms
 from tests.quantizers import test_door as door
+from tests.quantizers import test_modes as modes
 from tests.quantizers import test_rules as rules
 
 QTOOL = Path(__file__).parent.parent / "qtool"
@@ -128,10 +129,12 @@ class Auxiliary(nn.Module):
         self.body, self.side, self.past = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 4)
         self.odd, self.deep = door.Head(4, 4), nn.Conv1d(4, 4, 1)
         self.own, self.chosen = Matrix(), nn.Linear(4, 2)
+        self.attention = modes.OwnAttention(4, 2, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.mean((1, 2))
         y = self.body(x) + (self.side(x) if self.training else 0)
+        y = y + self.attention(y[:, None], y[:, None], y[:, None])[0][:, 0]
         y = self.odd(nn.functional.linear(y, self.past.weight))
         return self.chosen(self.own(self.deep(y.unsqueeze(2)).squeeze(2)))
 

@@ -17,6 +17,7 @@ from qtool.errors import ConversionError
 from qtool.graph.copies import copy_of, itself
 from qtool.graph.inputs import Inputs, device_of, has_float64, inputs_from
 from qtool.graph.recorder import KEPT
+from qtool.graph.rewritten import rewritten_in
 from qtool.graph.swap import keep_state, replace_module
 from qtool.integer.converted import Converted
 from qtool.integer.exact import exact_arithmetic
@@ -77,6 +78,7 @@ def convert(
     integer = copy_of(reference)
     done = Converted(left_float=dict(state.left_float), not_folded=dict(state.not_folded))
     done.float_sites = {**state.placement.without_quantizer, **state.placement.float_joins}
+    done.rewritten = rewritten_in(reference)
     standing = Standing.of(reference, state)
     if floating := float_biases(standing):
         done.notes.append(

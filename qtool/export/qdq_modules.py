@@ -161,6 +161,11 @@ class QdqLayer(Part):
         if spec.bias == "int32":
             self.register_buffer("bias_scale", layer.bias_scale)
 
+    @property
+    def weight(self) -> Tensor:
+        """Return the codes, for blocks that give the weight of a layer on instead of calling it."""
+        return self.codes
+
     def forward(self, input: Tensor) -> Tensor:
         """Emit the operators; return the layer's output."""
         return apart(self._emit, input)

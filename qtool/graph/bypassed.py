@@ -15,6 +15,7 @@ from torch.nn.modules.module import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from qtool.graph.by_function import layers_called_so
 from qtool.graph.inputs import Inputs, tensors_in
 
 
@@ -25,8 +26,12 @@ class _Readers(TorchDispatchMode):
         super().__init__()
         self.names = {module: name for name, module in model.named_modules()}
         self.holders: dict[int, list[nn.Module]] = {}
+        called = layers_called_so(model)
         for module in self.names:
-            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            if module in called:  # blocks may look at the bias of such a layer
+                tensors = [module.get_parameter("weight")]
+            for tensor in tensors:
                 self.holders.setdefault(id(tensor), []).append(module)
         self.running: list[nn.Module] = []
         self.past: set[str] = set()

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from qtool.graph.rewritten import Rewritten
 from qtool.graph.swap import Kept, kept_state
 from qtool.integer.layers import LayerSpec
 from qtool.integer.relu import ReluSpec
@@ -26,6 +27,7 @@ class Converted(Kept):
         sites: one for each call site where something stands, in the order of the pass.
         float_sites: call site whose result, or what it could compute in integers, stays float ->
             why.
+        rewritten: what of the network was changed so that it calls all of its layers.
     """
 
     maker: ClassVar[str] = "qtool.convert"
@@ -39,6 +41,7 @@ class Converted(Kept):
     not_folded: dict[str, str] = field(default_factory=dict)
     sites: list[SiteSpec] = field(default_factory=list)
     float_sites: dict[str, str] = field(default_factory=dict)
+    rewritten: Rewritten = field(default_factory=Rewritten)
 
 
 def converted_state(model: nn.Module) -> Converted:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from qtool.errors import InputError
 from qtool.files.whole import write_atomically
 from qtool.graph.calls import count_calls
 from qtool.graph.frames import counts_of, install
+from qtool.graph.rewritten import rewrite
 from qtool.graph.swap import keep_state, replace_module
 from qtool.graph.value_graph import Counts
 from qtool.integer.converted import Converted, converted_state
@@ -48,6 +50,7 @@ def save_integer(integer: nn.Module, path: Path, about: Mapping[str, object]) ->
         "float_sites": json.dumps(state.float_sites),
         "sites": json.dumps([spec.as_dict() for spec in state.sites]),
         "counts": json.dumps(_written(counts_of(integer))),
+        "rewritten": json.dumps(asdict(state.rewritten)),
     }
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in integer.state_dict().items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
@@ -76,6 +79,7 @@ def read_about(path: Path) -> tuple[dict[str, Any], Converted]:
         parts["not_folded"] = json.loads(said.get("not_folded", "{}"))
         parts["float_sites"] = json.loads(said.get("float_sites", "{}"))
         parts["sites"] = json.loads(said.get("sites", "[]"))
+        parts["rewritten"] = json.loads(said.get("rewritten", "{}"))
         state = TypeAdapter(Converted).validate_python(parts)
         return TypeAdapter(dict[str, Any]).validate_python(json.loads(said["about"])), state
     except (KeyError, TypeError, ValueError) as error:
@@ -96,6 +100,7 @@ def load_integer(path: Path, float_model: nn.Module) -> nn.Module:
     _, state = read_about(path)
     try:
         counts = _counts_of(path)
+        rewrite(float_model, state.rewritten)
         for spec in state.layers:
             source = float_model.get_submodule(spec.name)
             layer = make_integer_layer(spec, source)

@@ -147,6 +147,11 @@ class IntegerLayer(Part, ABC):
             return None
         return OnGrid(grid, scale, zero, ROUNDINGS[self.spec.output_rounding])
 
+    @property
+    def weight(self) -> Tensor:
+        """Return the codes, for blocks that give the weight of a layer on instead of calling it."""
+        return self.codes
+
     def real_weight(self) -> Tensor:
         """Return w_hat = code * scale, float32, the weight's shape."""
         weight = self.weight_on_grid

@@ -9,6 +9,7 @@ watches values, by samples of them. rounding_function: the rounding and its grad
 scale_gradient: that of its scale; kernels: the same, compiled. oscillation: weights that flip.
 control: what moves all quantizers of a model; steps: which pass begins a training step, by what
 moved says of parameters. calibrate: scales from data. finite: numbers that no computation survives.
-given: scales that leave nothing of their values. door: what `prepare` refuses. health: what is dead
-or wasted. saturation: fewer steps for weights that could saturate.
+given: scales that leave nothing of their values. door: what `prepare` refuses. attention: layers
+that models use past them, and are made to call. health: what is dead or wasted. saturation: fewer
+steps for weights that could saturate.
 """

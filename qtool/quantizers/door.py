@@ -42,11 +42,20 @@ def check_model(model: nn.Module, settings: Quantization, inputs: Inputs | None)
         raise limits.NOT_A_MODULE.error(given=described(model))
     _check_kind(model)
     _check_place(model, has_example=inputs is not None)
-    for name, module in model.named_modules():
-        _check_layer(name, module, settings)
+    check_layers(model, settings)
     replaced = runs_the_original(model)
     if replaced is not None:
         raise limits.FORWARD_REPLACED.error(module=replaced)
+
+
+def check_layers(model: nn.Module, settings: Quantization) -> None:
+    """Check that the parameters of layers that are to be quantized, and of norms, are plain ones.
+
+    Raises:
+        ModelError: If some are not; names the layer.
+    """
+    for name, module in model.named_modules():
+        _check_layer(name, module, settings)
 
 
 def copied(model: nn.Module) -> nn.Module:

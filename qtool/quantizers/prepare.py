@@ -6,14 +6,16 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from qtool.graph.attention import APART, PACKED, LayeredAttention, attentions
 from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Form, Inputs, device_of
 from qtool.graph.recorder import record_first_forward, without_traces
 from qtool.graph.recording import Recording
 from qtool.graph.swap import ATTRIBUTE, keep_state
-from qtool.limits import BY_FUNCTIONS, BYPASSED, CHOSEN, NEITHER, SUBCLASS
+from qtool.limits import BY_FUNCTIONS, BYPASSED, CHOSEN, NEITHER, OTHER_ATTENTION, SUBCLASS
 from qtool.problems import Problem, did_you_mean, report
 from qtool.quantizers import door
+from qtool.quantizers.attention import call_bypassed, layer_attentions
 from qtool.quantizers.control import name_quantizers
 from qtool.quantizers.deployed import WATCHED, Prepared, prepared_state, see_deployed
 from qtool.quantizers.finite import refuse_bad_numbers, refuse_bad_state, refuse_bad_values
@@ -86,6 +88,8 @@ def prepare(
         door.check_example(inputs, settings)
         state.form, inputs = Form.of(example), inputs.to(device_of(model)).copied()
         model = door.materialized(model, inputs)
+    if layer_attentions(model, inputs):
+        _check_new_layers(model, settings)
     at_values = settings.at_every_value
     if at_values and inputs is None:
         raise ValueError(
@@ -94,6 +98,9 @@ def prepare(
         )
     seen = [] if inputs is None else see_both_modes(model, inputs, values=at_values)
     past = bypassed(seen)
+    if inputs is not None and call_bypassed(model, past, inputs):
+        seen = see_both_modes(model, inputs, values=at_values)
+        past = bypassed(seen)
     sources = quantize_relus(model, settings, inputs, seen)
     placing = place_quantizers(model, settings, seen)
     sources |= placing.sources
@@ -135,9 +142,20 @@ def prepare(
     return model
 
 
+def _check_new_layers(model: nn.Module, settings: Quantization) -> None:
+    """Check layers that attentions have got, and patterns that may have named others of them."""
+    door.check_layers(model, settings)
+    if found := pattern_problems(model, settings):
+        raise report("quantization", found)
+
+
 def why_not(module: nn.Module) -> str:
     """Return why a module's weights stay float, "" where it has none."""
     kind = door.kind_of(module)
+    if isinstance(module, LayeredAttention):
+        return ""  # its weights are those of its layers
+    if isinstance(module, nn.MultiheadAttention):
+        return OTHER_ATTENTION.text(type=kind.__name__)
     if isinstance(module, tuple(QUANT_TYPES)):
         return SUBCLASS.text(type=kind.__name__)
     own = [name for name, tensor in door.weights_of(module).items() if tensor.ndim > 1]
@@ -171,6 +189,7 @@ def pattern_problems(model: nn.Module, settings: Quantization) -> list[Problem]:
     names = [
         name for name, module in model.named_modules() if isinstance(module, tuple(QUANT_TYPES))
     ]
+    names += [f"{name}.{part}" for name in attentions(model) for part in (*PACKED, *APART)]
     found: list[Problem] = []
     for index, override in enumerate(settings.overrides):
         for pattern in override.patterns:

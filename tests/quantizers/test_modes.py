@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import qtool
 from qtool.errors import ConversionError
+from qtool.graph.attention import make_layered
 from qtool.quantizers.layers import QuantLinear, plain_type
 from qtool.quantizers.layers import quant_layers as layers_of
 from qtool.quantizers.relu import quant_relus
@@ -59,17 +60,30 @@ class Encoder(nn.Module):
         return self.head(self.layer(self.embed(x)).mean(1))
 
 
+class OwnAttention(nn.MultiheadAttention):
+    """Attention that may compute something else, for all that can be told."""
+
+    def forward(self, *args: Tensor, **kwargs: object) -> tuple[Tensor, Tensor | None]:
+        return super().forward(*args, **kwargs)
+
+
+def own_attention(net: Encoder) -> Encoder:
+    """Return the encoder with attention of its own, whose fast path is taken still."""
+    net.layer.self_attn.__class__ = OwnAttention
+    return net
+
+
 @pytest.mark.parametrize("training", [False, True])
 @torch.no_grad()
 def test_a_fast_path_that_reads_weights_leaves_its_layers_float(training: bool) -> None:
     torch.manual_seed(0)
-    net = Encoder().train(training)
+    net = own_attention(Encoder()).train(training)
     model = qtool.prepare(net, BOTH, X)
     assert list(layers_of(model)) == ["embed", "head"]
     left = model.qtool.left_float
     for name in ("layer.linear1", "layer.linear2", "layer.self_attn.out_proj"):
         assert left[name] == BYPASSED
-    assert "MultiheadAttention" in left["layer.self_attn"]
+    assert left["layer.self_attn"].startswith("OwnAttention may compute another attention")
     with torch.enable_grad():
         train(model, X)
     assert_converts(net, model, X)
@@ -78,7 +92,7 @@ def test_a_fast_path_that_reads_weights_leaves_its_layers_float(training: bool) 
 @torch.no_grad()
 def test_without_an_example_a_fast_path_is_found_when_the_model_is_converted() -> None:
     torch.manual_seed(0)
-    net = Encoder().train()
+    net = own_attention(Encoder()).train()
     model = qtool.prepare(net, BOTH)
     with torch.enable_grad():
         train(model, X)
@@ -87,6 +101,24 @@ def test_without_an_example_a_fast_path_is_found_when_the_model_is_converted() -
     integer = qtool.convert(model)
     assert integer.qtool.left_float["layer.linear1"] == BYPASSED
     torch.testing.assert_close(integer(X), model(X), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("example", [None, X])
+@pytest.mark.parametrize("training", [False, True])
+@torch.no_grad()
+def test_an_encoder_is_quantized_and_its_fast_path_is_not_taken(
+    training: bool, example: Tensor | None
+) -> None:
+    torch.manual_seed(0)
+    net = Encoder().train(training)
+    model = qtool.prepare(net, BOTH, example)
+    with torch.enable_grad():
+        train(model, X)
+    names = ["self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2"]
+    assert list(layers_of(model)) == ["embed", *(f"layer.{name}" for name in names), "head"]
+    assert model.qtool.left_float == {}
+    make_layered(net, ["layer.self_attn"], [])
+    assert_converts(net, model, X)
 
 
 class Branches(nn.Module):

@@ -1,0 +1,229 @@
+"""Layers that a block uses by function: F.linear(x, self.qkv.weight, self.qkv.bias).
+
+Such a block is changed so that it calls the layer: the class of the block is swapped for a subclass
+whose forward runs under a mode, which does that where F.linear is given the layer's weight. What a
+swapped block does is found in passes of the model, and is kept by the names of the layers.
+"""
+
+import copyreg
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.overrides import TorchFunctionMode
+
+from qtool.graph.functions import argument
+
+_NEW: object = vars(copyreg)["__newobj__"]  # what makes an object that pickles as most do
+_LAYERS = "qtool_layers_by_function"  # names of them in the block, among its attributes
+
+
+class _Calls(TorchFunctionMode):
+    """Calls a layer where F.linear is given its weight."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Iterable[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        """Call a function, or a layer in its place."""
+        kwargs = kwargs or {}
+        if func is F.linear:
+            weight = argument(args, kwargs, 1, "weight")
+            for layer in self.layers:
+                if layer.weight is weight:
+                    given = argument(args, kwargs, 0, "input")
+                    return _with_bias(layer, layer(given), argument(args, kwargs, 2, "bias"))
+        return func(*args, **kwargs)
+
+
+def _with_bias(layer: nn.Module, output: Tensor, bias: object) -> Tensor:
+    """Return a layer's output with the bias that it was to have.
+
+    That has the values of the layer's own, and may have other gradients: part of it may be held at
+    zero. An integer layer keeps its own.
+    """
+    own: object = layer.bias
+    if bias is own or not isinstance(bias, Tensor) or not isinstance(own, nn.Parameter):
+        return output
+    return output + (bias - own)
+
+
+@dataclass
+class _Uses(TorchFunctionMode):
+    """Notes which linear layers are used by F.linear alone, and by whom.
+
+    Attributes:
+        model: whose passes are looked at.
+        layers: names of the layers that are looked for.
+        users: layer -> blocks that use it so.
+        others: layers that are called, or used with a bias of other values.
+    """
+
+    model: nn.Module
+    layers: Collection[str]
+    users: dict[str, set[str]] = field(default_factory=dict)
+    others: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.names = {module: name for name, module in self.model.named_modules()}
+        self.of_weight = {id(self.model.get_submodule(n).weight): n for n in self.layers}
+        self.running: list[nn.Module] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Iterable[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        """Call a function, and note what it is given."""
+        kwargs = kwargs or {}
+        name = self.of_weight.get(id(argument(args, kwargs, 1, "weight")))
+        if func is F.linear and name is not None and self.running:
+            layer, user = self.model.get_submodule(name), self.running[-1]
+            if user is layer or not _same(argument(args, kwargs, 2, "bias"), layer.bias):
+                self.others.add(name)
+            else:
+                self.users.setdefault(name, set()).add(self.names[user])
+        return func(*args, **kwargs)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look at the passes that the model makes meanwhile."""
+        handles = [
+            register_module_forward_pre_hook(self._begin),
+            register_module_forward_hook(self._end, always_call=True),
+        ]
+        try:
+            with self:
+                yield
+        finally:
+            self.running.clear()
+            for handle in handles:
+                handle.remove()
+
+    def _begin(self, module: nn.Module, args: object) -> None:
+        if module in self.names:
+            self.running.append(module)
+
+    def _end(self, module: nn.Module, args: object, output: object) -> None:
+        if module in self.running:
+            while self.running.pop() is not module:
+                pass
+
+
+def _same(given: object, own: object) -> bool:
+    if given is None or own is None:
+        return given is own
+    return isinstance(given, Tensor) and isinstance(own, Tensor) and torch.equal(given, own)
+
+
+def find_used_by_function(
+    model: nn.Module, layers: Collection[str], passes: Iterable[Callable[[], object]]
+) -> dict[str, list[str]]:
+    """Return block -> the linear layers that it uses by F.linear alone, by their names in it.
+
+    Args:
+        model: whose weights are looked at.
+        layers: names of the linear layers that are looked for.
+        passes: each makes a pass of the model; one that fails tells nothing.
+    """
+    uses = _Uses(model, layers)
+    for make in passes:
+        # whatever a model raises in a mode that it is not made for
+        with uses.watching(), torch.no_grad(), suppress(Exception):
+            make()
+    found: dict[str, list[str]] = {}
+    for name, users in uses.users.items():
+        block = next(iter(users))
+        inside = name.removeprefix(f"{block}." if block else "")
+        if len(users) == 1 and name not in uses.others and (inside != name or not block):
+            found.setdefault(block, []).append(inside)
+    return found
+
+
+def call_layers(model: nn.Module, blocks: Mapping[str, Collection[str]]) -> None:
+    """Let blocks call layers that they use by F.linear, in place.
+
+    A block of a class that has no subclass stays as it is.
+
+    Args:
+        model: changed in place.
+        blocks: block -> names in it of the layers.
+    """
+    for name, layers in blocks.items():
+        block = model.get_submodule(name)
+        with suppress(Exception):  # whatever a class does when a subclass of it is made
+            block.__class__ = _calling(type(block))
+            vars(block)[_LAYERS] = tuple(layers)
+
+
+def called_layers(model: nn.Module) -> dict[str, list[str]]:
+    """Return block -> the layers that it was made to call, by names in the block."""
+    return {
+        name: list(vars(module)[_LAYERS])
+        for name, module in model.named_modules()
+        if _LAYERS in vars(module)
+    }
+
+
+def layers_called_so(model: nn.Module) -> set[nn.Module]:
+    """Return the layers that blocks were made to call."""
+    return {
+        model.get_submodule(f"{block}.{layer}".lstrip("."))
+        for block, layers in called_layers(model).items()
+        for layer in layers
+    }
+
+
+@cache
+def _calling(cls: type[nn.Module]) -> type[nn.Module]:
+    """Return the subclass of a block's class that calls layers; it pickles by the class itself."""
+    plain = cls.forward
+
+    def forward(self: nn.Module, *args: object, **kwargs: object) -> object:
+        names: tuple[str, ...] = self.__dict__.get(_LAYERS, ())
+        with _Calls([self.get_submodule(name) for name in names]):
+            return plain(self, *args, **kwargs)
+
+    vars(forward)["__wrapped__"] = plain  # torch.export reads the signature
+
+    def reduced(self: nn.Module, protocol: int) -> tuple[object, ...]:
+        make, args, *rest = cls.__reduce_ex__(self, protocol)
+        if make is _NEW:
+            args = (cls, *args[1:])  # found by its name, unlike the subclass
+        return (_made, (make, args), *rest)
+
+    content: dict[str, object] = {
+        "forward": forward,
+        "__reduce_ex__": reduced,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+    }
+    make = cast(Callable[..., type[nn.Module]], type(cls))  # its metaclass
+    return make(cls.__name__, (cls,), content)
+
+
+def _made(make: Callable[..., nn.Module], args: tuple[object, ...]) -> nn.Module:
+    """Return an empty block, for pickles and copies."""
+    module = make(*args)
+    module.__class__ = _calling(type(module))
+    return module

@@ -1,0 +1,73 @@
+"""Layers whose weights a model uses past them: attention, and F.linear given a layer's weight.
+
+The model is changed so that it calls them, before anything is quantized. What stays past its layers
+then is left float.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+
+from torch import nn
+
+from qtool.graph.attention import attentions, given_apart, make_layered
+from qtool.graph.by_function import call_layers, find_used_by_function
+from qtool.graph.copies import copy_of
+from qtool.graph.inputs import Inputs
+from qtool.graph.recorder import without_traces
+from qtool.quantizers.layers import plain_type
+from qtool.quantizers.modes import ROWS
+
+
+def layer_attentions(model: nn.Module, inputs: Inputs | None) -> bool:
+    """Make layers of the projections of nn.MultiheadAttention, in place; tell whether there are.
+
+    Query, key and value are projected by one layer, unless the inputs show that they are several
+    tensors, or the weight is shared with others that may show it.
+
+    Args:
+        model: float, changed in place.
+        inputs: of a pass; without them it is taken that each attention is of one tensor.
+    """
+    found = attentions(model)
+    apart: set[str] = set()
+    if found and inputs is not None:
+        twin = copy_of(model)
+        apart = given_apart(twin, found, _passes(twin, inputs))
+    if apart:
+        held = [id(p) for m in model.modules() for p in m.parameters(recurse=False)]
+        for name in list(apart):
+            if any(held.count(id(p)) > 1 for p in found[name].parameters(recurse=False)):
+                apart.remove(name)  # thirds of a parameter would no longer be shared
+    make_layered(model, [name for name in found if name not in apart], sorted(apart))
+    return bool(found)
+
+
+def call_bypassed(model: nn.Module, past: Collection[str], inputs: Inputs) -> bool:
+    """Let blocks call linear layers whose weights they give to F.linear, in place.
+
+    Args:
+        model: float, changed in place.
+        past: modules whose weights it uses past them.
+        inputs: of a pass.
+
+    Returns:
+        Whether there are such.
+    """
+    linears = [name for name in past if plain_type(model.get_submodule(name)) is nn.Linear]
+    if not linears:
+        return False
+    twin = copy_of(model)
+    blocks = find_used_by_function(twin, linears, _passes(twin, inputs))
+    call_layers(model, blocks)
+    return bool(blocks)
+
+
+def _passes(twin: nn.Module, inputs: Inputs) -> Iterator[Callable[[], object]]:
+    """Yield passes in evaluation mode and in training mode."""
+
+    def run() -> object:
+        with without_traces(twin):
+            return inputs.first(ROWS).call(twin)
+
+    for mode in (False, True):
+        twin.train(mode)
+        yield run
