@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from qtool.export.node_names import owner_of
 from qtool.export.targets.target import Runtime
@@ -92,9 +92,30 @@ class RuntimeGraph:
         """Return the operators that compute in integers or could.
 
         Those are convolutions, matrix products with a weight, additions, products, concatenations
-        and poolings of numbers that depend on an input; not sums of sizes.
+        and poolings of numbers that depend on an input; not sums of sizes, nor what only writes
+        bytes with another scale.
         """
-        return [node for node in self.graph.node if self._is_quantizable(node)]
+        return [
+            node
+            for node in self.graph.node
+            if self._is_quantizable(node) and not self._only_rescales(node)
+        ]
+
+    def _only_rescales(self, node: onnx.NodeProto) -> bool:
+        """Tell whether bytes get another scale: by adding a zero, or by joining one tensor."""
+        if len(self._reads(node)) != 1:
+            return False
+        if node.op_type == "QLinearAdd":
+            operands = [
+                self._numbers[n] for n in (node.input[0], node.input[3]) if n in self._numbers
+            ]
+            return all(not numpy_helper.to_array(item).any() for item in operands)
+        return node.op_type in ("Concat", "QLinearConcat")
+
+    @cached_property
+    def _numbers(self) -> dict[str, onnx.TensorProto]:
+        """Constants by name."""
+        return {item.name: item for item in self.graph.initializer}
 
     def _is_quantizable(self, node: onnx.NodeProto) -> bool:
         if node.op_type in self._kernels:

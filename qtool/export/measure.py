@@ -65,10 +65,9 @@ def export_report(
     if described.ceil == "shifted":
         share = gate.shifted_share(integer, batches())
         found = found.model_copy(update={"ceil_shifted_share": share})
-    graph = runtime.optimized(path)
-    fused = sum(node.op_type in runtime.integer_kernels for node in graph.node)
     state = converted_state(integer)
-    kernels = kernels_of(path, graph, runtime, Known.of(state))
+    kernels = kernels_of(path, runtime.optimized(path), runtime, Known.of(state))
+    fused = len(kernels.layers)
     times = latency.latency_beside_float(path, integer, evidence.images, runtime, measure=measure)
     weights = sum(spec.weights for spec in state.layers if spec.weight_bits)
     packed = sum(layer.packed_bytes for layer in layers if layer.weight_bits)

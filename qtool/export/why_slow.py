@@ -65,11 +65,13 @@ class Kernels:
         quantizable: those that do or could: convolutions, linear layers, additions, products,
             concatenations and poolings.
         why_slow: what runs in float between quantized operators.
+        layers: names of the layers in integer kernels.
     """
 
     integer: int
     quantizable: int
     why_slow: list[FloatOperator]
+    layers: frozenset[str] = frozenset()
 
 
 def kernels_of(path: Path, graph: onnx.GraphProto, runtime: Runtime, known: Known) -> Kernels:
@@ -93,7 +95,9 @@ def kernels_of(path: Path, graph: onnx.GraphProto, runtime: Runtime, known: Know
         for node, name in owners(made.float_between_integers(), file)
         for reason, change in [_why(node.op_type, name, known)]
     ]
-    return Kernels(sum(map(made.in_integers, quantizable)), len(quantizable), found)
+    of_layers = [node for node in graph.node if node.op_type in runtime.integer_kernels]
+    layers = frozenset(name for _, name in owners(of_layers, file)) & known.layers.keys()
+    return Kernels(sum(map(made.in_integers, quantizable)), len(quantizable), found, layers)
 
 
 def _why(operator: str, name: str, known: Known) -> tuple[str, str]:

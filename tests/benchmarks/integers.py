@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -107,7 +108,9 @@ def section(bits: int, place: str) -> dict[str, object]:
     activations: dict[str, object] = {"bits": bits, "place": place}
     if place == "every_value":
         activations["join_bits"] = 8
-    return {"weights": {"bits": bits}, "activations": activations}
+    has_vnni = {"avx512_vnni", "avx_vnni"} & instructions()
+    weights = {"bits": bits, "saturation": "allow" if has_vnni else "avoid"}
+    return {"weights": weights, "activations": activations}
 
 
 def quantized(model: nn.Module, bits: int, px: int, place: str) -> nn.Module:
@@ -227,20 +230,31 @@ def measured(name: str, bits: int, options: argparse.Namespace) -> Row:
         )
 
 
-def machine() -> str:
-    """Return the processor, its instruction sets that matter, and the versions of what runs."""
+def cpuinfo(key: str) -> str:
+    """Return what Linux says of the processor, "" elsewhere."""
     try:
         said = Path("/proc/cpuinfo").read_text()
     except OSError:
-        said = ""
-    model = re.search(r"model name\s*: (.*)", said)
-    flags = set((re.search(r"flags\s*: (.*)", said) or ["", ""])[1].split())
+        return ""
+    found = re.search(rf"{key}\s*: (.*)", said)
+    return found[1] if found else ""
+
+
+@cache
+def instructions() -> set[str]:
+    """Return the names of the processor's instruction sets, as Linux has them."""
+    return set(cpuinfo("flags").split())
+
+
+def machine() -> str:
+    """Return the processor, its instruction sets that matter, and the versions of what runs."""
+    flags = instructions()
     wanted = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
     sets = [name for name in wanted if name in flags]
     missing = [name for name in ("avx2", "avx512_vnni") if name not in flags]
     without = f" (without {', '.join(missing)})" if missing else ""
     return (
-        f"{model[1] if model else platform.processor()}: {', '.join(sets)}{without}; "
+        f"{cpuinfo('model name') or platform.processor()}: {', '.join(sets)}{without}; "
         f"torch {torch.__version__}, onnxruntime {ort.__version__}, qtool {qtool.__version__}"
     )
 

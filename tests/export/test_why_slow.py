@@ -100,6 +100,7 @@ def test_the_share_counts_layers_additions_and_poolings(written: tuple[Path, nn.
 
     # 6 convolutions, fc, 2 additions, 1 pooling; each block's first convolution and fc in integers
     assert (found.integer, found.quantizable) == (3, 10)
+    assert found.layers == {"blocks.0.conv1", "blocks.1.conv1", "fc"}
 
 
 def test_a_file_wholly_in_integers_is_not_slow(tmp_path: Path) -> None:
@@ -142,6 +143,26 @@ def test_what_lies_before_the_first_and_behind_the_last_integers_is_not_between_
 
     assert [n.name for n in found.float_between_integers()] == ["first", "second"]
     assert found.quantizable() == []
+
+
+def test_bytes_that_get_another_scale_are_no_addition_and_no_concatenation() -> None:
+    node, ends = helper.make_node, ["s", "z"]
+    found = graph(
+        node("QuantizeLinear", ["x", *ends], ["a"]),
+        node("QLinearAdd", ["a", *ends, "zero", "s", "zero", *ends], ["b"]),
+        node("QLinearConcat", [*ends, "b", *ends], ["c"]),
+        node("QLinearAdd", ["c", *ends, "one", "s", "zero", *ends], ["d"]),
+        node("QLinearConcat", [*ends, "d", *ends, "c", *ends], ["e"]),
+        node("DequantizeLinear", ["e", *ends], ["y"]),
+        initializers={
+            "s": np.array(0.1, np.float32),
+            **{
+                name: np.array(code, np.uint8) for name, code in (("z", 3), ("zero", 0), ("one", 1))
+            },
+        },
+    )
+
+    assert [list(n.output) for n in found.quantizable()] == [["d"], ["e"]]
 
 
 def spec(**keys: object) -> LayerSpec:
