@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from qtool.conversion.fold_batch_norm import shift_norm
+from qtool.conversion.norms import norm_of, norm_parts
 from qtool.conversion.parts import GATE_SLOPE, Parts, fold, make_ready
 from qtool.conversion.standing import Standing
 from qtool.graph.copies import copy_of
@@ -72,6 +73,25 @@ def _round_biases(model: nn.Module) -> None:
             shift_norm(model, norms[0], source.bias, by)
         elif source.bias is not None:
             source.bias.copy_(source.bias.double() + by)
+    _round_norms(now)
+
+
+def _round_norms(standing: Standing) -> None:
+    """Move what the norms shift by that become convolutions of each channel by itself."""
+    operations = {str(made.site): made for made in standing.state.graph.operations}
+    for join in standing.state.placement.joins.values():
+        if not join.norm or not {join.output, *join.inputs} <= standing.quantizers.keys():
+            continue
+        given = standing.quantizers[join.inputs[0]].on_grid
+        operation = operations[str(join.site)]
+        exact = norm_parts(standing.model, join, operation, given)
+        if exact is None or exact.bias is None:
+            continue
+        fitted = integer_bias(exact, given, notes=[])
+        if fitted.bias is not None and fitted.spec.bias == "int32":
+            steps = (given.scale * fitted.scale.float()).double()
+            by = fitted.bias * steps - exact.bias
+            shift_norm(standing.model, norm_of(join, operation), None, by)
 
 
 def float_biases(standing: Standing) -> set[str]:

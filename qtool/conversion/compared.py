@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
@@ -20,13 +21,13 @@ from qtool.conversion.standing import OWN_CALL
 from qtool.errors import ConversionError
 from qtool.graph.frames import call_sites_of, counts_of, install, sites_of
 from qtool.graph.inputs import tensors_in
-from qtool.graph.running import AtSite as Stand
 from qtool.graph.running import apart
 from qtool.integer.joins import Args, AtSite, Function
 from qtool.integer.layers import integer_layers
 from qtool.integer.site_specs import SiteGrid
 from qtool.numerics.grid import Kind
 from qtool.quantizers.deployed import prepared_state
+from qtool.quantizers.sites import SharedSite, SiteQuantizer
 
 
 @dataclass(frozen=True)
@@ -156,15 +157,21 @@ class Compared:
     def _rounding(self, site: str) -> Callable[..., object]:
         """Return what does the work of a site of the fake-quantized model, and compares it."""
         placed = prepared_state(self.reference).placement.sites[site]
-        stand = cast(Stand, self._stood[placed.site])
+        stand = self._stood[placed.site]
+        assert isinstance(stand, SiteQuantizer | SharedSite)
         layer, join = self._maker.get(site), self._joins.get(site)
+        rectifies = placed.form == "rectified" and placed.site.function in ("relu", "clip")
+        gated = layer is not None and self.layers[layer].spec.output_gate
 
         def look(function: Function, args: Args, kwargs: dict[str, object]) -> object:
             given: object = None
             if join is not None and join.spec.site == placed.site:
                 given = join.at(function, *_copied(args, kwargs))
-            if placed.form == "rectified" and placed.site.function in ("relu", "clip"):
-                raw: object = next(tensors_in((args, kwargs)))
+            x = next(tensors_in((args, kwargs)))
+            if rectifies or gated:  # what is below it tells more than what it leaves
+                raw: object = x
+            elif stand.sigmoid is not None:
+                raw = x * stand.sigmoid(torch.sigmoid(x))
             else:
                 raw = function(*(copied := _copied(args, kwargs))[0], **copied[1])
             rounded = stand.at(function, args, kwargs)

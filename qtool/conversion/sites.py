@@ -10,22 +10,17 @@ import torch
 from torch import nn
 
 from qtool.conversion.biases import integer_bias
-from qtool.conversion.fold_batch_norm import fold_batch_norm, foldable
-from qtool.conversion.parts import Parts
+from qtool.conversion.norms import norm_parts
 from qtool.conversion.standing import OWN_CALL, Standing
 from qtool.graph.call_sites import CallSite
 from qtool.graph.frames import counts_of, install
-from qtool.graph.recording import Norm
 from qtool.graph.value_graph import Counts, Operation
 from qtool.integer.joins import AtSite, IntegerNorm, at_site
-from qtool.integer.layers import IntegerLayer, LayerSpec
+from qtool.integer.layers import IntegerLayer
 from qtool.integer.site_specs import SiteGrid, SiteKind, SiteSpec
 from qtool.limits import NO_LONGER_AFFINE, NO_LONGER_HARDSWISH, SHIFT_TOO_LARGE
-from qtool.numerics.grid import IntegerGrid
-from qtool.numerics.on_grid import OnGrid
 from qtool.quantizers.places.placement import Join, PlacedSite
 
-NORM_BITS = 8
 DONE_BEFORE = (*OWN_CALL, "batch_norm")  # what no longer runs once a layer rounds its output
 
 
@@ -152,11 +147,11 @@ class _Making:
 
     def _fill_norm(self, made: IntegerNorm, join: Join) -> str:
         """Fill in what a norm is as a depthwise convolution; return why it is none, or ""."""
-        parts = norm_parts(
-            self.standing.model, join, self.operations[str(join.site)], made.inputs[0]
-        )
-        if parts is None:
+        given, operation = made.inputs[0], self.operations[str(join.site)]
+        exact = norm_parts(self.standing.model, join, operation, given)
+        if exact is None:
             return NO_LONGER_AFFINE.text(layer=join.norm)
+        parts = integer_bias(exact, given, notes=[])
         if parts.spec.bias != "int32" or parts.bias is None:
             return SHIFT_TOO_LARGE.text()
         made.codes.copy_(parts.codes.flatten())
@@ -168,38 +163,3 @@ class _Making:
 def _as_read(grid: SiteGrid) -> SiteGrid:
     """Return the grid of a value that lies on it already: nothing is rounded up or clipped."""
     return SiteGrid(grid.site, grid.bits, grid.grid)
-
-
-def norm_parts(model: nn.Module, join: Join, operation: Operation, given: OnGrid) -> Parts | None:
-    """Return a norm as a depthwise convolution; None where it is none.
-
-    Its codes are +-127, so that each scale is the 127th part of a gain, and a step of the bias as
-    small as that.
-
-    Args:
-        model: that it is a part of.
-        join: that it became.
-        operation: its call.
-        given: what it reads.
-    """
-    shape = operation.shapes[0]
-    affine = foldable(model, Norm(join.norm, "", shape=shape, axis=1 - len(shape)))
-    if affine is None:
-        return None
-    grid = IntegerGrid(NORM_BITS, "narrow")
-    channels = shape[1]
-    device = given.scale.device
-    ones = torch.full((channels,), 1 / grid.qmax, dtype=torch.float64, device=device)
-    folded = fold_batch_norm(ones, None, affine)
-    spec = LayerSpec(
-        name=join.norm,
-        kind="Conv2d",
-        shape=[channels, 1, 1, 1],
-        weight_bits=grid.bits,
-        weight_grid=grid.kind,
-        input_bits=given.grid.bits,
-        input_grid=given.grid.kind,
-        bias="float32",
-    )
-    codes = (folded.sign * grid.qmax).to(torch.int8).reshape(-1, 1, 1, 1)
-    return integer_bias(Parts(spec, codes, folded.scale, folded.bias), given, notes=[])
