@@ -55,9 +55,9 @@ def place(
     read = {layer: site for layer, site in values.read.items() if site in placed}
     wants = {s: replace(values.wants[s], settings=made.settings) for s, made in placed.items()}
     told = {
-        join: why
-        for join, why in integers.reasons.items()
-        if chains.first(join).function not in RECTIFIERS
+        join: integers.reasons[join]
+        for join in chains.chain
+        if join in integers.reasons and chains.first(join).function not in RECTIFIERS
     }
     outputs = dict(_outputs(chains, integers, placed))
     return Placement(
