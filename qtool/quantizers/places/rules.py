@@ -1,7 +1,7 @@
 """Where quantizers stand with place: every_value, by rules on the graph of values alone.
 
 Every value that something in integers reads gets one quantizer, where it is made, and so does what
-a convolution makes that computes in integers. The rules are listed in README of this room.
+a convolution makes that computes in integers. qtool/quantizers/README.md lists the rules.
 """
 
 from collections.abc import Collection, Iterator, Mapping
