@@ -56,22 +56,27 @@ def limits_before_division(limits: Limits, scale: float) -> Limits:
     One of each limit and its neighbour inside is an integer, which a quotient half way between
     the two is rounded to.
     """
-    first, last = (np.float32(limit) for limit in limits)
-    return (
-        -_first_outside(-first, np.nextafter(-first, np.float32(-np.inf)), scale),
-        _first_outside(last, np.nextafter(last, np.float32(-np.inf)), scale),
-    )
+    first, last = limits
+    return -_first_outside(*_half_way(-first), scale), _first_outside(*_half_way(last), scale)
 
 
-def _first_outside(limit: np.float32, inside: np.float32, scale: float) -> float:
-    """Return the smallest x with x / scale >= limit, where `inside` is the largest below it."""
+@lru_cache(maxsize=4096)
+def _half_way(limit: float) -> tuple[float, bool]:
+    """Return what lies between a limit and the largest below it, and whether it is an integer."""
     if math.isinf(limit):
-        return math.inf
-    edge = (float(limit) + float(inside)) / 2 * scale  # exact: 25 bits times 24
+        return math.inf, False
+    outside = np.float32(limit)
+    inside = np.nextafter(outside, np.float32(-np.inf))
+    return (float(outside) + float(inside)) / 2, float(outside).is_integer()
+
+
+def _first_outside(half_way: float, whole: bool, scale: float) -> float:  # noqa: FBT001  a pair
+    """Return the smallest x with x / scale at a limit or above, given what lies just below it."""
+    edge = half_way * scale  # exact: 25 bits times 24
     if edge > LARGEST:
         return math.inf
     found = np.float32(edge)
-    outside = float(found) >= edge if float(limit).is_integer() else float(found) > edge
+    outside = float(found) >= edge if whole else float(found) > edge
     return float(found if outside else np.nextafter(found, np.float32(np.inf)))
 
 

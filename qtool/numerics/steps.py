@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 Bound = Tensor | float
+WIDE = (torch.float32, torch.float64)
 
 
 def widen(u: Tensor) -> Tensor:
     """Return u in float32, or float64 if it has it: bfloat16 blurs the place inside a bin."""
+    if u.dtype in WIDE:
+        return u
     return u.to(torch.promote_types(u.dtype, torch.float32))
 
 

@@ -40,7 +40,7 @@ class ActivationQuantizer(FakeQuantize):
         learns_offset = self.learns and settings.grid == "asymmetric"
         self.offset = nn.Parameter(torch.zeros(())) if learns_offset else None
         self.register_buffer("observed", torch.zeros(2))
-        self.follows = settings.of_range.follows
+        self.follows = self.facts.follows
         decay, every = settings.range_value("decay", 0.0), settings.range_value("every", 1)
         self.observer = Observer(follows=self.follows, decay=decay, every=every)
 
@@ -130,7 +130,8 @@ class ActivationQuantizer(FakeQuantize):
         elif self.follows and self.training and self.observer.looks_now():
             self.observer.follow(x.detach(), self.observed, rectify=rectify, top=top)
             self._fit(self.observed.unsqueeze(0))
-        self.place_zero_point()
+        if self.offset is not None:
+            self.place_zero_point()
         if not rectify:
             return self.round_to_grid(x, self.offset)
         top = top if self._may_exceed else None
@@ -152,7 +153,7 @@ class ActivationQuantizer(FakeQuantize):
     @property
     def _may_exceed(self) -> bool:
         """Tell whether the grid may reach beyond values that its range was set from."""
-        return self.learns or self.settings.of_range.given or self.settings.of_range.refines
+        return self.learns or self.facts.given or self.facts.refines
 
     @torch.no_grad()
     def place_zero_point(self) -> None:

@@ -9,10 +9,10 @@ in float32 whatever the type of x; its backward is the chosen estimator. With a 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +23,7 @@ from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, above_floor
 from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
-from qtool.quantizers.rounding_function import RoundToGrid
+from qtool.quantizers.rounding_function import RoundToGrid, by_numbers
 from qtool.quantizers.scale_gradient import Backward
 from qtool.quantizers.state import QuantizerState, decode, encode
 from qtool.settings.choices import blend_schedule
@@ -64,7 +64,8 @@ class FakeQuantize(Part):
         self.settings, self.bits, self.grid = settings, settings.bits, grid
         self.ready, self.progress, self.compiles, self.ahead = False, 0.0, False, False
         self.rule = RANGES.build(settings.range.name, **settings.range.params)
-        self.learns = settings.of_range.learns is not None
+        self.facts = settings.of_range
+        self.learns = self.facts.learns is not None
         self.blend: Schedule | None = None
         self.last_phase = 0.0
         self.estimator: Estimator = straight_through
@@ -170,15 +171,21 @@ class FakeQuantize(Part):
 
     def clipped_bounds(self, top: float | None) -> tuple[Bound, Bound]:
         """Return low and high in steps of a grid that ends at 0, and at round(top / s)."""
-        low, high = self.bounds()
-        low = 0.0 if isinstance(high, float) else torch.zeros_like(high)
-        if top is None:
-            return low, high
+        _, high = self.bounds()
         scale = self.used_scale
+        if isinstance(high, float) and (top is None or by_numbers(scale)):
+            return 0.0, high if top is None else min(high, self._steps_to(top, scale.item()))
+        if top is None:
+            return torch.zeros_like(scale), high
         end = ROUNDINGS[self.deployed_rounding](torch.full_like(scale, top).div_(scale))
         if isinstance(high, float):
             return torch.zeros_like(scale), end.clamp_(max=high)
-        return low, torch.minimum(end, high)
+        return torch.zeros_like(scale), torch.minimum(end, high)
+
+    def _steps_to(self, top: float, scale: float) -> float:
+        """Return round(top / s), the quotient rounded to float32 first, as that of values is."""
+        steps = np.float32(top) / np.float32(scale)
+        return float(np.ceil(steps) if self.deployed_rounding == "ceil" else np.rint(steps))
 
     def round_to_grid(
         self,
@@ -205,10 +212,7 @@ class FakeQuantize(Part):
             self.scale.detach().clamp_(min=SMALLEST_SCALE)
         scale = self.scale if trains else self.scale.detach()
         rounding = self.rounding if self.training else ROUNDINGS[self.deployed_rounding]
-        how = self._backward(max(1, x.numel() // self.scale.numel()))
-        if self.learns and (top is not None or self.overwritten):
-            ends = None if top is None else (top, float(grid.qmax))
-            how = replace(how, top=ends, overwritten=self.overwritten)
+        how = self._backward(max(1, x.numel() // scale.numel()), top)
         if rounding is additive_noise:
             return _with_noise(x, above_floor(scale.clone()), (low, high), grid.offset, how.factor)
         if self.blend is not None:  # excludes a learned scale
@@ -221,15 +225,18 @@ class FakeQuantize(Part):
             RoundToGrid.apply(x, scale, shift, low, high, grid.offset, rounding, how),
         )
 
-    def _backward(self, values: int) -> Backward:
+    def _backward(self, values: int, top: float | None = None) -> Backward:
         """Return how gradients come back where `values` elements share a scale."""
-        high = self.known_grid.qmax - self.known_grid.offset
+        grid = self.known_grid
         compiles = self.compiles and not self.moving  # a kernel holds its numbers
-        if self.settings.of_range.learns == "clip":
-            decay = self.settings.range_value("l2", 0.0)
-            return Backward(self.estimator, "clip", high**-2, decay, compiles)
-        factor = (values * self.known_grid.qmax) ** -0.5
-        return Backward(self.estimator, self.settings.scale_gradient, factor, 0.0, compiles)
+        ends = None if top is None or not self.learns else (top, float(grid.qmax))
+        if self.facts.learns == "clip":
+            rule, decay = "clip", self.settings.range_value("l2", 0.0)
+            factor = (grid.qmax - grid.offset) ** -2
+        else:
+            rule, decay = self.settings.scale_gradient, 0.0
+            factor = (values * grid.qmax) ** -0.5
+        return Backward(self.estimator, rule, factor, decay, compiles, ends, self.overwritten)
 
     def get_extra_state(self) -> Tensor:
         """Return what a checkpoint must hold beside the tensors, as a tensor of its own."""

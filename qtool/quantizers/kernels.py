@@ -136,9 +136,7 @@ def _backward_kernel(
         q = round_to_steps(x.float(), scale, low, high, offset, rounding) - offset
         products = (g - inner) * q if rule == "clip" else g * q - inner * (u - offset)
         if top is not None:
-            end, within = top[0] / scale, scale * top[1] >= top[0]
-            level = products - torch.where(u > high, g - inner, 0.0) * end
-            products = torch.where(within, 0.0 if rule == "clip" else level, products)
+            products = torch.where((u > high) & (scale * top[1] >= top[0]), 0.0, products)
         return g_u.to(x.dtype), products.sum(1)
 
     return _compiled(gradients)

@@ -29,7 +29,7 @@ class Backward:
         compiles: take compiled kernels where there are any.
         top: what a clip that the rounding does ends at, and the steps from 0 to the grid's own end;
             None where the scale is not learned, or nothing is clipped. Where the top lies within
-            the grid, values above it are level at the top whatever the scale is.
+            the grid, values above it become the top whatever the scale is, and teach it nothing.
         overwritten: the model computes in place with what was rounded.
     """
 
@@ -41,6 +41,12 @@ class Backward:
     top: tuple[float, float] | None = None
     overwritten: bool = False
 
+    def reaches(self, scale: Tensor) -> Tensor:
+        """Tell whether the top lies within the grid of a scale, bool []."""
+        assert self.top is not None
+        top, steps = self.top
+        return scale * steps >= top
+
 
 class Sums:
     """What a scale, and an offset, learn by, added up over parts of the tensors.
@@ -49,14 +55,12 @@ class Sums:
         products: <g, x_hat> - <inner, x>, for clip <g - inner, x_hat>, shaped as the scale, where
             inner is the gradient of x that the scale's rule takes; None before the first part.
         saturated: the sum of g - inner, [], where an offset is learned.
-        above: the sum of g - inner above the upper bound, [], where a clip lies there.
     """
 
     def __init__(self, how: Backward, scale: Tensor, *, shifted: bool) -> None:
         self.clips, self.shape, self.shifted = how.scale_rule == "clip", scale.shape, shifted
         self.products: Tensor | None = None
         self.saturated: Tensor | float = 0.0
-        self.above: Tensor | float = 0.0
 
     def add(self, grad: Tensor, inner: Tensor, x: Tensor, x_hat: Tensor) -> None:
         """Add a part."""
@@ -69,18 +73,3 @@ class Sums:
         self.products = found if self.products is None else self.products.add_(found)
         if self.shifted:
             self.saturated = self.saturated + grad.sum() - inner.sum()
-
-
-def level_at_top(how: Backward, sums: Sums, scale: Tensor) -> Tensor:
-    """Return the products, without what values at a clip's top have no part in.
-
-    There x_hat = s round(top / s): of LSQ and the chain rule, g (x_hat - top) is left of g x_hat,
-    as of a value inside the grid; of the clip that PACT learns, nothing.
-    """
-    assert sums.products is not None
-    if how.top is None:
-        return sums.products
-    top, steps = how.top
-    within = scale * steps >= top
-    rest = 0.0 if sums.clips else sums.products - top * sums.above
-    return torch.where(within, rest, sums.products)

@@ -13,7 +13,7 @@ from qtool.numerics.fast_estimators import FAST
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.numerics.sign_family import SIGN_FAMILY
 from qtool.numerics.steps import widen
-from qtool.quantizers import rounding_function
+from qtool.quantizers import cpu_backward
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.rounding_function import RoundToGrid
 from qtool.quantizers.scale_gradient import Backward
@@ -85,8 +85,8 @@ EACH = [
 @pytest.fixture(params=["one block", "small blocks"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "small blocks":
-        monkeypatch.setattr(rounding_function, "BLOCK", 64)
-        monkeypatch.setattr(rounding_function, "FEW", 0)
+        monkeypatch.setattr(cpu_backward, "BLOCK", 64)
+        monkeypatch.setattr(cpu_backward, "FEW", 0)
 
 
 @pytest.mark.usefixtures("blocks")
@@ -144,7 +144,7 @@ def test_output_and_gradient_keep_the_memory_format(name: str, per_channel: bool
 def test_masks_on_x_are_those_on_its_quotient(
     grid: Any, name: str, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounding_function, "FEW", 0)
+    monkeypatch.setattr(cpu_backward, "FEW", 0)
     centre = torch.tensor([bound * scale for bound in grid[:2]])
     x = [centre]
     for end in (-torch.inf, torch.inf):
@@ -201,7 +201,7 @@ def test_other_roundings_have_the_gradient_of_their_own_output(rounding: str) ->
 def test_a_user_estimator_sees_the_whole_tensor_in_its_shape(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rounding_function, "BLOCK", 8)
+    monkeypatch.setattr(cpu_backward, "BLOCK", 8)
     seen = []
 
     def mine(grad: Tensor, u: Tensor, low: float, high: float) -> Tensor:

@@ -52,21 +52,27 @@ def test_a_clip_from_zero_is_the_roundings(range_: Any, grid: str) -> None:
 @pytest.mark.parametrize(
     "keys", [{}, {"scale_gradient": "chain_rule"}, {"range": "pact"}, {"grid": "full"}], ids=str
 )
-def test_a_learned_scale_learns_as_if_the_clip_came_before(
+def test_a_scale_learns_by_what_lies_below_a_top_that_it_reaches(
     keys: dict[str, Any], share: float
 ) -> None:
     made = SiteQuantizer(settings(**keys), "clip", top=6.0).train()
     made(values(9, 9).clamp(0, 6))
     made.scale.data.fill_(share)
-    end = min(made.known_grid.qmax, round(6 / share)) * share
-    x = values(64, 64)
-    x = x[(x - 6).abs() > abs(6 - end)]  # between both ends, the two say different things
-    gradients = []
-    for clipped in (lambda: made.at(F.relu6, (x,), {}), lambda: made(x.clamp(0, 6))):
+    reached = share * made.known_grid.qmax >= 6
+    x, end = values(64, 64).flatten(), min(6, share * made.known_grid.qmax)
+    weights = values(*x.shape, seed=7)
+
+    def gradient(made_of: Tensor, weights: Tensor) -> float:
         made.scale.grad = None
-        (clipped() * values(*x.shape, seed=7)).sum().backward()
-        gradients.append(float(made.scale.grad))
-    assert gradients[0] == pytest.approx(gradients[1], rel=1e-3, abs=1e-5)
+        (made_of * weights).sum().backward()
+        assert made.scale.grad is not None
+        return float(made.scale.grad)
+
+    x, weights = (t[(x - 6).abs() > share] for t in (x, weights))  # where both say the same
+    below = x < end if reached else x > -torch.inf
+    clipped = torch.where(below, x, 0.0).clamp(0, 6)  # 0 teaches nothing
+    found = gradient(made(x, rectify=True, top=6.0), weights)
+    assert found == pytest.approx(gradient(made(clipped), weights), rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("clipped", [False, True])
