@@ -318,12 +318,7 @@ NEGATIVE_GAMMA = _not_folded(
     "use grid: narrow",
 )
 NO_LONGER_AFFINE = _not_folded("it is no longer a gain and a shift for each channel of {layer}")
-NO_LONGER_HARDSWISH = _left_float(
-    "the scale and zero point at {site} are no longer 3 / k and k, so that hardsigmoid is no clip "
-    "of its codes",
-)
-SHIFT_TOO_LARGE = _left_float(
-    "its shift does not fit into int32 at the scale of its products",
-)
+NO_LONGER_HARDSWISH = _left_float("at {site}, hardsigmoid is no clip of codes now: s is not 3 / z")
+SHIFT_TOO_LARGE = _left_float("its shift does not fit into int32 at the scale of its products")
 
 LIMITS = {name: limit for name, limit in list(globals().items()) if isinstance(limit, Limit)}

@@ -88,6 +88,7 @@ class Compared:
         self.rounded = [*self._maker, *self._joins]
         self._waiting: dict[str, _Made] = {}  # layer -> what it made, until that is compared
         self._inside: dict[str, _AtReference] = {}  # layer -> what was rounded within its call
+        self._raw: dict[str, Tensor] = {}  # layer -> its output before it is rounded at its call
         self._of_joins: dict[str, tuple[Tensor, Tensor | float]] = {}
         self._handles: list[RemovableHandle] = []
         self._stood = {site: sites_of(reference)[n] for n, site in call_sites_of(reference).items()}
@@ -149,6 +150,7 @@ class Compared:
     def _compare(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: object, kwargs: object, expected: Tensor) -> None:
             made = self._taken(name)
+            expected = self._raw.pop(name, expected)
             share, _ = apart(difference_of, self.layers[name], expected, made.x, made.output)
             self.called[name] = max(share, self.called.get(name, 0.0))
 
@@ -178,6 +180,8 @@ class Compared:
             if not isinstance(raw, Tensor) or not isinstance(rounded, Tensor):
                 return rounded
             seen = _AtReference(raw, rounded)
+            if layer is None and placed.site.function in OWN_CALL:
+                self._raw[placed.site.leaf] = raw
             if layer is not None and placed.site.function in OWN_CALL:
                 self._inside[layer] = seen
             elif layer is not None:

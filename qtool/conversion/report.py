@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from qtool.evaluation import evaluate, logits_of
 from qtool.integer.converted import converted_state
+from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.health import health
-from qtool.reports.layers import Layer
+from qtool.reports.layers import Layer, Site
 from qtool.reports.results import Conversion, NoSaturation
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -42,8 +43,10 @@ def conversion_report(
     )
     state = converted_state(integer)
     bits = sum(spec.weights * (spec.weight_bits or 32) for spec in state.layers)
-    others = [t for name, t in integer.state_dict().items() if not name.endswith(".codes")]
-    own = [p for name, p in model.named_parameters() if "_quantizer." not in name]
+    packed = {f"{spec.name}.codes" for spec in state.layers}
+    others = [t for name, t in integer.state_dict().items() if name not in packed]
+    learned = {p for m in model.modules() if isinstance(m, FakeQuantize) for p in m.parameters()}
+    own = [parameter for parameter in model.parameters() if parameter not in learned]
     avoided = NoSaturation(
         channels={spec.name: spec.fewer_steps for spec in state.layers if spec.fewer_steps},
         validation_accuracy_before=before.accuracy,
@@ -64,5 +67,18 @@ def conversion_report(
         proof=state.proof,
         not_folded=state.not_folded,
         health=health(model, next(iter(batches()))[0]),
+        sites=[
+            Site(
+                site=str(spec.site),
+                kind=spec.kind,
+                bits=spec.output.bits,
+                grid=spec.output.grid,
+                inputs=[given.site for given in spec.inputs],
+                norm=spec.norm,
+            )
+            for spec in state.sites
+            if spec.output is not None
+        ],
+        float_sites=state.float_sites,
         **({"no_saturation": avoided} if avoids_saturation else {}),
     )

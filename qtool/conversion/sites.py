@@ -107,7 +107,7 @@ class _Making:
             site,
             kind,
             standing.grid(output),
-            [_as_read(standing.grid(name)) for name in inputs],
+            tuple(_as_read(standing.grid(name)) for name in inputs),
             "" if join is None else join.norm,
             {} if join is None else self._facts(join),
         )

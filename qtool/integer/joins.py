@@ -66,10 +66,8 @@ class AtSite(Part, ABC):
     @property
     def inputs(self) -> list[OnGrid]:
         """Return grid, scale and zero point of each operand."""
-        return [
-            spec.on_grid(self.input_scales[place], self.input_zero_points[place])
-            for place, spec in enumerate(self.spec.inputs)
-        ]
+        scales, zeros = self.input_scales, self.input_zero_points
+        return [spec.on_grid(scales[n], zeros[n]) for n, spec in enumerate(self.spec.inputs)]
 
     def steps(self, args: Args, kwargs: Kwargs) -> Iterator[Tensor]:
         """Yield code - z of each operand: integers, float32, in the shapes of the operands."""

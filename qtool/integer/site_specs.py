@@ -76,7 +76,7 @@ class SiteSpec:
     site: CallSite
     kind: SiteKind
     output: SiteGrid | None = None
-    inputs: Sequence[SiteGrid] = ()
+    inputs: tuple[SiteGrid, ...] = ()
     norm: str = ""
     facts: Mapping[str, object] = field(default_factory=dict)
 

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from qtool.reports.result import Result
 
 
@@ -48,6 +50,21 @@ class Layer(Result):
     """The gate behind the layer that its scales and bias hold: y / 6 + 1/2, cut off at 0 and 1."""
     fewer_steps: int = 0
     """Channels that were rounded anew, in steps of one bit fewer, so that they cannot saturate."""
+
+
+class Site(Result):
+    """What stands at a call site of an integer model, and rounds what the call makes."""
+
+    site: str
+    """BLOCK:FUNCTIONn."""
+    kind: str
+    """How it computes: add, mul, cat, ... in codes; rounded where the function is float."""
+    bits: int
+    grid: str
+    inputs: list[str] = Field(default_factory=list)
+    """Where its operands get onto their grids; none where it computes in float."""
+    norm: str = ""
+    """Name of the module, where it is a norm as a convolution of each channel by itself."""
 
 
 class StoredCodes(Result):

@@ -15,7 +15,7 @@ from qtool.files.reading import read_json
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.exports import Export
 from qtool.reports.health import Finding
-from qtool.reports.layers import ExportedLayer, Layer
+from qtool.reports.layers import ExportedLayer, Layer, Site
 from qtool.reports.result import Result, Seconds
 
 
@@ -155,6 +155,10 @@ class Conversion(Result):
     """What should be looked at in the fake-quantized network."""
     no_saturation: NoSaturation | None = None
     """Absent where it was not asked for."""
+    sites: list[Site] = Field(default_factory=list)
+    """Where values are rounded that no layer makes."""
+    float_sites: dict[str, str] = Field(default_factory=dict)
+    """Call site whose result, or what it could compute in integers, stays float -> why."""
 
 
 class MovedLayer(Result):

@@ -112,6 +112,9 @@ def show_conversion(result: Conversion) -> None:
     ]
     if result.validation_accuracy_float is None:
         rows = rows[1:]
+    if joins := Counter(site.kind for site in result.sites if site.kind != "rounded"):
+        counts = ", ".join(f"{count} {kind}" for kind, count in joins.most_common())
+        rows.insert(-1, ("joins in integers", counts))
     if (avoided := result.no_saturation) is not None:
         rows[-1:-1] = [
             ("channels rounded anew in fewer steps", sum(avoided.channels.values())),
