@@ -59,8 +59,13 @@ class AtSite(Part, ABC):
 
     @property
     def output(self) -> OnGrid:
-        """Return grid, scale and zero point of its result, which it does not pass on."""
-        assert self.spec.output is not None
+        """Return grid, scale and zero point of its result.
+
+        Raises:
+            AttributeError: If it passes values on, and has none; torch.jit.trace asks for all.
+        """
+        if self.spec.output is None:
+            raise AttributeError(f"{self.spec.site} passes values on, and has no grid of its own")
         return self.spec.output.on_grid(self.scale, self.zero_point)
 
     @property

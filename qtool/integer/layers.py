@@ -114,6 +114,7 @@ class IntegerLayer(Part, ABC):
             self.register_buffer(f"{side}_scale", None if bits is None else scale)
             self.register_buffer(f"{side}_zero_point", None if bits is None else zero)
         self._small: tuple[list[int], bool] | None = None  # at which writes, float32 holds all sums
+        self.register_load_state_dict_post_hook(_forget_sums)
 
     @abstractmethod
     def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -165,9 +166,13 @@ class IntegerLayer(Part, ABC):
 
     @property
     def bias_scale(self) -> Tensor:
-        """Return s_x s_w, float32 [C]: the step of the accumulator and of an int32 bias."""
-        assert self.input_scale is not None
-        assert self.weight_scale is not None
+        """Return s_x s_w, float32 [C]: the step of the accumulator and of an int32 bias.
+
+        Raises:
+            AttributeError: If a side is float; torch.jit.trace asks for all that there is.
+        """
+        if self.input_scale is None or self.weight_scale is None:
+            raise AttributeError(f"{self.spec.name} has a float input or weight, and no such step")
         return self.input_scale * self.weight_scale
 
     def input_codes(self, x: Tensor) -> Tensor:
@@ -237,7 +242,12 @@ class IntegerLayer(Part, ABC):
         return total.round_().float()
 
     def _fits_float32(self) -> bool:
-        """Tell whether float32 holds every sum; counted once for codes and bias as they are now."""
+        """Tell whether float32 holds every sum; counted once for codes and bias as they are now.
+
+        While the layer is traced nothing is counted: it does where that is known, float64 always.
+        """
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self._small is not None and self._small[1]
         writes = [0 if t.is_inference() else t._version for t in self.buffers()]
         if self._small is None or self._small[0] != writes:
             self._small = writes, self.largest_sum() < EXACT_FLOAT32
@@ -248,6 +258,12 @@ class IntegerLayer(Part, ABC):
         given, made = self.spec.input, self.spec.output
         output = "" if made is None else f", output {made}"
         return f"weights {self.spec.weight}, input {given}, bias {self.spec.bias}{output}"
+
+
+def _forget_sums(layer: nn.Module, keys: object) -> None:
+    """Forget how large sums may be, for other codes were loaded."""
+    assert isinstance(layer, IntegerLayer)
+    layer._small = None
 
 
 class IntegerConv2d(IntegerLayer):
