@@ -299,6 +299,10 @@ def test_inspection_shows_the_same_layers_of_recipe_run_integer_model_and_file(s
     assert [layer.weight_bits for layer in found[2].layers] == [8, 4, 4, 4, 8]
     assert [layer.weight_bits for layer in found[3].layers] == [8, 4, 4, 4, 8]
     assert found[3].problems == []
+    by_widths, of_run, by_codes, in_kernels = (item.may_saturate for item in found)
+    assert by_widths == of_run == ["conv1", "fc3"]
+    assert by_codes == ["fc3"]
+    assert in_kernels == []  # of one row, and so uint8
 
 
 def test_a_loop_of_ones_own_can_do_what_training_does(tmp_path):

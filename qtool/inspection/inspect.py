@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from qtool.export.saturation import saturating_layers
 from qtool.files.reading import intact, read_json
 from qtool.graph.frames import sites_of
 from qtool.inspection.onnx import inspect_onnx
@@ -58,7 +59,7 @@ def _inspect_recipe(path: Path) -> Inspection:
         layers=[_planned(row) for row in rows if not row.why],
         left_float=_left_float(rows),
     )
-    return _with_sites(made, plan_sites(model))
+    return _with_sites(made, plan_sites(model), _could(rows))
 
 
 def _prepared(recipe: Recipe, network: nn.Module, architecture: Architecture) -> nn.Module:
@@ -81,9 +82,14 @@ def _planned(row: PlanRow) -> InspectedLayer:
     )
 
 
-def _with_sites(made: Inspection, rows: list[SiteRow]) -> Inspection:
-    """Return what was said, and what becomes of values, where it is decided for values."""
-    return made.model_copy(update={"sites": rows}) if rows else made
+def _with_sites(made: Inspection, rows: list[SiteRow], could: list[str]) -> Inspection:
+    """Return what was said, what becomes of values where that is decided, what may saturate."""
+    told = {"sites": rows, "may_saturate": could}
+    return made.model_copy(update={key: value for key, value in told.items() if value})
+
+
+def _could(rows: list[PlanRow]) -> list[str]:
+    return [row.name for row in rows if row.may_saturate]
 
 
 def _left_float(rows: list[PlanRow]) -> dict[str, str]:
@@ -122,7 +128,7 @@ def _inspect_run(path: Path) -> Inspection:
         for row in plan_sites(model)
     ]
     found |= {"layers": layers, "left_float": _left_float(rows)}
-    return _with_sites(Inspection.of(found, run.folder.summary), sites)
+    return _with_sites(Inspection.of(found, run.folder.summary), sites, _could(rows))
 
 
 def _scale_range(scale: Tensor) -> str:
@@ -147,7 +153,9 @@ def _inspect_integer(path: Path) -> Inspection:
         notes=state.notes,
     )
     sites = [spec for spec in state.sites if spec.output is not None]
-    return _with_sites(made, [_integer_site(spec) for spec in sites])
+    saturating = saturating_layers(opened.model)
+    could = [spec.name for spec in state.layers if spec.name in saturating]
+    return _with_sites(made, [_integer_site(spec) for spec in sites], could)
 
 
 def _integer_site(spec: SiteSpec) -> SiteRow:

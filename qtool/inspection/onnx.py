@@ -59,4 +59,5 @@ def inspect_onnx(path: Path) -> Inspection:
         layers=layers,
         left_float=said.get("left_float", {}),
         problems=lint(model),
+        **({"may_saturate": could} if (could := said.get("may_saturate")) else {}),
     )

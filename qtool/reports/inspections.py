@@ -111,6 +111,9 @@ class Inspection(Result):
     problems: list[str] = Field(default_factory=list)
     sites: list[SiteRow] = Field(default_factory=list)
     """Values with quantizers where they are made, and operators of them that stay float."""
+    may_saturate: list[str] = Field(default_factory=list)
+    """Layers that may on processors without VNNI: of a recipe or run by their widths, of an integer
+    model by its codes, of an ONNX file those in integer kernels."""
 
 
 class Estimator(Result):

@@ -14,10 +14,9 @@ def sentence_on(names: Sequence[str], *, in_a_file: bool) -> str:
     """
     if not names:
         return ""
-    remedy = "quantization.weights.saturation: avoid prevents it"
-    if in_a_file:
-        remedy = f"convert with --no-saturation, or train anew: {remedy}"
+    setting = "quantization.weights.saturation: avoid"
+    remedy = f"convert with --no-saturation, or train with {setting}" if in_a_file else setting
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     listed = ", ".join(name or "the model itself" for name in names[:SHOWN])
     by = "" if in_a_file else " by their widths"
-    return f"may saturate on processors without VNNI{by}: {listed}{more}; {remedy}"
+    return f"may saturate on processors without VNNI{by}: {listed}{more} (against it: {remedy})"

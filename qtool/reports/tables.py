@@ -219,6 +219,9 @@ def show_inspection(result: Inspection) -> None:
         rows = list(result.left_float.items())
         show(table("left float", ["layer", "why"], rows), on_stdout=True)
     show_sites(result.sites, on_stdout=True)
+    of_codes = result.kind not in ("recipe", "run")
+    if saturation := sentence_on(result.may_saturate, in_a_file=of_codes):
+        say(saturation, on_stdout=True)
     for problem in result.problems:
         say(f"problem: {problem}", on_stdout=True)
 
