@@ -37,7 +37,9 @@ def _made(row: SiteRow) -> str:
 
 def _note(row: SiteRow, usual: str) -> str:
     layers = [name for name in row.read_by if ":" not in name]
-    again = "its layers" if row.rounded_again_by == layers else _some(row, row.rounded_again_by)
+    again = _some(row, row.rounded_again_by)
+    if again and row.rounded_again_by == layers:
+        again = "its layers"
     parts = [
         "" if row.top is None else f"clipped at {row.top:g}",
         row.group and f"shares the grid of {row.group}",
