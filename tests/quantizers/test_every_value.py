@@ -12,6 +12,15 @@ from torch.nn import functional as F
 import qtool
 from qtool.graph.frames import sites_of
 from qtool.graph.inputs import Inputs
+from qtool.numerics.ranges import RANGES
+from qtool.numerics.roundings import ROUNDINGS
+from qtool.quantizers.control import (
+    begin_step,
+    blend_alphas,
+    make_traceable,
+    set_progress,
+    without_blends,
+)
 from qtool.quantizers.deployed import prepared_state, see_deployed
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.sites import SharedSite, SiteQuantizer
@@ -203,3 +212,50 @@ def test_what_looks_at_layers_meanwhile_calls_nothing_of_the_model() -> None:
     told, layer = first_constant_layer(model, IMAGES)
     assert layer is model.mix
     assert "mix (all of its codes are 0" in told
+
+
+RANGES_HERE = [name for name in RANGES.names() if RANGES.facts(name).serves("activations")]
+NEEDED = {"fixed": {"scale": 0.05}}
+FEW_CHOICES = [
+    *({"range": {"name": name} | NEEDED.get(name, {})} for name in RANGES_HERE),
+    *({"rounding": name} for name in ROUNDINGS.names()),
+    {"blend": {"name": "linear", "start": 0.0, "stop": 1.0}, "range": "absmax"},
+    {"bits": 1, "grid": "unsigned"},
+    {"bits": 8, "grid": "asymmetric", "range": "min_max"},
+    {"scale_gradient": "chain_rule", "estimator": "hyperbolic_tangent"},
+]
+
+
+@pytest.mark.parametrize("choice", FEW_CHOICES, ids=str)
+def test_every_choice_trains_at_sites(choice: dict[str, Any]) -> None:
+    model = prepared(**choice)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    for progress in (0.0, 0.5, 1.0):
+        set_progress(model, progress)
+        optimizer.zero_grad()
+        model(IMAGES).square().mean().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        optimizer.step()
+    with torch.no_grad(), without_blends(model):
+        assert model.eval()(IMAGES).isfinite().all()
+    alphas = blend_alphas(model)
+    assert bool(alphas) == ("blend" in choice)
+    assert all(alpha == 1 for alpha in alphas.values())
+    if alphas:
+        assert "sites.relu0" in alphas
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["clipped_relu", "magnitude_aware"])
+def test_compiled_steps_are_those_of_the_plain_model(estimator: str) -> None:
+    model = prepared(estimator=estimator, range="ema_min_max")
+    twin = copy.deepcopy(model)
+    make_traceable(twin)
+    forward = torch.compile(twin.forward, backend="eager", fullgraph=True)
+    for _ in range(2):
+        for one in (model, twin):
+            begin_step(one)
+        torch.testing.assert_close(model(IMAGES), forward(IMAGES), rtol=1e-3, atol=1e-3)
+    for name, stand in at_sites(model).items():
+        torch.testing.assert_close(stand.scale, at_sites(twin)[name].scale)
+        assert stand.observer.steps == 2
