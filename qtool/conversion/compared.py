@@ -22,7 +22,7 @@ from qtool.errors import ConversionError
 from qtool.graph.frames import call_sites_of, counts_of, install, sites_of
 from qtool.graph.inputs import tensors_in
 from qtool.graph.running import apart
-from qtool.integer.joins import Args, AtSite, Function
+from qtool.integer.at_site import Args, AtSite, Function
 from qtool.integer.layers import integer_layers
 from qtool.integer.site_specs import SiteGrid
 from qtool.numerics.grid import Kind

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from qtool.errors import ConversionError
-from qtool.integer.joins import GATE_LEVELS, AtSite, IntegerNorm
+from qtool.integer.at_site import AtSite
+from qtool.integer.depthwise import IntegerNorm
+from qtool.integer.joins import GATE_LEVELS
 from qtool.integer.layers import IntegerLayer
 from qtool.integer.site_specs import SiteGrid, round_to_values
 from qtool.numerics.on_grid import OnGrid

@@ -15,7 +15,9 @@ from qtool.conversion.standing import OWN_CALL, Standing
 from qtool.graph.call_sites import CallSite
 from qtool.graph.frames import counts_of, install
 from qtool.graph.value_graph import Counts, Operation
-from qtool.integer.joins import AtSite, IntegerNorm, at_site
+from qtool.integer.at_site import AtSite
+from qtool.integer.depthwise import IntegerNorm
+from qtool.integer.joins import at_site
 from qtool.integer.layers import IntegerLayer
 from qtool.integer.site_specs import SiteGrid, SiteKind, SiteSpec
 from qtool.limits import NO_LONGER_AFFINE, NO_LONGER_HARDSWISH, SHIFT_TOO_LARGE

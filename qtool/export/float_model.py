@@ -8,7 +8,7 @@ from qtool.graph.copies import copy_of
 from qtool.graph.frames import call_sites_of, counts_of, install, sites_of
 from qtool.graph.inputs import tensors_in
 from qtool.graph.swap import replace_module
-from qtool.integer.joins import Args, Function, Kwargs, Passed
+from qtool.integer.at_site import Args, Function, Kwargs, Passed
 from qtool.integer.layers import IntegerLayer, integer_layers
 from qtool.integer.relu import integer_relus
 

@@ -16,7 +16,7 @@ from qtool.export.annotation import Annotation, write_annotations, write_metadat
 from qtool.export.float_weights import keep_float
 from qtool.export.node_names import name_nodes
 from qtool.export.on_codes import keep_codes
-from qtool.export.qdq_joins import mark_joins, put_joins
+from qtool.export.qdq_joins import mark_joins, pools_of, put_joins
 from qtool.export.qdq_modules import Ceil, QdqLayer, QdqReLU
 from qtool.export.saturation import saturating_layers
 from qtool.export.targets.target import TARGETS
@@ -125,11 +125,12 @@ def write_onnx(
     state, target = converted_state(integer), TARGETS[writing.target]()
     model = copy_of(integer).cpu().eval()
     call = Call(model, example, writing.batch)
+    pools = pools_of(model, call.inputs)
     for name, layer in integer_layers(model).items():
         model = replace_module(model, name, QdqLayer(layer, writing.ceil))
     for name, relu in integer_relus(model).items():
         model = replace_module(model, name, QdqReLU(relu, writing.ceil))
-    joins = put_joins(model, writing.ceil)
+    joins = put_joins(model, pools, writing.ceil)
     graph = traced(model, call, target.opset)
     mark_joins(graph.graph, [str(s.site) for s in state.sites if s.kind != "rounded"])
     # what is rounded behind a float function leaves that in the graph

@@ -6,7 +6,7 @@ behind it, which the runtime joins to one kernel on bytes. A zero point of 0 is 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 import torch
@@ -16,18 +16,10 @@ from qtool.export.qdq_modules import Ceil, QdqValues, emit
 from qtool.export.weights import GATE, LAYER
 from qtool.graph.call_sites import CallSite
 from qtool.graph.frames import call_sites_of, counts_of, install, sites_of
-from qtool.graph.inputs import tensors_in
-from qtool.integer.joins import (
-    Args,
-    AtSite,
-    Function,
-    IntegerHardswish,
-    IntegerNorm,
-    IntegerPool,
-    IntegerSilu,
-    Kwargs,
-    Passed,
-)
+from qtool.graph.inputs import Inputs, tensors_in
+from qtool.integer.at_site import Args, AtSite, Function, Kwargs, Passed
+from qtool.integer.depthwise import IntegerNorm, IntegerPool
+from qtool.integer.joins import IntegerHardswish, IntegerSilu
 from qtool.integer.site_specs import SiteSpec
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.on_grid import OnGrid
@@ -125,11 +117,13 @@ class QdqDepthwise(QdqJoin):
 class QdqPool(QdqDepthwise):
     """Average pooling: codes 1, of scale 1 / (height width)."""
 
-    def __init__(self, join: IntegerPool, ceil: Ceil) -> None:
-        channels, kernel = join.spec.number("channels"), join.spec.pair("kernel")
+    def __init__(self, join: IntegerPool, ceil: Ceil, spec: SiteSpec) -> None:
+        """Take what stands there, and what the call is for the images of the file."""
+        channels, kernel = spec.number("channels"), spec.pair("kernel")
         codes = torch.ones(channels, 1, *kernel, dtype=torch.int8)
-        super().__init__(join, ceil, codes, join.weight_scale.expand(channels).contiguous())
-        self.stride, self.padding = join.spec.pair("stride"), join.spec.pair("padding")
+        scale = join.weight_scale(kernel).expand(channels).contiguous()
+        super().__init__(join, ceil, codes, scale)
+        self.stride, self.padding = spec.pair("stride"), spec.pair("padding")
 
 
 class QdqNorm(QdqDepthwise):
@@ -185,8 +179,14 @@ class QdqHardswish(QdqJoin):
         return x * emit(owner, "DequantizeLinear", "real_input", inputs, torch.float32)
 
 
-def qdq_join(join: AtSite, ceil: Ceil) -> nn.Module:
-    """Return what should stand, while the model is traced, where a join stands."""
+def qdq_join(join: AtSite, ceil: Ceil, spec: SiteSpec | None = None) -> nn.Module:
+    """Return what should stand, while the model is traced, where a join stands.
+
+    Args:
+        join: what stands there in the integer model.
+        ceil: how rounding up is written.
+        spec: what its call is for the images of the file, where that is not as it was found.
+    """
     match join:
         case Passed():
             return join
@@ -197,17 +197,24 @@ def qdq_join(join: AtSite, ceil: Ceil) -> nn.Module:
         case IntegerNorm():
             return QdqNorm(join, ceil)
         case IntegerPool():
-            return QdqPool(join, ceil)
+            return QdqPool(join, ceil, spec or join.spec)
     if join.spec.kind == "global_pool":
         return QdqGlobalPool(join, ceil)
     return QdqRectified(join, ceil) if _rectifies(join.spec) else QdqCalled(join, ceil)
 
 
-def put_joins(model: nn.Module, ceil: Ceil) -> dict[str, QdqDepthwise]:
+def put_joins(
+    model: nn.Module, pools: Mapping[str, SiteSpec], ceil: Ceil
+) -> dict[str, QdqDepthwise]:
     """Put what is to be traced at the sites of an integer model, in place.
 
+    Args:
+        model: whose layers are what is to be traced already.
+        pools: see `pools_of`.
+        ceil: how rounding up is written.
+
     Returns:
-        Those that have codes of their own, by site.
+        Joins that have codes of their own, by site.
     """
     standing, calls = sites_of(model), call_sites_of(model)
     if not calls:
@@ -215,9 +222,36 @@ def put_joins(model: nn.Module, ceil: Ceil) -> dict[str, QdqDepthwise]:
     joins: dict[CallSite, nn.Module] = {}
     for written, module in standing.items():
         assert isinstance(module, AtSite)
-        joins[calls[written]] = qdq_join(module, ceil)
+        joins[calls[written]] = qdq_join(module, ceil, pools.get(written))
     install(model, joins, counts_of(model))
     return {str(site): join for site, join in joins.items() if isinstance(join, QdqDepthwise)}
+
+
+@torch.no_grad()
+def pools_of(model: nn.Module, inputs: Inputs) -> dict[str, SiteSpec]:
+    """Return what each average pooling of an integer model is for images of the inputs' size."""
+    found: dict[str, SiteSpec] = {}
+    pools = {n: m for n, m in sites_of(model).items() if isinstance(m, IntegerPool)}
+    for site, pool in pools.items():
+
+        def noted(
+            function: Function,
+            args: Args,
+            kwargs: Kwargs,
+            site: str = site,
+            pool: IntegerPool = pool,
+        ) -> Tensor:
+            found[site] = pool.spec_of(function, args, kwargs)
+            return IntegerPool.at(pool, function, args, kwargs)
+
+        vars(pool)["at"] = noted
+    try:
+        if pools:
+            inputs.first(1).call(model)
+    finally:
+        for pool in pools.values():
+            del vars(pool)["at"]
+    return found
 
 
 def mark_joins(graph: ir.Graph, sites: Iterable[str]) -> None:

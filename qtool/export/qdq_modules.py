@@ -1,7 +1,7 @@
 """Integer layers and ReLUs as torch.onnx should see them: standard quantization operators."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from qtool.export.weights import LAYER, ROLE
 from qtool.graph.calls import CountsCalls
-from qtool.graph.running import apart
+from qtool.graph.running import apart, run_call
 from qtool.graph.swap import Part
 from qtool.integer.layers import IntegerLayer
 from qtool.integer.relu import IntegerReLU
@@ -143,7 +143,7 @@ class QdqLayer(Part):
     def __init__(self, layer: IntegerLayer, ceil: Ceil) -> None:
         super().__init__()
         spec = layer.spec
-        self.spec, self.operate = spec, layer.operate
+        self.spec, self.operate, self.function = spec, layer.operate, layer.function
         self.register_buffer("codes", layer.codes)
         self.values: QdqValues | None = None
         self.output: QdqValues | None = None
@@ -168,7 +168,7 @@ class QdqLayer(Part):
 
     def forward(self, input: Tensor) -> Tensor:
         """Emit the operators; return the layer's output."""
-        return apart(self._emit, input)
+        return cast(Tensor, run_call(self, self.function, apart(self._emit, input)))
 
     def _emit(self, x: Tensor) -> Tensor:
         name, weight, bias = self.spec.name, self.codes, self.bias

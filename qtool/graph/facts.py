@@ -59,29 +59,31 @@ def _of_pooling(
     """Return the facts of an average pooling.
 
     kernel, stride, padding: (height, width); absent where windows differ in size. whole: one window
-        is the image. same: each window is one element. output: the size that an adaptive pooling
-        makes of images of any size. divisor: what sums are divided by, where that is not the number
-        of elements in a window; None where it differs at the borders, which padding does.
+        is the image, of whatever size. same: each window is one element. output: the size that an
+        adaptive pooling makes of images of any size. divisor: what sums are divided by, where that
+        is not the number of elements in a window; None where it differs at the borders, which
+        padding does.
     """
     x = argument(args, kwargs, 0, "input", "self")
     assert isinstance(x, Tensor)
     image = int(x.shape[-2]), int(x.shape[-1])
     if form == "mean":
         size: Pair | None = (1, 1)
-        return _of_windows(image, image, image, (0, 0)) | {"output": size}
+        return _of_windows(image, image, (0, 0)) | {"output": size, "whole": True}
     if form == "adaptive_avg_pool2d":
         size = int(made.shape[-2]), int(made.shape[-1])
         if any(whole % part for whole, part in zip(image, size, strict=True)):
             return {"output": size}
         kernel = image[0] // size[0], image[1] // size[1]
-        return _of_windows(image, kernel, kernel, (0, 0)) | {"output": size}
+        whole: Facts = {"whole": True} if size == (1, 1) else {}
+        return _of_windows(kernel, kernel, (0, 0)) | {"output": size} | whole
     kernel = _pair(argument(args, kwargs, 1, "kernel_size"))
     stride = _pair(argument(args, kwargs, 2, "stride")) or kernel
     padding = _pair(argument(args, kwargs, 3, "padding", default=0))
     assert kernel is not None
     assert stride is not None
     assert padding is not None
-    found = _of_windows(image, kernel, stride, padding)
+    found = _of_windows(kernel, stride, padding)
     divisor = argument(args, kwargs, 6, "divisor_override")
     ceil = bool(argument(args, kwargs, 4, "ceil_mode", default=False))
     with_padding = bool(argument(args, kwargs, 5, "count_include_pad", default=True))
@@ -96,10 +98,8 @@ def _of_pooling(
     return found
 
 
-def _of_windows(image: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Facts:
+def _of_windows(kernel: Pair, stride: Pair, padding: Pair) -> Facts:
     found: Facts = {"kernel": kernel, "stride": stride, "padding": padding}
-    if kernel == image and padding == (0, 0):
-        found["whole"] = True
     if kernel == stride == (1, 1) and padding == (0, 0):
         found["same"] = True
     return found

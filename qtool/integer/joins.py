@@ -6,117 +6,16 @@ grid. `z` is added before it is rounded where the kernel does so: for ties the o
 when z is odd.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from qtool.graph.inputs import tensors_in
-from qtool.graph.swap import Part
-from qtool.integer.site_specs import SiteKind, SiteSpec, round_to_values
+from qtool.integer.at_site import Args, AtSite, Function, Kwargs, Passed, RoundedValue
+from qtool.integer.depthwise import IntegerNorm, IntegerPool
+from qtool.integer.site_specs import SiteKind, SiteSpec
 from qtool.numerics.on_grid import OnGrid
 
-Function = Callable[..., object]
-Args = tuple[object, ...]
-Kwargs = Mapping[str, object]
 BYTE_ORIGIN = 128  # a signed grid's codes travel as bytes around it
 GATE_LEVELS = 255  # codes of what lies in 0..1 are worth 1 / 255 each, and have zero point 0
-
-
-class AtSite(Part, ABC):
-    """What stands at a site of an integer model.
-
-    Attributes:
-        spec: what it is, apart from its tensors.
-        scale: float32 [], of its result's codes; absent where it passes a value on.
-        zero_point: int32 [], likewise.
-        input_scales, input_zero_points: float32 [K] and int32 [K], of its operands' codes; absent
-            where those are float.
-    """
-
-    maker = "qtool.convert"
-
-    scale: Tensor
-    zero_point: Tensor
-    input_scales: Tensor
-    input_zero_points: Tensor
-
-    def __init__(self, spec: SiteSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        if spec.output is not None:
-            self.register_buffer("scale", torch.ones(()))
-            self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
-        if count := len(spec.inputs):
-            self.register_buffer("input_scales", torch.ones(count))
-            self.register_buffer("input_zero_points", torch.zeros(count, dtype=torch.int32))
-
-    @abstractmethod
-    def at(self, function: Function, args: Args, kwargs: Kwargs) -> object:
-        """Return what the call of `function` on these arguments gives."""
-
-    @property
-    def output(self) -> OnGrid:
-        """Return grid, scale and zero point of its result.
-
-        Raises:
-            AttributeError: If it passes values on, and has none; torch.jit.trace asks for all.
-        """
-        if self.spec.output is None:
-            raise AttributeError(f"{self.spec.site} passes values on, and has no grid of its own")
-        return self.spec.output.on_grid(self.scale, self.zero_point)
-
-    @property
-    def inputs(self) -> list[OnGrid]:
-        """Return grid, scale and zero point of each operand."""
-        scales, zeros = self.input_scales, self.input_zero_points
-        return [spec.on_grid(scales[n], zeros[n]) for n, spec in enumerate(self.spec.inputs)]
-
-    def steps(self, args: Args, kwargs: Kwargs) -> Iterator[Tensor]:
-        """Yield code - z of each operand: integers, float32, in the shapes of the operands."""
-        for given, x in zip(self.inputs, tensors_in((args, dict(kwargs))), strict=True):
-            yield given.codes(x.float()) - given.zero_point
-
-    def rounded(self, steps: Tensor) -> Tensor:
-        """Return the values of its grid next to so many of its steps, float32, same shape."""
-        ends, output = self.spec.output, self.output
-        assert ends is not None
-        return round_to_values(steps, output, top=ends.top, bottom=ends.bottom)
-
-    def extra_repr(self) -> str:
-        """Show what it does and its width in `print(model)`."""
-        output = self.spec.output
-        return self.spec.kind if output is None else f"{self.spec.kind}, {output.bits} bits"
-
-
-class Passed(AtSite):
-    """A ReLU, clip or gate whose work is done before it: its argument is its result."""
-
-    def at(self, function: Function, args: Args, kwargs: Kwargs) -> object:
-        """Return the first tensor among the arguments."""
-        return next(tensors_in((args, dict(kwargs))))
-
-
-class RoundedValue(AtSite):
-    """A function that computes in float, or an input of the model, whose result is rounded.
-
-        q = rint(y / s) + z
-
-    What it is given may lie on a grid: QuantizeLinear behind DequantizeLinear computes this, too.
-    """
-
-    def at(self, function: Function, args: Args, kwargs: Kwargs) -> object:
-        """Return the function's result on the grid; what holds no numbers is left as it is."""
-        given = function(*args, **kwargs)
-        return self.forward(given) if isinstance(given, Tensor) else given
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return real values on the grid, float32, same shape."""
-        if not x.is_floating_point():
-            return x
-        return self.rounded(torch.div(x.float(), self.output.step))
 
 
 class IntegerAdd(AtSite):
@@ -224,62 +123,6 @@ class IntegerGlobalPool(AtSite):
         size = steps.shape[-1] * steps.shape[-2]
         by = self.input_scales[0] / (self.output.step * size)
         return self.rounded(total * by).reshape(pooled.shape)
-
-
-class IntegerPool(AtSite):
-    """Average pooling, as a convolution of each channel with codes 1 of scale s_w = 1 / k k.
-
-        q = rint(sum(x - z_x) f32(f32(s_x s_w) / s)) + z
-
-    Pixels around the image count as zeros, as those of a convolution.
-    """
-
-    @property
-    def weight_scale(self) -> Tensor:
-        """Return s_w, float32 []."""
-        height, width = self.spec.pair("kernel")
-        return torch.ones_like(self.scale) / (height * width)
-
-    def at(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
-        """Return the pooled operand."""
-        (steps,) = self.steps(args, kwargs)
-        kernel, stride, padding = map(self.spec.pair, ("kernel", "stride", "padding"))
-        total = F.avg_pool2d(steps, kernel, stride, padding, divisor_override=1)
-        return self.rounded(total * ((self.input_scales[0] * self.weight_scale) / self.output.step))
-
-
-class IntegerNorm(AtSite):
-    """A norm that is a gain and a shift of each channel, as a depthwise 1x1 convolution.
-
-        q = rint(((x - z_x) code + bias) f32(f32(s_x s_w) / s)) + z
-
-    Attributes:
-        codes: int8 [C], of the gains.
-        weight_scale: float32 [C].
-        bias: int32 [C], of scale s_x s_w.
-    """
-
-    codes: Tensor
-    weight_scale: Tensor
-    bias: Tensor
-
-    def __init__(self, spec: SiteSpec) -> None:
-        super().__init__(spec)
-        channels = spec.number("channels")
-        self.register_buffer("codes", torch.zeros(channels, dtype=torch.int8))
-        self.register_buffer("weight_scale", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels, dtype=torch.int32))
-
-    def at(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
-        """Return the operand [B, C, ...], each channel scaled and shifted."""
-        x = next(tensors_in((args, dict(kwargs))))  # statistics and parameters are given, too
-        (given,) = self.inputs
-        steps = given.codes(x.float()) - given.zero_point
-        columns = (-1, *[1] * (x.ndim - 2))
-        # the sum may exceed 2^24; as the kernel does, float32 holds it rounded
-        total = steps.double() * self.codes.reshape(columns) + self.bias.reshape(columns)
-        by = (self.input_scales[0] * self.weight_scale) / self.output.step
-        return self.rounded(total.float() * by.reshape(columns))
 
 
 def _origin(given: OnGrid) -> int:

@@ -147,10 +147,13 @@ class SiteQuantizer(ActivationQuantizer):
     def _fitted(
         self, grid: IntegerGrid, rows: Tensor, weights: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        if self.form != "hardswish":
-            return super()._fitted(grid, rows, weights)
-        scale, zero_point = hardswish_grid(rows.amax(1))
-        return above_floor(scale), zero_point
+        if self.form == "hardswish":
+            scale, zero_point = hardswish_grid(rows.amax(1))
+            return above_floor(scale), zero_point
+        scale, zero_point = super()._fitted(grid, rows, weights)
+        if self.top is not None and grid.kind == "unsigned" and len(self.members) == 1:
+            scale = scale.clamp_max(self.top / grid.qmax)  # no level lies beyond the clip's end
+        return scale, zero_point
 
 
 class _OneCall:

@@ -19,7 +19,9 @@ from qtool.export.targets.target import Array
 from qtool.export.trace import Call, traced
 from qtool.export.weights import to_proto
 from qtool.graph.call_sites import CallSite
-from qtool.integer.joins import AtSite, IntegerNorm, at_site
+from qtool.integer.at_site import AtSite
+from qtool.integer.depthwise import IntegerNorm
+from qtool.integer.joins import at_site
 from qtool.integer.site_specs import SiteGrid, SiteKind, SiteSpec
 from qtool.numerics.grid import Kind
 
@@ -93,7 +95,7 @@ CASES: dict[str, Case] = {
     "average pooling": (
         made("depthwise", "avg_pool", [SIGNED], OTHER,
              kernel=2, stride=(2, 2), padding=0, channels=8),
-        lambda x: F.avg_pool2d(x, 2), "QLinearConv", ["AveragePool", "QLinearAveragePool"],
+        F.avg_pool2d, "QLinearConv", ["AveragePool", "QLinearAveragePool"],
     ),
     "norm": (
         with_gains(made("depthwise", "batch_norm", [SIGNED], BYTES, norm="bn", channels=8)),
@@ -140,6 +142,7 @@ class Joined(nn.Module):
             given = zip(grids, (x, -x), strict=False)
             values = [grid.at(torch.clone, (image,), {}) for grid, image in given]
             args = (values,) if call is torch.cat else tuple(values)
+            args += (2,) if call is F.avg_pool2d else ()
             found[name] = join.at(call, args, {})
         return found
 

@@ -217,3 +217,10 @@ def test_functions_in_place_leave_what_autograd_keeps() -> None:
             kept = given.detach().clone()
             stand.at(function, (given,), {"inplace": True}).sum().backward()
             assert torch.equal(given, kept)
+
+
+def test_no_level_of_a_clips_grid_lies_beyond_its_end() -> None:
+    """A range that starts from the mean would leave half of the levels unused."""
+    made = SiteQuantizer(settings(bits=8, grid="unsigned"), "clip", "rectified", top=6.0)
+    made.at(F.relu6, (values(64, 64),), {})
+    assert float(made.used_scale) == pytest.approx(6 / 255, rel=1e-6)
