@@ -220,6 +220,9 @@ NEITHER = _left_float("{type} is neither Conv2d nor Linear")
 BYPASSED = _left_float(
     "the model uses its weight without calling it", "call the layer, where the model is yours"
 )
+CONSTANT_INPUT = _left_float(
+    "what it reads is made of parameters and buffers alone, and so is a constant of the file"
+)
 UNCALLED = _left_float(
     "no forward pass in evaluation mode calls it", "nothing: only training needs it"
 )

@@ -134,11 +134,16 @@ class Auxiliary(nn.Module):
         self.odd, self.deep = door.Head(4, 4), nn.Conv1d(4, 4, 1)
         self.own, self.chosen = Matrix(), nn.Linear(4, 2)
         self.attention = modes.OwnAttention(4, 2, batch_first=True)
+        self.table, self.of_table = nn.Parameter(torch.ones(1, 2)), nn.Linear(2, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.mean((1, 2))
         y = self.body(x) + (self.side(x) if self.training else 0)
-        y = y + self.attention(y[:, None], y[:, None], y[:, None])[0][:, 0]
+        y = (
+            y
+            + self.of_table(self.table)
+            + self.attention(y[:, None], y[:, None], y[:, None])[0][:, 0]
+        )
         y = self.odd(nn.functional.linear(y, self.past.weight))
         return self.chosen(self.own(self.deep(y.unsqueeze(2)).squeeze(2)))
 

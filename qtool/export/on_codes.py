@@ -47,14 +47,17 @@ def keep_codes(graph: ir.Graph) -> None:
     pad_codes(graph)
     repeat_pairs(graph)
     requantize(graph)
-    used = Counter(names.values())
+    taken, used = set(names.values()), Counter[str]()
     for node in graph:
         makers = [value.producer() for value in node.inputs if value is not None]
         if node not in names:
             owner = next((owner_of(names[maker]) for maker in makers if maker is not None), "")
-            name = names[node] = f"{owner or 'model'}/{node.op_type}"
-            used[name] += 1
-            node.name = name if used[name] == 1 else f"{name}.{used[name] - 1}"
+            name = node.name = f"{owner or 'model'}/{node.op_type}"
+            while node.name in taken:
+                used[name] += 1
+                node.name = f"{name}.{used[name]}"
+            names[node] = node.name
+            taken.add(node.name)
 
 
 def shuffle_innermost(graph: ir.Graph) -> None:
@@ -190,6 +193,11 @@ def _passes_on(node: ir.Node) -> bool:
         return mode is None or mode.as_string() == "nearest"
     if node.op_type == "MaxPool":
         return len(node.outputs) == 1
+    if node.op_type == "Concat":  # a rolled image, for one; a join has QuantizeLinear behind it
+        sources = [_dequantizer(value) for value in node.inputs]
+        first, readers = sources[0], node.outputs[0].consumers()
+        one_grid = all(s is not None and first is not None and _same(s, first) for s in sources)
+        return one_grid and not any(reader.op_type == "QuantizeLinear" for reader in readers)
     return node.op_type in PASSES_ON
 
 
@@ -203,7 +211,11 @@ def _pads_with_zeros(node: ir.Node) -> bool:
 
 def _dequantize_before(node: ir.Node) -> ir.Node | None:
     """Return the DequantizeLinear, with one scale of rank 0, that makes a node's first input."""
-    value = node.inputs[0] if node.inputs else None
+    return _dequantizer(node.inputs[0]) if node.inputs else None
+
+
+def _dequantizer(value: ir.Value | None) -> ir.Node | None:
+    """Return the DequantizeLinear, with one scale of rank 0, that makes a value."""
     maker = value.producer() if value is not None else None
     if maker is None or maker.op_type != "DequantizeLinear" or not _is_per_tensor(maker):
         return None

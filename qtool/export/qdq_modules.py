@@ -172,6 +172,10 @@ class QdqLayer(Part):
 
     def _emit(self, x: Tensor) -> Tensor:
         name, weight, bias = self.spec.name, self.codes, self.bias
+        around = x.shape[:-1]
+        flat = self.spec.kind == "Linear" and x.ndim > 2
+        if flat:  # the runtimes' kernels of integers multiply matrices, with a bias
+            x = x.flatten(0, -2)
         if self.values is not None:
             x = self.values(x)
         if self.spec.weight_bits is not None:
@@ -181,6 +185,8 @@ class QdqLayer(Part):
             inputs = [bias, self.bias_scale]
             bias = emit(name, "DequantizeLinear", "bias", inputs, torch.float32, axis=0)
         y = self.operate(x, weight, bias)
+        if flat:
+            y = y.reshape(*around, y.shape[-1])
         return y if self.output is None else self.output(y)
 
 

@@ -192,6 +192,18 @@ class Recording:
         return found
 
     @property
+    def may_read_constants(self) -> set[str]:
+        """Return the layers of which no call reads what is known to be made of the inputs."""
+        made, found = set(self.inputs), dict[str, bool]()
+        for call in self.calls_in_order:
+            of_inputs = not made.isdisjoint(call.read)
+            if isinstance(call, ModuleCall) and call.role == "layer":
+                found[call.site.module] = found.get(call.site.module, False) or of_inputs
+            if of_inputs:
+                made.update(call.made)
+        return {name for name, of_inputs in found.items() if not of_inputs}
+
+    @property
     def bypassed(self) -> set[str]:
         """Return the layers whose weight was used although they were not called."""
         called = self.calls

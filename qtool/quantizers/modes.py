@@ -92,6 +92,20 @@ def watched_in(model: nn.Module) -> Watched:
     return Watched(layers=tuple(kinds), relus=(nn.ReLU,), exactly=True)
 
 
+def fed_constants(model: nn.Module, seen: list[Seen], inputs: Inputs) -> set[str]:
+    """Return the layers that read what is made of parameters and buffers alone, in evaluation."""
+    told = [one.recording for one in seen if not one.recording.training]
+    found = told[0].may_read_constants if told else set()
+    if not found:
+        return set()
+    graph = seen[0].values
+    if graph is None:
+        graph = record_values(copy_of(model).eval(), inputs.first(ROWS))
+    read = {operation.site.leaf for operation in graph.operations}
+    called = {leaf for ways in graph.counts.values() for way in ways for leaf, _ in way}
+    return (found & called) - read
+
+
 def bypassed(seen: list[Seen]) -> set[str]:
     """Return the modules whose weights a model uses past them.
 

@@ -12,7 +12,15 @@ from qtool.graph.inputs import Form, Inputs, device_of
 from qtool.graph.recorder import record_first_forward, without_traces
 from qtool.graph.recording import Recording
 from qtool.graph.swap import ATTRIBUTE, keep_state
-from qtool.limits import BY_FUNCTIONS, BYPASSED, CHOSEN, NEITHER, OTHER_ATTENTION, SUBCLASS
+from qtool.limits import (
+    BY_FUNCTIONS,
+    BYPASSED,
+    CHOSEN,
+    CONSTANT_INPUT,
+    NEITHER,
+    OTHER_ATTENTION,
+    SUBCLASS,
+)
 from qtool.problems import Problem, did_you_mean, report
 from qtool.quantizers import door
 from qtool.quantizers.attention import call_bypassed, layer_attentions
@@ -26,7 +34,13 @@ from qtool.quantizers.layers import (
     quant_layers,
     release_quant_layer,
 )
-from qtool.quantizers.modes import ROWS, bypassed, see_both_modes, set_missing_ranges
+from qtool.quantizers.modes import (
+    ROWS,
+    bypassed,
+    fed_constants,
+    see_both_modes,
+    set_missing_ranges,
+)
 from qtool.quantizers.places.attach import place_quantizers, stand_again
 from qtool.quantizers.places.of_state import refuse_other_place
 from qtool.quantizers.places.relu_outputs import quantize_relus
@@ -101,12 +115,15 @@ def prepare(
     if inputs is not None and call_bypassed(model, past, inputs):
         seen = see_both_modes(model, inputs, values=at_values)
         past = bypassed(seen)
+    constant = set() if inputs is None else fed_constants(model, seen, inputs)
     sources = quantize_relus(model, settings, inputs, seen)
     placing = place_quantizers(model, settings, seen)
     sources |= placing.sources
     for name, module in list(model.named_modules()):
         if plain_type(module) and name in past:
             state.left_float[name] = BYPASSED.text()
+        elif name in constant:
+            state.left_float[name] = CONSTANT_INPUT.text()
         elif door.may_be_quantized(module):
             weights, activations, where = settings.for_layer(name)
             if weights is None and activations is None:
