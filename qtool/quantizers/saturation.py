@@ -16,6 +16,7 @@ from qtool.numerics.saturation import (
 )
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.weights import WeightQuantizer
+from qtool.settings.tensors import ActivationQuantization
 
 
 def largest_input(layer: QuantLayer) -> int | None:
@@ -26,8 +27,9 @@ def largest_input(layer: QuantLayer) -> int | None:
     quantizer = layer.quantizer_of_input
     if quantizer is None:
         return None
-    known = quantizer.grid
-    return max(map(largest_byte, quantizer.settings.grids() if known is None else [known]))
+    settings, known = quantizer.settings, quantizer.grid
+    assert isinstance(settings, ActivationQuantization)
+    return max(map(largest_byte, settings.grids() if known is None else [known]))
 
 
 def may_saturate(layer: QuantLayer) -> bool:
@@ -46,7 +48,7 @@ def avoid_saturation(model: nn.Module) -> None:
     """
     for layer in quant_layers(model).values():
         quantizer = layer.weight_quantizer
-        if quantizer is None or quantizer.settings.saturation != "avoid":
+        if quantizer is None or not quantizer.avoids_saturation:
             continue
         if may_saturate(layer):
             quantizer.avoid_saturation(layer.weight)
@@ -83,7 +85,9 @@ def _round_anew(
     step = stored.step.expand(columns)
     rows = rows.reshape(columns)
     coarse = OnGrid.by_step(fewer, fewer.bound_to_scale(levels).where(rows, step))
-    layer.weight.copy_(torch.where(rows, coarse.values(coarse.codes(weight)), weight))
+    made = torch.where(rows, coarse.values(coarse.codes(weight)), weight)
+    # of its own: another layer, with other scales, may have shared the weight
+    layer.weight = nn.Parameter(made.to(layer.weight.dtype), requires_grad=False)
     quantizer.scale.data = coarse.step.where(rows, step).clone()
     quantizer.squashes = quantizer.tracker.freezes = False  # both are in the weight by now
     quantizer.rounded_anew = int(rows.sum())

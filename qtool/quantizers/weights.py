@@ -33,10 +33,13 @@ class WeightQuantizer(FakeQuantize):
     Attributes:
         seen: where the weight was when the last training step began.
         strength: float32 [], of oscillation dampening.
+        avoids_saturation: its settings ask for fewer steps where it could saturate.
         rounded_anew: channels that a conversion has put onto fewer levels.
     """
 
     strength: Tensor
+    rounded_anew: int = 0
+    avoids_saturation: bool = False
 
     def __init__(self, settings: WeightQuantization, weight: Tensor) -> None:
         super().__init__(settings, settings.integer_grid)
@@ -47,8 +50,9 @@ class WeightQuantizer(FakeQuantize):
         takes_fan_in = "fan_in" in RANGES.parameters(chosen.name)
         if takes_fan_in and chosen.params.get("fan_in") is None:
             self.rule = partial(self.rule, fan_in=weight[0].numel())
+        self.avoids_saturation = settings.saturation == "avoid"
         self.squashes = facts.squashes and self.bits > 1
-        self.steps = self.rounded_anew = 0
+        self.steps = 0
         self.frozen = self._held = False
         self.seen: Seen | None = None
         freezing = settings.freezing

@@ -194,3 +194,17 @@ def test_channels_of_a_trained_model_are_rounded_anew(weights: dict[str, Any]) -
     assert counts["0"] > 0
     assert counts["3"] == 0
     assert f"0: {counts['0']} of 6 channels rounded anew" in "; ".join(avoided.qtool.notes)
+
+
+def test_layers_that_share_a_weight_are_rounded_anew_each_by_itself() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    net[2].weight = net[0].weight
+    x = torch.rand(4, 8)
+    section = {"weights": {"bits": 8, "range": "absmax"}, "activations": INPUTS}
+    model = qtool.prepare(net, section, x)
+    weight_of(quant_layers(model)["2"]).scale.data *= 0.8
+    layers = integer_layers(qtool.convert(model, saturation="avoid"))
+    assert all(layer.spec.fewer_steps for layer in layers.values())
+    assert not any(saturating(layer).any() for layer in layers.values())
+    assert quant_layers(model)["0"].weight is quant_layers(model)["2"].weight
