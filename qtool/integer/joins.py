@@ -28,7 +28,9 @@ class IntegerAdd(AtSite):
     def at(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
         """Return the sum of two operands, one of which may broadcast over the other."""
         zero = self.zero_point + _origin(self.output)
-        zero_a, zero_b = (given.zero_point + _origin(given) for given in self.inputs)
+        origin_a, origin_b = map(_origin, self.inputs)
+        zero_a = self.input_zero_points[0] + origin_a
+        zero_b = self.input_zero_points[1] + origin_b
         a, b = self.steps(args, kwargs)
         by_a, by_b = self.input_scales / self.output.step
         fixed = zero.float() - _fused(zero_a, by_a, by_b * zero_b)

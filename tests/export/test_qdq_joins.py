@@ -49,7 +49,7 @@ def made(
 ) -> AtSite:
     """Return a join with its tensors."""
     site, norm = CallSite("", function, 0), str(facts.pop("norm", ""))
-    operands = [grid_at(CallSite("", "input", n), grid) for n, grid in enumerate(inputs)]
+    operands = tuple(grid_at(CallSite("", "input", n), grid) for n, grid in enumerate(inputs))
     join = at_site(SiteSpec(site, kind, grid_at(site, output, top), operands, norm, facts))
     for place, grid in enumerate(inputs):
         join.input_scales[place], join.input_zero_points[place] = grid[2:]
