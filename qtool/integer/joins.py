@@ -13,6 +13,7 @@ from qtool.integer.at_site import Args, AtSite, Function, Kwargs, Passed, Rounde
 from qtool.integer.depthwise import IntegerNorm, IntegerPool
 from qtool.integer.site_specs import SiteKind, SiteSpec
 from qtool.numerics.on_grid import OnGrid
+from qtool.numerics.roundings import half_to_even
 
 BYTE_ORIGIN = 128  # a signed grid's codes travel as bytes around it
 GATE_LEVELS = 255  # codes of what lies in 0..1 are worth 1 / 255 each, and have zero point 0
@@ -35,8 +36,7 @@ class IntegerAdd(AtSite):
         by_a, by_b = self.input_scales / self.output.step
         fixed = zero.float() - _fused(zero_a, by_a, by_b * zero_b)
         total = _fused(a + zero_a, by_a, _fused(b + zero_b, by_b, fixed))
-        # whole steps now, which nothing rounds again
-        return self.rounded(total.round_() - zero)
+        return _from_zero(self, total, zero)
 
 
 class IntegerMul(AtSite):
@@ -51,7 +51,7 @@ class IntegerMul(AtSite):
         """Return the product of two operands in steps of their scales, []."""
         by = (scale_a * scale_b) / self.output.step
         zero = self.zero_point + _origin(self.output)
-        return self.rounded(((a * b) * by + zero).round_() - zero)
+        return _from_zero(self, (a * b) * by + zero, zero)
 
 
 class IntegerSigmoid(AtSite):
@@ -130,6 +130,16 @@ class IntegerGlobalPool(AtSite):
 def _origin(given: OnGrid) -> int:
     """Return what the code 0 of a grid is as a byte."""
     return BYTE_ORIGIN if given.grid.signed else 0
+
+
+def _from_zero(join: AtSite, steps: Tensor, zero: Tensor) -> Tensor:
+    """Return the values of a join's grid next to `steps - zero`, rounded with `zero` as in bytes.
+
+    Where a grid rounds in another way, no kernel computes it, and zero makes no difference.
+    """
+    if join.output.rounding is half_to_even and not join.output.grid.offset:
+        steps = steps.round_()  # whole steps now, which nothing rounds again
+    return join.rounded(steps - zero)
 
 
 def _fused(x: Tensor, by: Tensor, plus: Tensor) -> Tensor:

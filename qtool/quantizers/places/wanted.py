@@ -196,6 +196,7 @@ def _fitted(
     note = ""
     if use == "join":
         wanted = _half_to_even(wanted)
+    if use != "layers" and (use == "join" or wanted.bits > 1):
         if wanted.estimator and ESTIMATORS.facts(wanted.estimator.name).family == "sign":
             update["estimator"] = Choice(name="straight_through")
         if wanted.grid == "mid_rise" or (wanted.grid == "unsigned" and not positive):
