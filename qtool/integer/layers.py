@@ -246,7 +246,7 @@ class IntegerLayer(Part, ABC):
 
         While the layer is traced nothing is counted: it does where that is known, float64 always.
         """
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return self._small is not None and self._small[1]
         writes = [0 if t.is_inference() else t._version for t in self.buffers()]
         if self._small is None or self._small[0] != writes:

@@ -181,7 +181,7 @@ COARSE = {
 def test_values_that_are_rounded_in_other_ways_convert(name: str) -> None:
     activations = {"place": "every_value", **COARSE[name]}
     if name == "ceil":
-        made = qtool.convert(prepared(Twice(), {"activations": activations}))
+        made = qtool.convert(prepared(Twice(), SECTION | {"activations": activations}))
         assert [s.kind for s in converted_state(made).sites].count("add") == 1
     layers = [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6)]
     net = nn.Sequential(*layers, nn.Conv2d(6, 5, 3), nn.AvgPool2d(2), nn.Conv2d(5, 3, 1))
