@@ -20,7 +20,8 @@ from pydantic.fields import FieldInfo
 
 from qtool.data.datasets import DATASETS
 from qtool.export.targets.target import TARGETS
-from qtool.limits import LIMITS, Outcome
+from qtool.limit import Outcome
+from qtool.limits import LIMITS
 from qtool.models.papers import MODELS
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES

@@ -54,6 +54,7 @@ PLANTED = {
         ("cli/app", "from torchvision import models", "torchvision"),
         ("problems", "import torch", "torch"),
         ("limits", "from torch import nn", "torch"),
+        ("limit", "import torch", "torch"),
         ("errors", "import torch", "torch"),
     ],
     GRAPH: [

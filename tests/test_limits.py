@@ -14,7 +14,8 @@ import qtool
 from qtool.conversion import parts
 from qtool.errors import ModelError, QtoolError
 from qtool.integer.converted import converted_state
-from qtool.limits import LIMITS, Limit
+from qtool.limit import Limit
+from qtool.limits import LIMITS
 from tests.conversion import test_norms as norms
 from tests.quantizers import test_door as door
 from tests.quantizers import test_modes as modes

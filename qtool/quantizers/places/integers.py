@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from qtool import limits
 from qtool.graph.value_graph import Operation
-from qtool.limits import Limit
+from qtool.limit import Limit
 from qtool.quantizers.places.chains import LAYERS, RECTIFIERS, Chains, is_global_pool, is_rectifier
 from qtool.quantizers.places.placement import JoinKind
 from qtool.quantizers.places.wanted import Wanted
