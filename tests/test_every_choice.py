@@ -112,3 +112,21 @@ def test_every_new_grid_trains_converts_and_exports(
 def test_every_choice_exports_too(tmp_path: Path, side: str, settings: dict[str, Any]) -> None:
     exported = pipeline.export(train_and_convert(tmp_path, side, settings))
     assert exported.disagreement == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [of_estimator(name) for side, name in ESTIMATOR_CASES if side == "activations"]
+    + [{"range": {"name": n} | NEEDED.get(n, {})} for side, n in RANGE_CASES if side != "weights"]
+    + [{"rounding": name} for side, name in ROUNDING_CASES if side == "activations"],
+    ids=str,
+)
+def test_every_choice_trains_and_converts_at_every_value(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    train_and_convert(tmp_path, "activations", {"place": "every_value"} | settings)
+
+
+def test_learned_ranges_train_and_convert_at_every_value(tmp_path: Path) -> None:
+    train_and_convert(tmp_path, "activations", {"place": "every_value"})
