@@ -178,9 +178,9 @@ class FakeQuantize(Part):
         if top is None:
             return torch.zeros_like(scale), high
         end = ROUNDINGS[self.deployed_rounding](torch.full_like(scale, top).div_(scale))
-        if isinstance(high, float):
-            return torch.zeros_like(scale), end.clamp_(max=high)
-        return torch.zeros_like(scale), torch.minimum(end, high)
+        if isinstance(high, Tensor):
+            return torch.zeros_like(scale), torch.minimum(end, high)
+        return torch.zeros_like(scale), end.clamp_(max=high)
 
     def _steps_to(self, top: float, scale: float) -> float:
         """Return round(top / s), the quotient rounded to float32 first, as that of values is."""

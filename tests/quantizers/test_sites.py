@@ -19,6 +19,18 @@ def settings(**keys: Any) -> ActivationQuantization:
     return ActivationQuantization.model_validate({"bits": 4} | keys)
 
 
+def at(
+    stand: SiteQuantizer | SharedSite,
+    function: Any,
+    args: tuple[Tensor, ...],
+    kwargs: dict[str, object],
+) -> Tensor:
+    """Return the tensor that stands for the result of a call."""
+    found = stand.at(function, args, kwargs)
+    assert isinstance(found, Tensor)
+    return found
+
+
 def values(*shape: int, seed: int = 5) -> Tensor:
     return 4 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -34,10 +46,10 @@ def rounded(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
 def test_a_clip_from_zero_is_the_roundings(range_: Any, grid: str) -> None:
     made = SiteQuantizer(settings(range=range_, grid=grid), "clip", "free", top=6.0).train()
     x = values(8, 40)
-    made.at(F.relu6, (x,), {})
+    at(made, F.relu6, (x,), {})
     assert float(made.observed.max() if made.follows else made.used_scale) <= 6.0
     given = x.clone().requires_grad_()
-    y = made.at(F.relu6, (given,), {"inplace": True})
+    y = at(made, F.relu6, (given,), {"inplace": True})
     assert isinstance(y, Tensor)
     grid_, scale = made.known_grid, made.scale.detach()
     assert torch.equal(y, rounded(x.clamp(0, 6), scale, 0, grid_.qmax))
@@ -97,6 +109,7 @@ def test_all_ways_learn_alike_at_a_clip(clipped: bool) -> None:
     y, scale = x.clone().requires_grad_(), made.scale
     scale.grad = None
     (compiled(y) * torch.linspace(0, 1, x.numel()).reshape(x.shape)).sum().backward()
+    assert y.grad is not None
     assert torch.equal(y.grad, fast[0])
     torch.testing.assert_close(scale.grad, fast[1], rtol=1e-4, atol=1e-6)
 
@@ -120,7 +133,7 @@ def test_a_unit_grid_is_ready_at_once_and_stays() -> None:
     made = SiteQuantizer(settings(range="learned"), "hardsigmoid", "unit").train()
     assert made.ready
     x = values(5, 7)
-    y = made.at(F.hardsigmoid, (x,), {"inplace": True})
+    y = at(made, F.hardsigmoid, (x,), {"inplace": True})
     assert isinstance(y, Tensor)
     torch.testing.assert_close(y, torch.round(F.hardsigmoid(x) / torch.tensor(1 / 255)) / 255)
     made.observer.watching = True
@@ -132,9 +145,9 @@ def test_a_unit_grid_is_ready_at_once_and_stays() -> None:
 def test_silu_multiplies_by_a_rounded_sigmoid() -> None:
     made = SiteQuantizer(settings(bits=8, range="absmax"), "silu")
     x = values(5, 70)
-    made.at(F.silu, (x,), {})
+    at(made, F.silu, (x,), {})
     gate = rounded(torch.sigmoid(x), torch.tensor(1 / 255), 0, 255)
-    y = made.at(F.silu, (x,), {"inplace": True})
+    y = at(made, F.silu, (x,), {"inplace": True})
     grid = made.known_grid
     expected = rounded(x * gate, made.scale, grid.qmin, grid.qmax)
     assert (y - expected).abs().max() <= made.scale * 1.001
@@ -150,7 +163,7 @@ def test_a_shared_scale_is_set_from_all_values_of_the_group(range_: Any) -> None
     seen = [parts[0].relu(), parts[1].relu(), parts[2]]
     for stand, given, value in zip([made, *others], operands, seen, strict=True):
         assert not made.ready
-        y = stand.at(torch.add if len(given) == 2 else F.relu, given, {})
+        y = at(stand, torch.add if len(given) == 2 else F.relu, given, {})
         assert torch.equal(y, value) or stand is others[-1]
     alone = SiteQuantizer(settings(bits=8, range=range_))
     alone(torch.cat(seen))
@@ -161,27 +174,27 @@ def test_a_shared_scale_is_set_from_all_values_of_the_group(range_: Any) -> None
     grid = made.known_grid
     z, scale = float(made.zero_point), made.scale.detach()
     expected = rounded(parts[1].relu(), scale, int(grid.qmin - z), int(grid.qmax - z))
-    assert torch.equal(others[0].at(F.relu, (parts[1],), {}), expected)
+    assert torch.equal(at(others[0], F.relu, (parts[1],), {}), expected)
 
 
 def test_a_shared_range_follows_all_values_of_a_step() -> None:
     made = SiteQuantizer(settings(bits=8, range=FOLLOW), "relu", members=("a", "b")).train()
     other = SharedSite(made, "add", "b")
     ones = torch.ones(3)
-    made.at(F.relu, (2 * ones,), {})
-    other.at(torch.add, (ones, -2 * ones), {})
+    at(made, F.relu, (2 * ones,), {})
+    at(other, torch.add, (ones, -2 * ones), {})
     assert made.observed.tolist() == [-1, 2]
     for _ in range(2):
         made.observer.begin_step(made.observed)
-        made.at(F.relu, (ones * 4,), {})
-        other.at(torch.add, (ones, ones * 9), {})
+        at(made, F.relu, (ones * 4,), {})
+        at(other, torch.add, (ones, ones * 9), {})
     # of each step, 0.1 of its extremes 4 and 10
     assert made.observed.tolist() == pytest.approx([0.19 * 4 - 0.81, 0.19 * 10 + 0.81 * 2])
 
 
 def test_a_group_of_which_a_pass_shows_some_members_is_set_from_those() -> None:
     made = SiteQuantizer(settings(bits=8, range="absmax"), "relu", members=("a", "b"))
-    made.at(F.relu, (torch.full((3,), 5.1),), {})
+    at(made, F.relu, (torch.full((3,), 5.1),), {})
     assert not made.ready
     settle_what_waits(made)
     assert float(made.scale) == pytest.approx(0.02)
@@ -191,7 +204,7 @@ def test_a_group_of_which_a_pass_shows_some_members_is_set_from_those() -> None:
 def test_what_is_blended_or_noisy_is_clipped_before(keys: dict[str, Any]) -> None:
     made = SiteQuantizer(settings(**keys), "clip", top=6.0).train()
     made(values(9, 9).clamp(0, 6))
-    y = made.at(F.relu6, (values(9, 9),), {}).detach()
+    y = at(made, F.relu6, (values(9, 9),), {}).detach()
     assert 0 <= float(y.min()) <= float(y.max()) <= 6.0 + float(made.used_scale)
 
 
@@ -208,14 +221,14 @@ def test_functions_in_place_leave_what_autograd_keeps() -> None:
     ]:
         made.function = function.__name__.strip("_").removeprefix("i")
         kept = args[0].detach().clone()
-        made.at(function, args, {}).sum().backward()
+        at(made, function, args, {}).sum().backward()
         assert torch.equal(args[0], kept)
     for name, function in [("hardswish", F.hardswish), ("silu", F.silu), ("clip", F.hardtanh)]:
         stand = SiteQuantizer(settings(bits=8), name).train()
         for _ in range(2):
             given = x.exp()
             kept = given.detach().clone()
-            stand.at(function, (given,), {"inplace": True}).sum().backward()
+            at(stand, function, (given,), {"inplace": True}).sum().backward()
             assert torch.equal(given, kept)
 
 

@@ -84,6 +84,12 @@ RESTLESS = LEARNED | {
         ],
     }
 }
+AT_SITES = LEARNED | {
+    "quantization": {
+        "weights": {"bits": 4, "range": "learned"},
+        "activations": {"bits": 4, "place": "every_value", "range": "ema_min_max"},
+    }
+}
 QUICK = LEARNED | {"training.epochs": 2}
 
 
@@ -158,8 +164,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     "changes",
-    [LEARNED, BLENDED, RESTLESS],
-    ids=["learned scales", "blend that freezes", "random rounding, dampening, freezing"],
+    [LEARNED, BLENDED, RESTLESS, pytest.param(AT_SITES, marks=pytest.mark.slow)],
+    ids=["learned scales", "blend that freezes", "random rounding, dampening, freezing", "sites"],
 )
 def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
     changes: dict[str, Any], tmp_path: Path
