@@ -21,7 +21,6 @@ def _not_folded(says: str, do: str = "") -> Limit:
 
 
 # What is no float model, or not one that can be copied and changed
-
 NOT_A_MODULE = _refused("prepare takes a torch.nn.Module, not {given}")
 WRAPPED = _refused(
     "{module} is a {type}, which runs a model that stands inside it",
@@ -61,7 +60,6 @@ QUANTIZED_BY_TORCH = _refused(
 )
 
 # Where parameters are, and of what kind
-
 LAZY = _refused(
     "{layer} is lazy: its shape is not known before the first forward pass",
     "run the model once before prepare, or give prepare an example",
@@ -98,7 +96,6 @@ HOOKED_NORM = _refused(
 )
 
 # Calls of functions in blocks, at which modules stand
-
 OTHER_PATH = _refused(
     "{block} takes another path than in the passes that its sites were found in: it called "
     "{function} {times} times, not {recorded}",
@@ -114,7 +111,6 @@ NO_SUBCLASS = _refused(
 )
 
 # What there is to quantize, and the example
-
 NOTHING_TO_QUANTIZE = _refused(
     "there is nothing to quantize: {why}",
     "qtool quantizes torch.nn.Conv2d and torch.nn.Linear",
@@ -131,14 +127,12 @@ ZERO_EXAMPLE = _refused(
 )
 
 # What is loaded
-
 OTHER_PLACE = _refused(
     "this state_dict was made with place: {given}, and the model was prepared with place: {own}",
     "prepare the model with quantization.activations.place: {given}",
 )
 
 # What a runtime makes of a file
-
 NOT_EXPRESSED = _refused("torch.onnx cannot express the model: {error}")
 QUANTIZED_ANEW = _refused(
     "{layer}: {runtime} quantizes the float {tensor} anew, to codes of its own",
@@ -150,7 +144,6 @@ OTHER_WEIGHTS = _refused(
 )
 
 # Layers that stay float
-
 CHOSEN = _left_float("{where} leaves weights and input float")
 SUBCLASS = _left_float(
     "{type} is a subclass that may differ", "use the class itself where it computes the same"
@@ -176,7 +169,6 @@ BY_FUNCTIONS = _left_float(
 
 # Values that stay float, and operators of them, with place: every_value; a reason is what stands
 # behind "layer1.0:add0 stays float:", or what is said of the value that is made there
-
 JOIN_CHOSEN = _left_float("{where} leaves what it makes float", "remove that override")
 JOIN_LOST = _left_float(
     "it writes to a tensor in place, and the model goes on with that tensor, not with what the "
@@ -235,7 +227,6 @@ FIXED_GRID = _refused(
 )
 
 # Norms that stay beside the layer that they read
-
 CALLED_OFTEN = _not_folded("it, or {layer} before it, is called {times} times in a pass")
 READS_MORE = _not_folded("it reads more than the output of {layer}")
 READ_BY_OTHERS = _not_folded("others read the output of {layer}, too")

@@ -210,7 +210,8 @@ def _annotations(writer: WeightWriter, state: Converted) -> list[Annotation]:
     """
     found = [note for spec in state.layers for note in writer.annotations(spec)]
     for spec in state.layers:
-        found += writer.site_annotations(spec.output_site, spec.output)
+        if spec.output_site:
+            found += writer.site_annotations(spec.output_site, spec.output)
     for site in state.sites:
         grid = None if site.output is None else IntegerGrid(site.output.bits, site.output.grid)
         found += writer.site_annotations(str(site.site), grid)

@@ -31,6 +31,8 @@ RECOMMENDED = {
     "activations": ("learned", "ema_min_max"),
     "blend": ("absmax", "mse"),
 }
+# of extremes, as they are and as a moving average; and no rule but a number that is given
+EXTREMES, FOLLOWED_EXTREMES, GIVEN = "min_max", "ema_min_max", "fixed"
 TRIAL = 3  # iterations of ppq after which one start is chosen
 SMALLEST_SCALE = 1e-8  # a row of zeros has no scale of its own; a learned scale stays above it
 LARGEST_SCALE = 1e36  # times 255, the largest integer of a grid, that is within float32

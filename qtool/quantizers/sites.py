@@ -16,7 +16,7 @@ from qtool.graph.frames import INPUT
 from qtool.graph.functions import form_of
 from qtool.graph.swap import Part
 from qtool.numerics.grid import IntegerGrid
-from qtool.numerics.ranges import above_floor
+from qtool.numerics.ranges import EXTREMES, FOLLOWED_EXTREMES, GIVEN, above_floor
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.places.placement import Form
 from qtool.settings.section import Choice
@@ -49,11 +49,11 @@ def settings_of(form: Form, settings: ActivationQuantization) -> ActivationQuant
         return settings.model_copy(update={"grid": "unsigned"})
     if form == "hardswish":
         follows = settings.of_range.follows
-        name = "ema_min_max" if follows or settings.of_range.learns else "min_max"
+        name = FOLLOWED_EXTREMES if follows or settings.of_range.learns else EXTREMES
         choice = settings.range if follows else Choice(name=name)
         return settings.model_copy(update={"bits": BITS, "grid": "asymmetric", "range": choice})
     if form == "unit":
-        choice = Choice.model_validate({"name": "fixed", "scale": UNIT})
+        choice = Choice.model_validate({"name": GIVEN, "scale": UNIT})
         return settings.model_copy(update={"bits": BITS, "grid": "unsigned", "range": choice})
     return settings
 

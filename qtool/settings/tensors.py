@@ -149,7 +149,7 @@ class ActivationQuantization(TensorQuantization):
     """The integers allowed; auto is the best of unsigned, full and asymmetric for the first values
     that are seen, asymmetric only where the range finds a zero point without learning it."""
 
-    place: Literal["every_value", "layer_inputs", "relu_outputs"] = "layer_inputs"
+    place: Literal["every_value", "layer_inputs", "relu_outputs"] = "every_value"
     """Where the quantizers stand; every_value gives each value one, where it is made, so that
     additions and poolings run in integers, too; relu_outputs makes each ReLU and its quantizer
     one."""

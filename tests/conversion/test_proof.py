@@ -568,7 +568,7 @@ def test_integer_layers_are_exact_in_tf32_on_every_grid(allows_tf32, grid, weigh
         },
     }
     if grid == "mid_rise":
-        choice["activations"] = {"bits": 1, "grid": "mid_rise"}
+        choice["activations"] = {"bits": 1, "place": "layer_inputs", "grid": "mid_rise"}
     integer = qtool.convert(qtool.prepare(float_net(), choice, IMAGES).eval())
     with Tf32() as mode:
         short = integer(IMAGES)

@@ -22,13 +22,14 @@ from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.layers import integer_layers
 
 IMAGES = torch.randn(64, 2, 10, 10, generator=torch.Generator().manual_seed(1))
-BIPOLAR = {"bits": 1, "grid": "full"}
-BINARY = {"bits": 1, "grid": "unsigned"}
-CEIL = {"bits": 4, "grid": "unsigned", "rounding": "ceil"}
-SIGNED_CEIL = {"bits": 3, "grid": "full", "rounding": "ceil"}
-OFFSET_CEIL = {"bits": 4, "grid": "asymmetric", "rounding": "ceil"}
-BINARY_CEIL = {"bits": 1, "grid": "unsigned", "rounding": "ceil"}
-BYTE_CEIL = {"bits": 8, "grid": "full", "rounding": "ceil"}
+AT_LAYERS = {"place": "layer_inputs"}
+BIPOLAR = {**AT_LAYERS, "bits": 1, "grid": "full"}
+BINARY = {**AT_LAYERS, "bits": 1, "grid": "unsigned"}
+CEIL = {**AT_LAYERS, "bits": 4, "grid": "unsigned", "rounding": "ceil"}
+SIGNED_CEIL = {**AT_LAYERS, "bits": 3, "grid": "full", "rounding": "ceil"}
+OFFSET_CEIL = {**AT_LAYERS, "bits": 4, "grid": "asymmetric", "rounding": "ceil"}
+BINARY_CEIL = {**AT_LAYERS, "bits": 1, "grid": "unsigned", "rounding": "ceil"}
+BYTE_CEIL = {**AT_LAYERS, "bits": 8, "grid": "full", "rounding": "ceil"}
 INPUTS = {
     "{-1, +1}": BIPOLAR,
     "{0, 1}": BINARY,
@@ -64,7 +65,7 @@ def net(kind: str) -> nn.Module:
 
 
 def integer_net(kind: str, activations: dict[str, Any], **weights: Any) -> nn.Module:
-    section = {"weights": {"bits": 4} | weights, "activations": activations}
+    section = {"weights": {"bits": 4} | weights, "activations": AT_LAYERS | activations}
     model = qtool.prepare(net(kind).eval(), section)
     qtool.calibrate(model, [IMAGES])
     model.eval()

@@ -91,7 +91,8 @@ def with_a_bias_beyond_int32() -> nn.Module:
 def section(activations: Mapping[str, Any], **overrides: Any) -> dict[str, Any]:
     """All weights of 4 bits, but for layers by their names."""
     found = [{"match": match, **what} for match, what in overrides.items()]
-    return {"weights": FOUR, "activations": dict(activations), "overrides": found}
+    inputs = {"place": "layer_inputs", **activations}
+    return {"weights": FOUR, "activations": inputs, "overrides": found}
 
 
 def with_weights(found: dict[str, Any], **weights: Any) -> dict[str, Any]:
@@ -115,7 +116,11 @@ class Doubled(nn.Module):
 FLOAT: dict[str, Any] = {"weights": None}
 # name -> network, recipe section, the layers whose weights stay float or get a float factor
 CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], set[str]]] = {
-    "activations only": (float_net, {"activations": FOUR}, {"conv1", "conv2", "fc"}),
+    "activations only": (
+        float_net,
+        {"activations": FOUR | {"place": "layer_inputs"}},
+        {"conv1", "conv2", "fc"},
+    ),
     "one float layer": (float_net, section(FOUR, conv1=FLOAT), {"conv1"}),
     "unfolded norms": (
         with_unfolded_norms,
@@ -130,7 +135,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], set[str]]] = {
     "a float layer after a pooling": (Pooled, section(AT_RELUS, conv2=FLOAT), {"conv2"}),
     "tokens": (Tokens, section(FOUR, down=FLOAT), {"down"}),
     "added to itself": (Doubled, section(FOUR, conv1=FLOAT), {"conv1"}),
-    "one feature": (narrow, {"activations": FOUR}, {"1", "3", "5", "7"}),
+    "one feature": (
+        narrow,
+        {"activations": FOUR | {"place": "layer_inputs"}},
+        {"1", "3", "5", "7"},
+    ),
 }
 
 

@@ -142,10 +142,10 @@ def test_values_that_overflow_on_their_way_are_named_by_their_quantizer() -> Non
 @pytest.mark.parametrize("side", ["weights", "activations"])
 def test_a_given_scale_that_leaves_nothing_is_refused(side: str, scale: float) -> None:
     section = deepcopy(SECTION)
-    section[side] = {"bits": 4, "range": {"name": "fixed", "scale": scale}}
+    section[side] |= {"bits": 4, "range": {"name": "fixed", "scale": scale}}
     place = {"weights": "weight", "activations": "input"}[side]
     what = "saturates every value" if scale < 1 else "makes every value 0"
     with pytest.raises(ValueError, match=rf"^conv1\.{place}_quantizer: range fixed.* {what}: "):
         qtool.prepare(float_net(), section, torch.randn(4, 3, 8, 8))
-    section[side] = {"bits": 1, "range": {"name": "fixed", "scale": scale}}
+    section[side]["bits"] = 1
     qtool.prepare(float_net(), section, torch.randn(4, 3, 8, 8))  # signs are left

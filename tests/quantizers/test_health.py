@@ -36,7 +36,8 @@ def kinds(found: list[Finding]) -> set[tuple[str, str]]:
 def test_a_healthy_network_gives_nothing_to_look_at() -> None:
     model = prepared()
     assert qtool.health(model, IMAGES) == []
-    assert qtool.health(prepared(weights={"bits": 4}, activations={"bits": 4}), IMAGES) == []
+    four = {"bits": 4, "place": "layer_inputs"}
+    assert qtool.health(prepared(weights={"bits": 4}, activations=four), IMAGES) == []
     assert not any(row.note for row in plan(model))
 
 

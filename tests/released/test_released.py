@@ -1,6 +1,7 @@
 """Files that older code wrote load, go on, convert, are inspected and exported as they were."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -88,7 +89,11 @@ def test_a_bare_state_dict_stands_for_the_same_network(states, release, name: st
     for example in (images(), None):
         if example is None and name == "relu outputs":  # its places need one
             continue
-        model = qtool.prepare(small_network(), STATES[name], example)
+        section = deepcopy(
+            STATES[name]
+        )  # a bare state does not say its place: this was the only one
+        section["activations"].setdefault("place", "layer_inputs")
+        model = qtool.prepare(small_network(), section, example)
         model.load_state_dict(kept["state_dict"])
         qtool.set_progress(model, 1.0)
         with torch.no_grad():

@@ -314,6 +314,7 @@ def test_progress_reaches_the_estimators_of_a_prepared_model() -> None:
         side: {"bits": 4, "estimator": {"name": "hyperbolic_tangent", "sharpness": SHARPENS}}
         for side in (W, A)
     }
+    section[A]["place"] = "layer_inputs"
     torch.manual_seed(0)
     model = qtool.prepare(nn.Sequential(nn.Linear(6, 5, bias=False)), section, torch.randn(4, 6))
     layer = model[0]

@@ -305,7 +305,7 @@ def section(*names: Any) -> dict[str, Any]:
     weights, inputs, override = (*names, *["identity"] * 3)[:3]
     return {
         "weights": {"bits": 4, "estimator": weights},
-        "activations": {"bits": 4, "estimator": inputs},
+        "activations": {"bits": 4, "place": "layer_inputs", "estimator": inputs},
         "overrides": [{"match": "0", "weights": {"estimator": override}}],
     }
 
