@@ -221,8 +221,9 @@ class SharedSite(Part):
         super().__init__()
         self.quantizer = (quantizer,)
         self.function, self.member, self.top = function, member, top
-        silu = function == "silu"
-        self.sigmoid = SiteQuantizer(quantizer.settings, "sigmoid", "unit") if silu else None
+        self.sigmoid: SiteQuantizer | None = None
+        if function == "silu" and isinstance(quantizer.settings, ActivationQuantization):
+            self.sigmoid = SiteQuantizer(quantizer.settings, "sigmoid", "unit")
 
     def at(self, function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Return what a call makes, rounded; the arguments stay as they are."""

@@ -83,7 +83,7 @@ def place_quantizers(model: nn.Module, settings: Quantization, seen: list[Seen])
     return Placing(placement, graphs[0], stands, sources, ways_of(graphs))
 
 
-def make_stands(placement: Placement, device: torch.device) -> dict[CallSite, Stand]:
+def make_stands(placement: Placement, device: torch.device | None) -> dict[CallSite, Stand]:
     """Return what is to stand at the sites of a model: a quantizer for each value, or group."""
     groups: dict[CallSite, list[PlacedSite]] = {}
     for placed in placement.sites.values():
