@@ -48,17 +48,9 @@ def train(
 
 
 def convert(
-    source: Path,
-    *,
-    output: Path | None = None,
-    device: str = "auto",
-    no_saturation: bool = False,
+    source: Path, *, output: Path | None = None, device: str = "auto", no_saturation: bool = False
 ) -> Conversion:
-    """Run or recipe -> integer model, proven; return what convert.json says.
-
-    A run gives its trained weights; a recipe its given weights, calibrated and not trained. Without
-    saturation, channels that could saturate on processors without VNNI are rounded anew.
-    """
+    """Run, or recipe with given weights -> integer model, proven; return what convert.json says."""
     given = quantized_from(source, output, pick_device(device))
     saturation = "avoid" if no_saturation else "allow"
     integer = to_integer(given.model, given.proof_images(), saturation=saturation)
