@@ -156,6 +156,9 @@ NEITHER = _left_float("{type} is neither Conv2d nor Linear")
 BYPASSED = _left_float(
     "the model uses its weight without calling it", "call the layer, where the model is yours"
 )
+FLOAT_IN_STATE = _left_float(
+    "the state that was loaded has it float, from before attention was quantized", "train it anew"
+)
 CONSTANT_INPUT = _left_float(
     "what it reads is made of parameters and buffers alone, and so is a constant of the file"
 )

@@ -53,6 +53,7 @@ OTHER_ERRORS = {
 }
 # met by tests of their own: a runtime has to be asked, or what stands at calls to be installed
 ELSEWHERE = {
+    "FLOAT_IN_STATE": ("quantizers/test_modes.py", "the state that was loaded has it float"),
     "QUANTIZED_ANEW": ("export/test_float_weights.py", "quantizes the float weight anew"),
     "OTHER_WEIGHTS": ("export/test_float_weights.py", "does not compute with the weights"),
     "NOT_EXPRESSED": ("export/test_export.py", r"torch\.onnx cannot express the model"),

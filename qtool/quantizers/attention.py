@@ -4,16 +4,18 @@ The model is changed so that it calls them, before anything is quantized. What s
 then is left float.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from torch import nn
 
-from qtool.graph.attention import attentions, given_apart, make_layered
-from qtool.graph.by_function import call_layers, find_used_by_function
+from qtool.graph.attention import APART, PACKED, attentions, given_apart, make_layered
+from qtool.graph.by_function import call_layers, find_used_by_function, layers_called_so
 from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.recorder import without_traces
-from qtool.quantizers.layers import plain_type
+from qtool.limits import FLOAT_IN_STATE
+from qtool.quantizers.deployed import prepared_state
+from qtool.quantizers.layers import plain_type, quant_layers, release_quant_layer
 from qtool.quantizers.modes import ROWS
 
 
@@ -59,6 +61,27 @@ def call_bypassed(model: nn.Module, past: Collection[str], inputs: Inputs) -> bo
     blocks = find_used_by_function(twin, linears, _passes(twin, inputs))
     call_layers(model, blocks)
     return bool(blocks)
+
+
+def release_what_was_float(
+    model: nn.Module, state_dict: Mapping[str, object], prefix: str, *args: object
+) -> None:
+    """Make layers float again that an older prepared state has float; a hook before it is loaded.
+
+    That is a state with quantizers, in which attentions have the names of torch.nn, or layers that
+    are used by function have no quantizers. A state of a float model has none at all.
+    """
+    holders = {key.rpartition("_quantizer.")[0] for key in state_dict}
+    holders = {key.removeprefix(prefix).rpartition(".")[0] for key in holders if key}
+    if not holders:
+        return
+    own = (f"{key}_weight" for key in (*PACKED, *APART))
+    old = {key for key in own for name in state_dict if name.endswith(f".{key}")}
+    called = layers_called_so(model)
+    for name, layer in quant_layers(model).items():
+        if name not in holders and (old or layer in called):
+            release_quant_layer(layer)
+            prepared_state(model).left_float[name] = FLOAT_IN_STATE.text()
 
 
 def _passes(twin: nn.Module, inputs: Inputs) -> Iterator[Callable[[], object]]:

@@ -23,7 +23,11 @@ from qtool.limits import (
 )
 from qtool.problems import Problem, did_you_mean, report
 from qtool.quantizers import door
-from qtool.quantizers.attention import call_bypassed, layer_attentions
+from qtool.quantizers.attention import (
+    call_bypassed,
+    layer_attentions,
+    release_what_was_float,
+)
 from qtool.quantizers.control import name_quantizers
 from qtool.quantizers.deployed import WATCHED, Prepared, prepared_state, see_deployed
 from qtool.quantizers.finite import refuse_bad_numbers, refuse_bad_state, refuse_bad_values
@@ -145,6 +149,7 @@ def prepare(
                 layer.weight_quantizer.fit_roughly(layer.weight)
     name_quantizers(model)
     model.register_load_state_dict_pre_hook(refuse_other_place)
+    model.register_load_state_dict_pre_hook(release_what_was_float)
     model.register_load_state_dict_post_hook(refuse_bad_state)
     if inputs is not None:
         with without_traces(model), door.named_failures():

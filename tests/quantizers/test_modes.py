@@ -121,6 +121,26 @@ def test_an_encoder_is_quantized_and_its_fast_path_is_not_taken(
     assert_converts(net, model, X)
 
 
+def test_a_prepared_state_from_before_has_its_attention_float_still() -> None:
+    torch.manual_seed(0)
+    net = Encoder().eval()
+    state = qtool.prepare(net, BOTH, X).state_dict()
+    inside = ("layer.self_attn.in_proj", "layer.self_attn.out_proj", "layer.linear")
+    old = {k: v for k, v in state.items() if not (k.startswith(inside) and "_quantizer." in k)}
+    for kind in ("weight", "bias"):
+        old[f"layer.self_attn.in_proj_{kind}"] = old.pop(f"layer.self_attn.in_proj.{kind}")
+    model = qtool.prepare(net, BOTH, X)
+    model.load_state_dict(old)
+    assert list(layers_of(model)) == ["embed", "head"]
+    integer = qtool.convert(model)
+    assert [spec.name for spec in integer.qtool.layers] == ["embed", "head"]
+    why = integer.qtool.left_float["layer.linear1"]
+    assert why.startswith("the state that was loaded has it float")
+    plain = qtool.prepare(net, BOTH, X)
+    plain.load_state_dict(net.state_dict(), strict=False)  # of a float model: stays quantized
+    assert len(layers_of(plain)) == 6
+
+
 class Branches(nn.Module):
     """A head that only training calls, one that only evaluation calls, one that nothing calls."""
 
