@@ -4,7 +4,8 @@ recording: what a pass told, and the questions that it answers. recorder: makes 
 numbers for values. norms: which of them can be folded, by what they do to channels, see affine.
 call_sites: numbered calls of functions in blocks; functions: the names of these; value_graph: what
 they read and made, and facts of their arguments; value_tape: records one pass, in a value_mode.
-frames: modules that stand at such calls; running: who calls what meanwhile; swapped_classes: of
+frames: modules that stand at such calls; running: who calls what meanwhile;
+counted: which paths were recorded; swapped_classes: of
 blocks that say that they run. bypassed: whose weights are read past their layer; attention,
 by_function: models made to call such layers, which rewritten does again. inputs: the form of a
 model's inputs, which an example fixes. sites: numbered calls of modules. calls: modules that

@@ -12,7 +12,8 @@ from torch import nn
 
 from qtool import limits
 from qtool.graph.call_sites import CallSite, is_block, is_dropout, is_leaf
-from qtool.graph.running import CALLS, SITES, BlockCalls, Pair
+from qtool.graph.counted import BlockCalls, Pair
+from qtool.graph.running import CALLS, SITES
 from qtool.graph.swap import Part
 from qtool.graph.swapped_classes import class_of, swap_block, swap_leaf
 from qtool.graph.value_graph import Counts
@@ -155,6 +156,7 @@ def _calls_of(
     given = {site.number: site.key for site in sites if site.function == INPUT}
     return BlockCalls(
         block=name,
+        type=type(block).__name__,
         functions=functions,
         keys=keys,
         ways=tuple(counted),

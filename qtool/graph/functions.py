@@ -26,10 +26,10 @@ _FORMS = {
     "instance_norm": "instance_norm",
     "rms_norm": "rms_norm",
     "relu": "relu relu_",
-    "clip": "hardtanh hardtanh_ relu6 clamp clamp_ clip clip_ clamp_min clamp_min_",
-    "hardswish": "hardswish",
-    "hardsigmoid": "hardsigmoid",
-    "silu": "silu",
+    "clip": "hardtanh hardtanh_ relu6 relu6_ clamp clamp_ clip clip_ clamp_min clamp_min_",
+    "hardswish": "hardswish hardswish_",
+    "hardsigmoid": "hardsigmoid hardsigmoid_",
+    "silu": "silu silu_",
     "sigmoid": "sigmoid sigmoid_ expit",
     "gelu": "gelu",
     "softmax": "softmax",
@@ -37,7 +37,7 @@ _FORMS = {
     "elu": "elu elu_",
     "leaky_relu": "leaky_relu leaky_relu_",
     "prelu": "prelu",
-    "mish": "mish",
+    "mish": "mish mish_",
     "add": "add add_ __add__ __iadd__ __radd__ iadd",
     "sub": "sub sub_ subtract subtract_ __sub__ __isub__ isub __rsub__ rsub",
     "mul": "mul mul_ multiply multiply_ __mul__ __imul__ __rmul__ imul",
@@ -59,7 +59,7 @@ _FORMS = {
     "dropout": "dropout dropout_ dropout1d dropout2d dropout3d feature_dropout feature_dropout_",
     "contiguous": "contiguous clone detach data to float type_as",
     "pad": "pad constant_pad_nd",
-    "interpolate": "interpolate upsample upsample_nearest",
+    "interpolate": "interpolate upsample upsample_nearest upsample_nearest2d",
     "matmul": "matmul __matmul__ __rmatmul__ mm bmm",
     "attention": "scaled_dot_product_attention multi_head_attention_forward"
     " _native_multi_head_attention",
@@ -90,7 +90,11 @@ _Keywords = Mapping[str, object]
 
 def _collected() -> dict[_Function, tuple[str, str]]:
     """Return function -> name and form, for all forms that this version of PyTorch has."""
-    homes: tuple[ModuleType | type, ...] = (torch, F, Tensor, operator, torch.special)
+    # torch._C._nn: what functions of torch.nn.functional call, which torch.compile looks into
+    homes: tuple[ModuleType | type, ...] = (
+        *(torch, F, Tensor, operator, torch.special),
+        vars(torch._C)["_nn"],
+    )
     found: dict[_Function, tuple[str, str]] = {}
     for name, forms in _FORMS.items():
         for form in forms.split():

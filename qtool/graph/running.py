@@ -6,8 +6,7 @@ Nothing of it is kept on a model, so that threads, copies, and blocks that a gra
 runs again, have frames of their own. torch.compile and torch.export trace through it all.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import ParamSpec, Protocol, TypeVar, cast
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from qtool.graph.counted import BlockCalls, Pair, check_path
 from qtool.graph.functions import function_of
 from qtool.graph.inputs import in_order, map_tensors
-from qtool.limits import OTHER_PATH
 
 # state names are layer1.0.sites.relu1.scale
 SITES = "sites"
@@ -25,30 +24,6 @@ SITES = "sites"
 CALLS = "qtool_calls"
 T = TypeVar("T")
 P = ParamSpec("P")
-Pair = tuple[str, str]  # leaf, "" for the block's own code, and function
-
-
-@dataclass(frozen=True)
-class BlockCalls:
-    """What a block knows of its calls.
-
-    Attributes:
-        block: its name in the model.
-        functions: those at whose calls something stands; no other is counted.
-        keys: leaf and function -> call -> name among the block's `sites`.
-        ways: what one call of the block may count of these functions, in one entry or more.
-        dropouts: leaves of which nothing counts but dropout itself.
-        inputs: which tensor that the model is given -> name among the sites; of the root alone.
-        arguments: names of what its forward takes, in order, where there are sites of inputs.
-    """
-
-    block: str
-    functions: frozenset[str] = frozenset()
-    keys: Mapping[Pair, Mapping[int, str]] = field(default_factory=dict)
-    ways: tuple[Mapping[Pair, int], ...] = ()
-    dropouts: frozenset[str] = frozenset()
-    inputs: Mapping[int, str] = field(default_factory=dict)
-    arguments: tuple[str, ...] = ()
 
 
 class Frame:
@@ -194,7 +169,7 @@ def _in_frame(
     finally:
         mode.frame = outer
     if frame is not None:
-        _check(frame)
+        check_path(frame.calls, frame.counts, training=block.training)
     return output
 
 
@@ -251,6 +226,21 @@ def run_call(leaf: nn.Module, function: str, made: Tensor) -> object:
         mode.frame, frame.leaf = frame, outer
 
 
+def run_unseen(
+    leaf: nn.Module, name: str, function: Callable[[Tensor], Tensor], x: Tensor
+) -> object:
+    """Return function(x), counted as a leaf's call although torch.compile tells no mode of it."""
+    mode = running()
+    frame = None if mode is None else mode.frame
+    if frame is None or name not in frame.calls.functions:
+        return function(x)
+    outer, frame.leaf = frame.leaf, _leaf_name(leaf)
+    try:
+        return apart(call_in, frame, name, function, (x,), {})
+    finally:
+        frame.leaf = outer
+
+
 def runs_apart(forward: Callable[P, T]) -> Callable[P, T]:
     """Make a forward one whose functions are no calls of the block that runs the module."""
 
@@ -259,36 +249,6 @@ def runs_apart(forward: Callable[P, T]) -> Callable[P, T]:
         return apart(forward, *args, **kwargs)
 
     return alone
-
-
-def _check(frame: Frame) -> None:
-    """Refuse a call of a block that took another path than those that were recorded.
-
-    A block that counted nothing was skipped; a leaf that counted nothing was, too, and so may the
-    block's own code have been in training.
-    """
-    counts = frame.counts
-    if not counts:
-        return
-    skips = frame.block.training
-    for way in frame.calls.ways:
-        if _is_way(counts, way, skips=skips):
-            return
-    way = frame.calls.ways[0] if frame.calls.ways else {}
-    for pair in {**way, **counts}:
-        if counts.get(pair, 0) != way.get(pair, 0):
-            leaf, function = pair
-            raise OTHER_PATH.error(
-                block=frame.calls.block or type(frame.block).__name__,
-                function=f"{function} of {leaf}" if leaf else function,
-                times=counts.get(pair, 0),
-                recorded=way.get(pair, 0),
-            )
-
-
-def _is_way(counts: Mapping[Pair, int], way: Mapping[Pair, int], *, skips: bool) -> bool:
-    same = all(way.get(pair, 0) == times for pair, times in counts.items())
-    return same and all(pair in counts or skips or pair[0] for pair in way)
 
 
 def _through_sites(

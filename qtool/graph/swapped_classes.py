@@ -10,13 +10,19 @@ from functools import cache
 from types import MethodType
 from typing import Literal, cast
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from qtool import limits
-from qtool.graph.running import SITES, run_block, run_leaf
+from qtool.graph.running import SITES, run_block, run_leaf, run_unseen
 
 Kind = Literal["block", "leaf"]
 _NEW: object = vars(copyreg)["__newobj__"]  # what makes an object that pickles as most do
+# forward -> the function that it calls, and its name, where torch.compile tells no mode of that
+_UNSEEN: dict[object, tuple[str, Callable[[Tensor], Tensor]]] = {
+    nn.Hardswish.forward: ("hardswish", F.hardswish),
+    nn.Hardsigmoid.forward: ("hardsigmoid", F.hardsigmoid),
+}
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {}  # subclass -> the class it was made of
 
 
@@ -71,7 +77,15 @@ def _swapped(cls: type[nn.Module], kind: Kind) -> type[nn.Module]:
     def leaf_forward(self: nn.Module, *args: object, **kwargs: object) -> object:
         return run_leaf(self, plain, self, *args, **kwargs)
 
+    unseen = _UNSEEN.get(plain)
+
+    def unseen_forward(self: nn.Module, input: Tensor) -> object:
+        assert unseen is not None
+        return run_unseen(self, *unseen, input)
+
     forward = block_forward if kind == "block" else leaf_forward
+    if kind == "leaf" and unseen is not None:
+        forward = unseen_forward
     vars(forward)["__wrapped__"] = plain  # torch.export reads the signature
 
     def reduced(self: nn.Module, protocol: int) -> tuple[object, ...]:

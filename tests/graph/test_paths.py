@@ -284,3 +284,46 @@ def test_inputs_are_numbered_in_the_order_of_the_signature() -> None:
     graph = record_values(Two(), Inputs((), {"mask": mask, "x": X, "more": {"shift": shift}}))
     linear = next(o for o in graph.operations if o.function == "linear")
     assert linear.reads == graph.inputs[:1]
+
+
+class Functions(nn.Module):
+    """Calls of what torch.compile may look into, to see other functions there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.swish, self.sigmoid = nn.Hardswish(), nn.Hardsigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.sigmoid(self.swish(x))
+        for act in (F.silu, F.mish, F.relu, F.relu6, F.hardtanh):
+            x = act(act(x), inplace=True)
+        x = F.gelu(F.elu(F.leaky_relu(F.softmax(F.dropout(x, 0.5, self.training), 1))))
+        x = F.interpolate(x, scale_factor=2.0)
+        x = F.avg_pool2d(F.max_pool2d(x, 2), 2) + F.adaptive_avg_pool2d(x, 1)
+        x = F.layer_norm(F.group_norm(F.batch_norm(x, None, None, training=True), 2), x.shape[3:])
+        return F.linear(torch.cat([x.clamp(0, 1), x * x], 1).mean((2, 3)), torch.ones(2, 8))
+
+
+def test_compiled_functions_are_those_of_the_plain_pass() -> None:
+    model = Functions().eval()
+    x = torch.randn(2, 4, 4, 4)
+    expected = model(x)
+    sites = everywhere(model, x)
+    assert len(sites) > 20
+    assert torch.equal(model(x), expected)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), expected)
+    assert {name: stand.calls for name, stand in sites.items()} == dict.fromkeys(sites, 2)
+
+
+def test_what_a_compiler_hides_is_refused_not_passed_over() -> None:
+    class Hidden(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.hardswish(F.relu(x))
+
+    model = Hidden().train()
+    everywhere(model, X)
+    model(X)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match="Hidden takes another path"):
+        compiled(X)
