@@ -44,8 +44,7 @@ def keep_codes(graph: ir.Graph) -> None:
     """Apply all rewrites of this file; a new node is named after the one whose value it reads."""
     names = {node: str(node.name) for node in graph}
     shuffle_innermost(graph)
-    pad_codes(graph)
-    repeat_pairs(graph)
+    move_codes(graph)
     requantize(graph)
     taken, used = set(names.values()), Counter[str]()
     for node in graph:
@@ -92,46 +91,50 @@ def shuffle_innermost(graph: ir.Graph) -> None:
         graph.remove([merge, swap, split], safe=True)
 
 
-def pad_codes(graph: ir.Graph) -> None:
-    """Pad with zeros before values are dequantized: with the code of zero."""
-    for node in list(graph):
-        source = _dequantize_before(node) if node.op_type == "Pad" else None
-        if source is None or not _pads_with_zeros(node):
-            continue
-        codes, scale, zero = _parts(source)
-        name = str(node.outputs[0].name)
-        inputs = [codes, node.inputs[1], zero, *node.inputs[3:]]
-        padded = _like(node, inputs, f"{name}.codes")
-        graph.insert_before(node, padded)
-        real = insert_node(
-            "DequantizeLinear", [padded.outputs[0], scale, zero], f"{name}.real", node
-        )
-        real.shape, real.type = node.outputs[0].shape, node.outputs[0].type
-        _replace(node.outputs[0], real)
-        graph.remove(node, safe=True)
+def move_codes(graph: ir.Graph) -> None:
+    """Let operators that pass values on move bytes, in the order of the graph, one after another.
 
-
-def repeat_pairs(graph: ir.Graph) -> None:
-    """Put the scale and zero point of a value behind operators that pass it on."""
+    The scale and zero point of a value are put behind them; zeros around it are the code of zero.
+    """
     for node in list(graph):
         source = _dequantize_before(node)
-        if source is None or not _passes_on(node):
+        if source is None:
             continue
-        scale, zero = _parts(source)[1:]
-        for made in node.outputs:
-            readers = list(made.uses())
-            if not readers:
-                continue
-            codes = ir.node("QuantizeLinear", [made, scale, zero], name=f"{made.name}.repeated")
-            real = ir.node("DequantizeLinear", [*codes.outputs, scale, zero])
-            for new, name in ((codes, f"{made.name}.codes"), (real, f"{made.name}.real")):
-                new.name, new.outputs[0].name = f"{name}.{new.op_type}", name
-            owner = source.metadata_props.get(LAYER, "").removesuffix(REPEATED)
-            real.metadata_props.update({LAYER: f"{owner}{REPEATED}", ROLE: "real_input"})
-            real.outputs[0].shape, real.outputs[0].type = made.shape, made.type
-            graph.insert_after(node, [codes, real])
-            for reader, index in readers:
-                reader.replace_input_with(index, real.outputs[0])
+        if node.op_type == "Pad" and _pads_with_zeros(node):
+            _pad_codes(graph, node, source)
+        elif _passes_on(node):
+            _repeat_pair(graph, node, source)
+
+
+def _pad_codes(graph: ir.Graph, node: ir.Node, source: ir.Node) -> None:
+    """Pad a value with zeros before it is dequantized."""
+    codes, scale, zero = _parts(source)
+    name = str(node.outputs[0].name)
+    padded = _like(node, [codes, node.inputs[1], zero, *node.inputs[3:]], f"{name}.codes")
+    graph.insert_before(node, padded)
+    real = insert_node("DequantizeLinear", [padded.outputs[0], scale, zero], f"{name}.real", node)
+    real.shape, real.type = node.outputs[0].shape, node.outputs[0].type
+    _replace(node.outputs[0], real)
+    graph.remove(node, safe=True)
+
+
+def _repeat_pair(graph: ir.Graph, node: ir.Node, source: ir.Node) -> None:
+    """Put the scale and zero point of a value behind an operator that passes it on."""
+    scale, zero = _parts(source)[1:]
+    for made in node.outputs:
+        readers = list(made.uses())
+        if not readers:
+            continue
+        codes = ir.node("QuantizeLinear", [made, scale, zero], name=f"{made.name}.repeated")
+        real = ir.node("DequantizeLinear", [*codes.outputs, scale, zero])
+        for new, name in ((codes, f"{made.name}.codes"), (real, f"{made.name}.real")):
+            new.name, new.outputs[0].name = f"{name}.{new.op_type}", name
+        owner = source.metadata_props.get(LAYER, "").removesuffix(REPEATED)
+        real.metadata_props.update({LAYER: f"{owner}{REPEATED}", ROLE: "real_input"})
+        real.outputs[0].shape, real.outputs[0].type = made.shape, made.type
+        graph.insert_after(node, [codes, real])
+        for reader, index in readers:
+            reader.replace_input_with(index, real.outputs[0])
 
 
 def requantize(graph: ir.Graph) -> None:

@@ -134,6 +134,21 @@ PASSING: dict[str, Callable[[], tuple[Nodes, str, Mapping[str, Array]]]] = {
         "b",
         {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)},
     ),
+    "zeros around every other pixel": lambda: (
+        [
+            node("Slice", ["a", "from", "to", "axes", "every"], ["h"]),
+            node("Pad", ["h", "pads"], ["p"]),
+            node("MaxPool", ["p"], ["b"], kernel_shape=[2, 2]),
+        ],
+        "b",
+        {
+            "from": np.array([0, 0]),
+            "to": np.array([99, 99]),
+            "axes": np.array([2, 3]),
+            "every": np.array([2, 2]),
+            "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64),
+        },
+    ),
     "upsampling": lambda: (
         [node("Resize", ["a", "", "twice"], ["b"], mode="nearest")],
         "b",
