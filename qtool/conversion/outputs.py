@@ -86,6 +86,14 @@ class Outputs:
                 worst = rank, figures, why
         return worst[1], worst[2]
 
+    def expects_as(self, other: "Outputs") -> bool:
+        """Tell whether the same was expected on the batches that both have."""
+        return all(
+            torch.equal(mine, theirs)
+            for one, another in zip(self.pairs, other.pairs, strict=False)
+            for (mine, _), (theirs, _) in zip(one, another, strict=False)
+        )
+
     @property
     def prove_little(self) -> bool:
         """Tell whether all that was expected is one value, or the same for every image."""

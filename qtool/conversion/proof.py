@@ -11,6 +11,7 @@ from torch import nn
 
 from qtool.conversion.compared import Compared
 from qtool.conversion.outputs import Outputs
+from qtool.conversion.thresholds import Led, nudged
 from qtool.errors import ConversionError
 from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs
@@ -20,6 +21,11 @@ from qtool.reports.results import Proof
 
 KEPT = 4  # batches that are run again where int32 biases may be what makes models disagree
 OF_ROUNDING = 3.0  # times what float32 itself moves outputs by: integers are no further from it
+OF_BIASES = (
+    "biases in steps of int32 change the outputs ({why}); train or judge the model with such "
+    "biases: call qtool.round_biases before it is judged"
+)
+NUDGES = 3  # times that values are moved by what float32 may: one may meet no threshold early on
 
 
 @torch.no_grad()
@@ -37,7 +43,9 @@ def prove(
     few bits the steps of int32 biases do that, too: where the whole model disagrees, it is compared
     with one whose biases lie there already, and a note says what they change. In a deep network
     that has learnt little, float32's own rounding does: where the same model in float64 is as far
-    away, a note says so.
+    away, a note says so. So does one where that moves as far with all that it rounds moved by
+    float32's rounding (its biases in steps of int32), and the integer model gives its outputs when
+    it is led along its values, site by site.
 
     Args:
         reference: fake-quantized, in evaluation mode.
@@ -68,15 +76,13 @@ def prove(
             )
         step = max([_bias_step(layer) for layer in layers.values()], default=0.0)
         figures, why = outputs.judge(room=step / 2)
+        on_steps, again = None, Outputs()
         if why and with_rounded_biases is not None:
-            on_steps, again = with_rounded_biases(), Outputs()
+            on_steps = with_rounded_biases()
             for batch in kept:
                 _run_both(on_steps, integer, batch, again)
             if not again.judge(room=step / 2)[1]:
-                notes.append(
-                    f"biases in steps of int32 change the outputs ({why}); train or judge the "
-                    f"model with such biases: call qtool.round_biases before it is judged"
-                )
+                notes.append(OF_BIASES.format(why=why))
                 why = ""
         if why and _is_rounding(figures, moved := _moved_by_rounding(reference, kept)):
             notes.append(
@@ -85,6 +91,14 @@ def prove(
                 f"integer model differ from them by {figures['median_abs_difference']:.3g} ({why})"
             )
             why = ""
+        if why:
+            stands = (reference, outputs) if on_steps is None else (on_steps, again)
+            if said := _of_thresholds(stands[0], integer, kept, stands[1], step / 2):
+                if on_steps is not None and not again.expects_as(outputs):
+                    notes.append(OF_BIASES.format(why=why))
+                    said += "; that is with biases in steps of int32"
+                notes.append(f"values lie so near to rounding thresholds that {said}")
+                why = ""
     if why:
         raise ConversionError(f"the integer model disagrees with the fake-quantized one: {why}")
     unseen = [site for site in compared.rounded if site not in compared.off]
@@ -131,6 +145,63 @@ def _moved_by_rounding(reference: nn.Module, batches: Iterable[Inputs]) -> float
     except RuntimeError:  # a part of it asks for float32
         return None
     return outputs.judge(room=0.0)[0]["median_abs_difference"]
+
+
+def _moved_by_nudges(reference: nn.Module, batches: list[Inputs]) -> float:
+    """Return how far a model's outputs move where all that it rounds does, in the median.
+
+    By float32's rounding, and of several times the one that moves them most.
+    """
+    found = [0.0]
+    for seed in range(NUDGES):
+        outputs = Outputs()
+        for batch in batches:
+            expected = _run(reference, batch)
+            with nudged(reference, seed):
+                outputs.take(rows_of(batch), expected, _run(reference, batch))
+        found.append(outputs.judge(room=0.0)[0]["median_abs_difference"])
+    return max(found)
+
+
+def _of_thresholds(
+    reference: nn.Module, integer: nn.Module, batches: list[Inputs], outputs: Outputs, room: float
+) -> str:
+    """Return a note where a disagreement is that of values at rounding thresholds, else "".
+
+    It is where the integer model agrees once it is led along the other's values: in outputs, by the
+    rule that whole models are judged by, and at each site in all but the values that the comparison
+    of sites finds, too; and where the fake-quantized model moves by itself as far.
+
+    Args:
+        reference: fake-quantized, its biases in steps of int32 where that can be.
+        integer: model that disagrees with it.
+        batches: inputs of both.
+        outputs: of both on these.
+        room: as they are judged.
+
+    Raises:
+        ConversionError: If a layer or site disagrees.
+    """
+    compared, led, given = Compared(reference, integer), Led(), Outputs()
+    if not compared.rounded:
+        return ""
+    for batch in batches:
+        with led.recording(reference), compared:
+            expected = _run(reference, batch)
+        with led.leading(integer):
+            given.take(rows_of(batch), expected, _run(integer, batch))
+    if led.fault(compared.off) or given.judge(room=room)[1]:
+        return ""
+    figures, why = outputs.judge(room=room)
+    moved = _moved_by_nudges(reference, batches)
+    if not _is_rounding(figures, moved):
+        return ""
+    return (
+        f"the outputs of the fake-quantized model move by {moved:.3g} in the median where all that "
+        f"it rounds moves by what float32 may, and those of the integer model differ from them by "
+        f"{figures['median_abs_difference']:.3g} ({why}); led along its values site by site, the "
+        f"integer model gives its outputs"
+    )
 
 
 def _is_rounding(figures: Mapping[str, float], moved: float | None) -> bool:
