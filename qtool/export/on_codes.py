@@ -16,9 +16,18 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from qtool.export.clips import clip_behind_pools, saturate_instead
 from qtool.export.insert import insert_constant, insert_node
 from qtool.export.node_names import owner_of
-from qtool.export.targets.target import Array
+from qtool.export.pairs import (
+    dequantize_before,
+    dequantizer,
+    is_per_tensor,
+    number_of,
+    parts_of,
+    replace_value,
+    same_pair,
+)
 from qtool.export.weights import LAYER, REPEATED, ROLE
 
 PASSES_ON = (
@@ -45,6 +54,8 @@ def keep_codes(graph: ir.Graph) -> None:
     names = {node: str(node.name) for node in graph}
     shuffle_innermost(graph)
     move_codes(graph)
+    clip_behind_pools(graph)
+    saturate_instead(graph)
     requantize(graph)
     taken, used = set(names.values()), Counter[str]()
     for node in graph:
@@ -87,7 +98,7 @@ def shuffle_innermost(graph: ir.Graph) -> None:
         y = insert_node("Reshape", [y, shapes["together"]], f"{name}.together", split)
         y = _transposed(y, f"{name}.first", split, TO_CHANNELS_FIRST)
         y.shape, y.type = merge.outputs[0].shape, merge.outputs[0].type
-        _replace(merge.outputs[0], y)
+        replace_value(merge.outputs[0], y)
         graph.remove([merge, swap, split], safe=True)
 
 
@@ -97,7 +108,7 @@ def move_codes(graph: ir.Graph) -> None:
     The scale and zero point of a value are put behind them; zeros around it are the code of zero.
     """
     for node in list(graph):
-        source = _dequantize_before(node)
+        source = dequantize_before(node)
         if source is None:
             continue
         if node.op_type == "Pad" and _pads_with_zeros(node):
@@ -108,19 +119,19 @@ def move_codes(graph: ir.Graph) -> None:
 
 def _pad_codes(graph: ir.Graph, node: ir.Node, source: ir.Node) -> None:
     """Pad a value with zeros before it is dequantized."""
-    codes, scale, zero = _parts(source)
+    codes, scale, zero = parts_of(source)
     name = str(node.outputs[0].name)
     padded = _like(node, [codes, node.inputs[1], zero, *node.inputs[3:]], f"{name}.codes")
     graph.insert_before(node, padded)
     real = insert_node("DequantizeLinear", [padded.outputs[0], scale, zero], f"{name}.real", node)
     real.shape, real.type = node.outputs[0].shape, node.outputs[0].type
-    _replace(node.outputs[0], real)
+    replace_value(node.outputs[0], real)
     graph.remove(node, safe=True)
 
 
 def _repeat_pair(graph: ir.Graph, node: ir.Node, source: ir.Node) -> None:
     """Put the scale and zero point of a value behind an operator that passes it on."""
-    scale, zero = _parts(source)[1:]
+    scale, zero = parts_of(source)[1:]
     for made in node.outputs:
         readers = list(made.uses())
         if not readers:
@@ -140,15 +151,15 @@ def _repeat_pair(graph: ir.Graph, node: ir.Node, source: ir.Node) -> None:
 def requantize(graph: ir.Graph) -> None:
     """Leave out what quantizes a value as it was, and let bytes change their scale as bytes."""
     for node in list(graph):
-        source = _dequantize_before(node) if node.op_type == "QuantizeLinear" else None
-        if source is None or not _is_per_tensor(node):
+        source = dequantize_before(node) if node.op_type == "QuantizeLinear" else None
+        if source is None or not is_per_tensor(node):
             continue
-        if _same(node, source):
+        if same_pair(node, source):
             for reader in list(node.outputs[0].consumers()):
-                if reader.op_type == "DequantizeLinear" and _same(reader, source):
-                    _replace(reader.outputs[0], source.outputs[0])
+                if reader.op_type == "DequantizeLinear" and same_pair(reader, source):
+                    replace_value(reader.outputs[0], source.outputs[0])
                     graph.remove(reader, safe=True)
-            _replace(node.outputs[0], _parts(source)[0])
+            replace_value(node.outputs[0], parts_of(source)[0])
             graph.remove(node, safe=True)
         else:
             node.replace_input_with(0, _again(source, node))
@@ -179,7 +190,7 @@ def _again(source: ir.Node, node: ir.Node) -> ir.Value:
 def _near_ties(source: ir.Node, node: ir.Node) -> bool:
     """Tell whether a code lies so close to the middle of two new ones that float32 may err."""
     (step, zero), (new_step, new_zero) = (
-        [float(_number(value)) for value in given.inputs[1:]] for given in (source, node)
+        [float(number_of(value)) for value in given.inputs[1:]] for given in (source, node)
     )
     steps = (np.arange(256) - zero) * step / new_step
     inside = steps[(steps + new_zero > -1) & (steps + new_zero < 256)]
@@ -197,9 +208,9 @@ def _passes_on(node: ir.Node) -> bool:
     if node.op_type == "MaxPool":
         return len(node.outputs) == 1
     if node.op_type == "Concat":  # a rolled image, for one; a join has QuantizeLinear behind it
-        sources = [_dequantizer(value) for value in node.inputs]
+        sources = [dequantizer(value) for value in node.inputs]
         first, readers = sources[0], node.outputs[0].consumers()
-        one_grid = all(s is not None and first is not None and _same(s, first) for s in sources)
+        one_grid = all(s is not None and first is not None and same_pair(s, first) for s in sources)
         return one_grid and not any(reader.op_type == "QuantizeLinear" for reader in readers)
     return node.op_type in PASSES_ON
 
@@ -210,48 +221,6 @@ def _pads_with_zeros(node: ir.Node) -> bool:
         return False
     value = node.inputs[2] if len(node.inputs) > 2 else None
     return value is None or (value.const_value is not None and not value.const_value.numpy().any())
-
-
-def _dequantize_before(node: ir.Node) -> ir.Node | None:
-    """Return the DequantizeLinear, with one scale of rank 0, that makes a node's first input."""
-    return _dequantizer(node.inputs[0]) if node.inputs else None
-
-
-def _dequantizer(value: ir.Value | None) -> ir.Node | None:
-    """Return the DequantizeLinear, with one scale of rank 0, that makes a value."""
-    maker = value.producer() if value is not None else None
-    if maker is None or maker.op_type != "DequantizeLinear" or not _is_per_tensor(maker):
-        return None
-    return maker
-
-
-def _is_per_tensor(node: ir.Node) -> bool:
-    """Tell whether a node quantizes or dequantizes by one scale and zero point, of rank 0."""
-    given = node.inputs[1:]
-    constants = [value.const_value for value in given if value is not None]
-    return len(given) == 2 and all(c is not None and not c.shape.rank() for c in constants)
-
-
-def _parts(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Return what a node quantizes or dequantizes, its scale and its zero point."""
-    given, scale, zero = node.inputs
-    assert given is not None
-    assert scale is not None
-    assert zero is not None
-    return given, scale, zero
-
-
-def _same(node: ir.Node, other: ir.Node) -> bool:
-    """Tell whether two nodes quantize or dequantize by the same scale and zero point."""
-    pairs = zip(node.inputs[1:], other.inputs[1:], strict=True)
-    numbers = [(_number(one), _number(another)) for one, another in pairs]
-    return all(one.dtype == another.dtype and one == another for one, another in numbers)
-
-
-def _number(value: ir.Value | None) -> Array:
-    assert value is not None
-    assert value.const_value is not None
-    return value.const_value.numpy()
 
 
 def _only_reader(node: ir.Node, operator: str) -> ir.Node | None:
@@ -281,11 +250,3 @@ def _like(node: ir.Node, inputs: Sequence[ir.Value | None], name: str) -> ir.Nod
     )
     copy.outputs[0].name = name
     return copy
-
-
-def _replace(old: ir.Value, new: ir.Value) -> None:
-    """Let all readers of a value have another; an output of the graph keeps its name."""
-    if old.is_graph_output():
-        name, old.name = old.name, f"{old.name}.inner"
-        new.name = name
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

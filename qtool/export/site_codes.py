@@ -5,7 +5,7 @@ annotations name, are put out beside its outputs, and each is held against what 
 has at the same place.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -82,12 +82,15 @@ def compare_site_codes(
         inputs.call(integer)
     found = _run_with(model, notes, named_inputs(integer, inputs), runtime)
     constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    compared = {}
+    compared, cut = {}, _cut_behind_pools(model.graph)
     for note in notes:
         if note.tensor not in values:
             raise ExportError(f"{path}: {note.tensor}: the integer model has no such value")
         steps = values[note.tensor].double() / float(constants[note.scale])
-        given = found[note.tensor].long() - int(constants[note.zero_point])
+        given = found[note.tensor].long()
+        if note.tensor in cut:
+            given = given.clamp(*(int(constants[limit]) for limit in cut[note.tensor]))
+        given = given - int(constants[note.zero_point])
         if given.shape != steps.shape:
             shapes = f"{list(given.shape)} in the file, {list(steps.shape)} in the integer model"
             raise ExportError(f"{path}: {note.tensor} has shapes {shapes}")
@@ -95,6 +98,22 @@ def compare_site_codes(
         largest = int(apart.max()) if apart.numel() else 0
         compared[note.tensor] = SiteCodes(apart.numel(), int((apart > 0).sum()), largest)
     return compared
+
+
+def _cut_behind_pools(graph: onnx.GraphProto) -> dict[str, Sequence[str]]:
+    """Return the limits, by name, of codes that are only clipped once they are pooled."""
+    makers, found = {name: node for node in graph.node for name in node.output}, {}
+    for node in graph.node:
+        chain = [node]
+        for kind in ("QuantizeLinear", "MaxPool", "DequantizeLinear"):
+            maker = makers.get(chain[-1].input[0]) if chain[-1].input else None
+            if maker is None or maker.op_type != kind:
+                break
+            chain.append(maker)
+        else:
+            if node.op_type == "Clip":
+                found[chain[-1].input[0]] = node.input[1:]
+    return found
 
 
 def _run_with(

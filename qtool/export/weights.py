@@ -24,6 +24,7 @@ from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.saturation import MIDDLE
 
 LAYER, ROLE = "qtool.layer", "qtool.role"  # how traced nodes are marked
+WIDE = "qtool.wide"  # the mark of values whose codes take all eight bits, whatever their grid
 # behind a site's name: its gate's values, the same values elsewhere, its weight
 GATE, REPEATED, WEIGHT = ".gate", ".repeated", ".weight"
 GATE_GRID = IntegerGrid(8, "unsigned")
@@ -223,7 +224,8 @@ class WeightWriter:
             quantized.name = f"{name}.{len(found)}" if found else name
             names = (str(quantized.name), str(scale.name), str(zero_point.name))
             # a signed grid is stored as uint8 around 128, so its codes need all eight bits
-            found.append(Annotation(*names, "UINT8" if grid.signed else grid.finn_datatype))
+            wide = grid.signed or WIDE in node.metadata_props
+            found.append(Annotation(*names, "UINT8" if wide else grid.finn_datatype))
         return found
 
 

@@ -183,6 +183,73 @@ def test_a_scale_changes_on_bytes() -> None:
     np.testing.assert_array_equal(run(made), run(given, optimized=False))
 
 
+ONE_END: dict[str, tuple[str, list[str], int | None]] = {
+    # what is quantized first, Clip's limits of the new grid -> the zero point, None: needs a Clip
+    "from 0": ("none", ["none", "top"], 240),
+    "up to 0": ("full", ["under", "full"], 15),
+    "at both ends": ("z", ["under", "over"], None),
+}
+
+
+@pytest.mark.parametrize("name", ONE_END)
+def test_bytes_saturate_at_the_one_end_that_values_leave_their_grid_at(name: str) -> None:
+    zero, limits, expected = ONE_END[name]
+    new_zero = {"from 0": "none", "up to 0": "full", "at both ends": "z"}[name]
+    more = {"full": 255, "under": 240 if name == "up to 0" else 121, "over": 135}
+    nodes = [
+        *pair("x", "i", "s", zero),
+        node("QuantizeLinear", ["i", "t", new_zero], ["b.q"]),
+        node("Clip", ["b.q", *limits], ["b.c"]),
+        node("DequantizeLinear", ["b.c", "t", new_zero], ["b"]),
+        *convolution("b", "y"),
+    ]
+    given = model(nodes, "y", {key: np.array(code, np.uint8) for key, code in more.items()})
+    made = rewritten(given)
+    assert any(n.op_type == "Clip" for n in made.graph.node) == (expected is None)
+    if expected is not None:
+        quantize = [n for n in made.graph.node if n.op_type == "QuantizeLinear"][1]
+        constants = {c.name: numpy_helper.to_array(c) for c in made.graph.initializer}
+        assert int(constants[quantize.input[2]]) == expected
+    np.testing.assert_array_equal(run(made), run(given, optimized=False))
+    assert operators(made)["QLinearConv"] == 1
+
+
+def test_bytes_that_pairs_of_weights_could_not_take_without_vnni_keep_their_clip() -> None:
+    """255 (64 + 65) is no int16, while 15 (127 + 127) is."""
+    large = np.full((8, 8, 1, 1), 64, np.int8)
+    large[3, 1] = 65
+    nodes = [
+        *pair("x", "i", "s", "none"),
+        *pair("i", "b", "t", "none", clip="top"),
+        *convolution("b", "y"),
+    ]
+    for codes, clips in ((large, 1), (np.minimum(large, 64), 0)):
+        made = rewritten(model(nodes, "y", {"codes": codes}))
+        assert sum(n.op_type == "Clip" for n in made.graph.node) == clips
+
+
+@pytest.mark.parametrize("also", [False, True], ids=["pooled alone", "read elsewhere"])
+def test_what_is_only_pooled_is_clipped_behind_that(*, also: bool) -> None:
+    end = [node("Add", ["p", "m"], ["y"])] if also else [*convolution("p", "y")]
+    nodes = [
+        *pair("x", "i"),
+        *convolution("i", "a")[:2],
+        *pair("a.float", "b", "s", "none", clip="top"),
+        node("MaxPool", ["b"], ["p"], kernel_shape=[3, 3], strides=[2, 2]),
+        *([node("ReduceMax", ["b"], ["m"])] if also else []),
+        *end,
+    ]
+    given = model(nodes, "y")
+    made = rewritten(given)
+    order = [n.op_type for n in made.graph.node if n.op_type in ("Clip", "MaxPool")]
+    assert order == (["Clip", "MaxPool"] if also else ["MaxPool", "Clip"])
+    np.testing.assert_array_equal(run(made), run(given, optimized=False))
+    if not also:
+        counted = operators(made)
+        assert counted["QLinearConv"] == 2
+        assert counted["QuantizeLinear"] == 1
+
+
 def test_a_scale_that_leads_to_ties_changes_by_a_table() -> None:
     """Half of a step: every second code lies between two new ones, which are rounded to even."""
     double = {"t": np.array(0.06, np.float32)}

@@ -6,9 +6,11 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import Tensor, nn
 
 import qtool
 from qtool.errors import ExportError
+from qtool.export.annotation import read_annotations
 from qtool.export.onnx_qdq import export_onnx
 from qtool.export.site_codes import compare_site_codes
 from qtool.export.targets.onnxruntime import OnnxRuntime
@@ -38,6 +40,42 @@ def test_every_value_of_every_grid_has_the_integer_models_codes(
     assert len(compared) == 3  # the inputs of two convolutions and of the head
     assert {one.values for one in compared.values()} == {3 * 3 * 64, 3 * 8 * 64, 3 * 8}
     assert all((one.differing, one.largest) == (0, 0) for one in compared.values())
+
+
+class Pooled(nn.Module):
+    """A value of 4 bits that is only pooled, and one of 8 bits that is read at 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.left, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(16, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.max_pool2d(self.first(x).relu(), 2)
+        both = torch.cat([self.second(x).relu(), self.left(x).relu()], 1)
+        return self.last(both)
+
+
+def test_codes_that_are_clipped_elsewhere_are_the_integer_models(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    activations = {"bits": 4, "place": "every_value", "join_bits": 8}
+    section = {"weights": {"bits": 4}, "activations": activations}
+    # a narrow range, so that many codes lie at its end
+    prepared = qtool.prepare(Pooled(), section, IMAGES).eval()
+    with torch.no_grad():
+        for name, scale in prepared.named_parameters():
+            if name.endswith("scale") and ("relu0" in name or "last.input" in name):
+                scale.div_(3)
+    model = qtool.convert(prepared, [IMAGES])
+    export_onnx(model, IMAGES, tmp_path / "m.onnx")
+    file = onnx.load(str(tmp_path / "m.onnx"))
+    assert sum(node.op_type == "Clip" for node in file.graph.node) == 1
+    compared = compare_site_codes(tmp_path / "m.onnx", model, IMAGES, OnnxRuntime())
+    assert {":relu0.codes", "last.input_codes"} <= set(compared)
+    assert all(found.differing == 0 for found in compared.values())
+    kinds = {note.tensor: note.datatype for note in read_annotations(file.graph)}
+    wide = (":relu0.codes", "last.input_codes", ":relu0.repeated.codes")
+    assert [kinds[name] for name in wide] == ["UINT8", "UINT8", "UINT4"]
 
 
 def test_a_code_that_differs_is_counted_where_it_stands(tmp_path: Path) -> None:
