@@ -56,16 +56,18 @@ class IntegerGrid:
     @property
     def qmin(self) -> int:
         """Return the smallest integer of the grid."""
+        if not self.signed:
+            return 0
         half = 2 ** (self.bits - 1)
-        lowest = {"narrow": 1 - half, "full": -half, "mid_rise": 1 - half, "ternary": -1}
-        return lowest.get(self.kind, 0)
+        return {"narrow": 1 - half, "full": -half, "mid_rise": 1 - half, "ternary": -1}[self.kind]
 
     @property
     def qmax(self) -> int:
         """Return the largest integer of the grid."""
+        if not self.signed:  # first, as activations ask for it in every pass
+            return 2**self.bits - 1
         half = 2 ** (self.bits - 1)
-        signed = {"narrow": half - 1, "full": half - 1, "mid_rise": half, "ternary": 1}
-        return signed.get(self.kind, 2 * half - 1)
+        return {"narrow": half - 1, "full": half - 1, "mid_rise": half, "ternary": 1}[self.kind]
 
     @property
     def offset(self) -> float:

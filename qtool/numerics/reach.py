@@ -12,6 +12,8 @@ still be what it is. Healthy ones lie inside: LSQ's start at up to 4 bits, but f
 little beside their largest values, and the scales of the least error of normal and Laplacian rows.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ WIDEST = 3.9  # from 4 on the largest code is less than a quarter of the grid's
 NARROWEST = 0.26  # at 8 bits: below 1/4 the upper three quarters of the weights saturate
 
 
+@lru_cache(maxsize=256)
 def reach(grid: IntegerGrid) -> tuple[float, float]:
     """Return the smallest and the largest scale of a row whose max|w| is 1.
 

@@ -11,7 +11,7 @@ from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.deployed import Prepared
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
-from qtool.quantizers.steps import Members
+from qtool.quantizers.steps import Members, modules_of
 
 
 def set_progress(model: nn.Module, progress: float) -> None:
@@ -30,7 +30,7 @@ def begin_step(model: nn.Module) -> None:
     of the weights tell of. From the first call on it must be called before each step, and the
     forward pass in training is tensor arithmetic alone.
     """
-    for module in model.modules():
+    for module in modules_of(model):
         if isinstance(state := vars(module).get(ATTRIBUTE), Prepared):
             state.steps.by_hand = True
     Members.of(model).begin_step()
@@ -66,7 +66,7 @@ def compile_kernels(model: nn.Module, *, wanted: bool = True) -> None:
 
 def dampening_penalty(model: nn.Module) -> Tensor | None:
     """Return what oscillation dampening adds to the loss, [], or None where nothing is dampened."""
-    layers = [layer for layer in quant_layers(model).values() if layer.weight_quantizer is not None]
+    layers = [module for module in modules_of(model) if isinstance(module, QuantLayer)]
     found = [q.penalty(layer.weight) for layer in layers if (q := layer.weight_quantizer)]
     penalties = [penalty for penalty in found if penalty is not None]
     return torch.stack(penalties).sum() if penalties else None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.numerics.grid import IntegerGrid, quantize
+from qtool.numerics.ranges import above_floor
 
 SAMPLE = 4_096  # weights of a layer that are watched where none is ever frozen
 MOMENTUM = 0.01
@@ -58,12 +59,17 @@ class OscillationTracker(nn.Module):
 
     def codes_of(self, weight: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
         """Return the codes of the watched elements of a weight [C, ...], [N]."""
+        values, scales = self.watched_of(weight, scale)
+        return quantize(values, scales, 0, grid).float()
+
+    def watched_of(self, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the watched elements of a weight [C, ...], [N], and their scales, [N] or [1]."""
         values, scales = weight.detach(), scale.detach().reshape(-1)
         if values.ndim == 4 and not self.freezes:
             values = values.permute(0, 2, 3, 1)  # no copy where the channels are innermost
         if len(scales) > 1:
             scales = scales.index_select(0, self.channel)
-        return quantize(values.reshape(-1)[:: self.stride], scales, 0, grid).float()
+        return values.reshape(-1)[:: self.stride], scales
 
     def freeze(self, codes: Tensor, threshold: float) -> None:
         """Take the newest codes into their average, and freeze what is above `threshold`."""
@@ -102,6 +108,32 @@ class OscillationTracker(nn.Module):
         """Take what `get_extra_state` returned, an average of such, or the dict of older files."""
         given = float(state[0]) if isinstance(state, Tensor) else float(state["started"])
         self.started = given > 0
+
+
+def codes_of_all(
+    trackers: list[OscillationTracker],
+    weights: list[Tensor],
+    scales: list[Tensor],
+    grids: list[IntegerGrid],
+) -> list[Tensor]:
+    """Return what `codes_of` of each tracker does, [N] each; scales are taken above the floor.
+
+    The samples of all weights on one grid are rounded as one tensor: they are small, and many.
+    """
+    found: dict[int, Tensor] = {}
+    alike: dict[tuple[IntegerGrid, torch.dtype, torch.device], list[int]] = {}
+    for k, (tracker, weight, grid) in enumerate(zip(trackers, weights, grids, strict=True)):
+        if tracker.freezes:  # all of a weight is watched, which is not copied for this
+            found[k] = tracker.codes_of(weight, above_floor(scales[k]), grid)
+        else:
+            alike.setdefault((grid, weight.dtype, weight.device), []).append(k)
+    for (grid, *_), places in alike.items():
+        watched = [trackers[k].watched_of(weights[k], scales[k]) for k in places]
+        values = torch.cat([given for given, _ in watched])
+        steps = torch.cat([step.expand(len(given)) for given, step in watched])
+        codes = quantize(values, above_floor(steps), 0, grid).float()
+        found |= zip(places, codes.split([len(given) for given, _ in watched]), strict=True)
+    return [found[k] for k in range(len(trackers))]
 
 
 @torch.no_grad()

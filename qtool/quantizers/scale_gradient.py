@@ -65,7 +65,8 @@ class Sums:
     def add(self, grad: Tensor, inner: Tensor, x: Tensor, x_hat: Tensor) -> None:
         """Add a part."""
         if grad.ndim == 1 and not self.shape:
-            found = torch.dot(grad, x_hat).sub_(torch.dot(inner, x_hat if self.clips else x))
+            own = torch.dot(inner, x_hat if self.clips else x)  # first: a cache still holds them
+            found = torch.dot(grad, x_hat).sub_(own)
         elif self.clips:
             found = (grad - inner).mul_(x_hat).sum_to_size(self.shape)
         else:

@@ -28,6 +28,18 @@ from qtool.quantizers.weights import WeightQuantizer, begin_steps, seen_at
 Parameters = dict[str, nn.Parameter | None]  # of one module
 
 
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """Return what `modules` of a model yields, without making up names, which takes far longer."""
+    found: dict[nn.Module, None] = {}
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found[module] = None
+            waiting += [m for m in reversed(module._modules.values()) if m is not None]
+    return list(found)
+
+
 class Members(NamedTuple):
     """What a step concerns: quantizers, with the weight of each, and what counts its calls."""
 
@@ -40,7 +52,7 @@ class Members(NamedTuple):
     def of(cls, model: nn.Module) -> Self:
         """Find them in a model."""
         found = cls([], [], [], [])
-        for module in model.modules():
+        for module in modules_of(model):
             if isinstance(module, ActivationQuantizer):
                 found.inputs.append(module)
             elif isinstance(module, QuantLayer) and module.weight_quantizer is not None:

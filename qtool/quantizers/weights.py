@@ -14,7 +14,7 @@ from qtool.numerics.schedules import SCHEDULES, Schedule, constant
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.given import refuse_useless_scale
 from qtool.quantizers.moved import in_backward, place_of, steps_taken
-from qtool.quantizers.oscillation import ATEN, OscillationTracker, observe
+from qtool.quantizers.oscillation import ATEN, OscillationTracker, codes_of_all, observe
 from qtool.quantizers.state import QuantizerState
 from qtool.settings.section import Choice
 from qtool.settings.tensors import WeightQuantization
@@ -239,11 +239,11 @@ def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> Non
     for quantizer, weight in zip(quantizers, weights, strict=True):
         quantizer.refit(weight)
     keep_scales_within_reach(quantizers, weights)
-    codes = []
-    for quantizer, weight in zip(quantizers, weights, strict=True):
-        held = quantizer.before_rounding(weight)
-        codes.append(quantizer.tracker.codes_of(held, quantizer.used_scale, quantizer.known_grid))
-    observe([quantizer.tracker for quantizer in quantizers], codes)
+    trackers = [quantizer.tracker for quantizer in quantizers]
+    held = [q.before_rounding(weight) for q, weight in zip(quantizers, weights, strict=True)]
+    scales, grids = [q.scale for q in quantizers], [q.known_grid for q in quantizers]
+    codes = codes_of_all(trackers, held, scales, grids)
+    observe(trackers, codes)
     for quantizer, weight, now in zip(quantizers, weights, codes, strict=True):
         if quantizer.tracker.freezes and may_train(weight):
             quantizer.tracker.freeze(now, quantizer.threshold(quantizer.progress))
@@ -254,30 +254,33 @@ def keep_scales_within_reach(quantizers: list[WeightQuantizer], weights: list[Te
 
     The scales of all layers go together: they are few numbers in many tensors.
     """
-    scales, largest, lowest, highest = [], [], [], []
+    scales, above, below, lowest, highest = [], [], [], [], []
     for quantizer, weight in zip(quantizers, weights, strict=True):
         if quantizer.learns and quantizer.scale.requires_grad and may_train(weight):
             low, high = reach(quantizer.known_grid)
             scales.append(quantizer.scale.detach().view(-1))
-            largest.append(_largest(weight, len(scales[-1])))
+            rows = _rows_in_memory(weight, len(scales[-1]))
+            above.append(rows.amax(1))  # without a copy of the weight, as |w| would be
+            below.append(rows.amin(1))
             lowest.append(low)
             highest.append(high)
     if not scales:
         return
+    lengths = [len(scale) for scale in scales]
+    # max|w| of each row that shares a scale
+    largest = torch.maximum(torch.cat(above), torch.cat(below).neg_()).float().split(lengths)
     low = torch.cat(ATEN._foreach_mul.ScalarList(largest, lowest))
     high = torch.cat(ATEN._foreach_mul.ScalarList(largest, highest))
     kept = within(torch.cat(scales), low, high)
-    ATEN._foreach_copy_.default(scales, list(kept.split([len(scale) for scale in scales])))
+    ATEN._foreach_copy_.default(scales, list(kept.split(lengths)))
 
 
-def _largest(weight: Tensor, rows: int) -> Tensor:
-    """Return max|w| of each row that shares a scale, float32 [rows]."""
+def _rows_in_memory(weight: Tensor, rows: int) -> Tensor:
+    """Return the elements that share each scale, [rows, K], in the order of their memory."""
     values = weight.detach()
     if not values.is_contiguous() and values.ndim == 4:
         values = values.permute(0, 2, 3, 1)  # no copy where the channels are innermost
-    values = values.reshape(rows, -1)
-    # without a copy of the weight, as its absolute values would be
-    return torch.maximum(values.amax(1), -values.amin(1)).float()
+    return values.reshape(rows, -1)
 
 
 def _schedule(choice: Choice | None) -> Schedule:

@@ -15,7 +15,7 @@ from qtool.integer.layers import integer_layers
 from qtool.numerics.grid import IntegerGrid
 from qtool.quantizers.control import dampening_penalty, set_progress
 from qtool.quantizers.layers import QuantConv2d, QuantLinear, quant_layers, take_oscillations
-from qtool.quantizers.oscillation import SAMPLE, OscillationTracker, observe
+from qtool.quantizers.oscillation import SAMPLE, OscillationTracker, codes_of_all, observe
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.settings.tensors import WeightQuantization
 from tests.kit import metrics, write_recipe
@@ -425,3 +425,28 @@ def test_frozen_weights_take_no_part_in_random_rounding(rounding: str) -> None:
     made, weight = frozen_quantizer(rounding=rounding)
     held = {float(made(weight)[0, 0]) for _ in range(20)}
     assert held == {float(made.tracker.average[0]) * 0.5}
+
+
+def test_many_weights_have_the_codes_that_each_has_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 3, 2, 2), (5, 7), (70, 80), (6, 2, 3, 3), (3, 4), (2, 2)]
+    grids = [NARROW, NARROW, NARROW, IntegerGrid(2, "mid_rise"), NARROW, IntegerGrid(8, "full")]
+    weights = [torch.randn(shape, generator=generator) for shape in shapes]
+    weights[0] = weights[0].contiguous(memory_format=torch.channels_last)
+    weights[4] = weights[4].double()
+    scales = [torch.rand(len(w), generator=generator).add(0.1) for w in weights]
+    scales[1] = torch.tensor(0.3)  # one for all channels
+    scales[5][0] = -1.0  # counts as the smallest there is
+    trackers = [OscillationTracker(w, 0.1 if k == 3 else None) for k, w in enumerate(weights)]
+    scales = [
+        s.reshape(-1, *[1] * (w.ndim - 1)) if s.ndim else s
+        for s, w in zip(scales, weights, strict=True)
+    ]
+    found = codes_of_all(trackers, weights, scales, grids)
+    assert [len(codes) for codes in found] == [48, 35, 2800, 108, 12, 4]
+    for tracker, weight, scale, grid, codes in zip(
+        trackers, weights, scales, grids, found, strict=True
+    ):
+        alone = tracker.codes_of(weight, scale.clamp_min(1e-8), grid)
+        assert torch.equal(codes, alone)
+        assert codes.dtype == torch.float32

@@ -14,6 +14,7 @@ import qtool
 from qtool.graph.calls import CountsCalls
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import quant_layers, take_oscillations
+from qtool.quantizers.steps import modules_of
 from qtool.quantizers.weights import WeightQuantizer
 
 SECTION: dict[str, Any] = {
@@ -383,3 +384,11 @@ def test_once_begun_by_hand_a_model_compiles_as_a_whole() -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert_same(expected, model)
+
+
+def test_the_modules_that_a_step_looks_at_are_all_of_the_model_in_order() -> None:
+    model = prepared()
+    model.add_module("again", next(model.children()))  # shared: it comes once
+    model.add_module("none", None)
+    model.add_module("more", nn.Sequential(nn.Sequential(nn.ReLU()), nn.ModuleDict()))
+    assert modules_of(model) == list(model.modules())
