@@ -10,7 +10,7 @@ one that it was given, or 0.
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 import torch
 from torch import Tensor
@@ -108,6 +108,12 @@ def _collected() -> dict[_Function, tuple[str, str]]:
 
 
 _NAMES = _collected()
+_PYTHON = Tensor.unflatten.__module__  # of methods of tensors that are written in Python
+_METHODS = {
+    given.__name__: known
+    for given, known in _NAMES.items()
+    if isinstance(given, FunctionType) and given.__module__ == _PYTHON
+}
 
 
 def function_of(func: _Function, args: _Arguments, kwargs: _Keywords) -> str | None:
@@ -115,7 +121,7 @@ def function_of(func: _Function, args: _Arguments, kwargs: _Keywords) -> str | N
 
     Functions of tensors that are not floating point have none; they count something, or index.
     """
-    known = _NAMES.get(func)
+    known = _known(func)
     if known is None:
         return None
     first = args[0] if args else None
@@ -124,6 +130,18 @@ def function_of(func: _Function, args: _Arguments, kwargs: _Keywords) -> str | N
     name, form = known
     rule = _ONLY_IF.get(name)
     return name if rule is None else rule(form, args, kwargs)
+
+
+def _known(func: _Function) -> tuple[str, str] | None:
+    """Return name and form of a function.
+
+    By its own name, where torch.compile, which does not find such methods among the keys of a
+    dict, and then fails, asks for a method that is written in Python.
+    """
+    method = torch.compiler.is_compiling() and isinstance(func, FunctionType)
+    if method and func.__module__ == _PYTHON:
+        return _METHODS.get(func.__name__)
+    return _NAMES.get(func)
 
 
 def form_of(func: _Function) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+import qtool
 from qtool.graph.attention import (
     LayeredAttention,
     attentions,
@@ -179,3 +180,36 @@ def test_an_encoder_does_not_read_weights_past_the_layers() -> None:
     kept = ~padded
     torch.testing.assert_close(output[kept], expected[kept], rtol=1e-5, atol=2e-6)
     assert len(calls) == 2 * 4
+
+
+class Gated(nn.Module):
+    """Attention, and a method of tensors that is written in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.fc = nn.LayerNorm(8), nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x * (1 - self.fc(self.norm(x)).sigmoid())
+
+
+def test_a_prepared_model_with_attention_compiles_as_a_whole() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 8)
+    section = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "every_value"}}
+    model = qtool.prepare(Gated().train(), section, x)
+    model(x)
+    twin = copy.deepcopy(model)
+    call = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    for one in (model, twin):
+        qtool.begin_step(one)
+    made, expected = call(x), model(x)
+    torch.testing.assert_close(made, expected)
+    made.square().sum().backward()
+    expected.square().sum().backward()
+    for (name, given), own in zip(twin.named_parameters(), model.parameters(), strict=True):
+        assert given.grad is not None, name
+        torch.testing.assert_close(given.grad, own.grad)
