@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qtool.errors import ExportError
 from qtool.export.agreement import Compared, compare_outputs
+from qtool.export.gate import run_named
 from qtool.export.targets.target import Array
 from qtool.reports.results import Export
 from qtool.reports.tables import show_export
@@ -150,3 +151,23 @@ def test_the_terminal_says_what_was_not_verified(
     assert "every image gives the same" in err
     show_export(report.model_copy(update={"unproven": ""}))
     assert "exported and verified" in capsys.readouterr().out
+
+
+class Windows:
+    """Takes four images at once, and makes three rows of each."""
+
+    inputs, batch = ["images"], 4
+
+    def run(self, given: Mapping[str, Array]) -> dict[str, Array]:
+        images = given["images"]
+        return {"windows": images.repeat(3, axis=0)}
+
+    def constants(self, names: list[str]) -> list[Array]:
+        return []
+
+
+@pytest.mark.parametrize("images", [1, 4, 6])
+def test_rows_of_windows_are_those_of_the_images(images: int) -> None:
+    x = torch.arange(images * 2.0).reshape(images, 2)
+    found = run_named(Windows(), {"images": x})
+    assert torch.equal(found["windows"], x.repeat_interleave(3, 0))
