@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 import qtool
+from qtool.evaluation import agreement, judge
 from qtool.export.float_model import dequantized
 from qtool.export.gate import run
 from qtool.export.islands import RuntimeGraph, owners
@@ -65,6 +66,7 @@ class Row:
         milliseconds: of one image on one thread, of the float network.
         of_float, of_static: the file's time as a share of the others'.
         sigma: largest difference of a logit from the integer model's, in standard deviations.
+        disagreement: why an export would refuse the file for its logits, "" where it would not.
         sites: places at which every code is the integer model's, of all that there are.
         codes_off: share of all codes that are not.
     """
@@ -79,6 +81,7 @@ class Row:
     of_float: float
     of_static: float | None
     sigma: float
+    disagreement: str
     sites: tuple[int, int]
     codes_off: float
 
@@ -95,6 +98,8 @@ def network(name: str, px: int) -> nn.Module:
             module.momentum = None  # the mean of all that it sees
         if type(module).__name__ == "CNBlock":
             nn.init.constant_(module.get_parameter("layer_scale"), 0.1)
+    if name.startswith("vit"):  # the head is zero before training
+        nn.init.normal_(model.get_parameter("heads.head.weight"), std=0.02)
     with torch.no_grad():
         model(torch.randn(NOISY, 3, px, px))
     for module in model.modules():
@@ -166,16 +171,17 @@ def in_integers(path: Path, integer: nn.Module, graph: RuntimeGraph) -> dict[str
 
 
 @torch.no_grad()
-def largest_difference(path: Path, integer: nn.Module, images: int, px: int) -> float:
-    """Return the largest difference of a logit from the integer model's, in sigma."""
+def compared(path: Path, integer: nn.Module, images: int, px: int) -> tuple[float, str]:
+    """Return the largest difference of a logit, in sigma, and why exports would refuse the file."""
     session = RUNTIME.open(path)
     expected, given = [], []
     for _ in range(images):
         image = torch.randn(1, 3, px, px)
         expected.append(integer(image))
         given.append(run(session, image))
-    logits = torch.cat(expected).double()
-    return float((torch.cat(given).double() - logits).abs().max() / logits.std())
+    figures = agreement(torch.cat(expected), torch.cat(given))
+    off = figures["max_abs_difference"] / figures["sigma"]
+    return off, judge(figures, torch.cat(given))
 
 
 def measured(name: str, bits: int, options: argparse.Namespace) -> Row:
@@ -214,6 +220,7 @@ def measured(name: str, bits: int, options: argparse.Namespace) -> Row:
                 print(f"  codes differ: {place}", flush=True)
         places = {place for place, _ in codes}
         total = max(1, sum(found.values for _, found in codes))
+        sigma, disagreement = compared(files[0], integer, options.images, px)
         return Row(
             network=name,
             bits=bits,
@@ -224,7 +231,8 @@ def measured(name: str, bits: int, options: argparse.Namespace) -> Row:
             milliseconds=median(others[0]),
             of_float=shares[0],
             of_static=shares[1] if len(shares) > 1 else None,
-            sigma=largest_difference(files[0], integer, options.images, px),
+            sigma=sigma,
+            disagreement=disagreement,
             sites=(len(places) - len(wrong), len(places)),
             codes_off=sum(found.differing for _, found in codes) / total,
         )
@@ -270,12 +278,13 @@ def lines(row: Row) -> Iterator[str]:
     yield f"{row.of_float:.3f}"
     yield "-" if row.of_static is None else f"{row.of_static:.3f}"
     yield f"{row.sigma:.1e}"
+    yield row.disagreement or "yes"
     yield f"{row.sites[0]}/{row.sites[1]}" + (f" ({row.codes_off:.1e})" if row.codes_off else "")
 
 
 COLUMNS = (
     *("network", "bits", "convolutions", "linear layers", "operators", "float between"),
-    *("float, ms", "/ float", "/ static", "off, sigma", "sites equal"),
+    *("float, ms", "/ float", "/ static", "off, sigma", "agrees", "sites equal"),
 )
 
 
