@@ -18,7 +18,10 @@ QUANTIZABLE = (*CONVOLUTIONS, *LINEARS, *POOLINGS, *JOINS)
 """Operators that could run in integers; a runtime's integer kernels are, too."""
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Shape")
 """Operators that compute nothing and move nothing."""
-PASSES_ON = (*VIEWS, "Transpose", "Slice", "Split", "Concat", "MaxPool", "GlobalMaxPool", "Clip")
+PASSES_ON = (
+    *(*VIEWS, "Transpose", "Slice", "Split", "Concat", "Pad", "Gather", "Expand", "Tile"),
+    *("DepthToSpace", "SpaceToDepth", "MaxPool", "GlobalMaxPool", "Clip"),
+)
 """Operators whose results have the type of what they read."""
 _BYTES = (TensorProto.UINT8, TensorProto.INT8)
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -60,7 +63,8 @@ class RuntimeGraph:
         if node.op_type == "QuantizeLinear":
             return next(iter(known[2:]), 0) or TensorProto.UINT8
         if node.op_type in (*self._kernels, *PASSES_ON):
-            return next((kind for kind in known if kind in (*_BYTES, *_FLOATS)), 0)
+            kinds = [kind for kind in known if kind in (*_BYTES, *_FLOATS)]
+            return next((kind for kind in kinds if kind in _BYTES), next(iter(kinds), 0))
         return 0
 
     @property
@@ -77,7 +81,7 @@ class RuntimeGraph:
                 found.update(node.output)
         return found
 
-    def _reads(self, node: onnx.NodeProto) -> list[str]:
+    def reads(self, node: onnx.NodeProto) -> list[str]:
         """Return the tensors that a node reads and that depend on the file's inputs."""
         return [name for name in node.input if name and name not in self._constant]
 
@@ -85,7 +89,7 @@ class RuntimeGraph:
         """Tell whether an operator computes in integers."""
         if node.op_type in self._kernels:
             return True
-        read = [self._types.get(name, 0) for name in self._reads(node)]
+        read = [self._types.get(name, 0) for name in self.reads(node)]
         return bool(read) and all(kind in _BYTES for kind in read)
 
     def quantizable(self) -> list[onnx.NodeProto]:
@@ -103,7 +107,7 @@ class RuntimeGraph:
 
     def _only_rescales(self, node: onnx.NodeProto) -> bool:
         """Tell whether bytes get another scale: by adding a zero, or by joining one tensor."""
-        if len(self._reads(node)) != 1:
+        if len(self.reads(node)) != 1:
             return False
         if node.op_type == "QLinearAdd":
             operands = [
@@ -120,12 +124,17 @@ class RuntimeGraph:
     def _is_quantizable(self, node: onnx.NodeProto) -> bool:
         if node.op_type in self._kernels:
             return True
-        read = self._reads(node)
+        read = self.reads(node)
         if node.op_type not in QUANTIZABLE or not read:
             return False
         if any(self._types.get(name, 0) not in (*_BYTES, *_FLOATS) for name in read):
             return False
-        return node.op_type not in LINEARS or len(read) < len([n for n in node.input[:2] if n])
+        return node.op_type not in LINEARS or not self.multiplies_values(node)
+
+    def multiplies_values(self, node: onnx.NodeProto) -> bool:
+        """Tell whether a matrix product has no weight: both factors depend on an input."""
+        factors = [name for name in node.input[:2] if name]
+        return len(self.reads(node)) >= len(factors)
 
     def float_between_integers(self) -> list[onnx.NodeProto]:
         """Return the operators that run in float and lie between quantized ones, in order.
@@ -136,26 +145,26 @@ class RuntimeGraph:
         fed: dict[str, bool] = {}
         for node in self.graph.node:
             here = node.op_type == "DequantizeLinear" or self.in_integers(node)
-            here = bool(self._reads(node)) and (here or any(fed.get(n, False) for n in node.input))
+            here = bool(self.reads(node)) and (here or any(fed.get(n, False) for n in node.input))
             fed.update(dict.fromkeys(node.output, here))
         wanted: set[str] = set()
         for node in reversed(self.graph.node):
             into = node.op_type == "QuantizeLinear" or self.in_integers(node)
             if into or any(name in wanted for name in node.output):
-                wanted.update(self._reads(node))
+                wanted.update(self.reads(node))
         return [
             node
             for node in self.graph.node
             if self._runs_in_float(node)
             and any(name in wanted for name in node.output)
-            and any(fed.get(name, False) for name in self._reads(node))
+            and any(fed.get(name, False) for name in self.reads(node))
         ]
 
     def _runs_in_float(self, node: onnx.NodeProto) -> bool:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear", *VIEWS):
             return False
         floats = [name for name in node.output if self._types.get(name, 0) in (*_FLOATS, 0)]
-        return bool(floats) and bool(self._reads(node)) and not self.in_integers(node)
+        return bool(floats) and bool(self.reads(node)) and not self.in_integers(node)
 
 
 def owners(

@@ -1,7 +1,8 @@
 """Why a file is slower than it could be: what runs in float between quantized operators, and why.
 
 What is known of a place goes first: why a layer was left float, why a runtime cannot fuse it, why
-an addition stays float. Else the kind of the operator tells.
+an addition stays float. Else the kind of the operator tells. What no recipe could change
+(`by_design`) is listed as such, and a strict export does not refuse it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 import onnx
 
 from qtool.errors import ExportError
+from qtool.export.by_design import AROUND, NO_FORM, float_by_design
 from qtool.export.islands import CONVOLUTIONS, LINEARS, POOLINGS, RuntimeGraph, owners
 from qtool.export.targets.target import Runtime
 from qtool.integer.converted import Converted
@@ -20,12 +22,8 @@ from qtool.reports.exports import FloatOperator
 
 EVERY_VALUE = "place: every_value"
 NOTHING = "nothing in the recipe"
+BY_DESIGN = "it stays float by design"
 CHOSEN_ENDS = CHOSEN.says.removeprefix("{where}")
-ALWAYS_FLOAT = (
-    *("LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization"),
-    *("Softmax", "LogSoftmax", "Gelu", "BiasGelu", "FastGelu", "QuickGelu", "Erf", "Tanh"),
-    *("Attention", "MultiHeadAttention", "GroupNormalization", "InstanceNormalization"),
-)
 GATES = ("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Silu")
 RECTIFIERS = ("Relu", "Clip", "LeakyRelu")
 
@@ -90,10 +88,19 @@ def kernels_of(path: Path, graph: onnx.GraphProto, runtime: Runtime, known: Know
         for name in node.output
     }
     quantizable = made.quantizable()
+    placed = list(owners(made.float_between_integers(), file))
+    whys = [_why(node.op_type, name, known) for node, name in placed]
+    nodes, names = [node for node, _ in placed], [name for _, name in placed]
+    designs = float_by_design(nodes, names, [reason for reason, _ in whys], made)
     found = [
-        FloatOperator(operator=node.op_type, name=name, reason=reason, change=change)
-        for node, name in owners(made.float_between_integers(), file)
-        for reason, change in [_why(node.op_type, name, known)]
+        FloatOperator(
+            operator=node.op_type,
+            name=name,
+            reason=f"{BY_DESIGN}, {design}" if design else reason,
+            change=NOTHING if design else change,
+            by_design=bool(design),
+        )
+        for (node, name), (reason, change), design in zip(placed, whys, designs, strict=True)
     ]
     of_layers = [node for node in graph.node if node.op_type in runtime.integer_kernels]
     layers = frozenset(name for _, name in owners(of_layers, file)) & known.layers.keys()
@@ -131,8 +138,6 @@ def _why_layer(operator: str, spec: LayerSpec, known: Known) -> tuple[str, str]:
 
 
 def _why_kind(operator: str, known: Known) -> tuple[str, str]:
-    if operator in ALWAYS_FLOAT:
-        return "qtool leaves it float, as integers bring no gain there", NOTHING
     if operator == "BatchNormalization":
         return "it is not folded into a layer", EVERY_VALUE if not known.values else NOTHING
     if operator in ("Add", "Sub", "Mul", "Concat", *POOLINGS, *GATES):
@@ -141,16 +146,16 @@ def _why_kind(operator: str, known: Known) -> tuple[str, str]:
         return _no_quantizer("what it reads, or what it makes,", known)
     if operator in (*CONVOLUTIONS, *LINEARS):
         return "it is no layer that qtool quantizes", NOTHING
-    if operator in ("Transpose", "Slice", "Split", "Pad", "Gather"):
+    if operator in ("Transpose", "Slice", "Split", "Pad", "Gather", "Expand"):
         return _no_quantizer("the value that it passes on", known)
-    return f"qtool has no integer form of {operator}", NOTHING
+    return f"{NO_FORM} {operator}", NOTHING
 
 
 def _no_quantizer(where: str, known: Known) -> tuple[str, str]:
     """Return that no quantizer stands somewhere, and what would put one there."""
     reason = f"{where} has no quantizer"
     if known.values:
-        return f"{reason}, as what lies around it is float", "what keeps its neighbours float"
+        return f"{reason}, {AROUND}", "what keeps its neighbours float"
     return reason, EVERY_VALUE
 
 
@@ -163,12 +168,12 @@ def _do(reason: str) -> str:
 
 
 def refuse_float_operators(file: str, found: Iterable[FloatOperator]) -> None:
-    """Check that nothing runs in float between quantized operators.
+    """Check that nothing runs in float between quantized operators but what is so by design.
 
     Raises:
         ExportError: If something does; names the first of them.
     """
-    listed = list(found)
+    listed = [one for one in found if not one.by_design]
     if listed:
         first = "; ".join(f"{o.name} ({o.operator}): {o.reason}" for o in listed[:3])
         more = f"; and {len(listed) - 3} more" if len(listed) > 3 else ""

@@ -33,8 +33,14 @@ def show_export(result: Export) -> None:
     ]
     title = "exported, but not verified" if result.unproven else "exported and verified"
     show(table(title, ["", "#"], rows), on_stdout=True)
-    if result.why_slow:
-        show_why_slow(result.why_slow)
+    slow = [one for one in result.why_slow if not one.by_design]
+    if slow:
+        show_why_slow(slow)
+    if by_design := len(result.why_slow) - len(slow):
+        say(
+            f"note: {number(by_design)} operators between quantized ones stay float by design "
+            f"(under why_slow in the JSON file)"
+        )
     for note in filter(None, [result.unproven, *result.notes]):
         say(f"note: {note}")
     said = ("constant_output", "slower_than_float")  # by the title, and as a warning

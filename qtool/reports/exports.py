@@ -93,6 +93,8 @@ class FloatOperator(Result):
     reason: str
     change: str
     """What in the recipe would change it."""
+    by_design: bool = False
+    """Whether no recipe could, nor should: LayerNorm, Softmax, GELU, and what lies between them."""
 
 
 class Storage(Result):

@@ -210,6 +210,93 @@ def test_what_was_decided_for_a_place_is_the_reason(
     assert found.why_slow[0].change.startswith(change)
 
 
+def between(*nodes: onnx.NodeProto, known: Known, path: Path) -> dict[str, FloatOperator]:
+    """Return what is found of nodes between a quantized x, "b", and a quantizer of "c"."""
+    node = helper.make_node
+    made = graph(
+        node("QuantizeLinear", ["x", "s", "z"], ["a"]),
+        node("DequantizeLinear", ["a", "s", "z"], ["b"]),
+        *nodes,
+        node("QuantizeLinear", ["c", "s", "z"], ["d"]),
+        node("DequantizeLinear", ["d", "s", "z"], ["y"]),
+        initializers={
+            "s": np.array(0.1, np.float32),
+            "z": np.array(3, np.uint8),
+            "w": np.ones(2, np.float32),
+            "shape": np.array([1, 2], np.int64),
+        },
+    ).graph
+    onnx.save(helper.make_model(made), str(path))
+    return {one.name: one for one in kernels_of(path, made, OnnxRuntime(), known).why_slow}
+
+
+@pytest.mark.parametrize("other", ["Softmax", "Softplus"])
+def test_sums_and_moves_stay_float_by_design_where_all_that_lies_around_does(
+    other: str, tmp_path: Path
+) -> None:
+    node = helper.make_node
+    found = between(
+        node("LayerNormalization", ["b", "w"], ["n"], name=":layer_norm0/LayerNormalization"),
+        node("Transpose", ["b"], ["t"], name="block/Transpose"),
+        node("Reshape", ["t", "shape"], ["r"], name="block/Reshape"),
+        node("Add", ["r", "n"], ["p"], name="block:add0/Add"),
+        node(other, ["b"], ["q"], name=":other/Other"),
+        node("Transpose", ["q"], ["u"], name="block.moved/Transpose"),
+        node("Add", ["p", "u"], ["c"], name="block:add1/Add"),
+        known=Known(float_sites={"block:add0": READS, "block:add1": READS}, values=True),
+        path=tmp_path / "m.onnx",
+    )
+    designed = {name for name, one in found.items() if one.by_design}
+
+    around = {"block", "block.moved", "block:add0", "block:add1"}
+    both = {":layer_norm0", ":other"}
+    assert found.keys() == around | both
+    assert designed == (around | both if other == "Softmax" else {":layer_norm0"})
+    if other == "Softmax":
+        refuse_float_operators("m.onnx", found.values())
+    else:
+        with pytest.raises(ExportError, match=r"block \(Transpose\): the value that it passes on"):
+            refuse_float_operators("m.onnx", found.values())
+
+
+def test_what_a_recipe_could_change_is_never_float_by_design(tmp_path: Path) -> None:
+    node = helper.make_node
+    nodes = (
+        node("LayerNormalization", ["b", "w"], ["n"], name=":layer_norm0/LayerNormalization"),
+        node("Div", ["n", "w"], ["h"], name="block/Div"),
+        node("MatMul", ["h", "m"], ["o"], name="fc/MatMul"),
+        node("Constant", [], ["m"], value=helper.make_tensor("m", 1, [2, 2], [1.0] * 4)),
+        node("MatMul", ["o", "h"], ["c"], name=":matmul0/MatMul"),
+    )
+    found = between(
+        *(nodes[3], *nodes[:3], nodes[4]),
+        known=Known(layers={"fc": spec(weight_bits=None)}, values=True),
+        path=tmp_path / "m.onnx",
+    )
+
+    designed = {name: one.by_design for name, one in found.items()}
+    assert designed == {":layer_norm0": True, "block": True, "fc": False, ":matmul0": True}
+    assert found["fc"].reason == "its weight is float"
+
+
+def test_what_moves_bytes_without_a_written_type_is_in_integers() -> None:
+    node = helper.make_node
+    found = graph(
+        node("QuantizeLinear", ["x", "s", "z"], ["a"]),
+        node("Pad", ["a", "pads", "z"], ["b"]),
+        node("QLinearConcat", ["s", "z", "b", "s", "z", "b", "s", "z"], ["c"]),
+        node("Transpose", ["c"], ["d"]),
+        node("DequantizeLinear", ["d", "s", "z"], ["y"]),
+        initializers={
+            "s": np.array(0.1, np.float32),
+            "z": np.array(3, np.uint8),
+            "pads": np.zeros(4, np.int64),
+        },
+    )
+
+    assert found.float_between_integers() == []
+
+
 def test_a_strict_export_refuses_the_first_of_them_by_name() -> None:
     one = FloatOperator(operator="Add", name=":add0", reason="a reason", change="a change")
 
