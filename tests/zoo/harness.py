@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import qtool
 from qtool.errors import QtoolError
+from qtool.graph.rewritten import rewrite, rewritten_in
 from qtool.limits import LIMITS
 from tests.zoo.coverage import leftovers, unnamed_norms, unnamed_weights
 from tests.zoo.evaluation import fake_meaning, integer_meaning, load_trained, wrong_tensors
@@ -196,14 +197,18 @@ def faults_of(
     batch, told = network.inputs(EVALUATED, 11), integer.qtool
     state = prepared.state_dict()
     rules = {spec.name: rule_of(recipe) for spec in told.layers}
-    plain, trained, meant, fake = (network.build() for _ in range(4))
+    plain, trained, meant, fake, given = (network.build() for _ in range(5))
+    for model in (plain, trained, meant, fake):  # layers that prepare lets it call have names
+        rewrite(model, rewritten_in(prepared))
     try:
         for model in (trained, meant, fake):
             load_trained(model, state)
     except RuntimeError as error:
         return [f"what was trained is not the network's: {first_line(error)}"]
     faults = leftovers(integer) + unlisted(told)
-    with evaluating(plain, trained, meant, fake):
+    with evaluating(plain, trained, meant, fake, given):
+        if why := disagreement(call(given, batch), call(plain, batch), network.form, exact=True):
+            faults.append(f"rewritten: {why}")
         call(trained, batch)  # makes the weights that hooks make
         faults += wrong_tensors(trained, state, integer, rules)
         faults += unnamed_weights(plain, lambda: call(plain, batch), told)

@@ -51,7 +51,7 @@ FAULTS: dict[str, tuple[str, Spoil, str]] = {
         "'kernel' is used in float",
     ),
     "a layer that is not named": (
-        "functional-linear_by_its_weight",
+        "functional-product_with_a_transposed_weight",
         lambda integer: integer.qtool.left_float.clear(),
         "nothing is said of hidden",
     ),
