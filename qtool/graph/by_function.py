@@ -6,8 +6,8 @@ swapped block does is found in passes of the model, and is kept by the names of 
 """
 
 import copyreg
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import cast
@@ -15,13 +15,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
 from torch.overrides import TorchFunctionMode
 
 from qtool.graph.functions import argument
+from qtool.graph.running_modules import RunningModules
 
 _NEW: object = vars(copyreg)["__newobj__"]  # what makes an object that pickles as most do
 _LAYERS = "qtool_layers_by_function"  # names of them in the block, among its attributes
@@ -82,9 +79,8 @@ class _Uses(TorchFunctionMode):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.names = {module: name for name, module in self.model.named_modules()}
+        self.modules = RunningModules(self.model)
         self.of_weight = {id(self.model.get_submodule(n).weight): n for n in self.layers}
-        self.running: list[nn.Module] = []
 
     def __torch_function__(
         self,
@@ -96,37 +92,13 @@ class _Uses(TorchFunctionMode):
         """Call a function, and note what it is given."""
         kwargs = kwargs or {}
         name = self.of_weight.get(id(argument(args, kwargs, 1, "weight")))
-        if func is F.linear and name is not None and self.running:
-            layer, user = self.model.get_submodule(name), self.running[-1]
+        if func is F.linear and name is not None and self.modules.running:
+            layer, user = self.model.get_submodule(name), self.modules.running[-1]
             if user is layer or not _same(argument(args, kwargs, 2, "bias"), layer.bias):
                 self.others.add(name)
             else:
-                self.users.setdefault(name, set()).add(self.names[user])
+                self.users.setdefault(name, set()).add(self.modules.names[user])
         return func(*args, **kwargs)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Look at the passes that the model makes meanwhile."""
-        handles = [
-            register_module_forward_pre_hook(self._begin),
-            register_module_forward_hook(self._end, always_call=True),
-        ]
-        try:
-            with self:
-                yield
-        finally:
-            self.running.clear()
-            for handle in handles:
-                handle.remove()
-
-    def _begin(self, module: nn.Module, args: object) -> None:
-        if module in self.names:
-            self.running.append(module)
-
-    def _end(self, module: nn.Module, args: object, output: object) -> None:
-        if module in self.running:
-            while self.running.pop() is not module:
-                pass
 
 
 def _same(given: object, own: object) -> bool:
@@ -148,7 +120,7 @@ def find_used_by_function(
     uses = _Uses(model, layers)
     for make in passes:
         # whatever a model raises in a mode that it is not made for
-        with uses.watching(), torch.no_grad(), suppress(Exception):
+        with uses.modules.watching(), uses, torch.no_grad(), suppress(Exception):
             make()
     found: dict[str, list[str]] = {}
     for name, users in uses.users.items():

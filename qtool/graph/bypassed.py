@@ -9,14 +9,11 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qtool.graph.by_function import layers_called_so
 from qtool.graph.inputs import Inputs, tensors_in
+from qtool.graph.running_modules import RunningModules
 
 
 class _Readers(TorchDispatchMode):
@@ -24,28 +21,16 @@ class _Readers(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.names = {module: name for name, module in model.named_modules()}
+        self.modules = RunningModules(model)
         self.holders: dict[int, list[nn.Module]] = {}
         called = layers_called_so(model)
-        for module in self.names:
+        for module in self.modules.names:
             tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
             if module in called:  # blocks may look at the bias of such a layer
                 tensors = [module.get_parameter("weight")]
             for tensor in tensors:
                 self.holders.setdefault(id(tensor), []).append(module)
-        self.running: list[nn.Module] = []
         self.past: set[str] = set()
-
-    def begin(self, module: nn.Module, args: object) -> None:
-        """Note that a module is called."""
-        if module in self.names:
-            self.running.append(module)
-
-    def end(self, module: nn.Module, args: object, output: object) -> None:
-        """Note that a call of a module has ended."""
-        if module in self.running:
-            while self.running.pop() is not module:
-                pass
 
     def __torch_dispatch__(
         self,
@@ -57,8 +42,8 @@ class _Readers(TorchDispatchMode):
         """Run an operator, and note what it reads past the modules that hold it."""
         for tensor in tensors_in((args, kwargs or {})):
             holders = self.holders.get(id(tensor), [])
-            if holders and not any(module in self.running for module in holders):
-                self.past.update(self.names[module] for module in holders)
+            if holders and not any(module in self.modules.running for module in holders):
+                self.past.update(self.modules.names[module] for module in holders)
         return func(*args, **(kwargs or {}))
 
 
@@ -69,14 +54,6 @@ def read_past_modules(model: nn.Module, inputs: Inputs) -> set[str]:
     That is, while neither the module ran nor another that holds the same tensor.
     """
     readers = _Readers(model)
-    handles = [
-        register_module_forward_pre_hook(readers.begin),
-        register_module_forward_hook(readers.end, always_call=True),
-    ]
-    try:
-        with readers:
-            inputs.call(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with readers.modules.watching(), readers:
+        inputs.call(model)
     return readers.past
