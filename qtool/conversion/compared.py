@@ -226,7 +226,9 @@ class Compared:
             spec.output_top,
             spec.output_bottom,
         )
-        self._take_share(ends, share_off(ends, grid, expected, seen.rounded, made.output, room))
+        self._take_share(
+            ends, share_off(ends, grid, expected, seen.rounded, made.output, room=room)
+        )
 
     def _compare_join(
         self, site: str, seen: _AtReference, given: Tensor, room: Tensor | float
@@ -235,7 +237,9 @@ class Compared:
         assert join.spec.output is not None
         room = room + OF_JOINS * float(seen.raw.abs().max()) if seen.raw.numel() else 0.0
         ends = join.spec.output
-        self._take_share(ends, share_off(ends, join.output, seen.raw, seen.rounded, given, room))
+        self._take_share(
+            ends, share_off(ends, join.output, seen.raw, seen.rounded, given, room=room)
+        )
 
     def _take_share(self, ends: SiteGrid, share: float) -> None:
         self.off[ends.site] = max(share, self.off.get(ends.site, 0.0))

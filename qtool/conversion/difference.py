@@ -79,12 +79,13 @@ def _rounding_of_sums(layer: IntegerLayer, x: Tensor) -> Tensor:
     return sums.double() * (LAST_BIT * (8 + weight[0].numel() ** 0.5))
 
 
-def share_off(  # noqa: PLR0917  both models' values in turn
+def share_off(
     ends: SiteGrid,
     grid: OnGrid,
     raw: Tensor,
     rounded: Tensor,
     given: Tensor,
+    *,
     room: Tensor | float,
 ) -> float:
     """Return the share of values that two models round to different levels.
