@@ -4,8 +4,6 @@ A layer that a runtime can run in integers keeps DequantizeLinear on its weight 
 gets its weight unpacked to float by Mul, which the runtime folds once, when it loads the file.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from qtool.export.annotation import Annotation, tensor_names
+from qtool.export.annotation import Annotation
 from qtool.export.insert import insert_constant, insert_node
 from qtool.export.packing import Packed, Part, pack
 from qtool.export.saturation import computes_one_row
@@ -227,64 +225,6 @@ class WeightWriter:
             wide = grid.signed or WIDE in node.metadata_props
             found.append(Annotation(*names, "UINT8" if wide else grid.finn_datatype))
         return found
-
-
-@dataclass(frozen=True)
-class Forms:
-    """Names of layers by the form their weight should have; the others keep DequantizeLinear.
-
-    Attributes:
-        integer: those that the runtime runs in integer kernels.
-        floating: those whose weight should be unpacked to float.
-    """
-
-    integer: set[str]
-    floating: set[str]
-
-
-def choose_forms(
-    model: onnx.ModelProto, layers: Mapping[str, tuple[str, int]], target: Target
-) -> Forms:
-    """Choose each layer's form by what the runtime makes of it.
-
-    A runtime that finds a float weight between integer tensors may quantize it again, to codes
-    and a scale of its own; such a layer keeps its codes under DequantizeLinear.
-
-    Args:
-        model: with DequantizeLinear on every weight, its nodes still marked.
-        layers: name -> the tensor of its codes, and the dimensions of its weight.
-        target: whose runtime is asked.
-    """
-    runtime = target.runtime
-    kernels = [n for n in runtime.optimized(model).node if n.op_type in runtime.integer_kernels]
-    read = {name for node in kernels for name in node.input}
-    integer = {name for name, (codes, _) in layers.items() if codes in read}
-    others = [name for name in layers if name not in integer]
-    trial = ir.from_proto(model)
-    writer = WeightWriter(trial, target)
-    for name in others:
-        writer.unpack_to_float(name, layers[name][1])
-    written = to_proto(trial)
-    known, graph = tensor_names(written.graph), runtime.optimized(written)
-    constants = {item.name for item in graph.initializer}
-    again = [
-        node.op_type == "DequantizeLinear" and node.input[0] in constants - known
-        for node in graph.node
-    ]
-    floating = set(others)
-    if any(again):  # only those that every operator still reads as they are
-        floating = {
-            name
-            for name in floating
-            if _readers(graph, part_of(name, "weight"))
-            == _readers(written.graph, part_of(name, "weight"))
-        }
-    return Forms(integer, floating)
-
-
-def _readers(graph: onnx.GraphProto, name: str) -> int:
-    """Return how many operators read a tensor."""
-    return sum(name in node.input for node in graph.node)
 
 
 def part_of(layer: str, part: str) -> str:
