@@ -21,6 +21,7 @@ from qtool.graph.inputs import Inputs
 from qtool.graph.running import apart
 from qtool.graph.value_graph import Counts
 from qtool.graph.value_tape import record_values
+from tests.graph.test_paths import Counter
 
 
 class Halved(nn.Module):
@@ -231,25 +232,10 @@ def recorded(model: nn.Module, x: Tensor) -> tuple[dict[CallSite, nn.Module], di
     counts: dict[str, tuple[Counts, ...]] = {}
     for training in (False, True):
         graph = record_values(model.train(training), Inputs.of(x))
-        sites |= {o.site: Same() for o in graph.operations if o.function != "other"}
+        sites |= {o.site: Counter() for o in graph.operations if o.function != "other"}
         for block, ways in graph.counts.items():
             counts[block] = (*counts.get(block, ()), *ways)
     return sites, counts
-
-
-class Same(nn.Module):
-    """Leaves its call as it is, and counts."""
-
-    calls = 0
-
-    def at(
-        self,
-        function: Callable[..., object],
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-    ) -> object:
-        self.calls += 1
-        return function(*args, **kwargs)
 
 
 NETWORKS = [
