@@ -59,7 +59,7 @@ PLANTED = {
     ],
     GRAPH: [
         ("graph/recording", "from qtool import errors", "qtool.errors"),
-        ("graph/frames", "from qtool.problems import report", "qtool.problems"),
+        ("graph/sites/frames", "from qtool.problems import report", "qtool.problems"),
     ],
 }
 

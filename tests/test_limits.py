@@ -26,8 +26,8 @@ ROOMS = ("quantizers", "conversion", "export")
 # what is raised there that is no limit of networks, file by file
 OTHER_ERRORS = {
     "quantizers/state.py": "a checkpoint that cannot be read",
-    "quantizers/finite.py": "numbers that are not finite",
-    "quantizers/given.py": "scales that the settings give",
+    "quantizers/door/finite.py": "numbers that are not finite",
+    "quantizers/door/given.py": "scales that the settings give",
     "quantizers/relu.py": "a mistake of our own",
     "quantizers/fake_quantize.py": "a mistake of our own",
     "quantizers/places/relu_outputs.py": "an argument that is missing",

@@ -15,7 +15,7 @@ from qtool.graph.copies import copy_of
 from qtool.graph.inputs import device_of, has_float64
 from qtool.numerics.on_grid import OnGrid
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.deployed import prepared_state, see_deployed
+from qtool.quantizers.door.deployed import prepared_state, see_deployed
 from qtool.quantizers.layers import quant_layers
 
 INT32_MAX = 2**31 - 1

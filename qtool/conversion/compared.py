@@ -19,14 +19,14 @@ from qtool.conversion.difference import OF_JOINS, difference_of, room_of, share_
 from qtool.conversion.parts import GATE_SLOPE
 from qtool.conversion.standing import OWN_CALL
 from qtool.errors import ConversionError
-from qtool.graph.frames import call_sites_of, counts_of, install, sites_of
 from qtool.graph.inputs import tensors_in
-from qtool.graph.running import apart
+from qtool.graph.sites.frames import call_sites_of, counts_of, install, sites_of
+from qtool.graph.sites.running import apart
 from qtool.integer.at_site import Args, AtSite, Function
 from qtool.integer.layers import integer_layers
 from qtool.integer.site_specs import SiteGrid
 from qtool.numerics.grid import Kind
-from qtool.quantizers.deployed import prepared_state
+from qtool.quantizers.door.deployed import prepared_state
 from qtool.quantizers.sites import SharedSite, SiteQuantizer
 
 

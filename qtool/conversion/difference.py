@@ -10,7 +10,7 @@ from qtool.integer.joins import GATE_LEVELS
 from qtool.integer.layers import IntegerLayer
 from qtool.integer.site_specs import SiteGrid, round_to_values
 from qtool.numerics.on_grid import OnGrid
-from qtool.quantizers.finite import not_finite
+from qtool.quantizers.door.finite import not_finite
 
 TOLERANCE = 1e-4  # of a layer's largest output: float32 sums of some thousand products
 MOST = 0.02  # likewise, where a model computes in bfloat16 inside

@@ -6,7 +6,7 @@ from torch import nn
 from qtool.conversion.fold_batch_norm import fold_batch_norm, foldable
 from qtool.conversion.parts import Parts
 from qtool.graph.recording import Norm
-from qtool.graph.value_graph import Operation
+from qtool.graph.sites.value_graph import Operation
 from qtool.integer.layers import LayerSpec
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.on_grid import OnGrid

@@ -6,8 +6,8 @@ from torch import nn
 from qtool.conversion.parts import Parts
 from qtool.errors import ConversionError
 from qtool.numerics.ranges import SMALLEST_SCALE
+from qtool.quantizers.door.finite import bad_numbers, listed, not_finite
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.finite import bad_numbers, listed, not_finite
 
 LEAST = 1e-4 * SMALLEST_SCALE  # training holds learned scales above the one, or throws them below 0
 

@@ -12,9 +12,9 @@ from torch import nn
 from qtool.conversion.biases import integer_bias
 from qtool.conversion.norms import norm_parts
 from qtool.conversion.standing import OWN_CALL, Standing
-from qtool.graph.call_sites import CallSite
-from qtool.graph.frames import counts_of, install
-from qtool.graph.value_graph import Counts, Operation
+from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.frames import counts_of, install
+from qtool.graph.sites.value_graph import Counts, Operation
 from qtool.integer.at_site import AtSite
 from qtool.integer.depthwise import IntegerNorm
 from qtool.integer.joins import at_site

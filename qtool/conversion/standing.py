@@ -10,12 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from qtool.graph.call_sites import CallSite
-from qtool.graph.frames import sites_of
+from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.frames import sites_of
 from qtool.integer.site_specs import RoundingName, SiteGrid
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.deployed import Prepared, prepared_state
+from qtool.quantizers.door.deployed import Prepared, prepared_state
 from qtool.quantizers.sites import SharedSite, SiteQuantizer
 
 OWN_CALL = ("conv2d", "linear")  # what a layer calls itself

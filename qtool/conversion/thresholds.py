@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.conversion.difference import OF_JOINS
-from qtool.graph.frames import call_sites_of, sites_of
+from qtool.graph.sites.frames import call_sites_of, sites_of
 from qtool.integer.joins import integer_sites
 from qtool.integer.layers import integer_layers
 from qtool.quantizers.activations import ActivationQuantizer

@@ -25,7 +25,7 @@ from qtool.integer.layers import IntegerLayer, integer_layers, make_integer_laye
 from qtool.integer.relu import CallSpec, IntegerReLU, ReluSpec
 from qtool.limits import FLOAT_LAYER, NO_LONGER_AFFINE
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.deployed import prepared_state, see_deployed
+from qtool.quantizers.door.deployed import prepared_state, see_deployed
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.relu import QuantReLU, quant_relus
 from qtool.quantizers.saturation import take_fewer_steps

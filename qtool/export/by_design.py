@@ -21,7 +21,7 @@ ALWAYS_FLOAT = (
     *("Attention", "MultiHeadAttention", "GroupNormalization", "InstanceNormalization"),
 )
 FUNCTIONS = ("layer_norm", "rms_norm", "group_norm", "instance_norm", "softmax", "gelu")
-"""Functions of `qtool.graph.functions` whose every operator is float by design."""
+"""Functions of `qtool.graph.sites.functions` whose every operator is float by design."""
 AROUND = "as what lies around it is float"
 NO_FORM = "qtool has no integer form of"
 FOLLOWS = (JOIN_OF_FLOAT, JOIN_UNREAD, BY_FUNCTIONS)

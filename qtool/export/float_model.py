@@ -5,8 +5,8 @@ from torch.nn import functional as F
 
 from qtool.graph.calls import count_calls
 from qtool.graph.copies import copy_of
-from qtool.graph.frames import call_sites_of, counts_of, install, sites_of
 from qtool.graph.inputs import tensors_in
+from qtool.graph.sites.frames import call_sites_of, counts_of, install, sites_of
 from qtool.graph.swap import replace_module
 from qtool.integer.at_site import Args, Function, Kwargs, Passed
 from qtool.integer.layers import IntegerLayer, integer_layers

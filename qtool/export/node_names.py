@@ -1,9 +1,9 @@
 """Nodes named after the layer or the call that they come from: layer1.0.conv1/Conv.
 
 What stands before the slash is a layer, the site of a quantizer, or a numbered call, as
-`qtool.graph.call_sites` writes it; behind it stands the operator. A runtime that joins nodes keeps
-the name, or the output, of one of them, so that a time or a float operator in its graph can be told
-to a place in the network.
+`qtool.graph.sites.call_sites` writes it; behind it stands the operator. A runtime that joins nodes
+keeps the name, or the output, of one of them, so that a time or a float operator in its graph can
+be told to a place in the network.
 """
 
 import re
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from torch import nn
 
 from qtool.export.weights import LAYER
-from qtool.graph.call_sites import CallSite
+from qtool.graph.sites.call_sites import CallSite
 
 SCOPES, MADE_FROM = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.fx_node"
 _TARGET = re.compile(r"target=torch\.ops\.aten\.(\w+)")

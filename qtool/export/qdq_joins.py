@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from qtool.export.qdq_modules import Ceil, QdqValues, emit
 from qtool.export.weights import GATE, LAYER
-from qtool.graph.call_sites import CallSite
-from qtool.graph.frames import call_sites_of, counts_of, install, sites_of
 from qtool.graph.inputs import Inputs, tensors_in
+from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.frames import call_sites_of, counts_of, install, sites_of
 from qtool.integer.at_site import Args, AtSite, Function, Kwargs, Passed
 from qtool.integer.depthwise import IntegerNorm, IntegerPool
 from qtool.integer.joins import IntegerHardswish, IntegerSilu

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from qtool.export.weights import LAYER, ROLE
 from qtool.graph.calls import CountsCalls
-from qtool.graph.running import apart, run_call
+from qtool.graph.sites.running import apart, run_call
 from qtool.graph.swap import Part
 from qtool.integer.layers import IntegerLayer
 from qtool.integer.relu import IntegerReLU

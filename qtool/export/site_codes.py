@@ -24,8 +24,8 @@ from qtool.export.names import named_inputs
 from qtool.export.targets.target import Runtime
 from qtool.export.weights import GATE, REPEATED, WEIGHT, part_of
 from qtool.graph.inputs import Inputs
-from qtool.graph.running import apart
-from qtool.graph.sites import Site
+from qtool.graph.module_sites import Site
+from qtool.graph.sites.running import apart
 from qtool.integer.joins import integer_sites
 from qtool.integer.layers import IntegerLayer, integer_layers
 from qtool.integer.relu import integer_relus

@@ -2,12 +2,9 @@
 
 recording: what a pass told, and the questions that it answers. recorder: makes one, on a tape, with
 numbers for values. norms: which of them can be folded, by what they do to channels, see affine.
-call_sites: numbered calls of functions in blocks; functions: the names of these; value_graph: what
-they read and made, and facts of their arguments; value_tape: records one pass, in a value_mode.
-frames: modules that stand at such calls; running: who calls what meanwhile; counted: which paths
-were recorded; swapped_classes: of blocks that say that they run. running_modules: which modules
-run. bypassed: whose weights are read past their layer; attention, by_function: models made to call
-such layers, which rewritten does again. inputs: the form of a model's inputs, which an example
-fixes. sites: numbered calls of modules. calls: modules that count their calls. swap: parts in the
-place of others, and what is kept on a model. copies: copies of models that are hard to copy.
+sites: numbered calls of functions in blocks, and what stands there; module_sites: numbered calls of
+modules, by calls, modules that count them. running_modules: which modules run. bypassed: whose
+weights are read past their layer; attention, by_function: models made to call such layers, which
+rewritten does again. inputs: the form of a model's inputs, which an example fixes. swap: parts in
+the place of others, and what is kept on a model. copies: copies of models that are hard to copy.
 """

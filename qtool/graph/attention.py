@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.graph.functions import argument
+from qtool.graph.sites.functions import argument
 
 PACKED, APART = ("in_proj",), ("q_proj", "k_proj", "v_proj")
 _HELD = ("in_proj_weight", "in_proj_bias", *(f"{name}_weight" for name in APART))

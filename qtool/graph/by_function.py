@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from qtool.graph.functions import argument
 from qtool.graph.running_modules import RunningModules
+from qtool.graph.sites.functions import argument
 
 _NEW: object = vars(copyreg)["__newobj__"]  # what makes an object that pickles as most do
 _LAYERS = "qtool_layers_by_function"  # names of them in the block, among its attributes

@@ -10,7 +10,7 @@ from torch import nn
 
 from qtool.graph.affine import affine_of, channel_axis
 from qtool.graph.recording import ModuleCall, Norm, Reason, Recording
-from qtool.graph.swapped_classes import class_of
+from qtool.graph.sites.swapped_classes import class_of
 
 # y = (x - mean) / sqrt(variance + eps) * gamma + beta along axis 1, in evaluation mode
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

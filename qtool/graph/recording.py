@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Literal
 
 from qtool.graph.inputs import Inputs
-from qtool.graph.sites import Site
+from qtool.graph.module_sites import Site
 from qtool.graph.values import Value
 
 Role = Literal["layer", "norm", "relu"]

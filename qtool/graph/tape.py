@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from qtool.graph.inputs import tensors_in
+from qtool.graph.module_sites import Site
 from qtool.graph.recording import Call, FunctionCall, ModuleCall, Role
-from qtool.graph.sites import Site
 from qtool.graph.values import Value, Values, writes_to
 
 

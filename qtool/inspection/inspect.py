@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from qtool.export.saturation import saturating_layers
 from qtool.files.reading import intact, read_json
-from qtool.graph.frames import sites_of
+from qtool.graph.sites.frames import sites_of
 from qtool.inspection.onnx import inspect_onnx
 from qtool.integer.converted import converted_state
 from qtool.integer.layers import IntegerLayer, LayerSpec, integer_layers

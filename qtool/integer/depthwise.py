@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qtool.graph.facts import facts_of
 from qtool.graph.inputs import tensors_in
+from qtool.graph.sites.facts import facts_of
 from qtool.integer.at_site import Args, AtSite, Function, Kwargs
 from qtool.integer.site_specs import SiteSpec
 

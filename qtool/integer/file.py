@@ -14,10 +14,10 @@ from torch import nn
 from qtool.errors import InputError
 from qtool.files.whole import write_atomically
 from qtool.graph.calls import count_calls
-from qtool.graph.frames import counts_of, install
 from qtool.graph.rewritten import rewrite
+from qtool.graph.sites.frames import counts_of, install
+from qtool.graph.sites.value_graph import Counts
 from qtool.graph.swap import keep_state, replace_module
-from qtool.graph.value_graph import Counts
 from qtool.integer.converted import Converted, converted_state
 from qtool.integer.joins import at_site
 from qtool.integer.layers import make_integer_layer

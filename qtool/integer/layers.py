@@ -19,7 +19,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.graph.running import apart, run_call
+from qtool.graph.sites.running import apart, run_call
 from qtool.graph.swap import Part
 from qtool.integer.site_specs import round_to_values
 from qtool.numerics.grid import IntegerGrid, Kind
@@ -80,7 +80,7 @@ class IntegerLayer(Part, ABC):
         input_scale: float32 [], of the input's codes: s, or s / 2 on mid_rise; absent for a float
             input.
         input_zero_point: int32 [].
-        function: the name of what it does in `qtool.graph.functions`.
+        function: the name of what it does in `qtool.graph.sites.functions`.
         output_scale, output_zero_point: float32 [] and int32 [], of the output's codes; absent
             where it stays float.
     """

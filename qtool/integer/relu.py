@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qtool.graph.calls import CountsCalls
-from qtool.graph.running import runs_apart
-from qtool.graph.sites import Site
+from qtool.graph.module_sites import Site
+from qtool.graph.sites.running import runs_apart
 from qtool.graph.swap import Part
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid

@@ -6,7 +6,7 @@ from typing import Literal, cast
 
 from torch import Tensor
 
-from qtool.graph.call_sites import CallSite
+from qtool.graph.sites.call_sites import CallSite
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS

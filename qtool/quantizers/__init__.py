@@ -1,15 +1,13 @@
 """Modules that hold scales: fake quantizers and the layers that use them.
 
-prepare: float model -> fake-quantized model. modes: what a float model does in evaluation and in
-training mode; deployed: what is known of a prepared model, and what of it inference runs. places:
-where the quantizers of activations stand. plan: what became of each layer, plan_sites: of each
-value. layers, relu, sites: what is fake-quantized. fake_quantize: what all quantizers share, and
-state: what checkpoints hold of it; weights, activations: those of each side; observers: what
+prepare: float model -> fake-quantized model. door: what it refuses, and what is known of a model.
+places: where the quantizers of activations stand. plan: what became of each layer, plan_sites: of
+each value. layers, relu, sites: what is fake-quantized. fake_quantize: what all quantizers share,
+and state: what checkpoints hold of it; weights, activations: those of each side; observers: what
 watches values, by samples of them. rounding_function: the rounding and its gradient,
 scale_gradient: that of its scale; cpu_backward: both on a CPU; kernels: the same, compiled.
 oscillation: weights that flip. control: what moves all quantizers of a model; steps: which pass
-begins a training step, by what moved says of parameters. calibrate: scales from data. finite:
-numbers that no computation survives. given: scales that leave nothing of their values. door: what
-`prepare` refuses. attention: layers that models use past them, and are made to call. health: what
-is dead or wasted. saturation: fewer steps for weights that could saturate.
+begins a training step, by what moved says of parameters. calibrate: scales from data. attention:
+layers that models use past them, and are made to call. health: what is dead or wasted. saturation:
+fewer steps for weights that could saturate.
 """

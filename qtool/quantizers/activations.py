@@ -8,9 +8,9 @@ from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.ranges import SMALLEST_SCALE, min_to_zero_point, start_of_zeros
 from qtool.numerics.roundings import additive_noise
 from qtool.numerics.weighed import rounding_error
+from qtool.quantizers.door.finite import refuse_bad_values
+from qtool.quantizers.door.given import refuse_useless_scale
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.finite import refuse_bad_values
-from qtool.quantizers.given import refuse_useless_scale
 from qtool.quantizers.observers import Observer
 from qtool.quantizers.state import QuantizerState
 from qtool.settings.tensors import ActivationQuantization

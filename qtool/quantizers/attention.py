@@ -14,9 +14,9 @@ from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.recorder import without_traces
 from qtool.limits import FLOAT_IN_STATE
-from qtool.quantizers.deployed import prepared_state
+from qtool.quantizers.door.deployed import prepared_state
+from qtool.quantizers.door.modes import ROWS
 from qtool.quantizers.layers import plain_type, quant_layers, release_quant_layer
-from qtool.quantizers.modes import ROWS
 
 
 def layer_attentions(model: nn.Module, inputs: Inputs | None) -> bool:

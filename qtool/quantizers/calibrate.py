@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from qtool.graph.inputs import Inputs, inputs_from
 from qtool.graph.recorder import without_traces
 from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.door.finite import refuse_bad_values
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.finite import refuse_bad_values
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.prepare import prepared_state
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qtool.graph.swap import ATTRIBUTE
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.deployed import Prepared
+from qtool.quantizers.door.deployed import Prepared
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.steps import Members, modules_of

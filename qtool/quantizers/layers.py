@@ -5,9 +5,9 @@ from functools import cache
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.graph.running import apart, run_leaf
+from qtool.graph.sites.running import apart, run_leaf
+from qtool.graph.sites.swapped_classes import class_of
 from qtool.graph.swap import Part
-from qtool.graph.swapped_classes import class_of
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.weights import WeightQuantizer, may_train
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from qtool.quantizers.deployed import prepared_state
-from qtool.quantizers.door import weights_of
+from qtool.quantizers.door.deployed import prepared_state
+from qtool.quantizers.door.entry import weights_of
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.health import weight_findings
 from qtool.quantizers.layers import QuantLayer, quant_layers

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from qtool.graph.frames import sites_of
-from qtool.quantizers.deployed import prepared_state
+from qtool.graph.sites.frames import sites_of
+from qtool.quantizers.door.deployed import prepared_state
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.places.placement import PlacedSite, Placement
 from qtool.quantizers.sites import quantizer_of

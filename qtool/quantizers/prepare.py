@@ -22,28 +22,28 @@ from qtool.limits import (
     SUBCLASS,
 )
 from qtool.problems import Problem, did_you_mean, report
-from qtool.quantizers import door
 from qtool.quantizers.attention import (
     call_bypassed,
     layer_attentions,
     release_what_was_float,
 )
 from qtool.quantizers.control import name_quantizers
-from qtool.quantizers.deployed import WATCHED, Prepared, prepared_state, see_deployed
-from qtool.quantizers.finite import refuse_bad_numbers, refuse_bad_state, refuse_bad_values
+from qtool.quantizers.door import entry
+from qtool.quantizers.door.deployed import WATCHED, Prepared, prepared_state, see_deployed
+from qtool.quantizers.door.finite import refuse_bad_numbers, refuse_bad_state, refuse_bad_values
+from qtool.quantizers.door.modes import (
+    ROWS,
+    bypassed,
+    fed_constants,
+    see_both_modes,
+    set_missing_ranges,
+)
 from qtool.quantizers.layers import (
     QUANT_TYPES,
     make_quant_layer,
     plain_type,
     quant_layers,
     release_quant_layer,
-)
-from qtool.quantizers.modes import (
-    ROWS,
-    bypassed,
-    fed_constants,
-    see_both_modes,
-    set_missing_ranges,
 )
 from qtool.quantizers.places.attach import place_quantizers, stand_again
 from qtool.quantizers.places.of_state import refuse_other_place
@@ -96,16 +96,16 @@ def prepare(
         else check(Quantization, quantization, "quantization")
     )
     inputs = None if example is None else Inputs.of(example)
-    door.check_model(model, settings, inputs)
+    entry.check_model(model, settings, inputs)
     if found := pattern_problems(model, settings):
         raise report("quantization", found)
     refuse_bad_numbers(model)
-    model, state = door.copied(model), Prepared(settings=settings)
+    model, state = entry.copied(model), Prepared(settings=settings)
     if inputs is not None:
         refuse_bad_values(inputs.tensors, "the example")
-        door.check_example(inputs, settings)
+        entry.check_example(inputs, settings)
         state.form, inputs = Form.of(example), inputs.to(device_of(model)).copied()
-        model = door.materialized(model, inputs)
+        model = entry.materialized(model, inputs)
     if layer_attentions(model, inputs):
         _check_new_layers(model, settings)
     at_values = settings.at_every_value
@@ -128,7 +128,7 @@ def prepare(
             state.left_float[name] = BYPASSED.text()
         elif name in constant:
             state.left_float[name] = CONSTANT_INPUT.text()
-        elif door.may_be_quantized(module):
+        elif entry.may_be_quantized(module):
             weights, activations, where = settings.for_layer(name)
             if weights is None and activations is None:
                 state.left_float[name] = CHOSEN.text(where=where)
@@ -136,7 +136,7 @@ def prepare(
                 make_quant_layer(module, weights, activations, sources.get(name))
         elif why := why_not(module):
             state.left_float[name] = why
-    door.refuse_if_nothing_is_quantized(model, settings, state.left_float)
+    entry.refuse_if_nothing_is_quantized(model, settings, state.left_float)
     placing.attach(model)
     state.placement, state.graph = placing.placement, placing.graph
     keep_state(model, state)
@@ -152,9 +152,9 @@ def prepare(
     model.register_load_state_dict_pre_hook(release_what_was_float)
     model.register_load_state_dict_post_hook(refuse_bad_state)
     if inputs is not None:
-        with without_traces(model), door.named_failures():
+        with without_traces(model), entry.named_failures():
             output = inputs.call(model)
-        door.check_output(output)
+        entry.check_output(output)
         if model.training and seen:
             set_missing_ranges(model, inputs)
         settle_what_waits(model)
@@ -166,21 +166,21 @@ def prepare(
 
 def _check_new_layers(model: nn.Module, settings: Quantization) -> None:
     """Check layers that attentions have got, and patterns that may have named others of them."""
-    door.check_layers(model, settings)
+    entry.check_layers(model, settings)
     if found := pattern_problems(model, settings):
         raise report("quantization", found)
 
 
 def why_not(module: nn.Module) -> str:
     """Return why a module's weights stay float, "" where it has none."""
-    kind = door.kind_of(module)
+    kind = entry.kind_of(module)
     if isinstance(module, LayeredAttention):
         return ""  # its weights are those of its layers
     if isinstance(module, nn.MultiheadAttention):
         return OTHER_ATTENTION.text(type=kind.__name__)
     if isinstance(module, tuple(QUANT_TYPES)):
         return SUBCLASS.text(type=kind.__name__)
-    own = [name for name, tensor in door.weights_of(module).items() if tensor.ndim > 1]
+    own = [name for name, tensor in entry.weights_of(module).items() if tensor.ndim > 1]
     if not own:
         return ""
     if kind.__module__.startswith("torch.nn."):
@@ -199,7 +199,7 @@ def _learn(model: nn.Module, recording: Recording) -> None:
             release_quant_layer(layer)
             state.left_float[name] = BYPASSED.text()
     stand_again(model)
-    door.refuse_if_nothing_is_quantized(model, state.settings, state.left_float)
+    entry.refuse_if_nothing_is_quantized(model, state.settings, state.left_float)
 
 
 def pattern_problems(model: nn.Module, settings: Quantization) -> list[Problem]:

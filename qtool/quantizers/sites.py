@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from qtool.graph.frames import INPUT
-from qtool.graph.functions import form_of
+from qtool.graph.sites.frames import INPUT
+from qtool.graph.sites.functions import form_of
 from qtool.graph.swap import Part
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import EXTREMES, FOLLOWED_EXTREMES, GIVEN, above_floor
@@ -73,7 +73,7 @@ class SiteQuantizer(ActivationQuantizer):
     """Fake quantization of what one call of a function makes.
 
     Attributes:
-        function: its name in `qtool.graph.functions`.
+        function: its name in `qtool.graph.sites.functions`.
         form: what the grid has to be like.
         top: what a clip from 0 ends at, where the function is one.
         members: names of the sites that it serves, its own first.

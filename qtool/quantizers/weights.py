@@ -11,8 +11,8 @@ from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, absmax, refine_scale, 
 from qtool.numerics.reach import reach, within
 from qtool.numerics.saturation import with_fewer_steps
 from qtool.numerics.schedules import SCHEDULES, Schedule, constant
+from qtool.quantizers.door.given import refuse_useless_scale
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.given import refuse_useless_scale
 from qtool.quantizers.moved import in_backward, place_of, steps_taken
 from qtool.quantizers.oscillation import ATEN, OscillationTracker, codes_of_all, observe
 from qtool.quantizers.state import QuantizerState

@@ -19,7 +19,7 @@ from qtool.models.vision import Built, build_model, input_channels
 from qtool.problems import report
 from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.control import blend_alphas, compile_kernels, make_traceable
-from qtool.quantizers.door import refuse_if_nothing_is_chosen
+from qtool.quantizers.door.entry import refuse_if_nothing_is_chosen
 from qtool.quantizers.layers import plain_type
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.recipe.file import load_recipe

@@ -7,7 +7,7 @@ from torch import nn
 
 from qtool.graph.inputs import inputs_from
 from qtool.graph.swap import ATTRIBUTE, Kept
-from qtool.quantizers.finite import refuse_bad_values
+from qtool.quantizers.door.finite import refuse_bad_values
 from qtool.quantizers.prepare import prepared_state
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from qtool.errors import TrainingError
-from qtool.graph.running import apart
+from qtool.graph.sites.running import apart
+from qtool.quantizers.door.finite import not_finite
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.finite import not_finite
 from qtool.quantizers.layers import QuantLayer
 from qtool.settings.user_estimators import is_users
 from qtool.training.losses import Loss

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from qtool.errors import TrainingError
 from qtool.numerics.ranges import SMALLEST_SCALE
 from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.door.finite import bad_numbers, not_finite
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.finite import bad_numbers, not_finite
 from qtool.quantizers.layers import QuantLayer
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.training.failures import SLOWER, each_layer

@@ -14,13 +14,13 @@ import qtool
 from qtool.conversion.biases import round_biases
 from qtool.conversion.standing import Standing
 from qtool.errors import ConversionError
-from qtool.graph.frames import sites_of
+from qtool.graph.sites.frames import sites_of
 from qtool.integer import joins
 from qtool.integer.converted import converted_state
 from qtool.integer.file import load_integer, save_integer
 from qtool.integer.layers import integer_layers
 from qtool.limits import NO_LONGER_AFFINE, NO_LONGER_HARDSWISH, SHIFT_TOO_LARGE
-from qtool.quantizers.deployed import prepared_state
+from qtool.quantizers.door.deployed import prepared_state
 
 SECTION = {
     "weights": {"bits": 4, "range": "absmax"},

@@ -11,8 +11,8 @@ from qtool.conversion.difference import OF_JOINS
 from qtool.conversion.proof import prove
 from qtool.conversion.thresholds import nudged
 from qtool.errors import ConversionError
-from qtool.graph.frames import sites_of
 from qtool.graph.inputs import Inputs
+from qtool.graph.sites.frames import sites_of
 from qtool.integer.converted import converted_state
 from qtool.quantizers.sites import quantizer_of
 

@@ -18,7 +18,7 @@ from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.targets.target import Array
 from qtool.export.trace import Call, traced
 from qtool.export.weights import to_proto
-from qtool.graph.call_sites import CallSite
+from qtool.graph.sites.call_sites import CallSite
 from qtool.integer.at_site import AtSite
 from qtool.integer.depthwise import IntegerNorm
 from qtool.integer.joins import at_site

@@ -5,7 +5,7 @@ from torch import nn
 from torchvision.models import densenet121, resnet18
 from torchvision.ops import StochasticDepth
 
-from qtool.graph.call_sites import is_block, is_dropout, is_leaf
+from qtool.graph.sites.call_sites import is_block, is_dropout, is_leaf
 
 
 class _Half(nn.AlphaDropout):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qtool.errors import ModelError
-from qtool.graph.call_sites import CallSite
-from qtool.graph.frames import call_sites_of, install, sites_of, uninstall
+from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.frames import call_sites_of, install, sites_of, uninstall
 
 
 class Scaled(nn.Module):

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from qtool.graph.call_sites import CallSite
 from qtool.graph.copies import copy_of
-from qtool.graph.frames import install
 from qtool.graph.inputs import Inputs
-from qtool.graph.running import apart
-from qtool.graph.value_graph import Counts
-from qtool.graph.value_tape import record_values
+from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.frames import install
+from qtool.graph.sites.running import apart
+from qtool.graph.sites.value_graph import Counts
+from qtool.graph.sites.value_tape import record_values
 from tests.graph.test_paths import Counter
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from qtool.graph.functions import function_of, passes_on, reads_values
+from qtool.graph.sites.functions import function_of, passes_on, reads_values
 
 
 class _Names(TorchFunctionMode):

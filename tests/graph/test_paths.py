@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from qtool.errors import ModelError
-from qtool.graph.call_sites import CallSite
-from qtool.graph.frames import install
 from qtool.graph.inputs import Inputs
-from qtool.graph.value_tape import record_values
+from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.frames import install
+from qtool.graph.sites.value_tape import record_values
 
 X = torch.linspace(-2, 3, 8).reshape(2, 4)
 

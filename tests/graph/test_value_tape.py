@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from qtool.graph.inputs import Inputs
-from qtool.graph.value_graph import Operation, ValueGraph
-from qtool.graph.value_tape import record_values
+from qtool.graph.sites.value_graph import Operation, ValueGraph
+from qtool.graph.sites.value_tape import record_values
 
 
 class _Runs(nn.Module):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qtool.graph.calls import CountsCalls, restart_calls
+from qtool.graph.module_sites import Site
 from qtool.graph.recorder import Watched, record_first_forward, record_forward
 from qtool.graph.recording import FunctionCall, ModuleCall, Recording
-from qtool.graph.sites import Site
 from qtool.graph.swap import Kept, keep_state, kept_state, replace_module
 
 WATCHED = Watched(layers=(nn.Conv2d, nn.Linear), relus=(nn.ReLU,), exactly=True)

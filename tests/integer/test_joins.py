@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.graph.call_sites import CallSite
+from qtool.graph.sites.call_sites import CallSite
 from qtool.integer.at_site import AtSite
 from qtool.integer.joins import at_site
 from qtool.integer.layers import IntegerConv2d, LayerSpec

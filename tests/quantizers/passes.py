@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from qtool.graph.call_sites import CallSite
-from qtool.graph.value_graph import Operation, ValueGraph
+from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.value_graph import Operation, ValueGraph
 from qtool.graph.values import Value
 from qtool.quantizers.places.placement import Placement
 from qtool.quantizers.places.rules import place

@@ -6,10 +6,10 @@ import pickle
 import torch
 from torch import Tensor, nn
 
-from qtool.graph.call_sites import CallSite
-from qtool.graph.frames import install
 from qtool.graph.recorder import Watched, record_forward
 from qtool.graph.recording import Recording
+from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.frames import install
 from qtool.quantizers.control import begin_step
 from qtool.quantizers.layers import QuantLayer, make_quant_layer
 from qtool.quantizers.relu import QuantReLU

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qtool
-from qtool.graph.frames import sites_of
 from qtool.graph.inputs import Inputs
+from qtool.graph.sites.frames import sites_of
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.quantizers.control import (
@@ -21,7 +21,7 @@ from qtool.quantizers.control import (
     set_progress,
     without_blends,
 )
-from qtool.quantizers.deployed import prepared_state, see_deployed
+from qtool.quantizers.door.deployed import prepared_state, see_deployed
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.sites import SharedSite, SiteQuantizer
 from qtool.training.lost import first_constant_layer

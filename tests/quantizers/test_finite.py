@@ -9,7 +9,7 @@ from torch import nn
 
 import qtool
 from qtool.errors import InputError, ModelError
-from qtool.quantizers.finite import bad_numbers, refuse_bad_numbers, refuse_bad_values
+from qtool.quantizers.door.finite import bad_numbers, refuse_bad_numbers, refuse_bad_values
 from tests.kit import float_net
 
 NAN, INF = float("nan"), float("inf")

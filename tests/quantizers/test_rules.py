@@ -8,13 +8,13 @@ import torchvision
 from torch import nn
 
 from qtool.errors import ModelError, RecipeError
-from qtool.graph.call_sites import CallSite
 from qtool.graph.inputs import Inputs
 from qtool.graph.norms import channel_norms
 from qtool.graph.recorder import record_forward
-from qtool.graph.value_tape import record_values
+from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.value_tape import record_values
 from qtool.graph.values import Value
-from qtool.quantizers.modes import watched_in
+from qtool.quantizers.door.modes import watched_in
 from qtool.quantizers.places.placement import Placement
 from qtool.quantizers.places.rules import place
 from qtool.quantizers.places.wanted import wants_of

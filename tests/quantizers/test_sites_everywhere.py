@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import qtool
 from qtool.graph.copies import copy_of
-from qtool.graph.frames import sites_of
-from qtool.quantizers.deployed import prepared_state
+from qtool.graph.sites.frames import sites_of
+from qtool.quantizers.door.deployed import prepared_state
 
 SECTION = {
     "weights": {"bits": 4, "estimator": "straight_through"},

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from qtool.graph.call_sites import CallSite
-from qtool.graph.frames import INPUT, call_sites_of, counts_of, install, sites_of
-from qtool.graph.functions import passes_on
 from qtool.graph.inputs import device_of
 from qtool.graph.norms import channel_norms
-from qtool.graph.value_graph import Counts, ValueGraph
+from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.frames import INPUT, call_sites_of, counts_of, install, sites_of
+from qtool.graph.sites.functions import passes_on
+from qtool.graph.sites.value_graph import Counts, ValueGraph
 from qtool.graph.values import Value
+from qtool.quantizers.door.modes import Seen, bypassed
 from qtool.quantizers.layers import plain_type
-from qtool.quantizers.modes import Seen, bypassed
 from qtool.quantizers.places.placement import PlacedSite, Placement
 from qtool.quantizers.places.rules import place
 from qtool.quantizers.places.wanted import wants_of

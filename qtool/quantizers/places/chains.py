@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
-from qtool.graph.call_sites import CallSite
-from qtool.graph.functions import passes_on
-from qtool.graph.value_graph import Operation, ValueGraph
+from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.functions import passes_on
+from qtool.graph.sites.value_graph import Operation, ValueGraph
 from qtool.graph.values import Value
 from qtool.quantizers.places.wanted import LayerWants
 

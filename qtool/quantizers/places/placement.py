@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qtool.graph.call_sites import CallSite
+from qtool.graph.sites.call_sites import CallSite
 from qtool.settings.tensors import ActivationQuantization
 
 # free: grid and range as the settings say. rectified: a ReLU or a clip from 0 is the quantizer's,

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from qtool.graph.calls import count_calls
 from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs, device_of, tensors_in
+from qtool.graph.module_sites import Site
 from qtool.graph.recorder import record_forward, without_traces
 from qtool.graph.recording import Recording
-from qtool.graph.sites import Site
 from qtool.graph.swap import replace_module
 from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.door.modes import Seen, watched_in
 from qtool.quantizers.layers import plain_type
-from qtool.quantizers.modes import Seen, watched_in
 from qtool.quantizers.relu import QuantReLU
 from qtool.settings.quantization import Quantization
 

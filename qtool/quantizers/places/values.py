@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from qtool.graph.value_graph import Operation
+from qtool.graph.sites.value_graph import Operation
 from qtool.limits import FIXED_GRID
 from qtool.quantizers.places.chains import Chains, is_rectifier, top_of
 from qtool.quantizers.places.integers import Integers

@@ -19,7 +19,7 @@ class CallSite:
 
     Attributes:
         block: name of the block, "" for the model itself.
-        function: its name in `qtool.graph.functions`, such as add.
+        function: its name in `qtool.graph.sites.functions`, such as add.
         number: which call of that function in the block, from 0, as the recorded pass made them.
         leaf: name of the leaf that makes the call, "" where the block's own code does.
         call: which call of the function by that leaf, or by the block's own code, in one call of

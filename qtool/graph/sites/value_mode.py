@@ -18,11 +18,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from qtool.graph.call_sites import CallSite
-from qtool.graph.facts import Facts, facts_of, operands
-from qtool.graph.functions import function_of, reads_values
 from qtool.graph.inputs import tensors_in
-from qtool.graph.value_graph import Counts, Operation
+from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.facts import Facts, facts_of, operands
+from qtool.graph.sites.functions import function_of, reads_values
+from qtool.graph.sites.value_graph import Counts, Operation
 from qtool.graph.values import Value, Values
 
 

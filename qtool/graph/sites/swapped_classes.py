@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qtool import limits
-from qtool.graph.running import SITES, run_block, run_leaf, run_unseen
+from qtool.graph.sites.running import SITES, run_block, run_leaf, run_unseen
 
 Kind = Literal["block", "leaf"]
 _NEW: object = vars(copyreg)["__newobj__"]  # what makes an object that pickles as most do

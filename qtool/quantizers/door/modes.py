@@ -14,8 +14,8 @@ from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.recorder import Watched, record_forward, without_traces
 from qtool.graph.recording import Recording
-from qtool.graph.value_graph import ValueGraph
-from qtool.graph.value_tape import record_values
+from qtool.graph.sites.value_graph import ValueGraph
+from qtool.graph.sites.value_tape import record_values
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import plain_type
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from qtool.graph.call_sites import CallSite
+from qtool.graph.sites.call_sites import CallSite
 from qtool.graph.values import Value
 
 Counts = Mapping[tuple[str, str], int]  # (leaf, function) -> calls in one call of a block
@@ -21,7 +21,7 @@ class Operation:
         makes: the tensors that it returned.
         shapes: of what it makes, in the same order.
         facts: what its other arguments say: `low`, `high` of clip; those of pooling, see
-            `qtool.graph.facts`; `dim` of cat; `constants`, the number of operands that are
+            `qtool.graph.sites.facts`; `dim` of cat; `constants`, the number of operands that are
             parameters, buffers or numbers, of add, sub, mul, div and cat, and `value` where one is
             a number; `weight`, the name of the parameter, of conv2d, linear and batch_norm; `mode`
             and `value` of pad; `mode` of interpolate; `name` of other.

@@ -1,7 +1,7 @@
 """Modules at numbered calls of a model's blocks: installed, found, and taken away again.
 
 The classes of blocks, and of leaves whose calls are told apart, are swapped for subclasses whose
-forward says that it runs, see `qtool.graph.running`. Copies and pickles carry all of it.
+forward says that it runs, see `qtool.graph.sites.running`. Copies and pickles carry all of it.
 """
 
 import inspect
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from qtool import limits
-from qtool.graph.call_sites import CallSite, is_block, is_dropout, is_leaf
-from qtool.graph.counted import BlockCalls, Pair
-from qtool.graph.running import CALLS, SITES
+from qtool.graph.sites.call_sites import CallSite, is_block, is_dropout, is_leaf
+from qtool.graph.sites.counted import BlockCalls, Pair
+from qtool.graph.sites.running import CALLS, SITES
+from qtool.graph.sites.swapped_classes import class_of, swap_block, swap_leaf
+from qtool.graph.sites.value_graph import Counts
 from qtool.graph.swap import Part
-from qtool.graph.swapped_classes import class_of, swap_block, swap_leaf
-from qtool.graph.value_graph import Counts
 
 INPUT = "input"  # the function of a site at an input of the model
 _INSTALLED = "qtool_installed"  # what install was given, kept on the model

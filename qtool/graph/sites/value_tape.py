@@ -1,6 +1,6 @@
 """Recording the graph of values: one real pass of a float model, no class swapped.
 
-Hooks tell which block and which leaf runs; one function mode, see `qtool.graph.value_mode`, sees
+Hooks tell which block and which leaf runs; one function mode (`qtool.graph.sites.value_mode`) sees
 what they call. Hooks of the user's run outside of the module that they are registered on.
 """
 
@@ -10,11 +10,11 @@ from inspect import signature
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from qtool.graph.call_sites import is_block, is_dropout, is_leaf
 from qtool.graph.inputs import Inputs, in_order
 from qtool.graph.recorder import without_traces
-from qtool.graph.value_graph import ValueGraph
-from qtool.graph.value_mode import ValueMode
+from qtool.graph.sites.call_sites import is_block, is_dropout, is_leaf
+from qtool.graph.sites.value_graph import ValueGraph
+from qtool.graph.sites.value_mode import ValueMode
 
 
 def record_values(model: nn.Module, inputs: Inputs) -> ValueGraph:

@@ -16,8 +16,8 @@ from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Form, Inputs
 from qtool.graph.recorder import Watched, record_forward, without_traces
 from qtool.graph.recording import Norm, Recording
+from qtool.graph.sites.value_graph import ValueGraph
 from qtool.graph.swap import Kept, kept_state
-from qtool.graph.value_graph import ValueGraph
 from qtool.limits import BYPASSED, LIMITS, UNCALLED
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers, release_quant_layer

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from qtool.graph.functions import argument, clip_range, form_of
+from qtool.graph.sites.functions import argument, clip_range, form_of
 
 Facts = dict[str, object]
 Pair = tuple[int, int]
@@ -17,7 +17,7 @@ def facts_of(
     kwargs: Mapping[str, object],
     made: Sequence[Tensor],
 ) -> Facts:
-    """Return the facts of a call, see `qtool.graph.value_graph.Operation`.
+    """Return the facts of a call, see `qtool.graph.sites.value_graph.Operation`.
 
     Args:
         name: of the function.

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from qtool.graph.counted import BlockCalls, Pair, check_path
-from qtool.graph.functions import function_of
 from qtool.graph.inputs import in_order, map_tensors
+from qtool.graph.sites.counted import BlockCalls, Pair, check_path
+from qtool.graph.sites.functions import function_of
 
 # state names are layer1.0.sites.relu1.scale
 SITES = "sites"
