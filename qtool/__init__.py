@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qtool.conversion.biases import round_biases
     from qtool.conversion.to_integer import convert
-    from qtool.export.onnx_qdq import export_onnx
+    from qtool.export.writing.onnx_qdq import export_onnx
     from qtool.quantizers.calibrate import calibrate
     from qtool.quantizers.control import begin_step, dampening_penalty, set_progress
     from qtool.quantizers.health import health
@@ -57,7 +57,7 @@ _HOME = {
     "reestimate_batch_norm": "qtool.training.batch_norm",
     "convert": "qtool.conversion.to_integer",
     "round_biases": "qtool.conversion.biases",
-    "export_onnx": "qtool.export.onnx_qdq",
+    "export_onnx": "qtool.export.writing.onnx_qdq",
 }
 
 

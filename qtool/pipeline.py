@@ -15,8 +15,8 @@ from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, com
 from qtool.comparison.schedules import Scheduled, Window, schedule_trials
 from qtool.comparison.trials import TrainTrial, run_trials
 from qtool.conversion.to_integer import convert as to_integer
-from qtool.export.measure import export_report, refuse
-from qtool.export.onnx_qdq import Ceil, Writing, write_onnx
+from qtool.export.proof.measure import export_report, refuse
+from qtool.export.writing.onnx_qdq import Ceil, Writing, write_onnx
 from qtool.files.whole import unproven
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source

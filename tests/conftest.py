@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from qtool.export import latency
+from qtool.export.proof import latency
 
 torch.set_num_threads(1)  # small tensors gain nothing from more, and lose much on a busy core
 settings.register_profile("qtool", deadline=None)

@@ -36,7 +36,7 @@ PLANTED = {
         ("pipeline", "from onnx_ir import passes", "onnx_ir"),
     ],
     TARGETS: [
-        ("export/gate", "import onnxruntime", "onnxruntime"),
+        ("export/proof/gate", "import onnxruntime", "onnxruntime"),
         ("comparison/agreement", "import onnxruntime", "onnxruntime"),
         ("cli/app", "import openvino", "openvino"),
     ],

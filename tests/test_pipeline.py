@@ -11,9 +11,9 @@ import yaml
 import qtool
 from qtool import pipeline
 from qtool.errors import ConversionError, ExportError, InputError
-from qtool.export import agreement, gate, latency, measure
+from qtool.export.proof import agreement, gate, latency, measure
 from qtool.export.targets.onnxruntime import OnnxRuntime
-from qtool.export.why_slow import Kernels
+from qtool.export.proof.why_slow import Kernels
 from qtool.reports.exports import FloatOperator
 from qtool.runs import train
 from tests.kit import metrics, shell

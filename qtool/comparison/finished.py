@@ -7,8 +7,9 @@ import torch
 
 from qtool.comparison.trials import ComparisonFolder
 from qtool.errors import InputError
-from qtool.export import annotation, gate
-from qtool.export.latency import latencies
+from qtool.export.proof import gate
+from qtool.export.writing import annotation
+from qtool.export.proof.latency import latencies
 from qtool.export.targets.target import TARGETS
 from qtool.files.reading import intact, read_json
 from qtool.inspection.onnx import read_onnx

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from qtool.export.saturation import saturating_layers
+from qtool.export.writing.saturation import saturating_layers
 from qtool.files.reading import intact, read_json
 from qtool.graph.sites.frames import sites_of
 from qtool.inspection.onnx import inspect_onnx

@@ -14,7 +14,7 @@ from qtool.conversion.report import conversion_report
 from qtool.data.loaders import Loaders
 from qtool.errors import InputError
 from qtool.evaluation import evaluate
-from qtool.export.measure import Evidence
+from qtool.export.proof.measure import Evidence
 from qtool.files.reading import intact
 from qtool.files.whole import refuse_unless_writable
 from qtool.integer.file import load_integer, read_about, save_integer

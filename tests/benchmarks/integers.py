@@ -30,11 +30,11 @@ from torchvision.models import get_model
 
 import qtool
 from qtool.evaluation import agreement, judge
-from qtool.export.float_model import dequantized
-from qtool.export.gate import run
-from qtool.export.islands import RuntimeGraph, owners
-from qtool.export.latency import UNCOUNTED, export_float, quantize_static
-from qtool.export.site_codes import compare_site_codes
+from qtool.export.proof.float_model import dequantized
+from qtool.export.proof.gate import run
+from qtool.export.proof.islands import RuntimeGraph, owners
+from qtool.export.proof.latency import UNCOUNTED, export_float, quantize_static
+from qtool.export.proof.site_codes import compare_site_codes
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.converted import converted_state
 

@@ -26,9 +26,9 @@ import torch
 from integers import machine, network, quantized
 
 import qtool
-from qtool.export.control import SCALED
-from qtool.export.gate import run
-from qtool.export.islands import CONVOLUTIONS, LINEARS, RuntimeGraph
+from qtool.export.proof.control import SCALED
+from qtool.export.proof.gate import run
+from qtool.export.proof.islands import CONVOLUTIONS, LINEARS, RuntimeGraph
 from qtool.export.targets.onnxruntime import OnnxRuntime
 
 CONVOLVED = (*CONVOLUTIONS, "QLinearConv")

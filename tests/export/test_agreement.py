@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from qtool.errors import ExportError
-from qtool.export.agreement import Compared, compare_outputs
-from qtool.export.gate import run_named
+from qtool.export.proof.agreement import Compared, compare_outputs
+from qtool.export.proof.gate import run_named
 from qtool.export.targets.target import Array
 from qtool.reports.results import Export
 from qtool.reports.tables import show_export

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qtool
-from qtool.export.gate import run
-from qtool.export.lint import lint
-from qtool.export.site_codes import compare_site_codes
+from qtool.export.proof.gate import run
+from qtool.export.proof.lint import lint
+from qtool.export.proof.site_codes import compare_site_codes
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.converted import converted_state
 from qtool.reports.result import Json

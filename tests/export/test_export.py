@@ -9,9 +9,10 @@ from torch import nn
 import qtool
 from qtool.conversion.biases import round_biases
 from qtool.errors import ExportError, InputError, RecipeError
-from qtool.export import annotation, gate
-from qtool.export.lint import lint
-from qtool.export.onnx_qdq import export_onnx
+from qtool.export.proof import gate
+from qtool.export.writing import annotation
+from qtool.export.proof.lint import lint
+from qtool.export.writing.onnx_qdq import export_onnx
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.layers import integer_layers
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import qtool
 from qtool.errors import ExportError
-from qtool.export import gate, onnx_qdq, unchanged
+from qtool.export.proof import gate, unchanged
+from qtool.export.writing import onnx_qdq
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.converted import converted_state
 from qtool.integer.layers import integer_layers

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import qtool
 from qtool.errors import ExportError
-from qtool.export import gate
-from qtool.export.lint import lint
-from qtool.export.names import named_inputs, named_outputs
-from qtool.export.onnx_qdq import export_onnx
+from qtool.export.proof import gate
+from qtool.export.proof.lint import lint
+from qtool.export.writing.names import named_inputs, named_outputs
+from qtool.export.writing.onnx_qdq import export_onnx
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.graph.inputs import Inputs
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import qtool
-from qtool.export import latency
-from qtool.export.control import control_of, explained, finding
-from qtool.export.float_model import dequantized
-from qtool.export.gate import run
-from qtool.export.onnx_qdq import export_onnx
+from qtool.export.proof import latency
+from qtool.export.proof.control import control_of, explained, finding
+from qtool.export.proof.float_model import dequantized
+from qtool.export.proof.gate import run
+from qtool.export.writing.onnx_qdq import export_onnx
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.targets.target import Runtime
 from qtool.integer.layers import integer_layers

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from qtool.export.on_codes import keep_codes
+from qtool.export.writing.on_codes import keep_codes
 from qtool.export.targets.onnxruntime import OnnxRuntime
-from qtool.export.weights import to_proto
+from qtool.export.writing.weights import to_proto
 
 Array = NDArray[np.generic]
 Nodes = list[onnx.NodeProto]

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtool.export.packing import pack, part_widths, unpack
+from qtool.export.writing.packing import pack, part_widths, unpack
 
 
 @pytest.mark.parametrize("bits", range(1, 8))

@@ -12,12 +12,12 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.export.on_codes import keep_codes
-from qtool.export.qdq_joins import qdq_join
+from qtool.export.writing.on_codes import keep_codes
+from qtool.export.writing.qdq_joins import qdq_join
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.targets.target import Array
-from qtool.export.trace import Call, traced
-from qtool.export.weights import to_proto
+from qtool.export.writing.trace import Call, traced
+from qtool.export.writing.weights import to_proto
 from qtool.graph.sites.call_sites import CallSite
 from qtool.integer.at_site import AtSite
 from qtool.integer.depthwise import IntegerNorm

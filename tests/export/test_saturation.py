@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import qtool
 from qtool.errors import ExportError
-from qtool.export import gate
-from qtool.export.annotation import read_annotations
-from qtool.export.lint import lint
-from qtool.export.saturation import saturating_layers
+from qtool.export.proof import gate
+from qtool.export.writing.annotation import read_annotations
+from qtool.export.proof.lint import lint
+from qtool.export.writing.saturation import saturating_layers
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.layers import integer_layers
 

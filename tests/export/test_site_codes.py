@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import qtool
 from qtool.errors import ExportError
-from qtool.export.annotation import read_annotations
-from qtool.export.onnx_qdq import export_onnx
-from qtool.export.site_codes import compare_site_codes
+from qtool.export.writing.annotation import read_annotations
+from qtool.export.writing.onnx_qdq import export_onnx
+from qtool.export.proof.site_codes import compare_site_codes
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from tests.kit import float_net
 

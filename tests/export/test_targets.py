@@ -9,7 +9,7 @@ import torch
 
 import qtool
 from qtool.errors import ExportError, InputError
-from qtool.export import gate
+from qtool.export.proof import gate
 from qtool.export.targets.target import TARGETS
 from qtool.inspection.onnx import inspect_onnx
 from qtool.integer.layers import integer_layers

@@ -14,7 +14,7 @@ from torchvision import models
 
 import qtool
 from qtool.errors import RecipeError
-from qtool.export.gate import shifted_share
+from qtool.export.proof.gate import shifted_share
 from qtool.integer.file import load_integer, save_integer
 from qtool.integer.relu import IntegerReLU
 from qtool.models.papers import MODELS

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from qtool.export.insert import insert_constant, insert_node
+from qtool.export.writing.insert import insert_constant, insert_node
 from qtool.export.targets.target import Array
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from qtool.export.clips import clip_behind_pools, saturate_instead
-from qtool.export.insert import insert_constant, insert_node
-from qtool.export.node_names import owner_of
-from qtool.export.pairs import (
+from qtool.export.writing.clips import clip_behind_pools, saturate_instead
+from qtool.export.writing.insert import insert_constant, insert_node
+from qtool.export.writing.node_names import owner_of
+from qtool.export.writing.pairs import (
     dequantize_before,
     dequantizer,
     is_per_tensor,
@@ -28,7 +28,7 @@ from qtool.export.pairs import (
     replace_value,
     same_pair,
 )
-from qtool.export.weights import LAYER, REPEATED, ROLE
+from qtool.export.writing.weights import LAYER, REPEATED, ROLE
 
 PASSES_ON = (
     "MaxPool",

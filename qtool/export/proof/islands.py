@@ -7,7 +7,7 @@ from functools import cached_property
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from qtool.export.node_names import owner_of
+from qtool.export.writing.node_names import owner_of
 from qtool.export.targets.target import Runtime
 
 CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "ConvInteger")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 from torch import nn
 
-from qtool.export.weights import LAYER
+from qtool.export.writing.weights import LAYER
 from qtool.graph.sites.call_sites import CallSite
 
 SCOPES, MADE_FROM = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.fx_node"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.errors import ExportError
-from qtool.export.names import named_inputs, named_outputs
+from qtool.export.writing.names import named_inputs, named_outputs
 from qtool.graph.inputs import Inputs
 from qtool.limits import NO_OUTPUT, NOT_EXPRESSED
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import onnx
 
 from qtool.errors import ExportError
-from qtool.export.by_design import AROUND, NO_FORM, float_by_design
-from qtool.export.islands import CONVOLUTIONS, LINEARS, POOLINGS, RuntimeGraph, owners
+from qtool.export.proof.by_design import AROUND, NO_FORM, float_by_design
+from qtool.export.proof.islands import CONVOLUTIONS, LINEARS, POOLINGS, RuntimeGraph, owners
 from qtool.export.targets.target import Runtime
 from qtool.integer.converted import Converted
 from qtool.integer.layers import LayerSpec

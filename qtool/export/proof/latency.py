@@ -17,10 +17,10 @@ import onnx
 import onnx_ir as ir
 from torch import Tensor, nn
 
-from qtool.export.float_model import dequantized
-from qtool.export.gate import run
+from qtool.export.proof.float_model import dequantized
+from qtool.export.proof.gate import run
 from qtool.export.targets.target import Runtime
-from qtool.export.trace import Call, traced
+from qtool.export.writing.trace import Call, traced
 from qtool.reports.exports import Latency, Times, TimesOnAllThreads
 
 FLOAT_OPSET = 18  # of the float file, which is only timed

@@ -2,7 +2,7 @@
 
 import onnx
 
-from qtool.export.annotation import (
+from qtool.export.writing.annotation import (
     DATATYPE,
     SCALE,
     ZERO_POINT,

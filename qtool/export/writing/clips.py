@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from qtool.export.insert import insert_constant
-from qtool.export.pairs import (
+from qtool.export.writing.insert import insert_constant
+from qtool.export.writing.pairs import (
     dequantize_before,
     dequantizer,
     is_per_tensor,
@@ -19,7 +19,7 @@ from qtool.export.pairs import (
     replace_value,
     same_pair,
 )
-from qtool.export.weights import WIDE
+from qtool.export.writing.weights import WIDE
 from qtool.numerics.saturation import can_saturate
 
 HIGHEST = 255

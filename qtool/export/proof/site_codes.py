@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from qtool.errors import ExportError
-from qtool.export.annotation import Annotation, read_annotations
-from qtool.export.gate import run_named
-from qtool.export.names import named_inputs
+from qtool.export.writing.annotation import Annotation, read_annotations
+from qtool.export.proof.gate import run_named
+from qtool.export.writing.names import named_inputs
 from qtool.export.targets.target import Runtime
-from qtool.export.weights import GATE, REPEATED, WEIGHT, part_of
+from qtool.export.writing.weights import GATE, REPEATED, WEIGHT, part_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.module_sites import Site
 from qtool.graph.sites.running import apart

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.export.weights import LAYER, ROLE
+from qtool.export.writing.weights import LAYER, ROLE
 from qtool.graph.calls import CountsCalls
 from qtool.graph.sites.running import apart, run_call
 from qtool.graph.swap import Part

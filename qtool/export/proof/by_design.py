@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from qtool.export.islands import CONVOLUTIONS, LINEARS, VIEWS, RuntimeGraph
+from qtool.export.proof.islands import CONVOLUTIONS, LINEARS, VIEWS, RuntimeGraph
 from qtool.limits import BY_FUNCTIONS, JOIN_OF_CONSTANT, JOIN_OF_FLOAT, JOIN_UNREAD
 
 ALWAYS_FLOAT = (

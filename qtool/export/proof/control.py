@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from qtool.evaluation import agreement_of_values
-from qtool.export.gate import run_named
-from qtool.export.names import named_inputs
+from qtool.export.proof.gate import run_named
+from qtool.export.writing.names import named_inputs
 from qtool.export.targets.target import Session
 from qtool.graph.inputs import Inputs
 from qtool.reports.exports import Agreement, Control

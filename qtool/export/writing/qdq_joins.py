@@ -12,8 +12,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from qtool.export.qdq_modules import Ceil, QdqValues, emit
-from qtool.export.weights import GATE, LAYER
+from qtool.export.writing.qdq_modules import Ceil, QdqValues, emit
+from qtool.export.writing.weights import GATE, LAYER
 from qtool.graph.inputs import Inputs, tensors_in
 from qtool.graph.sites.call_sites import CallSite
 from qtool.graph.sites.frames import call_sites_of, counts_of, install, sites_of
