@@ -4,6 +4,7 @@ QtoolError              exit code 1
 ├── InputError          2: a file, folder, device or option is not what is needed
 │   ├── RecipeError     2: the recipe is wrong; lists every problem and its place
 │   ├── DataError       2: a data set or a file of weights is missing or malformed
+│   ├── MissingRuntimeError  2: what runs a target's files is not installed, or is too old
 │   └── ModelError      2: a model or an input is not what can be quantized; a ValueError, too
 ├── TrainingError       1: training cannot go on, such as after a loss that is not finite
 ├── ConversionError     1: the model has no integer form
@@ -29,6 +30,10 @@ class RecipeError(InputError):
 
 class DataError(InputError):
     """A data set or a file of weights is missing or malformed."""
+
+
+class MissingRuntimeError(InputError):
+    """The runtime of a target is not installed, or too old."""
 
 
 class ModelError(InputError, ValueError):

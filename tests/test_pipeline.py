@@ -12,8 +12,8 @@ import qtool
 from qtool import pipeline
 from qtool.errors import ConversionError, ExportError, InputError
 from qtool.export.proof import agreement, gate, latency, measure
-from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.proof.why_slow import Kernels
+from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.reports.exports import FloatOperator
 from qtool.runs import train
 from tests.kit import metrics, shell

@@ -8,9 +8,9 @@ import torch
 from qtool.comparison.trials import ComparisonFolder
 from qtool.errors import InputError
 from qtool.export.proof import gate
-from qtool.export.writing import annotation
 from qtool.export.proof.latency import latencies
 from qtool.export.targets.target import TARGETS
+from qtool.export.writing import annotation
 from qtool.files.reading import intact, read_json
 from qtool.inspection.onnx import read_onnx
 from qtool.recipe.recipe import Recipe

@@ -5,8 +5,8 @@ from pathlib import Path
 import onnx
 
 from qtool.errors import InputError
-from qtool.export.writing import annotation
 from qtool.export.proof.lint import lint
+from qtool.export.writing import annotation
 from qtool.files.reading import intact
 from qtool.reports.inspections import InspectedLayer, Inspection
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 import qtool
 from qtool.conversion.biases import round_biases
 from qtool.export.proof import gate
-from qtool.export.writing import annotation
 from qtool.export.proof.lint import lint
+from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.export.writing import annotation
 from qtool.export.writing.onnx_qdq import export_onnx
 from qtool.export.writing.qdq_modules import Ceil
-from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.layers import integer_layers
 
 IMAGES = torch.randn(64, 2, 10, 10, generator=torch.Generator().manual_seed(1))

@@ -10,10 +10,10 @@ import qtool
 from qtool.conversion.biases import round_biases
 from qtool.errors import ExportError, InputError, RecipeError
 from qtool.export.proof import gate
-from qtool.export.writing import annotation
 from qtool.export.proof.lint import lint
-from qtool.export.writing.onnx_qdq import export_onnx
 from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.export.writing import annotation
+from qtool.export.writing.onnx_qdq import export_onnx
 from qtool.integer.layers import integer_layers
 
 IMAGES = torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(1))

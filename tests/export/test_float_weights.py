@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import qtool
 from qtool.errors import ExportError
 from qtool.export.proof import gate, unchanged
-from qtool.export.writing import onnx_qdq
 from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.export.writing import onnx_qdq
 from qtool.integer.converted import converted_state
 from qtool.integer.layers import integer_layers
 from tests.kit import float_net

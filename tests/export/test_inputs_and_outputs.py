@@ -14,9 +14,9 @@ import qtool
 from qtool.errors import ExportError
 from qtool.export.proof import gate
 from qtool.export.proof.lint import lint
+from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.writing.names import named_inputs, named_outputs
 from qtool.export.writing.onnx_qdq import export_onnx
-from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.graph.inputs import Inputs
 
 SECTION = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}}

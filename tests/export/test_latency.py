@@ -12,9 +12,9 @@ from qtool.export.proof import latency
 from qtool.export.proof.control import control_of, explained, finding
 from qtool.export.proof.float_model import dequantized
 from qtool.export.proof.gate import run
-from qtool.export.writing.onnx_qdq import export_onnx
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.targets.target import Runtime
+from qtool.export.writing.onnx_qdq import export_onnx
 from qtool.integer.layers import integer_layers
 from qtool.reports.exports import Agreement, Control
 from tests.kit import float_net

@@ -8,8 +8,8 @@ import torch
 import qtool
 from qtool.export.proof.gate import run
 from qtool.export.proof.site_codes import compare_site_codes
-from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.proof.why_slow import Known, kernels_of
+from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.converted import converted_state
 from tests.benchmarks.integers import CONVOLUTIONAL, network, quantized
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from qtool.export.writing.on_codes import keep_codes
 from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.export.writing.on_codes import keep_codes
 from qtool.export.writing.weights import to_proto
 
 Array = NDArray[np.generic]

@@ -12,10 +12,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qtool.export.writing.on_codes import keep_codes
-from qtool.export.writing.qdq_joins import qdq_join
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.targets.target import Array
+from qtool.export.writing.on_codes import keep_codes
+from qtool.export.writing.qdq_joins import qdq_join
 from qtool.export.writing.trace import Call, traced
 from qtool.export.writing.weights import to_proto
 from qtool.graph.sites.call_sites import CallSite

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import qtool
 from qtool.errors import ExportError
 from qtool.export.proof import gate
-from qtool.export.writing.annotation import read_annotations
 from qtool.export.proof.lint import lint
-from qtool.export.writing.saturation import saturating_layers
 from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.export.writing.annotation import read_annotations
+from qtool.export.writing.saturation import saturating_layers
 from qtool.integer.layers import integer_layers
 
 IMAGES = torch.rand(8, 4, 8, 8, generator=torch.Generator().manual_seed(1))

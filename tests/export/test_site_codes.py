@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import qtool
 from qtool.errors import ExportError
-from qtool.export.writing.annotation import read_annotations
-from qtool.export.writing.onnx_qdq import export_onnx
 from qtool.export.proof.site_codes import compare_site_codes
 from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.export.writing.annotation import read_annotations
+from qtool.export.writing.onnx_qdq import export_onnx
 from tests.kit import float_net
 
 IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))

@@ -1,5 +1,8 @@
 """Every target: a file is written for it, described, and gives in its runtime what it should."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +11,10 @@ import pytest
 import torch
 
 import qtool
-from qtool.errors import ExportError, InputError
+from qtool.errors import ExportError, InputError, MissingRuntimeError
 from qtool.export.proof import gate
-from qtool.export.targets.target import TARGETS
+from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.export.targets.target import TARGETS, Library, Runtime, Target
 from qtool.inspection.onnx import inspect_onnx
 from qtool.integer.layers import integer_layers
 from tests.kit import Net
@@ -86,3 +90,41 @@ def test_a_model_that_was_written_and_cannot_be_loaded_is_a_failed_export(name: 
     runtime = TARGETS[name]().runtime
     with pytest.raises(ExportError, match=rf"^{runtime.title} cannot load it: .*NoSuchOperator"):
         runtime.optimized(model)
+
+
+def test_a_target_names_what_installs_its_runtime_and_can_be_listed_without_it() -> None:
+    def never() -> Runtime:
+        raise AssertionError("asked for")
+
+    absent = Target(opset=21, library=Library("no_such_reader", "2.5", "Reader"), run_in=never)
+
+    assert not absent.library.is_installed()
+    said = re.escape('Reader is not installed; pip install "no_such_reader>=2.5"')
+    with pytest.raises(MissingRuntimeError, match=f"^{said}$"):
+        _ = absent.runtime
+
+
+def test_a_runtime_that_is_too_old_or_broken_is_refused(integer: torch.nn.Module) -> None:
+    def broken() -> Runtime:
+        raise ImportError("libreader.so: cannot open")
+
+    newer = Target(opset=21, library=Library("onnxruntime", "99.2", "Reader"), run_in=OnnxRuntime)
+    torn = Target(opset=21, library=Library("onnxruntime", "1.2", "Reader"), run_in=broken)
+
+    with pytest.raises(MissingRuntimeError, match=r"is older than 99\.2.*onnxruntime>=99\.2"):
+        _ = newer.runtime
+    with pytest.raises(MissingRuntimeError, match=r"cannot be loaded: libreader\.so"):
+        _ = torn.runtime
+
+
+def test_targets_are_listed_without_loading_a_runtime_or_onnx() -> None:
+    program = (
+        "import sys; from qtool.export.targets.target import TARGETS;"
+        "made = [TARGETS[name]() for name in TARGETS.names()];"
+        "print([m for m in ('onnx', 'onnxruntime', 'openvino', 'qonnx', 'torch') "
+        "if m in sys.modules], len(made))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.split() == ["[]", str(len(TARGETS.names()))]

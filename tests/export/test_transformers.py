@@ -18,8 +18,8 @@ from torchvision.models.swin_transformer import (
 )
 
 import qtool
-from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.proof.why_slow import Known, kernels_of
+from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.converted import converted_state
 from qtool.integer.file import load_integer, save_integer
 from qtool.quantizers.layers import quant_layers

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 import qtool
 from qtool.errors import ExportError
 from qtool.export.proof.islands import RuntimeGraph
+from qtool.export.proof.why_slow import NOTHING, Kernels, Known, kernels_of, refuse_float_operators
+from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.writing.node_names import owner_of
 from qtool.export.writing.onnx_qdq import export_onnx
-from qtool.export.targets.onnxruntime import OnnxRuntime
-from qtool.export.proof.why_slow import NOTHING, Kernels, Known, kernels_of, refuse_float_operators
 from qtool.integer.converted import converted_state
 from qtool.integer.layers import LayerSpec
 from qtool.limits import JOIN_OF_FLOAT

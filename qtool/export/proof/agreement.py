@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from qtool.errors import ExportError
 from qtool.evaluation import accuracy_of, agreement, agreement_of_values, judge
 from qtool.export.proof.gate import run_named
-from qtool.export.writing.names import named_inputs, named_outputs
 from qtool.export.targets.target import Session
+from qtool.export.writing.names import named_inputs, named_outputs
 from qtool.graph.inputs import Inputs
 from qtool.reports.exports import Agreement, OutputAgreement
 

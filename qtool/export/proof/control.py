@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from qtool.evaluation import agreement_of_values
 from qtool.export.proof.gate import run_named
-from qtool.export.writing.names import named_inputs
 from qtool.export.targets.target import Session
+from qtool.export.writing.names import named_inputs
 from qtool.graph.inputs import Inputs
 from qtool.reports.exports import Agreement, Control
 from qtool.reports.health import Finding

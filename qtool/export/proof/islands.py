@@ -7,8 +7,8 @@ from functools import cached_property
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from qtool.export.writing.node_names import owner_of
 from qtool.export.targets.target import Runtime
+from qtool.export.writing.node_names import owner_of
 
 CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "ConvInteger")
 LINEARS = ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "MatMulInteger", "MatMulNBits")

@@ -11,8 +11,8 @@ from qtool.errors import ExportError
 from qtool.export.proof import gate, latency
 from qtool.export.proof.agreement import compare_outputs
 from qtool.export.proof.control import control_of, explained, finding
-from qtool.export.targets.target import TARGETS
 from qtool.export.proof.why_slow import Known, kernels_of, refuse_float_operators
+from qtool.export.targets.target import TARGETS
 from qtool.integer.converted import converted_state
 from qtool.integer.layers import IntegerLayer
 from qtool.numerics.grid import IntegerGrid, Kind

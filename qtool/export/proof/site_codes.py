@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from qtool.errors import ExportError
-from qtool.export.writing.annotation import Annotation, read_annotations
 from qtool.export.proof.gate import run_named
-from qtool.export.writing.names import named_inputs
 from qtool.export.targets.target import Runtime
+from qtool.export.writing.annotation import Annotation, read_annotations
+from qtool.export.writing.names import named_inputs
 from qtool.export.writing.weights import GATE, REPEATED, WEIGHT, part_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.module_sites import Site

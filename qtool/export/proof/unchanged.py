@@ -14,9 +14,9 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from qtool.errors import ExportError
+from qtool.export.targets.target import Array, Runtime
 from qtool.export.writing.annotation import tensor_names
 from qtool.export.writing.float_weights import WEIGHTED
-from qtool.export.targets.target import Array, Runtime
 from qtool.export.writing.weights import part_of
 from qtool.limits import OTHER_WEIGHTS, QUANTIZED_ANEW
 

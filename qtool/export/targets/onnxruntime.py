@@ -3,20 +3,22 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 
 from qtool.errors import ExportError, InputError
-from qtool.export.targets.onnxruntime_static import quantize
-from qtool.export.targets.target import TARGETS, Array, Target
+from qtool.export.targets.target import TARGETS, Array, Library, Target
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime as ort
 
 
 class OnnxSession:
     """A file, opened in ONNX Runtime."""
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(self, session: "ort.InferenceSession") -> None:
         self._session = session
 
     @property
@@ -46,7 +48,6 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     title = "ONNX Runtime"
-    version: str = ort.__version__
     integer_kernels: tuple[str, ...] = (
         "QLinearConv",
         "QGemm",
@@ -65,15 +66,25 @@ class OnnxRuntime:
         "QLinearSoftmax",
         "QLinearWhere",
     )
+    shows_weights = True
 
-    def open(self, model: Path | bytes, *, threads: int = 0) -> OnnxSession:
-        """Open a file, or its bytes.
+    def __init__(self) -> None:
+        import onnxruntime as ort
+
+        self.version: str = ort.__version__
+
+    def open(self, model: Path | bytes, *, threads: int = 0, plainly: bool = False) -> OnnxSession:
+        """Open a file, or its bytes; plainly, with no optimization at all.
 
         Raises:
             InputError: If the runtime cannot load it.
         """
+        import onnxruntime as ort
+
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
+        if plainly:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         return self._open(model, options)
 
     def quantize(self, given: Path, made: Path, batches: Sequence[Array]) -> None:
@@ -82,15 +93,20 @@ class OnnxRuntime:
         Raises:
             ExportError: If it cannot.
         """
+        from qtool.export.targets.onnxruntime_static import quantize
+
         quantize(given, made, batches)
 
-    def optimized(self, model: onnx.ModelProto | Path) -> onnx.GraphProto:
+    def optimized(self, model: "onnx.ModelProto | Path") -> "onnx.GraphProto":
         """Return the graph that the runtime makes of a model; this machine's layouts are left out.
 
         Raises:
             InputError: If the runtime cannot load a file.
             ExportError: If it cannot load a model in memory, which is being exported.
         """
+        import onnx
+        import onnxruntime as ort
+
         with tempfile.TemporaryDirectory() as folder:
             given, made = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
             if isinstance(model, Path):
@@ -109,7 +125,9 @@ class OnnxRuntime:
                 raise ExportError(str(error).removeprefix(f"{given}: ")) from error
             return onnx.load(str(made)).graph
 
-    def _open(self, model: Path | bytes, options: ort.SessionOptions) -> OnnxSession:
+    def _open(self, model: Path | bytes, options: "ort.SessionOptions") -> OnnxSession:
+        import onnxruntime as ort
+
         options.log_severity_level = 3
         given = model if isinstance(model, bytes) else str(model)
         try:
@@ -121,7 +139,18 @@ class OnnxRuntime:
         return OnnxSession(session)
 
 
+def onnxruntime_from(minimum: str) -> Library:
+    """Return ONNX Runtime, from a version on."""
+    return Library("onnxruntime", minimum, "ONNX Runtime")
+
+
 @TARGETS.add
 def onnxruntime() -> Target:
     """ONNX Runtime 1.19 or later on a CPU: int8 kernels from packed weights."""
-    return Target(opset=18, packed=True, mixed=True, runtime=OnnxRuntime(), unsigned=True)
+    return Target(
+        opset=18,
+        library=onnxruntime_from("1.19"),
+        run_in=OnnxRuntime,
+        mixed=True,
+        saturation="unsigned",
+    )

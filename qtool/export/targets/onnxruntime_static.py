@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-import onnx
-import onnxruntime as ort
-
 from qtool.errors import ExportError
 from qtool.export.targets.target import Array
 
@@ -22,6 +19,8 @@ def quantize(given: Path, made: Path, batches: Sequence[Array]) -> None:
     Raises:
         ExportError: If it fails.
     """
+    import onnx
+    import onnxruntime as ort
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,

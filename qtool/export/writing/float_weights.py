@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from qtool.export.writing.insert import insert_constant, insert_node
 from qtool.export.targets.target import Array
+from qtool.export.writing.insert import insert_constant, insert_node
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 MOVABLE = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad")

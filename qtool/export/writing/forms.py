@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from qtool.export.writing.annotation import tensor_names
 from qtool.export.targets.target import Target
+from qtool.export.writing.annotation import tensor_names
 from qtool.export.writing.weights import WeightWriter, part_of, to_proto
 
 

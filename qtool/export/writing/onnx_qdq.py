@@ -12,6 +12,8 @@ import onnx
 from torch import nn
 
 from qtool.errors import ExportError
+from qtool.export.proof.unchanged import check_weights
+from qtool.export.targets.target import TARGETS
 from qtool.export.writing.annotation import Annotation, write_annotations, write_metadata
 from qtool.export.writing.float_weights import keep_float
 from qtool.export.writing.forms import choose_forms
@@ -20,9 +22,7 @@ from qtool.export.writing.on_codes import keep_codes
 from qtool.export.writing.qdq_joins import mark_joins, pools_of, put_joins
 from qtool.export.writing.qdq_modules import Ceil, QdqLayer, QdqReLU
 from qtool.export.writing.saturation import saturating_layers
-from qtool.export.targets.target import TARGETS
 from qtool.export.writing.trace import Call, traced
-from qtool.export.proof.unchanged import check_weights
 from qtool.export.writing.weights import WeightWriter, to_proto
 from qtool.graph.copies import copy_of
 from qtool.graph.swap import replace_module

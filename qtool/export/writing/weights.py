@@ -12,11 +12,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from qtool.export.targets.target import Array, Target
 from qtool.export.writing.annotation import Annotation
 from qtool.export.writing.insert import insert_constant, insert_node
 from qtool.export.writing.packing import Packed, Part, pack
 from qtool.export.writing.saturation import computes_one_row
-from qtool.export.targets.target import Array, Target
 from qtool.integer.layers import LayerSpec
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.saturation import MIDDLE
