@@ -82,7 +82,7 @@ def export(
     writing = Writing(target, batch, annotate, ceil)
     path, report_path = places_of_export(source, output)
     given = Integer.open(up_to_date_integer(source, convert))
-    writing = writing.saying(given.about())
+    writing = writing.saying(given.about(), given.usage)
     with unproven(path) as trial:
         described = write_onnx(given.model, given.data.first_images, trial, writing)
         report = export_report(trial, path, described, given.evidence(), measure=measure)

@@ -4,9 +4,12 @@ import json
 from functools import partial
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
+from sklearn.datasets import load_digits
 
 import qtool
 from qtool import pipeline
@@ -89,6 +92,22 @@ def test_channels_that_could_saturate_are_rounded_anew_and_the_cost_is_told(stor
     again = pipeline.export(path, output=tmp_path / "m.onnx")
     assert again.may_saturate == []
     assert again.accuracy_runtime == pytest.approx(told.validation_accuracy_after, abs=1 / 500)
+
+
+def test_files_say_what_their_classes_are_and_how_images_are_prepared(story):
+    folder, run, _, _, _ = story
+    with safe_open(run / "integer.safetensors", framework="pt") as opened:
+        of_integer = opened.metadata()
+    of_file = {e.key: e.value for e in onnx.load(folder / "m.onnx").metadata_props}
+
+    for said in (of_integer, of_file):
+        assert json.loads(said["qtool.classes"]) == list("0123456789")
+        rule = json.loads(said["qtool.preprocess"])
+        assert (rule["size"], rule["channels"], rule["crop"]) == ([28, 28], "gray", "none")
+        assert rule["resize"]["rule"] == "squeeze"
+    images = load_digits().images  # of sixteenths
+    assert rule["mean"] == pytest.approx([images.mean() / 16], abs=0.002)
+    assert rule["std"] == pytest.approx([images.std() / 16], abs=0.002)
 
 
 def test_the_runtime_agrees_with_the_integer_model(story):

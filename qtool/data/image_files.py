@@ -1,40 +1,30 @@
 """One image file: decode it, and cut from it what a network is shown.
 
-For training, a random box; for validation, the centre, to the last bit as torchvision cuts it.
+For training, a random box; for validation, the centre, to the last bit as torchvision cuts it:
+`qtool.images.preprocess` has that rule.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from qtool.errors import DataError
+from qtool.images.files import decoded, lies_as_seen, named_errors, read_image
+from qtool.images.preprocess import center_of_shorter_side
 
 # As in torchvision's RandomResizedCrop: Szegedy et al., 2014, arXiv:1409.4842.
 CROP_AREA = (0.08, 1.0)  # share of the image
 CROP_ASPECT = (3 / 4, 4 / 3)  # width over height
 CROP_ATTEMPTS = 10
-VALIDATION_RESIZE = 256 / 224  # shorter side before the centre crop, over the crop
+UNSCALED = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std, where only pixels are wanted
 # A large JPEG is decoded at 1/2, 1/4 or 1/8 where its crop keeps so many pixels for each one that
 # is shown, per side; 2 is Pillow's own choice (reducing_gap) in thumbnails.
 DRAFT_MARGIN = 2
 DRAFT_SCALES = (8, 4, 2)
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom; pixels
-
-
-def read_image(path: Path) -> Image.Image:
-    """Decode an image file as RGB, 8 bits per channel.
-
-    Raises:
-        DataError: If it is missing, damaged, or holds more than 8 bits per channel.
-    """
-    with _named_errors(path), Image.open(path) as image:
-        return _decode(image, path)
 
 
 def centre_crop(path: Path, size: int) -> Image.Image:
@@ -46,13 +36,7 @@ def centre_crop(path: Path, size: int) -> Image.Image:
     Raises:
         DataError: As `read_image`.
     """
-    image = read_image(path)
-    shorter = min(image.width, image.height)
-    target = round(size * VALIDATION_RESIZE)
-    width, height = (int(target * side / shorter) for side in (image.width, image.height))
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + size, top + size))
+    return center_of_shorter_side(size, *UNSCALED).resized(read_image(path))
 
 
 def random_crop(path: Path, size: int, generator: torch.Generator) -> Image.Image:
@@ -61,12 +45,13 @@ def random_crop(path: Path, size: int, generator: torch.Generator) -> Image.Imag
     Raises:
         DataError: As `read_image`.
     """
-    with _named_errors(path), Image.open(path) as image:
+    with named_errors(path), Image.open(path) as image:
         # Other formats may learn how they are turned, and so their size, only as they decode.
-        whole = image if isinstance(image, JpegImageFile) else _decode(image, path)
+        as_it_lies = isinstance(image, JpegImageFile) and lies_as_seen(image)
+        whole = image if as_it_lies else decoded(image, path)
         box = random_box(whole.width, whole.height, generator)
-        scale = _decode_smaller(image, box, size)
-        whole = _decode(whole, path)
+        scale = _decode_smaller(whole, box, size)
+        whole = decoded(whole, path) if as_it_lies else whole
     left, top, right, bottom = (side / scale for side in box)
     return whole.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
 
@@ -83,30 +68,6 @@ def _decode_smaller(image: Image.Image, box: Box, size: int) -> int:
         return 1
     drafted = image.draft(image.mode, (image.width // scale, image.height // scale))
     return scale if drafted else 1
-
-
-@contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with a file into a `DataError` that names it."""
-    try:
-        yield
-    except DataError:
-        raise
-    # Each of Pillow's formats fails on damaged files in its own way.
-    except Exception as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise DataError(f"{path}: cannot be read as an image ({reason})") from error
-
-
-def _decode(image: Image.Image, path: Path) -> Image.Image:
-    image.load()
-    if image.mode == "F" or image.mode.startswith("I"):
-        raise DataError(f"{path}: has more than 8 bits per channel; save it with 8")
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    # Pillow warns when transparent palettes are turned into RGB directly.
-    opaque = image.convert("RGBA") if "transparency" in image.info else image
-    return opaque.convert("RGB")
 
 
 def random_box(width: int, height: int, generator: torch.Generator) -> Box:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from qtool.data.class_names import imagenet_names
 from qtool.data.sources import (
     IMAGENET_CLASSES,
     DataSource,
@@ -17,8 +18,7 @@ from qtool.data.sources import (
     make_source,
 )
 from qtool.errors import DataError
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+from qtool.images.files import SUFFIXES, images_in
 
 # The ten classes of Imagenette (github.com/fastai/imagenette) among the 1000 of ImageNet.
 IMAGENETTE = {
@@ -69,8 +69,11 @@ def image_folder(
             f"{whole} is split by a fixed seed: "
             f"{len(train):,} training and {len(validation):,} validation images"
         )
-    classes = IMAGENET_CLASSES if labels == "imagenet" else len(names)
-    return make_source("image_folder", train, validation, classes=classes, note=note)
+    if labels == "imagenet":
+        names = list(imagenet_names())
+    return make_source(
+        "image_folder", train, validation, classes=len(names), note=note, names=names
+    )
 
 
 def _class_folders(base: Path) -> list[str]:
@@ -106,21 +109,13 @@ def _read_half(base: Path, labels: str, known: list[str]) -> FileSplit:
         raise DataError(f"{base}: {_few(unknown)} not among the classes of the training images")
     else:
         label_of = {name: label for label, name in enumerate(known)}
-    files = {name: _images_in(base / name) for name in names}
+    files = {name: images_in(base / name) for name in names}
     if empty := [name for name, paths in files.items() if not paths]:
         raise DataError(
             f"{base}: no images in {_few(empty)}; images end in {', '.join(sorted(SUFFIXES))}"
         )
     pairs = [(path, label_of[name]) for name, paths in files.items() for path in paths]
     return FileSplit([path for path, _ in pairs], [label for _, label in pairs])
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
 
 
 def _imagenet_labels(base: Path, names: list[str]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from qtool.data.file_batches import RGB, FileBatches
 from qtool.data.sources import SYNTHETIC, DataSource, FileSplit, Split, Teacher
 from qtool.data.tensor_batches import TensorBatches
 from qtool.errors import DataError
+from qtool.images.preprocess import Preprocess, center_of_shorter_side, squeezed
 
 # Which samples `train_samples` picks must not change from seed to seed of a comparison.
 SUBSET_SEED = 0
@@ -27,6 +28,8 @@ class Loaders:
     image_size: int  # height and width of every image, pixels; the width of what is no picture
     note: str  # one line said to the user
     teacher: Teacher | None = None  # that computed the targets
+    class_names: tuple[str, ...] = ()  # in the order of labels; none where labels are numbers
+    preprocess: Preprocess | None = None  # how validation images are prepared; None: no pictures
 
     @cached_property
     def first_images(self) -> Tensor:
@@ -123,7 +126,20 @@ def make_loaders(
         image_size=size,
         note=source.note,
         teacher=source.teacher,
+        class_names=source.class_names,
+        preprocess=_preprocess(source, size, shown_channels),
     )
+
+
+def _preprocess(source: DataSource, size: int, channels: int) -> Preprocess | None:
+    """Return how validation images are prepared, or None where they are no pictures."""
+    if source.name in SYNTHETIC:
+        return None
+    repeats = channels // len(source.mean)
+    mean, std = source.mean * repeats, source.std * repeats
+    if isinstance(source.train, FileSplit):
+        return center_of_shorter_side(size, mean, std)
+    return squeezed(size, mean, std, gray=len(source.mean) == 1)
 
 
 def _check(split: Split | FileSplit, source: DataSource) -> None:

@@ -3,6 +3,7 @@
 To add a data set, write its row in FACTS and its function in `qtool.data.datasets`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -10,6 +11,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+
+from qtool.data.class_names import class_names
 
 T = TypeVar("T")
 IMAGENET_CLASSES = 1000
@@ -68,6 +71,7 @@ class DataSource:
     flip: bool  # training images are mirrored left to right, every second one at random
     note: str = ""  # one line said to the user
     teacher: Teacher | None = None
+    class_names: tuple[str, ...] = ()  # in the order of labels; none where labels are numbers
 
 
 @dataclass(frozen=True)
@@ -136,14 +140,17 @@ def make_source(
     std: tuple[float, ...] | None = None,
     image_size: int | None = None,
     teacher: Teacher | None = None,
+    names: Sequence[str] = (),
 ) -> DataSource:
     """Join the facts about `name` with its images, and with what only those could tell."""
     facts = FACTS[name]
+    classes = _told(classes, facts.classes)
+    numbers = torch.as_tensor(train.labels[:1]).is_floating_point()
     return DataSource(
         name,
         train,
         validation,
-        classes=_told(classes, facts.classes),
+        classes=classes,
         mean=_told(mean, facts.mean),
         std=_told(std, facts.std),
         image_size=_told(image_size, facts.image_size),
@@ -151,6 +158,7 @@ def make_source(
         flip=facts.flip,
         note=note,
         teacher=teacher,
+        class_names=() if numbers else tuple(names) or class_names(name, classes),
     )
 
 

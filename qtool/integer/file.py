@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from qtool.errors import InputError
+from qtool.files.reading import intact
 from qtool.files.whole import write_atomically
 from qtool.graph.calls import count_calls
 from qtool.graph.rewritten import rewrite
 from qtool.graph.sites.frames import counts_of, install
 from qtool.graph.sites.value_graph import Counts
 from qtool.graph.swap import keep_state, replace_module
+from qtool.images.usage import Usage
 from qtool.integer.converted import Converted, converted_state
 from qtool.integer.joins import at_site
 from qtool.integer.layers import make_integer_layer
@@ -29,13 +31,16 @@ READABLE = ("1", "2", "3")
 _COUNTS = TypeAdapter(dict[str, list[list[tuple[str, str, int]]]])
 
 
-def save_integer(integer: nn.Module, path: Path, about: Mapping[str, object]) -> None:
+def save_integer(
+    integer: nn.Module, path: Path, about: Mapping[str, object], usage: Usage | None = None
+) -> None:
     """Write an integer model in one move.
 
     Args:
         integer: from `convert`.
         path: of the file.
         about: what is needed to build the same network again: the recipe and the sizes.
+        usage: its classes, and how images are prepared for it.
     """
     state = converted_state(integer)
     metadata = {
@@ -51,6 +56,7 @@ def save_integer(integer: nn.Module, path: Path, about: Mapping[str, object]) ->
         "sites": json.dumps([spec.as_dict() for spec in state.sites]),
         "counts": json.dumps(_written(counts_of(integer))),
         "rewritten": json.dumps(asdict(state.rewritten)),
+        **(usage or Usage()).metadata(),
     }
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in integer.state_dict().items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
@@ -85,6 +91,18 @@ def read_about(path: Path) -> tuple[dict[str, Any], Converted]:
     except (KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: its metadata is damaged: {reason}; convert again") from error
+
+
+def read_usage(path: Path) -> Usage:
+    """Return what an integer model's file says of classes and images; files of before say nothing.
+
+    Raises:
+        InputError: If what it says is damaged.
+    """
+    with safe_open(path, framework="pt") as file:
+        said = file.metadata() or {}
+    with intact(path, "its metadata is damaged"):
+        return Usage.of(said)
 
 
 def load_integer(path: Path, float_model: nn.Module) -> nn.Module:

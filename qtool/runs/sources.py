@@ -17,7 +17,8 @@ from qtool.evaluation import evaluate
 from qtool.export.proof.measure import Evidence
 from qtool.files.reading import intact
 from qtool.files.whole import refuse_unless_writable
-from qtool.integer.file import load_integer, read_about, save_integer
+from qtool.images.usage import Usage
+from qtool.integer.file import load_integer, read_about, read_usage, save_integer
 from qtool.models.architecture import Architecture
 from qtool.models.vision import rebuild_model
 from qtool.quantizers.control import set_progress
@@ -79,7 +80,8 @@ class Quantized:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.folder is not None:
             keep_recipe(self.recipe, self.folder, "the recipe of this conversion")
-        save_integer(integer, self.path, about(self.recipe, self.architecture))
+        usage = usage_of(self.data)
+        save_integer(integer, self.path, about(self.recipe, self.architecture), usage)
 
 
 def quantized_from(source: Path, output: Path | None, device: torch.device) -> Quantized:
@@ -132,6 +134,7 @@ class Integer:
     recipe: Recipe
     model: nn.Module
     architecture: Architecture
+    said: Usage
 
     @classmethod
     def open(cls, path: Path) -> "Integer":
@@ -144,12 +147,22 @@ class Integer:
         with intact(path, "its metadata is damaged"):
             recipe = check(Recipe, said["recipe"], f"{path}, its recipe")
             network = rebuild_model(recipe.model.name, said["architecture"])
-            return cls(recipe, load_integer(path, network), said["architecture"])
+            model, usage = load_integer(path, network), read_usage(path)
+            return cls(recipe, model, said["architecture"], usage)
 
     @cached_property
     def data(self) -> Loaders:
         """The recipe's batches, on the CPU."""
         return build.make_data(self.recipe, CPU)
+
+    @cached_property
+    def usage(self) -> Usage:
+        """Its classes, and how images are prepared: by the file, or by the data if it is older.
+
+        Raises:
+            DataError: If the file does not say it, and the data are not there.
+        """
+        return self.said if self.said.preprocess is not None else usage_of(self.data)
 
     def evidence(self) -> Evidence:
         """Return what a file that is made of the model is held against."""
@@ -179,6 +192,11 @@ def up_to_date_integer(source: Path, convert: Callable[[Path], object]) -> Path:
         say(f"converting {source} first")
         convert(source)
     return folder.integer
+
+
+def usage_of(data: Loaders) -> Usage:
+    """Return what a network's classes are called, and how its images are prepared."""
+    return Usage(data.class_names, data.preprocess)
 
 
 def about(recipe: Recipe, architecture: Architecture) -> dict[str, object]:

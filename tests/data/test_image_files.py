@@ -56,7 +56,7 @@ def test_a_much_reduced_jpeg_decodes_smaller_and_looks_the_same(
     decoded: list[int] = []
     monkeypatch.setattr(
         image_files,
-        "_decode",
+        "decoded",
         lambda image, path: decoded.append(round(501 / image.width)) or image.convert("RGB"),
     )
     for seed in range(8):

@@ -12,6 +12,8 @@ from typing import Any
 
 import onnx
 
+from qtool.images.usage import Usage
+
 SCALE = "SCALE_TENSOR"
 ZERO_POINT = "ZERO_POINT_TENSOR"
 DATATYPE = "finn_datatype"
@@ -48,10 +50,13 @@ def read_annotations(graph: onnx.GraphProto) -> list[Annotation]:
     return found
 
 
-def write_metadata(model: onnx.ModelProto, data: Mapping[str, object]) -> None:
-    """Put qtool's description of the model, as JSON, into metadata_props."""
-    entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA, json.dumps(data)
+def write_metadata(
+    model: onnx.ModelProto, data: Mapping[str, object], usage: Usage | None = None
+) -> None:
+    """Put qtool's description of the model, as JSON, into metadata_props, and how it is used."""
+    for key, value in {METADATA: json.dumps(data), **(usage or Usage()).metadata()}.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
 
 
 def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:

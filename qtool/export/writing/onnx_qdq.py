@@ -4,7 +4,7 @@ torch.onnx traces the model once, with standard quantization operators at every 
 then each layer's weight is rewritten in the form that the target runs fastest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from qtool.export.writing.trace import Call, traced
 from qtool.export.writing.weights import WeightWriter, to_proto
 from qtool.graph.copies import copy_of
 from qtool.graph.swap import replace_module
+from qtool.images.preprocess import Preprocess
+from qtool.images.usage import Usage
 from qtool.integer.converted import Converted, converted_state
 from qtool.integer.layers import integer_layers
 from qtool.integer.relu import integer_relus
@@ -45,6 +47,8 @@ def export_onnx(
     annotate: bool = True,
     ceil: Ceil = "exact",
     metadata: Mapping[str, object] | None = None,
+    classes: Sequence[str] = (),
+    preprocess: Mapping[str, object] | None = None,
 ) -> Json:
     """Write the integer model as an ONNX file.
 
@@ -59,6 +63,9 @@ def export_onnx(
         ceil: how inputs with rounding ceil are written: `exact`, or `shifted` by half a step, which
             is faster and differs at and next to whole steps.
         metadata: goes into metadata_props beside each layer's bits.
+        classes: their names, in the order of the outputs (`qtool.classes`).
+        preprocess: how a picture is prepared (`qtool.preprocess`): mean, std, size, resize, crop
+            and channels, as `qtool.images.preprocess.Preprocess` has them.
 
     Returns:
         The description that went into metadata_props, with every layer and its bytes on disk, and
@@ -69,13 +76,15 @@ def export_onnx(
         ExportError: If torch.onnx cannot express the model, or the runtime would quantize a float
             weight by itself.
         RecipeError: If there is no such target.
-        ValueError: If the example holds no tensor.
+        ValueError: If the example holds no tensor, or `preprocess` is not what is described.
     """
+    prepared = None if preprocess is None else Preprocess.model_validate(preprocess)
+    usage = Usage(tuple(classes), prepared)
     described = write_onnx(
         integer,
         example,
         Path(path),
-        Writing(target, batch, annotate, ceil, metadata or {}),
+        Writing(target, batch, annotate, ceil, metadata or {}, usage),
     )
     return {**(metadata or {}), **described.to_json()}
 
@@ -93,6 +102,7 @@ class Writing:
         annotate: write quantization_annotation.
         ceil: how inputs with rounding ceil are written.
         metadata: goes into metadata_props beside the description.
+        usage: its classes, and how images are prepared; goes there, too.
 
     Raises:
         RecipeError: If there is no such target.
@@ -103,14 +113,15 @@ class Writing:
     annotate: bool = True
     ceil: Ceil = "exact"
     metadata: Mapping[str, object] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
 
     def __post_init__(self) -> None:
         """Refuse an unknown target before any work is done for it."""
         _ = TARGETS[self.target]
 
-    def saying(self, metadata: Mapping[str, object]) -> "Writing":
+    def saying(self, metadata: Mapping[str, object], usage: Usage) -> "Writing":
         """Return the same, with metadata."""
-        return replace(self, metadata=metadata)
+        return replace(self, metadata=metadata, usage=usage)
 
 
 def write_onnx(
@@ -187,7 +198,7 @@ def write_onnx(
     said = described.to_json()
     if (described.inputs, described.outputs) == (["images"], ["logits"]):
         del said["inputs"], said["outputs"]
-    write_metadata(proto, {**writing.metadata, **said})
+    write_metadata(proto, {**writing.metadata, **said}, writing.usage)
     _check(proto)
     onnx.save(proto, str(path))
     return described

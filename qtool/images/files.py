@@ -1,0 +1,75 @@
+"""Image files: decoded, turned as their EXIF data say, and found in folders."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image, ImageOps
+
+from qtool.errors import DataError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+ORIENTATION = 0x0112  # EXIF tag: 1 as it lies, 2 to 8 mirrored or turned
+Channels = Literal["RGB", "gray"]
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Return the image files in a folder and in those below it, sorted; hidden ones are not."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def read_image(path: Path, channels: Channels = "RGB") -> Image.Image:
+    """Decode an image file, 8 bits per channel, as people see it.
+
+    Raises:
+        DataError: If it is missing, damaged, or holds more than 8 bits per channel.
+    """
+    with named_errors(path), Image.open(path) as image:
+        return decoded(image, path, channels)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with a file into a `DataError` that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    # Each of Pillow's formats fails on damaged files in its own way.
+    except Exception as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise DataError(f"{path}: cannot be read as an image ({reason})") from error
+
+
+def decoded(image: Image.Image, path: Path, channels: Channels = "RGB") -> Image.Image:
+    """Return an opened image, turned as its EXIF data say, with the channels that are wanted.
+
+    Transparency is dropped; gray is the luma of ITU-R 601.
+
+    Raises:
+        DataError: If it holds more than 8 bits per channel.
+    """
+    image.load()
+    if image.mode == "F" or image.mode.startswith("I"):
+        raise DataError(f"{path}: has more than 8 bits per channel; save it with 8")
+    upright = image if lies_as_seen(image) else ImageOps.exif_transpose(image)
+    mode = "RGB" if channels == "RGB" else "L"
+    if upright.mode == mode and "transparency" not in upright.info:
+        return upright
+    # Pillow warns when transparent palettes are turned into RGB directly.
+    opaque = upright.convert("RGBA") if "transparency" in upright.info else upright
+    return opaque.convert(mode)
+
+
+def lies_as_seen(image: Image.Image) -> bool:
+    """Tell whether an image's rows are those that people see, or its EXIF data say otherwise."""
+    try:
+        return image.getexif().get(ORIENTATION, 1) not in range(2, 9)
+    # Pillow parses EXIF data with errors of many kinds; damaged ones say nothing.
+    except Exception:
+        return True
