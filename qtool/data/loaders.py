@@ -44,6 +44,7 @@ def make_loaders(
     image_size: int | None,
     channels: int | None = None,
     train_samples: int | None,
+    validation_samples: int | None = None,
     repeats: int = 1,
     seed: int,
     device: torch.device,
@@ -60,6 +61,8 @@ def make_loaders(
         channels: Repeat grey to so many channels; None keeps what the data has.
         train_samples: Take only the first so many of a shuffle of the training images, which is
             the same one for every `seed`.
+        validation_samples: Take at most so many validation images, evenly over the set, which may
+            be in the order of classes; None takes all.
         repeats: Passes over the training images in an epoch.
         seed: Sets order and augmentation, together with the epoch; the global random generator
             is neither read nor moved.
@@ -75,6 +78,7 @@ def make_loaders(
         ("batch_size", batch_size),
         ("image_size", image_size),
         ("train_samples", train_samples),
+        ("validation_samples", validation_samples),
         ("repeats", repeats),
     ):
         if value is not None and value < 1:
@@ -120,7 +124,7 @@ def make_loaders(
     one_pass = make(train, training=True)
     return Loaders(
         train=one_pass if repeats == 1 else Repeated(one_pass, repeats),
-        validation=make(source.validation, training=False),
+        validation=make(_evenly(source.validation, validation_samples), training=False),
         classes=source.classes,
         channels=shown_channels,
         image_size=size,
@@ -154,6 +158,13 @@ def _check(split: Split | FileSplit, source: DataSource) -> None:
             f"{source.name}: labels run from {lowest} to {highest}; "
             f"needed are 0..{source.classes - 1}, the {source.classes} classes"
         )
+
+
+def _evenly(split: Split | FileSplit, samples: int | None) -> Split | FileSplit:
+    """Return at most so many samples of a split, at equal distances, in its order."""
+    if samples is None or len(split) <= samples:
+        return split
+    return split.subset(torch.arange(samples) * len(split) // samples)
 
 
 def _subset(source: DataSource, samples: int) -> Split | FileSplit:

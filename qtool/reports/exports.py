@@ -46,6 +46,13 @@ class OutputAgreement(Result):
     max_abs_difference: float
     median_abs_difference: float
     """Over images, of the largest difference in each."""
+    images: int = 0
+    """Rows that were compared."""
+    control_difference: float | None = None
+    """The larger of the two controls, in the median over images; null without a control. Only an
+    output that differs by more than three times as much as a control can disagree."""
+    control_max_difference: float | None = None
+    """The same, of the image that it is largest in."""
 
 
 class Times(Result):
@@ -81,6 +88,12 @@ class Control(Result):
     max_abs_difference: float
     median_abs_difference: float
     """Over images, of the largest difference in each; of several outputs, of the first."""
+    level_images: int = 0
+    """How many the same file was run on without the runtime's optimizations; 0 where it was not."""
+    level_max_abs_difference: float | None = None
+    """Of the file's outputs with and without them, or of those without and the integer model's: of
+    these two the smaller, for what only an optimization does wrong is no rounding."""
+    level_median_abs_difference: float | None = None
 
 
 class FloatOperator(Result):
@@ -138,3 +151,5 @@ class Export(Agreement, Storage):
     control: Control | None = None
     may_saturate: list[str] = Field(default_factory=list)
     """Layers in integer kernels that may saturate on processors without VNNI."""
+    control_difference: float | None = None
+    """Of the output that `max_abs_difference` is of: see its entry under `outputs`."""

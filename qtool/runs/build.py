@@ -39,8 +39,10 @@ from qtool.training.step import TakeStep, TrainingStep
 AFTER_A_BLEND = 100  # training batches for batch norm statistics, unless the recipe says otherwise
 
 
-def make_data(recipe: Recipe, device: torch.device) -> Loaders:
-    """Return the recipe's batches on a device.
+def make_data(
+    recipe: Recipe, device: torch.device, *, validation_samples: int | None = None
+) -> Loaders:
+    """Return the recipe's batches on a device, of validation so many images at most.
 
     Raises:
         DataError: If the data set is missing or malformed.
@@ -54,6 +56,7 @@ def make_data(recipe: Recipe, device: torch.device) -> Loaders:
         image_size=data.image_size,
         channels=input_channels(recipe.model.name),
         train_samples=data.train_samples,
+        validation_samples=validation_samples,
         repeats=data.repeats,
         seed=recipe.seed,
         device=device,

@@ -223,6 +223,15 @@ def test_train_samples_picks_the_same_images_for_every_seed() -> None:
     assert len(picked(20, seed=0)) == 20
 
 
+@pytest.mark.parametrize(
+    ("samples", "picked"), [(3, [0, 2, 4]), (6, [0, 1, 2, 3, 4, 5]), (9, None)]
+)
+def test_validation_samples_are_taken_evenly(samples: int, picked: list[int] | None) -> None:
+    every = epoch_of(load(in_memory()).validation, 0)[1].tolist()  # seven
+    some = load(in_memory(), validation_samples=samples).validation
+    assert epoch_of(some, 0)[1].tolist() == [every[i] for i in picked or range(7)]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_global_random_generator_is_left_alone(files: DataSource, workers: int) -> None:
     for source in (in_memory(), files):

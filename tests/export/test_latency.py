@@ -1,4 +1,4 @@
-"""What a file is timed against, and the control of its check."""
+"""What a file is timed against."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +9,12 @@ from torch import Tensor, nn
 
 import qtool
 from qtool.export.proof import latency
-from qtool.export.proof.control import control_of, explained, finding
 from qtool.export.proof.float_model import dequantized
 from qtool.export.proof.gate import run
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.targets.target import Runtime
 from qtool.export.writing.onnx_qdq import export_onnx
 from qtool.integer.layers import integer_layers
-from qtool.reports.exports import Agreement, Control
 from tests.kit import float_net
 
 IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -92,58 +90,3 @@ def test_the_runtimes_own_quantization_computes_in_integers(
     close = run(RUNTIME.open(tmp_path / "static.onnx"), IMAGES)
     exact = run(RUNTIME.open(tmp_path / "float.onnx"), IMAGES)
     assert float((close - exact).abs().max()) < 0.1 * float(exact.std())
-
-
-def test_the_control_is_the_file_on_an_input_that_is_nearly_the_same(
-    written: tuple[Path, nn.Module],
-) -> None:
-    path, integer = written
-    session = RUNTIME.open(path)
-    batches = [(IMAGES[:2], torch.zeros(2)), (IMAGES[2:], torch.zeros(3))]
-    control = control_of(session, integer, batches)
-    moved = (run(session, IMAGES * (1 + 1e-5)) - run(session, IMAGES)).abs().amax(1)
-
-    assert control is not None
-    assert control.images == 5
-    assert control.max_abs_difference == float(moved.max())
-    assert control.median_abs_difference == float(moved.median())
-    assert control_of(session, integer, []) is None
-
-
-def agreement(median: float, disagreement: str = "") -> Agreement:
-    return Agreement(
-        images=9,
-        sigma=1.0,
-        top1_agreement=1.0,
-        clear_share=1.0,
-        clear_agreement=1.0,
-        max_abs_difference=median,
-        median_abs_difference=median,
-        accuracy_integer=None,
-        accuracy_runtime=None,
-        disagreement=disagreement,
-    )
-
-
-@pytest.mark.parametrize(
-    ("median", "moves", "kinds"),
-    [(0.5, 0.1, ["beyond_rounding"]), (0.5, 0.4, []), (5e-4, 0.0, []), (0.5, None, [])],
-)
-def test_what_a_control_does_not_explain_is_a_finding(
-    median: float, moves: float | None, kinds: list[str]
-) -> None:
-    given = None
-    if moves is not None:
-        given = Control(images=9, max_abs_difference=moves, median_abs_difference=moves)
-
-    assert [found.kind for found in finding(agreement(median), given)] == kinds
-
-
-def test_a_disagreement_says_what_the_control_makes_of_it() -> None:
-    control = Control(images=9, max_abs_difference=0.1, median_abs_difference=0.1)
-
-    assert explained(agreement(0.5), control) == ""
-    assert explained(agreement(0.5, "they differ"), None) == ""
-    assert "rounding alone is not behind it" in explained(agreement(0.5, "they differ"), control)
-    assert "may be behind it" in explained(agreement(0.15, "they differ"), control)
-    assert finding(agreement(0.5, "they differ"), control) == []

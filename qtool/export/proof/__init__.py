@@ -1,7 +1,7 @@
 """The check of a file in the runtime that it was written for.
 
-measure: all of it, and its report. gate, agreement, control, site_codes, unchanged: that the file
-computes what the integer model does. islands, why_slow, by_design: what runs in integers, and why
-the rest does not. latency, float_model: how fast, and beside what. lint: what is wrong with what a
-file says of itself.
+measure: all of it, and its report. gate, agreement, control, verdict, site_codes, unchanged: that
+the file computes what the integer model does. islands, why_slow, by_design: what runs in integers,
+and why the rest does not. latency, float_model: how fast, and beside what. lint: what is wrong with
+what a file says of itself.
 """

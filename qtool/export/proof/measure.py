@@ -7,12 +7,13 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from qtool.errors import ExportError
+from qtool.errors import ExportError, InputError
 from qtool.export.proof import gate, latency
 from qtool.export.proof.agreement import compare_outputs
-from qtool.export.proof.control import control_of, explained, finding
+from qtool.export.proof.control import controls_of, explained, finding
+from qtool.export.proof.verdict import with_codes, with_controls
 from qtool.export.proof.why_slow import Known, kernels_of, refuse_float_operators
-from qtool.export.targets.target import TARGETS
+from qtool.export.targets.target import TARGETS, Runtime, Session
 from qtool.integer.converted import converted_state
 from qtool.integer.layers import IntegerLayer
 from qtool.numerics.grid import IntegerGrid, Kind
@@ -61,7 +62,10 @@ def export_report(
     codes = gate.check_codes(path, integer, {la.name: la.codes for la in layers}, runtime)
     session = runtime.open(path)
     compared = compare_outputs(session, integer, batches())
-    found, control = compared.agreement, control_of(session, integer, batches())
+    controls = controls_of(session, _plain(path, runtime), integer, batches(), compared)
+    compared = with_controls(compared, controls)
+    compared = with_codes(compared, path, integer, batches, runtime)
+    found, control = compared.agreement, compared.outputs[compared.shown].control_difference
     if described.ceil == "shifted":
         share = gate.shifted_share(integer, batches())
         found = found.model_copy(update={"ceil_shifted_share": share})
@@ -99,9 +103,18 @@ def export_report(
         integer_operators=kernels.integer,
         quantizable_operators=kernels.quantizable,
         why_slow=kernels.why_slow,
-        control=control,
+        control=controls.report if controls is not None else None,
         may_saturate=described.may_saturate,
+        control_difference=control,
     )
+
+
+def _plain(path: Path, runtime: Runtime) -> Session | None:
+    """Return a file, opened without optimizations; None where the runtime then cannot load it."""
+    try:
+        return runtime.open(path, plainly=True)
+    except InputError:
+        return None
 
 
 def weight_forms(described: ExportDescription) -> dict[str, WeightForm]:
@@ -152,7 +165,7 @@ def refuse(report: Export, described: ExportDescription, *, strict: bool = False
     """
     if report.disagreement:
         runtime = TARGETS[described.target]().runtime
-        behind = explained(report, report.control)
+        behind = explained(report, report.control_difference)
         raise ExportError(
             f"{report.file}: {runtime.title} disagrees with the integer model: "
             f"{report.disagreement}; the file was not written{'; ' if behind else ''}{behind}"
