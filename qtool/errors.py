@@ -8,6 +8,7 @@ QtoolError              exit code 1
 │   └── ModelError      2: a model or an input is not what can be quantized; a ValueError, too
 ├── TrainingError       1: training cannot go on, such as after a loss that is not finite
 ├── ConversionError     1: the model has no integer form
+├── PredictionError     1: some images could not be read
 └── ExportError         1: the ONNX file is invalid or the runtime disagrees with the model
 """
 
@@ -49,6 +50,10 @@ class TrainingError(QtoolError):
 
 class ConversionError(QtoolError):
     """The model has no integer form."""
+
+
+class PredictionError(QtoolError):
+    """Some images could not be read, or not be classified."""
 
 
 class ExportError(QtoolError):

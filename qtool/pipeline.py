@@ -1,9 +1,10 @@
-"""The stories qtool can tell: train, convert, export, compare, inspect. Start reading here.
+"""The stories qtool can tell: train, convert, export, predict, compare, inspect. Start here.
 
 recipe -> loaders, float model -> prepare -> train -> checkpoint
 -> convert -> integer model -> export -> ONNX, proven in the runtime; compare: runs -> a verdict
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -20,8 +21,12 @@ from qtool.export.writing.onnx_qdq import Ceil, Writing, write_onnx
 from qtool.files.whole import unproven
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
+from qtool.prediction.classifier import Classifier
+from qtool.prediction.integer_model import classifier_of
+from qtool.prediction.predict import predict_onnx, predicted
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.inspections import EstimatorTable, Inspection
+from qtool.reports.predictions import Prediction
 from qtool.reports.results import Conversion, Export, StraightThrough, Summary
 from qtool.runs.build import load_checked
 from qtool.runs.folder import CONVERT, RunFolder, places_of_export, report_beside
@@ -89,6 +94,20 @@ def export(
         report.write(report_path)
         refuse(report, described, strict=strict)
     return report
+
+
+def predict(
+    model: Path, images: Sequence[Path], *, top: int = 5, csv_file: Path | None = None
+) -> Prediction:
+    """Run, integer model or ONNX file, and pictures -> their classes and shares, best first."""
+    if model.suffix == ".onnx":
+        return predict_onnx(model, images, top=top, csv_file=csv_file)
+
+    def opened() -> Classifier:
+        given = Integer.open(up_to_date_integer(model, convert))
+        return classifier_of(given.model, given.usage, str(model))
+
+    return predicted(opened, images, top=top, csv_file=csv_file)
 
 
 def compare_estimators(

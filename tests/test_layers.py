@@ -56,6 +56,11 @@ PLANTED = {
         ("limits", "from torch import nn", "torch"),
         ("limit", "import torch", "torch"),
         ("errors", "import torch", "torch"),
+        ("images/preprocess", "import torch", "torch"),
+        ("export/targets/target", "from torch import Tensor", "torch"),
+        ("prediction/classifier", "import torch", "torch"),
+        ("prediction/onnx_file", "import torch", "torch"),
+        ("prediction/predict", "from torchvision import transforms", "torchvision"),
     ],
     GRAPH: [
         ("graph/recording", "from qtool import errors", "qtool.errors"),

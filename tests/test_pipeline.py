@@ -8,17 +8,20 @@ import onnx
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors import safe_open
 from sklearn.datasets import load_digits
 
 import qtool
 from qtool import pipeline
+from qtool.data.datasets import digits
 from qtool.errors import ConversionError, ExportError, InputError
 from qtool.export.proof import agreement, gate, latency, measure
 from qtool.export.proof.why_slow import Kernels
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.reports.exports import FloatOperator
 from qtool.runs import train
+from qtool.runs.sources import Integer
 from tests.kit import metrics, shell
 
 ROOT_RECIPE = Path(__file__).parent.parent / "recipes" / "digits.yaml"
@@ -108,6 +111,25 @@ def test_files_say_what_their_classes_are_and_how_images_are_prepared(story):
     images = load_digits().images  # of sixteenths
     assert rule["mean"] == pytest.approx([images.mean() / 16], abs=0.002)
     assert rule["std"] == pytest.approx([images.std() / 16], abs=0.002)
+
+
+@pytest.mark.usefixtures("untimed")
+def test_a_run_an_integer_model_and_a_file_tell_the_same_classes_of_pictures(story, tmp_path):
+    folder, run, _, _, _ = story
+    given = Integer.open(run / "integer.safetensors")
+    batches = list(given.data.validation.batches(0))
+    expected = torch.cat([given.model(images) for images, _ in batches]).argmax(1)[:200]
+    for place, picture in enumerate(digits(tmp_path).validation.images[:200]):
+        Image.fromarray(picture[0].numpy()).save(tmp_path / f"{place:03}.png")
+
+    kinds = (run, run / "integer.safetensors", folder / "m.onnx")
+    told = [pipeline.predict(kind, [tmp_path], top=1) for kind in kinds]
+    best = [[one.classes[0] for one in each.images] for each in told]
+    for found in best:
+        assert all(c.name == str(c.index) for c in found)
+        same = torch.tensor([c.index for c in found]) == expected
+        assert same.sum() >= 198  # one grey level in 5 % of the pixels, by Pillow's rounding
+    assert [[c.index for c in found] for found in best[1:]] == [[c.index for c in best[0]]] * 2
 
 
 def test_the_runtime_agrees_with_the_integer_model(story):

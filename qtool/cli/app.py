@@ -20,6 +20,7 @@ from qtool.cli.options import (
     batch_size,
     interruptible,
     present,
+    present_prediction,
 )
 from qtool.errors import QtoolError
 
@@ -161,6 +162,33 @@ def export(
         measure=measure,
     )
     present(result, as_json=as_json)
+
+
+@app.command()
+@interruptible
+def predict(
+    model: Annotated[Path, typer.Argument(help="Run folder, integer model or ONNX file.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    *,
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes of each image.")] = 5,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Write a line for each class of each image, too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell the classes of images, and their shares; ONNX files need no torch.
+
+    Example: qtool predict digits.onnx photographs
+    """
+    if model.suffix == ".onnx":  # the other stories load torch, which need not be there
+        from qtool.prediction.predict import predict_onnx
+
+        result = predict_onnx(model, images, top=top, csv_file=csv_file)
+    else:
+        from qtool import pipeline
+
+        result = pipeline.predict(model, images, top=top, csv_file=csv_file)
+    present_prediction(result, as_json=as_json)
 
 
 @app.command()

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 import typer
 from typer.models import OptionInfo
 
+from qtool.errors import PredictionError
+
 if TYPE_CHECKING:
+    from qtool.reports.predictions import Prediction
     from qtool.reports.result import Result
 
 MOST_SEEDS = 1000
@@ -145,6 +148,24 @@ def present(result: "Result", *, as_json: bool) -> None:
         warn_of(result)
     else:
         show_result(result)
+
+
+def present_prediction(result: "Prediction", *, as_json: bool) -> None:
+    """Print classes of images, without loading the tables of all other results.
+
+    Raises:
+        PredictionError: If images could not be read; names them.
+    """
+    from qtool.reports.predictions import show_prediction
+
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2))
+    else:
+        show_prediction(result)
+    if result.failed:
+        images = f"{len(result.failed)} of {len(result.failed) + len(result.images)} images"
+        named = [f"{failed.file}: {failed.why}" for failed in result.failed]
+        raise PredictionError("\n  ".join([f"{images} could not be classified", *named]))
 
 
 P = ParamSpec("P")

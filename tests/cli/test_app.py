@@ -33,6 +33,7 @@ OPTIONS = {
         "--measure",
         "--json",
     ],
+    "predict": ["MODEL", "IMAGES", "--top", "--csv", "--json"],
     "compare": [],
     "compare estimators": [
         "RECIPE",

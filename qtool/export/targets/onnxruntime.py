@@ -32,6 +32,21 @@ class OnnxSession:
         sizes = [given.shape[0] for given in self._session.get_inputs() if given.shape]
         return sizes[0] if sizes and isinstance(sizes[0], int) else None
 
+    @property
+    def types(self) -> dict[str, str]:
+        """What the file's inputs are made of, by their names, such as tensor(float)."""
+        return {given.name: given.type for given in self._session.get_inputs()}
+
+    @property
+    def outputs(self) -> dict[str, list[object]]:
+        """Sizes of the file's outputs, by their names; a word or None for one that is open."""
+        return {made.name: list(made.shape) for made in self._session.get_outputs()}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says of itself."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
     def run(self, given: Mapping[str, Array]) -> dict[str, Array]:
         """Return every output by its name, for inputs by theirs."""
         names = [made.name for made in self._session.get_outputs()]
