@@ -16,20 +16,20 @@ from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, com
 from qtool.comparison.schedules import Scheduled, Window, schedule_trials
 from qtool.comparison.trials import TrainTrial, run_trials
 from qtool.conversion.to_integer import convert as to_integer
-from qtool.export.proof.measure import export_report, refuse
-from qtool.export.writing.onnx_qdq import Ceil, Writing, write_onnx
-from qtool.files.whole import unproven
+from qtool.export.writing.onnx_qdq import Ceil, Writing
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
 from qtool.prediction.classifier import Classifier
 from qtool.prediction.integer_model import classifier_of
 from qtool.prediction.predict import predict_onnx, predicted
 from qtool.reports.comparisons import Comparison, Equivalence
+from qtool.reports.exports import AllExports, Export, UnprovenExport
 from qtool.reports.inspections import EstimatorTable, Inspection
 from qtool.reports.predictions import Prediction
-from qtool.reports.results import Conversion, Export, StraightThrough, Summary
+from qtool.reports.results import Conversion, StraightThrough, Summary
 from qtool.runs.build import load_checked
-from qtool.runs.folder import CONVERT, RunFolder, places_of_export, report_beside
+from qtool.runs.export import Exporter
+from qtool.runs.folder import CONVERT, RunFolder, report_beside
 from qtool.runs.machine import pick_device
 from qtool.runs.run import Run
 from qtool.runs.sources import Integer, quantized_from, up_to_date_integer
@@ -82,18 +82,27 @@ def export(
     ceil: Ceil = "exact",
     strict: bool = False,
     measure: bool = False,
-) -> Export:
+    unproven: bool = False,
+) -> Export | UnprovenExport:
     """Run or integer model -> ONNX, run in the target's runtime; return what export.json says."""
-    writing = Writing(target, batch, annotate, ceil)
-    path, report_path = places_of_export(source, output)
-    given = Integer.open(up_to_date_integer(source, convert))
-    writing = writing.saying(given.about(), given.usage)
-    with unproven(path) as trial:
-        described = write_onnx(given.model, given.data.first_images, trial, writing)
-        report = export_report(trial, path, described, given.evidence(), measure=measure)
-        report.write(report_path)
-        refuse(report, described, strict=strict)
-    return report
+    writing = Writing(target, batch, annotate, ceil, unproven=unproven)
+    return Exporter(source, convert, strict=strict, measure=measure).to(output, writing)
+
+
+def export_for_all(
+    source: Path,
+    *,
+    output: Path | None = None,
+    batch: int | None = None,
+    annotate: bool = True,
+    ceil: Ceil = "exact",
+    strict: bool = False,
+    measure: bool = False,
+    unproven: bool = False,
+) -> AllExports:
+    """Run or integer model -> one ONNX file for each target; return what each export.json says."""
+    writing = Writing(batch=batch, annotate=annotate, ceil=ceil, unproven=unproven)
+    return Exporter(source, convert, strict=strict, measure=measure).to_all(output, writing)
 
 
 def predict(

@@ -24,6 +24,8 @@ from qtool.cli.options import (
 )
 from qtool.errors import QtoolError
 
+ALL_TARGETS = "all"
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(compare_app, name="compare")
 
@@ -127,7 +129,7 @@ def export(
         Path | None, typer.Option("--output", help="ONNX file; default: model.onnx in the run.")
     ] = None,
     target: Annotated[
-        str, typer.Option("--target", help="Runtime that the file is for.")
+        str, typer.Option("--target", help="Runtime that the file is for; all: one file for each.")
     ] = "onnxruntime",
     batch: Annotated[
         str, typer.Option("--batch", help="Fixed number of images, or dynamic.")
@@ -142,15 +144,33 @@ def export(
     measure: Annotated[
         bool, typer.Option("--measure", help="Time all threads and the runtime's own int8, too.")
     ] = False,
+    unproven: Annotated[
+        bool, typer.Option("--unproven", help="Write the file though its runtime is not installed.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Export to ONNX and prove the file in ONNX Runtime.
+    """Export to ONNX and prove the file in its runtime: ONNX Runtime, or that of --target.
 
     Example: qtool export runs/digits --output digits.onnx
     """
     size = batch_size(batch)
     from qtool import pipeline
 
+    if target == ALL_TARGETS:
+        made = pipeline.export_for_all(
+            source,
+            output=output,
+            batch=size,
+            annotate=annotation,
+            ceil=ceil,
+            strict=strict,
+            measure=measure,
+            unproven=unproven,
+        )
+        present(made, as_json=as_json)
+        if made.failed:
+            raise typer.Exit(1)
+        return
     result = pipeline.export(
         source,
         output=output,
@@ -160,6 +180,7 @@ def export(
         ceil=ceil,
         strict=strict,
         measure=measure,
+        unproven=unproven,
     )
     present(result, as_json=as_json)
 

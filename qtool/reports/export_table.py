@@ -3,8 +3,16 @@
 from collections.abc import Iterator, Sequence
 
 from qtool.console import say, show, table
-from qtool.reports.exports import Export, FloatOperator, Times
+from qtool.reports.exports import (
+    AllExports,
+    Export,
+    FloatOperator,
+    NotExported,
+    Times,
+    UnprovenExport,
+)
 from qtool.reports.health import show_health
+from qtool.reports.result import Result
 from qtool.reports.saturation import sentence_on
 from qtool.reports.words import number, percent, size
 
@@ -47,8 +55,50 @@ def show_export(result: Export) -> None:
     show_health([found for found in result.health if found.kind not in said])
 
 
-def warnings_of(result: Export) -> Iterator[str]:
+def show_unproven(result: UnprovenExport) -> None:
+    """Show a file that was not run."""
+    rows = [
+        ("for", result.target),
+        ("bits per weight on disk", number(result.bits_per_weight_on_disk)),
+        ("file", size(result.file_bytes)),
+        ("written to", result.file),
+    ]
+    show(table("exported, but not run", ["", "#"], rows), on_stdout=True)
+    for note in (result.unproven, *result.notes):
+        say(f"note: {note}")
+    show_health(result.health)
+
+
+def show_all_exports(result: AllExports) -> None:
+    """Show what became of each target's file."""
+    rows = [(name, *_cells(made)) for name, made in result.targets.items()]
+    columns = ["target", "checked in", "#top-1", "#integers", "#file", "written to, or why not"]
+    show(table("exported", columns, rows), on_stdout=True)
+
+
+def _cells(made: Export | UnprovenExport | NotExported) -> tuple[str, ...]:
+    """Return the cells of one target: where it was checked, how it does, and where it is."""
+    if isinstance(made, NotExported):
+        return "", "", "", "", made.error
+    if isinstance(made, UnprovenExport):
+        return "not run", "", "", size(made.file_bytes), f"{made.file}: {made.unproven}"
+    checked = f"{made.runtime.name} {made.runtime.version}"
+    share = percent(made.integer_share)
+    return checked, percent(made.top1_agreement), share, size(made.file_bytes), made.file
+
+
+def warnings_of(result: Result) -> Iterator[str]:
     """Yield what must not be overlooked in a file."""
+    if isinstance(result, AllExports):
+        for name, made in result.targets.items():
+            yield from (f"{name}: {warning}" for warning in warnings_of(made))
+    elif isinstance(result, Export):
+        yield from _warnings(result)
+    elif isinstance(result, UnprovenExport):
+        yield f"not run, so not proven: {result.unproven}"
+
+
+def _warnings(result: Export) -> Iterator[str]:
     yield from _slower(result)
     if saturation := sentence_on(result.may_saturate, in_a_file=True):
         yield saturation

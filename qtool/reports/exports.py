@@ -5,8 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from qtool.reports.health import Finding
-from qtool.reports.result import Result
+from qtool.reports.result import Json, Result
 
+WhyNot = Literal["not_installed", "refused", "failed"]
 WeightForm = Literal["integer", "dequantized", "float"]
 
 
@@ -153,3 +154,50 @@ class Export(Agreement, Storage):
     """Layers in integer kernels that may saturate on processors without VNNI."""
     control_difference: float | None = None
     """Of the output that `max_abs_difference` is of: see its entry under `outputs`."""
+
+
+class UnprovenExport(Result):
+    """export.json of a file that was not run, for the runtime of its target is not installed."""
+
+    bits_per_weight_on_disk: float
+    quantized_weights: int
+    file_bytes: int
+    left_float: dict[str, str]
+    file: str
+    target: str
+    inputs: list[str]
+    unproven: str
+    """Why it was not run."""
+    notes: list[str] = Field(default_factory=list)
+    """What a user should know."""
+    health: list[Finding] = Field(default_factory=list)
+    """What should be looked at in the file."""
+    may_saturate: list[str] = Field(default_factory=list)
+    """Layers that may saturate on processors without VNNI."""
+
+
+class NotExported(Result):
+    """Why there is no file for a target."""
+
+    error: str
+    kind: WhyNot
+    """The runtime is not installed, or too old; the target cannot hold the model; or the runtime
+    disagrees with it, or cannot load the file."""
+
+
+class AllExports(Result):
+    """What was exported for each target."""
+
+    targets: dict[str, Export | UnprovenExport | NotExported]
+
+    def to_json(self) -> Json:
+        """Return target -> its export.json, or the error."""
+        return {name: made.to_json() for name, made in self.targets.items()}
+
+    @property
+    def failed(self) -> bool:
+        """Whether some file is wrong, or none was written."""
+        kinds = [
+            made.kind if isinstance(made, NotExported) else "" for made in self.targets.values()
+        ]
+        return "failed" in kinds or "" not in kinds

@@ -94,6 +94,8 @@ class ExportDescription(Result):
     outputs: list[str] = Field(default_factory=lambda: ["logits"])
     may_saturate: list[str] = Field(default_factory=list)
     """Layers in integer kernels that may saturate on processors without VNNI."""
+    unproven: str = ""
+    """Why the file was not run, "" where it was."""
 
 
 class Proof(Result):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from qtool.console import say, show, table, warn
 from qtool.reports.comparisons import Comparison, Difference, Equivalence
-from qtool.reports.export_table import show_export, warnings_of
-from qtool.reports.exports import Export
+from qtool.reports.export_table import show_all_exports, show_export, show_unproven, warnings_of
+from qtool.reports.exports import AllExports, Export, UnprovenExport
 from qtool.reports.health import show_health
 from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow, SiteRow
 from qtool.reports.result import Result
@@ -30,7 +30,7 @@ def show_result(result: Result) -> None:
 
 def warn_of(result: Result) -> None:
     """Say loudly, on standard error, what of a result must not be overlooked."""
-    for warning in warnings_of(result) if isinstance(result, Export) else ():
+    for warning in warnings_of(result):
         warn(warning)
 
 
@@ -275,6 +275,8 @@ _FACES: dict[type[Result], Callable[..., None]] = {
     Conversion: show_conversion,
     StraightThrough: show_straight_through,
     Export: show_export,
+    UnprovenExport: show_unproven,
+    AllExports: show_all_exports,
     Comparison: show_comparison,
     Equivalence: show_equivalence,
     Inspection: show_inspection,

@@ -2,6 +2,6 @@
 
 folder: its files. begin: a free folder, or this very run. train: from the start, or from where it
 stopped. run: what the files hold, each part built once. sources: what conversion and export start
-from. build: what a recipe names. machine: what it runs on. checkpoint: everything needed to go on.
-changes: what its weights' codes did.
+from. export: files that are made of it. build: what a recipe names. machine: what it runs on.
+checkpoint: everything needed to go on. changes: what its weights' codes did.
 """

@@ -14,6 +14,7 @@ INTEGER = "integer.safetensors"
 CONVERT = "convert.json"
 ONNX = "model.onnx"
 EXPORT = "export.json"
+USUAL_TARGET = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class RunFolder:
     def integer(self) -> Path:
         """The integer model."""
         return self.path / INTEGER
+
+    def integer_for(self, target: str) -> Path:
+        """The integer model of a target that needs one of its own."""
+        return self.path / f"{self.integer.stem}.{target}{self.integer.suffix}"
 
     @property
     def convert(self) -> Path:
@@ -107,11 +112,16 @@ class RunFolder:
 
     def integer_is_fresh(self) -> bool:
         """Tell whether the integer model is there, and not older than the checkpoint."""
-        if not self.integer.is_file():
+        return self.is_fresh(self.integer)
+
+    def is_fresh(self, integer: Path) -> bool:
+        """Tell whether an integer model is there, and not older than what it is made of."""
+        if not integer.is_file():
             return False
-        if not self.checkpoint.is_file():
+        source = self.checkpoint if self.checkpoint.is_file() else self.integer
+        if not source.is_file():
             return True
-        return self.integer.stat().st_mtime >= self.checkpoint.stat().st_mtime
+        return integer.stat().st_mtime >= source.stat().st_mtime
 
     def finished_summary(self) -> Summary | None:
         """Return the summary of a run that is finished, else None.
@@ -143,8 +153,13 @@ def report_beside(path: Path, report: str) -> Path:
     return path.with_name(report if path.name == usual else f"{path.stem}.{report}")
 
 
-def places_of_export(source: Path, output: Path | None) -> tuple[Path, Path]:
+def places_of_export(
+    source: Path, output: Path | None, target: str = USUAL_TARGET
+) -> tuple[Path, Path]:
     """Return where a file that is made of a run or an integer model goes, and its report.
+
+    In a run's folder the file for the usual target is model.onnx, and others are named after
+    theirs; each but that of the usual target has its report beside it.
 
     Raises:
         InputError: If there is no such source, or nothing can be written there.
@@ -155,5 +170,8 @@ def places_of_export(source: Path, output: Path | None) -> tuple[Path, Path]:
         raise InputError(f"{source}: a recipe; train or convert it first, then export that folder")
     in_run = source.is_dir()
     path = output or (RunFolder(source).onnx if in_run else source.with_suffix(".onnx"))
+    usual = target == USUAL_TARGET
+    if output is None and not usual:
+        path = path.with_name(f"{path.stem}.{target}{path.suffix}")
     refuse_unless_writable(path, "--output names an .onnx file")
-    return path, RunFolder(source).export if in_run else report_beside(path, EXPORT)
+    return path, RunFolder(source).export if in_run and usual else report_beside(path, EXPORT)

@@ -31,6 +31,7 @@ OPTIONS = {
         "--ceil",
         "--strict",
         "--measure",
+        "--unproven",
         "--json",
     ],
     "predict": ["MODEL", "IMAGES", "--top", "--csv", "--json"],

@@ -19,7 +19,16 @@ from qtool.inspection.onnx import inspect_onnx
 from qtool.integer.layers import integer_layers
 from tests.kit import Net
 
-each_target = pytest.mark.parametrize("name", TARGETS.names())
+INSTALLED = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            not TARGETS[name]().library.is_installed(), reason=f"the runtime of {name}"
+        ),
+    )
+    for name in TARGETS.names()
+]
+each_target = pytest.mark.parametrize("name", INSTALLED)
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -32,7 +41,7 @@ def integer() -> torch.nn.Module:
     return qtool.convert(model)
 
 
-@pytest.fixture(scope="module", params=TARGETS.names())
+@pytest.fixture(scope="module", params=INSTALLED)
 def written(
     request: pytest.FixtureRequest,
     integer: torch.nn.Module,

@@ -75,6 +75,8 @@ def latency_beside_float(
         runtime: that runs the files.
         measure: time the runtime's own quantization of the float network, too, and all threads.
 
+    A runtime that quantizes nothing by itself is timed against the float network alone.
+
     Raises:
         ExportError: If the float network cannot be written, or not be quantized by the runtime.
     """
@@ -83,7 +85,7 @@ def latency_beside_float(
         batch = runtime.open(path).batch
         files = [folder / "float.onnx", path]
         export_float(dequantized(integer), images[:1], files[0], batch)
-        if measure:
+        if measure and runtime.quantizes:
             files.append(folder / "static.onnx")
             quantize_static(files[0], files[2], images, runtime, batch or 1)
         times = _named(latencies(files, images[:1], runtime))

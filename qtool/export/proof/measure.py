@@ -1,6 +1,6 @@
 """What an export measures: agreement, kernels, latency beside the float network, bytes on disk."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,11 +14,18 @@ from qtool.export.proof.control import controls_of, explained, finding
 from qtool.export.proof.verdict import with_codes, with_controls
 from qtool.export.proof.why_slow import Known, kernels_of, refuse_float_operators
 from qtool.export.targets.target import TARGETS, Runtime, Session
-from qtool.integer.converted import converted_state
+from qtool.integer.converted import Converted, converted_state
 from qtool.integer.layers import IntegerLayer
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.quantizers.health import code_findings
-from qtool.reports.exports import Agreement, Export, Latency, RuntimeVersion, WeightForm
+from qtool.reports.exports import (
+    Agreement,
+    Export,
+    Latency,
+    RuntimeVersion,
+    UnprovenExport,
+    WeightForm,
+)
 from qtool.reports.health import Finding
 from qtool.reports.results import ExportDescription
 
@@ -73,11 +80,9 @@ def export_report(
     kernels = kernels_of(path, runtime.optimized(path), runtime, Known.of(state))
     fused = len(kernels.layers)
     times = latency.latency_beside_float(path, integer, evidence.images, runtime, measure=measure)
-    weights = sum(spec.weights for spec in state.layers if spec.weight_bits)
-    packed = sum(layer.packed_bytes for layer in layers if layer.weight_bits)
     return Export(
-        bits_per_weight_on_disk=8 * (packed + described.table_bytes) / max(1, weights),
-        quantized_weights=weights,
+        bits_per_weight_on_disk=_bits_on_disk(described, state),
+        quantized_weights=_quantized_weights(state),
         file_bytes=path.stat().st_size,
         runtime=RuntimeVersion(name=runtime.name, version=runtime.version),
         codes_compared=codes,
@@ -89,7 +94,7 @@ def export_report(
         left_float=described.left_float,
         file=str(final_path),
         target=described.target,
-        weight_forms=weight_forms(described),
+        weight_forms=weight_forms(described, kernels.layers),
         inputs=described.inputs,
         outputs=compared.outputs,
         unproven=compared.unproven,
@@ -117,14 +122,60 @@ def _plain(path: Path, runtime: Runtime) -> Session | None:
         return None
 
 
-def weight_forms(described: ExportDescription) -> dict[str, WeightForm]:
-    """Return what the runtime computes with, of each layer that has weights."""
+def unproven_report(
+    path: Path, final_path: Path, described: ExportDescription, integer: nn.Module
+) -> UnprovenExport:
+    """Return what there is to say of a file that nothing here can run.
+
+    Args:
+        path: of the file.
+        final_path: where the file goes.
+        described: what `write_onnx` said of the file.
+        integer: the model that the file was made of.
+    """
+    state = converted_state(integer)
+    return UnprovenExport(
+        bits_per_weight_on_disk=_bits_on_disk(described, state),
+        quantized_weights=_quantized_weights(state),
+        file_bytes=path.stat().st_size,
+        left_float=described.left_float,
+        file=str(final_path),
+        target=described.target,
+        inputs=described.inputs,
+        unproven=described.unproven,
+        notes=described.notes,
+        health=list(_code_findings(integer)),
+        may_saturate=described.may_saturate,
+    )
+
+
+def _quantized_weights(state: Converted) -> int:
+    return sum(spec.weights for spec in state.layers if spec.weight_bits)
+
+
+def _bits_on_disk(described: ExportDescription, state: Converted) -> float:
+    """Return what a quantized weight takes in the file, its part of the tables included."""
+    packed = sum(layer.packed_bytes for layer in described.layers if layer.weight_bits)
+    return 8 * (packed + described.table_bytes) / max(1, _quantized_weights(state))
+
+
+def weight_forms(
+    described: ExportDescription, in_kernels: Collection[str]
+) -> dict[str, WeightForm]:
+    """Return what the runtime computes with, of each layer that has weights.
+
+    Args:
+        described: what `write_onnx` said of the file.
+        in_kernels: names of layers in the runtime's integer kernels.
+    """
     forms: dict[str, WeightForm] = {}
     for layer in described.layers:
         if layer.weight_bits is None:
             forms[layer.name] = "float"
         else:
-            forms[layer.name] = "integer" if layer.integer_kernel else "dequantized"
+            forms[layer.name] = (
+                "integer" if layer.integer_kernel or layer.name in in_kernels else "dequantized"
+            )
     for name in described.left_float:
         forms[name] = "float"
     return forms

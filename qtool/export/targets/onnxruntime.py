@@ -82,6 +82,7 @@ class OnnxRuntime:
         "QLinearWhere",
     )
     shows_weights = True
+    quantizes = True
 
     def __init__(self) -> None:
         import onnxruntime as ort

@@ -62,6 +62,7 @@ class Runtime(Protocol):
         integer_kernels: operators of its own graphs that compute layers in integers.
         integer_joins: those that compute additions, products, poolings and the like in integers.
         shows_weights: whether `optimized` has the weights that it computes with.
+        quantizes: whether it has a quantization of its own, to be timed against.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Runtime(Protocol):
     integer_kernels: tuple[str, ...]
     integer_joins: tuple[str, ...]
     shows_weights: bool
+    quantizes: bool
 
     def open(self, model: Path | bytes, *, threads: int = 0, plainly: bool = False) -> Session:
         """Open a file, or its bytes.
@@ -210,6 +212,11 @@ class Target:
     def packed(self) -> bool:
         """Whether codes below 8 bits share bytes that tables unpack."""
         return self.weights in ("packed", "float")
+
+    @property
+    def sums_bytes(self) -> bool:
+        """Whether a runtime may run layers in integer kernels; else it computes them in float."""
+        return self.activations == "qdq"
 
     @property
     def unsigned(self) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from qtool.export.targets.target import Target
+from qtool.export.targets.target import Runtime, Target
 from qtool.export.writing.annotation import tensor_names
 from qtool.export.writing.weights import WeightWriter, part_of, to_proto
 
@@ -25,7 +25,10 @@ class Forms:
 
 
 def choose_forms(
-    model: onnx.ModelProto, layers: Mapping[str, tuple[str, int]], target: Target
+    model: onnx.ModelProto,
+    layers: Mapping[str, tuple[str, int]],
+    target: Target,
+    runtime: Runtime,
 ) -> Forms:
     """Choose each layer's form by what the runtime makes of it.
 
@@ -35,9 +38,9 @@ def choose_forms(
     Args:
         model: with DequantizeLinear on every weight, its nodes still marked.
         layers: name -> the tensor of its codes, and the dimensions of its weight.
-        target: whose runtime is asked.
+        target: that the file is written for.
+        runtime: that is asked.
     """
-    runtime = target.runtime
     kernels = [n for n in runtime.optimized(model).node if n.op_type in runtime.integer_kernels]
     read = {name for node in kernels for name in node.input}
     integer = {name for name, (codes, _) in layers.items() if codes in read}

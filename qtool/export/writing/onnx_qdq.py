@@ -11,9 +11,9 @@ from pathlib import Path
 import onnx
 from torch import nn
 
-from qtool.errors import ExportError
+from qtool.errors import ExportError, MissingRuntimeError
 from qtool.export.proof.unchanged import check_weights
-from qtool.export.targets.target import TARGETS
+from qtool.export.targets.target import TARGETS, Runtime
 from qtool.export.writing.annotation import Annotation, write_annotations, write_metadata
 from qtool.export.writing.float_weights import keep_float
 from qtool.export.writing.forms import choose_forms
@@ -21,7 +21,7 @@ from qtool.export.writing.node_names import name_nodes
 from qtool.export.writing.on_codes import keep_codes
 from qtool.export.writing.qdq_joins import mark_joins, pools_of, put_joins
 from qtool.export.writing.qdq_modules import Ceil, QdqLayer, QdqReLU
-from qtool.export.writing.saturation import saturating_layers
+from qtool.export.writing.saturation import refuse_saturating, saturating_layers
 from qtool.export.writing.trace import Call, traced
 from qtool.export.writing.weights import WeightWriter, to_proto
 from qtool.graph.copies import copy_of
@@ -75,6 +75,8 @@ def export_onnx(
     Raises:
         ExportError: If torch.onnx cannot express the model, or the runtime would quantize a float
             weight by itself.
+        MissingRuntimeError: If the target's runtime is not installed, or too old.
+        ModelError: If a layer could saturate, and the target has no form for it.
         RecipeError: If there is no such target.
         ValueError: If the example holds no tensor, or `preprocess` is not what is described.
     """
@@ -103,6 +105,7 @@ class Writing:
         ceil: how inputs with rounding ceil are written.
         metadata: goes into metadata_props beside the description.
         usage: its classes, and how images are prepared; goes there, too.
+        unproven: write the file where the target's runtime is not installed, too.
 
     Raises:
         RecipeError: If there is no such target.
@@ -114,10 +117,28 @@ class Writing:
     ceil: Ceil = "exact"
     metadata: Mapping[str, object] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    unproven: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an unknown target before any work is done for it."""
         _ = TARGETS[self.target]
+
+    def runtime(self) -> tuple[Runtime | None, str]:
+        """Return what proves the file, or None and why there is nothing.
+
+        Raises:
+            MissingRuntimeError: If it is not installed, or too old, and the file must be proven.
+        """
+        try:
+            return TARGETS[self.target]().runtime, ""
+        except MissingRuntimeError as error:
+            if not self.unproven:
+                raise
+            return None, str(error)
+
+    def to(self, target: str) -> "Writing":
+        """Return the same, for another target."""
+        return replace(self, target=target)
 
     def saying(self, metadata: Mapping[str, object], usage: Usage) -> "Writing":
         """Return the same, with metadata."""
@@ -132,9 +153,15 @@ def write_onnx(
     Raises:
         ExportError: If torch.onnx cannot express the model, or the runtime would quantize a float
             weight by itself.
+        MissingRuntimeError: If the runtime is not installed, or too old, and must prove the file.
+        ModelError: If a layer could saturate, and the target has no form for it.
         RecipeError: If there is no such target.
     """
     state, target = converted_state(integer), TARGETS[writing.target]()
+    runtime, why_unproven = writing.runtime()
+    saturating = saturating_layers(integer)
+    if target.saturation == "seven_bits":
+        refuse_saturating(saturating, target.library.title)
     model = copy_of(integer).cpu().eval()
     call = Call(model, example, writing.batch)
     pools = pools_of(model, call.inputs)
@@ -151,14 +178,14 @@ def write_onnx(
     if state.sites:
         keep_codes(graph.graph)
     writer = WeightWriter(graph, target)
-    saturating = saturating_layers(integer)
     stored = {s.name: writer.write(s, saturates=s.name in saturating) for s in state.layers}
     annotations = _annotations(writer, state)  # it names the tensors that it speaks of
     keep_float(graph.graph)
     integer_kernels: set[str] = set()
-    if target.mixed:
+    mixed = target.mixed and runtime is not None
+    if mixed and runtime is not None:
         asked = {s.name: (stored[s.name].codes, len(s.shape)) for s in state.layers}
-        forms = choose_forms(to_proto(graph), asked, target)
+        forms = choose_forms(to_proto(graph), asked, target, runtime)
         integer_kernels = forms.integer
         for spec in state.layers:
             if spec.name in forms.floating:
@@ -170,9 +197,10 @@ def write_onnx(
         for name in call.closed(graph.graph)
     ]
     with_codes = integer_layers(integer) | joins
-    notes += check_weights(proto, with_codes, target.runtime)
-    could = [spec.name for spec in state.layers if spec.name in saturating]
-    in_kernels = [n for n in could if n in integer_kernels or not target.mixed]
+    if runtime is not None and runtime.shows_weights:
+        notes += check_weights(proto, with_codes, runtime)
+    could = [s.name for s in state.layers if target.sums_bytes and s.name in saturating]
+    in_kernels = [n for n in could if n in integer_kernels or not mixed]
     may_saturate = [name for name in in_kernels if not stored[name].zero_point]
     described = ExportDescription(
         target=writing.target,
@@ -192,6 +220,8 @@ def write_onnx(
         outputs=[str(value.name) for value in graph.graph.outputs],
         **({"may_saturate": may_saturate} if may_saturate else {}),
     )
+    if why_unproven:
+        described = described.model_copy(update={"unproven": why_unproven})
     proto.producer_name = "qtool"
     if writing.annotate:
         write_annotations(proto.graph, annotations)

@@ -7,11 +7,16 @@ network does not wait for are written so: those that compute one row for each im
 room has the measurements.
 """
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 from torch import nn
 
+from qtool.errors import ModelError
 from qtool.integer.layers import IntegerConv2d, IntegerLayer, integer_layers
 from qtool.numerics.saturation import can_saturate, largest_byte
+
+NAMED = 3  # layers in a message
 
 
 def saturating_layers(model: nn.Module) -> set[str]:
@@ -25,6 +30,25 @@ def _can_saturate(layer: IntegerLayer) -> bool:
     if grid is None or layer.spec.weight is None:
         return False
     return bool(can_saturate(layer.codes, largest_byte(grid), groups=groups).any())
+
+
+def refuse_saturating(layers: Collection[str], title: str) -> None:
+    """Check that no layer could saturate, for a runtime that has no form for it.
+
+    Args:
+        layers: that could.
+        title: of the runtime.
+
+    Raises:
+        ModelError: If some could; names them, and what rounds their channels anew.
+    """
+    if layers:
+        first = ", ".join(sorted(layers)[:NAMED])
+        more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+        raise ModelError(
+            f"{title} would saturate in {first}{more} on processors without VNNI; convert with "
+            f"--no-saturation, or qtool.convert(model, saturation='avoid'), and export that"
+        )
 
 
 def computes_one_row(weight: ir.Value, batch: object) -> bool:

@@ -1,0 +1,127 @@
+"""What an export starts from becomes one file, or one for each target: written, proven, kept."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from qtool.console import say
+from qtool.errors import ExportError, InputError, MissingRuntimeError, ModelError, QtoolError
+from qtool.export.proof.measure import export_report, refuse, unproven_report
+from qtool.export.targets.target import TARGETS
+from qtool.export.writing.onnx_qdq import Writing, write_onnx
+from qtool.export.writing.saturation import refuse_saturating, saturating_layers
+from qtool.files.whole import unproven
+from qtool.reports.exports import AllExports, Export, NotExported, UnprovenExport, WhyNot
+from qtool.runs.folder import EXPORT, RunFolder, places_of_export, report_beside
+from qtool.runs.sources import Integer, up_to_date_integer
+
+Convert = Callable[..., object]
+"""Takes a run or recipe and, by keyword, `output` and `no_saturation`; `qtool.pipeline.convert`."""
+
+
+class Exporter:
+    """A run or integer model, from which files are made."""
+
+    def __init__(
+        self, source: Path, convert: Convert, *, strict: bool = False, measure: bool = False
+    ) -> None:
+        """Take where to start.
+
+        Args:
+            source: run folder or integer model.
+            convert: makes the integer model of a run.
+            strict: check that nothing runs in float between quantized operators.
+            measure: time what `--measure` does.
+        """
+        self.source, self.convert = source, convert
+        self.strict, self.measure = strict, measure
+        self._open: dict[Path, Integer] = {}
+
+    def to(self, output: Path | None, writing: Writing) -> Export | UnprovenExport:
+        """Write one file for one target, and prove it; return what its report says.
+
+        Raises:
+            InputError: If there is no such source, or it cannot be written for this target.
+            ExportError: If the runtime disagrees; what was there under this name stays.
+        """
+        return self._made(*places_of_export(self.source, output, writing.target), writing)
+
+    def _made(self, path: Path, report_path: Path, writing: Writing) -> Export | UnprovenExport:
+        """Write and prove one file, and its report."""
+        runtime, _ = writing.runtime()
+        given = self._integer(writing.target)
+        writing = writing.saying(given.about(), given.usage)
+        with unproven(path) as trial:
+            described = write_onnx(given.model, given.data.first_images, trial, writing)
+            if runtime is None:
+                unrun = unproven_report(trial, path, described, given.model)
+                unrun.write(report_path)
+                return unrun
+            evidence = given.evidence()
+            report = export_report(trial, path, described, evidence, measure=self.measure)
+            report.write(report_path)
+            refuse(report, described, strict=self.strict)
+        return report
+
+    def to_all(self, output: Path | None, writing: Writing) -> AllExports:
+        """Write a file for every target: NAME.TARGET.onnx, and NAME.TARGET.export.json.
+
+        Targets whose runtime is not installed are listed, as are those that cannot hold the model.
+
+        Raises:
+            InputError: If there is no such source, or nothing can be written there.
+        """
+        usual = places_of_export(self.source, output)[0]
+        self._integer()
+        made: dict[str, Export | UnprovenExport | NotExported] = {}
+        for name in TARGETS.names():
+            path = usual.with_name(f"{usual.stem}.{name}{usual.suffix}")
+            say(f"exporting for {name}")
+            try:
+                report_path = report_beside(path, EXPORT)
+                made[name] = self._made(path, report_path, writing.to(name))
+            except QtoolError as error:
+                made[name] = NotExported(error=str(error), kind=_kind_of(error))
+        return AllExports(targets=made)
+
+    def _integer(self, target: str = "onnxruntime") -> Integer:
+        """Return the integer model that a target's file is made of.
+
+        Where the runtime would saturate in some layer, that is one of its own in the run's folder,
+        converted so that none does.
+
+        Raises:
+            InputError: If the runtime would saturate, and there is no run to convert anew.
+        """
+        given = self._opened(up_to_date_integer(self.source, self.convert))
+        if TARGETS[target]().saturation != "seven_bits":
+            return given
+        saturating, title = saturating_layers(given.model), TARGETS[target]().library.title
+        if not saturating:
+            return given
+        if not self.source.is_dir():
+            try:
+                refuse_saturating(saturating, title)
+            except ModelError as error:
+                own = self.source.with_suffix(f".{target}{self.source.suffix}")
+                raise InputError(
+                    f"{self.source}: {error}: qtool convert RUN --no-saturation --output {own}, or "
+                    f"qtool export RUN --target {target}"
+                ) from error
+        folder = RunFolder(self.source)
+        own = folder.integer_for(target)
+        if not folder.is_fresh(own):
+            say(f"converting {self.source} with --no-saturation for {target}")
+            start = self.source if folder.checkpoint.is_file() else folder.recipe
+            self.convert(start, output=own, no_saturation=True)
+        return self._opened(own)
+
+    def _opened(self, path: Path) -> Integer:
+        if path not in self._open:
+            self._open[path] = Integer.open(path)
+        return self._open[path]
+
+
+def _kind_of(error: QtoolError) -> WhyNot:
+    if isinstance(error, MissingRuntimeError):
+        return "not_installed"
+    return "failed" if isinstance(error, ExportError) else "refused"
