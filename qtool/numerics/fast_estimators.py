@@ -10,6 +10,7 @@ To add one, write its slope here, with the parameters of the estimator, and list
 """
 
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from qtool.numerics.estimators import ESTIMATORS
+from qtool.numerics.steps import to_float32
 
 Limits = tuple[float, float]
 FLOATS: dict[torch.dtype, type[np.float32] | type[np.float64]] = {
@@ -29,6 +31,8 @@ HARDTANH_BACKWARD = torch.ops.aten.hardtanh_backward.grad_input
 TANH_BACKWARD = torch.ops.aten.tanh_backward.grad_input
 SIGMOID_BACKWARD = torch.ops.aten.sigmoid_backward.grad_input
 LARGEST = float(np.finfo(np.float32).max)
+SMALLEST = 2.0**-149  # above 0
+_FLOAT, _BITS = struct.Struct("<f"), struct.Struct("<I")
 
 
 @lru_cache(maxsize=4096)
@@ -75,9 +79,18 @@ def _first_outside(half_way: float, whole: bool, scale: float) -> float:  # noqa
     edge = half_way * scale  # exact: 25 bits times 24
     if edge > LARGEST:
         return math.inf
-    found = np.float32(edge)
-    outside = float(found) >= edge if whole else float(found) > edge
-    return float(found if outside else np.nextafter(found, np.float32(np.inf)))
+    found = to_float32(edge)
+    outside = found >= edge if whole else found > edge
+    return found if outside else _next_above(found)
+
+
+def _next_above(number: float) -> float:
+    """Return the smallest float32 above a finite one, by its bits: numpy's takes far longer."""
+    if number == 0:
+        return SMALLEST
+    bits: int = _BITS.unpack(_FLOAT.pack(number))[0]
+    above: float = _FLOAT.unpack(_BITS.pack(bits + 1 if number > 0 else bits - 1))[0]
+    return above
 
 
 def stop_outside(grad: Tensor, u: Tensor, limits: Limits, out: Tensor) -> Tensor:

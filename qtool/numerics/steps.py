@@ -4,6 +4,7 @@ Steps u = x / s + o put levels at integers and rounding thresholds at half-integ
 """
 
 import math
+from ctypes import c_float
 
 import torch
 from torch import Tensor
@@ -17,6 +18,15 @@ def widen(u: Tensor) -> Tensor:
     if u.dtype in WIDE:
         return u
     return u.to(torch.promote_types(u.dtype, torch.float32))
+
+
+def to_float32(number: float) -> float:
+    """Return the float32 next to a number; inf where that is beyond all of them.
+
+    What float32 makes of a sum, product or quotient of two numbers, which float64 rounds first, is
+    this of it: with 53 bits for 24 the second rounding never differs.
+    """
+    return c_float(number).value
 
 
 def from_threshold(u: Tensor) -> Tensor:

@@ -30,10 +30,11 @@ def begin_step(model: nn.Module) -> None:
     of the weights tell of. From the first call on it must be called before each step, and the
     forward pass in training is tensor arithmetic alone.
     """
-    for module in modules_of(model):
+    modules = modules_of(model)
+    for module in modules:
         if isinstance(state := vars(module).get(ATTRIBUTE), Prepared):
             state.steps.by_hand = True
-    Members.of(model).begin_step()
+    Members.among(modules).begin_step()
 
 
 def name_quantizers(model: nn.Module) -> None:

@@ -19,7 +19,7 @@ from qtool.numerics.fast_estimators import (
 from qtool.quantizers.scale_gradient import Backward, Sums
 
 BLOCK = 1 << 18  # elements; three float32 blocks, shared by two cores, fit their L2 caches
-FEW = 1 << 16  # elements that are divided again sooner than limits of x are found
+FEW = 1 << 12  # elements that are divided again sooner than limits of x are found
 _Part = tuple[Tensor, Tensor, Tensor, Tensor | None]  # of the gradient, x, the result and x_hat
 
 
@@ -44,8 +44,8 @@ def by_parts(
     if fast.limits is not closed:
         limits = None if fast.limits is None else fast.limits(low, high, x.dtype)
     divides = fast.slope is not None or offset or not one_scale or x.numel() <= FEW
+    step = scale.item() if one_scale else 0.0
     if not divides and x.dtype == torch.float32:
-        step = scale.item()
         limits = limits and limits_before_division(limits, step)
         if x_hat is not None and not same:
             straight = limits_before_division(straight, step)
@@ -53,10 +53,11 @@ def by_parts(
         divides = True
     chain = how.scale_rule == "chain_rule"
     # above a top that lies within the grid nothing is learned; below 0, where x_hat is 0, neither
-    level = how.top is not None and x_hat is not None and bool(how.reaches(scale))
+    level = how.top is not None and x_hat is not None and how.number_reaches(step)
     out = torch.empty_like(x)
     parts: Iterable[_Part] = ((grad, x, out, x_hat),)
-    if one_scale:  # without a slope the passes are too few for blocks to pay off
+    if one_scale and not (fast.slope is None and x_hat is None):
+        # without a slope the passes are too few for blocks to pay off
         size = x.numel() if fast.slope is None else BLOCK
         parts = _blocks(max(1, size), grad, x, out, x_hat)
     for g, x_part, out_part, hat in parts:
@@ -66,7 +67,8 @@ def by_parts(
         kept = g if limits is None else stop_outside(g, u, limits, out_part)
         if hat is not None and not chain:
             inner = kept if same else stop_outside(g, u, straight, torch.empty_like(g))
-            sums.add(inner if level else g, inner, x_part, hat)
+            spare = u if divides and fast.slope is None and not one_scale else None
+            sums.add(inner if level else g, inner, x_part, hat, spare)
         if fast.slope is not None:
             fast.slope(kept, u, low, high, out_part)
             kept = out_part

@@ -8,11 +8,11 @@ in float32 whatever the type of x; its backward is the chosen estimator. With a 
 (1 - alpha) x + alpha x_hat instead, with the gradient through the first term only.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Self, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, above_floor
 from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
+from qtool.numerics.steps import to_float32
 from qtool.quantizers.rounding_function import RoundToGrid, by_numbers
 from qtool.quantizers.scale_gradient import Backward
 from qtool.quantizers.state import QuantizerState, decode, encode
@@ -30,6 +31,8 @@ from qtool.settings.choices import blend_schedule
 from qtool.settings.section import Choice
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 from qtool.settings.user_estimators import is_users, load_by_absolute_paths
+
+FLOOR = to_float32(SMALLEST_SCALE)
 
 
 class FakeQuantize(Part):
@@ -47,6 +50,7 @@ class FakeQuantize(Part):
         place: its name in the model, for messages; `name_quantizers` sets it.
         ahead: what is due once per training step is done before the forward pass, not in it.
         overwritten: the model computes in place with what was rounded, as `y += x` does.
+        unkept: none of those who read what was rounded keeps it for its own backward pass.
     """
 
     maker = "qtool.prepare"
@@ -56,6 +60,7 @@ class FakeQuantize(Part):
     alpha: Tensor
     place: str = ""
     overwritten: bool = False
+    unkept: bool = False
 
     def __init__(
         self, settings: WeightQuantization | ActivationQuantization, grid: IntegerGrid | None
@@ -172,9 +177,12 @@ class FakeQuantize(Part):
     def clipped_bounds(self, top: float | None) -> tuple[Bound, Bound]:
         """Return low and high in steps of a grid that ends at 0, and at round(top / s)."""
         _, high = self.bounds()
+        if isinstance(high, float):
+            if top is None:
+                return 0.0, high
+            if by_numbers(self.scale):
+                return 0.0, min(high, self._steps_to(top))
         scale = self.used_scale
-        if isinstance(high, float) and (top is None or by_numbers(scale)):
-            return 0.0, high if top is None else min(high, self._steps_to(top, scale.item()))
         if top is None:
             return torch.zeros_like(scale), high
         end = ROUNDINGS[self.deployed_rounding](torch.full_like(scale, top).div_(scale))
@@ -182,10 +190,14 @@ class FakeQuantize(Part):
             return torch.zeros_like(scale), torch.minimum(end, high)
         return torch.zeros_like(scale), end.clamp_(max=high)
 
-    def _steps_to(self, top: float, scale: float) -> float:
+    def _steps_to(self, top: float) -> float:
         """Return round(top / s), the quotient rounded to float32 first, as that of values is."""
-        steps = np.float32(top) / np.float32(scale)
-        return float(np.ceil(steps) if self.deployed_rounding == "ceil" else np.rint(steps))
+        scale = self.scale.item()
+        scale = FLOOR if scale < FLOOR else scale  # one that is not a number stays so
+        steps = to_float32(to_float32(top) / scale)
+        if not math.isfinite(steps):
+            return steps
+        return float(math.ceil(steps) if self.deployed_rounding == "ceil" else round(steps))
 
     def round_to_grid(
         self,
@@ -236,7 +248,9 @@ class FakeQuantize(Part):
         else:
             rule, decay = self.settings.scale_gradient, 0.0
             factor = (values * grid.qmax) ** -0.5
-        return Backward(self.estimator, rule, factor, decay, compiles, ends, self.overwritten)
+        return Backward(
+            self.estimator, rule, factor, decay, compiles, ends, self.overwritten, self.unkept
+        )
 
     def get_extra_state(self) -> Tensor:
         """Return what a checkpoint must hold beside the tensors, as a tensor of its own."""

@@ -56,9 +56,9 @@ class _Context(Protocol):
 class RoundToGrid(torch.autograd.Function):
     """Forward: divide, round, saturate, multiply. Backward: whatever the estimator says.
 
-    Saves x and, for a learned scale, x_hat (which the layer keeps anyway, unless the model
-    overwrites it); u is recomputed. A scale below the smallest counts as that, and gets its
-    gradient.
+    Saves x and, for a learned scale, x_hat where someone else keeps it anyway, as layers do; what
+    the model overwrites, or only adds up, is rounded again. u is recomputed. A scale below the
+    smallest counts as that, and gets its gradient.
     """
 
     @staticmethod
@@ -89,8 +89,11 @@ class RoundToGrid(torch.autograd.Function):
         if x_hat is None:
             ctx.compiles, x_hat = False, _rounded(x, scale, (low, high), offset, rounding)
         kept = x_hat if ctx.needs_input_grad[1] and not ctx.compiles else None
-        if kept is not None and how.overwritten:  # what is random cannot be rounded again
-            kept = None if rounding in (half_to_even, ceil) else x_hat.clone()
+        if kept is not None and (how.overwritten or how.unkept):
+            if rounding in (half_to_even, ceil):
+                kept = None
+            elif how.overwritten:  # what is random cannot be rounded again
+                kept = x_hat.clone()
         ctx.save_for_backward(x, scale, kept)
         return x_hat
 
@@ -135,12 +138,13 @@ class RoundToGrid(torch.autograd.Function):
             grad_scale.mul_(how.factor)
             if how.decay:
                 grad_scale.add_(scale, alpha=how.decay)
-        return grad_x.to(x.dtype), grad_scale, grad_shift, None, None, None, None, None
+        grad_x = grad_x if grad_x.dtype == x.dtype else grad_x.to(x.dtype)
+        return grad_x, grad_scale, grad_shift, None, None, None, None, None
 
 
 def by_numbers(x: Tensor) -> bool:
     """Tell whether reading a number from a tensor beside x costs nothing."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return x.is_cpu and not torch.compiler.is_compiling()
 
 
 def _rounded(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from qtool.numerics.estimators import Estimator
+from qtool.numerics.steps import to_float32
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Backward:
             None where the scale is not learned, or nothing is clipped. Where the top lies within
             the grid, values above it become the top whatever the scale is, and teach it nothing.
         overwritten: the model computes in place with what was rounded.
+        unkept: no one else keeps what was rounded, so that rounding again saves its memory.
     """
 
     estimator: Estimator
@@ -40,12 +42,19 @@ class Backward:
     compiles: bool = False
     top: tuple[float, float] | None = None
     overwritten: bool = False
+    unkept: bool = False
 
     def reaches(self, scale: Tensor) -> Tensor:
         """Tell whether the top lies within the grid of a scale, bool []."""
         assert self.top is not None
         top, steps = self.top
         return scale * steps >= top
+
+    def number_reaches(self, scale: float) -> bool:
+        """Tell what `reaches` does of a scale that is a number."""
+        assert self.top is not None
+        top, steps = self.top
+        return to_float32(scale * steps) >= to_float32(top)
 
 
 class Sums:
@@ -62,15 +71,18 @@ class Sums:
         self.products: Tensor | None = None
         self.saturated: Tensor | float = 0.0
 
-    def add(self, grad: Tensor, inner: Tensor, x: Tensor, x_hat: Tensor) -> None:
-        """Add a part."""
+    def add(
+        self, grad: Tensor, inner: Tensor, x: Tensor, x_hat: Tensor, out: Tensor | None = None
+    ) -> None:
+        """Add a part; what is written to `out`, of the shape of x, is lost."""
         if grad.ndim == 1 and not self.shape:
             own = torch.dot(inner, x_hat if self.clips else x)  # first: a cache still holds them
             found = torch.dot(grad, x_hat).sub_(own)
         elif self.clips:
-            found = (grad - inner).mul_(x_hat).sum_to_size(self.shape)
+            found = torch.sub(grad, inner, out=out).mul_(x_hat).sum_to_size(self.shape)
         else:
-            found = torch.mul(grad, x_hat).addcmul_(inner, x, value=-1).sum_to_size(self.shape)
+            products = torch.mul(grad, x_hat, out=out).addcmul_(inner, x, value=-1)
+            found = products.sum_to_size(self.shape)
         self.products = found if self.products is None else self.products.add_(found)
         if self.shifted:
             self.saturated = self.saturated + grad.sum() - inner.sum()

@@ -51,8 +51,13 @@ class Members(NamedTuple):
     @classmethod
     def of(cls, model: nn.Module) -> Self:
         """Find them in a model."""
+        return cls.among(modules_of(model))
+
+    @classmethod
+    def among(cls, modules: list[nn.Module]) -> Self:
+        """Find them among the modules of a model."""
         found = cls([], [], [], [])
-        for module in modules_of(model):
+        for module in modules:
             if isinstance(module, ActivationQuantizer):
                 found.inputs.append(module)
             elif isinstance(module, QuantLayer) and module.weight_quantizer is not None:

@@ -6,6 +6,7 @@ import pickle
 import torch
 from torch import Tensor, nn
 
+import qtool
 from qtool.graph.recorder import Watched, record_forward
 from qtool.graph.recording import Recording
 from qtool.graph.sites.call_sites import CallSite
@@ -13,7 +14,7 @@ from qtool.graph.sites.frames import install
 from qtool.quantizers.control import begin_step
 from qtool.quantizers.layers import QuantLayer, make_quant_layer
 from qtool.quantizers.relu import QuantReLU
-from qtool.quantizers.sites import SiteQuantizer
+from qtool.quantizers.sites import SiteQuantizer, quantizer_of, stands_at_sites
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -81,6 +82,42 @@ def test_a_recording_tells_the_same_of_a_model_with_sites() -> None:
     assert told.feeds == plain.feeds
     assert told.calls == plain.calls
     assert told.may_be_norms == plain.may_be_norms
+
+
+class _Sums(_Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv3 = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = torch.relu(self.bn2(self.conv2(y)) + y)
+        made: Tensor = self.conv3(y)
+        return made
+
+
+def test_what_only_a_sum_reads_is_rounded_again_instead_of_kept() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 8, 6, 6)
+    section = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "every_value"}}
+    model = qtool.prepare(_Sums(), section, images).train()
+    sites = {name: quantizer_of(stand) for name, stand in stands_at_sites(model).items()}
+    unkept = [quantizer for quantizer in sites.values() if quantizer.unkept]
+    assert [name for name, q in sites.items() if q.unkept] == ["sites.batch_norm1"]
+    found = []
+    for again in (True, False):
+        unkept[0].unkept = again
+        kept: set[int] = set()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, kept=kept: kept.add(t.untyped_storage().data_ptr()) or t, lambda t: t
+        ):
+            out = model(images)
+        model.zero_grad()
+        out.square().sum().backward()
+        found.append((len(kept), [p.grad for p in model.parameters()]))
+    (fewer, ours), (more, plain) = found
+    assert fewer == more - 1
+    assert all(torch.equal(*pair) for pair in zip(ours, plain, strict=True))
 
 
 def test_a_value_that_is_added_to_in_place_does_not_hinder_the_scale() -> None:

@@ -72,6 +72,7 @@ def place_quantizers(model: nn.Module, settings: Quantization, seen: list[Seen])
     for site in overwritten(graphs):
         if (stand := stands.get(site)) is not None:
             quantizer_of(stand).overwritten = True
+    mark_unkept(placement, stands)
     for site, stand in stands.items():
         stand.train(model.get_submodule(site.block).training)
     by_name = {str(site): stand for site, stand in stands.items()}
@@ -111,6 +112,17 @@ def make_stands(placement: Placement, device: torch.device | None) -> dict[CallS
 def about(placement: Placement, placed: PlacedSite) -> str:
     """Return what makes a value and who reads it, for `print(model)`."""
     return f"of {placement.made_by(str(placed.site))}, for {', '.join(placed.readers) or 'others'}"
+
+
+def mark_unkept(placement: Placement, stands: Mapping[CallSite, Stand]) -> None:
+    """Tell quantizers of values that are only added up: a sum keeps nothing of what it is made of.
+
+    What a layer, a product or a pooling reads it keeps for its own backward pass.
+    """
+    sums = {name for name, join in placement.joins.items() if join.kind == "add"}
+    for quantizer in {quantizer_of(stand) for stand in stands.values()}:
+        readers = [placement.sites[member].readers for member in quantizer.members]
+        quantizer.unkept = all(own and sums.issuperset(own) for own in readers)
 
 
 def ways_of(graphs: Sequence[ValueGraph]) -> dict[str, tuple[Counts, ...]]:
