@@ -113,7 +113,7 @@ NO_SUBCLASS = _refused(
 # What there is to quantize, and the example
 NOTHING_TO_QUANTIZE = _refused(
     "there is nothing to quantize: {why}",
-    "qtool quantizes torch.nn.Conv2d and torch.nn.Linear",
+    "qtool quantizes the convolutions of torch.nn, transposed ones, too, and torch.nn.Linear",
 )
 FAILS = _refused("the model fails on the example: {error}")
 EMPTY_EXAMPLE = _refused("the example is empty: {input} is {shape}", "give a batch of real inputs")
@@ -152,12 +152,13 @@ OTHER_ATTENTION = _left_float(
     "{type} may compute another attention than torch.nn.MultiheadAttention",
     "use that class itself where it computes the same",
 )
-NEITHER = _left_float("{type} is neither Conv2d nor Linear")
+NEITHER = _left_float("{type} is neither a convolution nor Linear")
 BYPASSED = _left_float(
     "the model uses its weight without calling it", "call the layer, where the model is yours"
 )
 FLOAT_IN_STATE = _left_float(
-    "the state that was loaded has it float, from before attention was quantized", "train it anew"
+    "the state that was loaded has it float, from before layers of its kind were quantized",
+    "train it anew",
 )
 CONSTANT_INPUT = _left_float(
     "what it reads is made of parameters and buffers alone, and so is a constant of the file"
@@ -167,7 +168,7 @@ UNCALLED = _left_float(
 )
 BY_FUNCTIONS = _left_float(
     "{type} uses its own {names} by functions",
-    "use torch.nn.Conv2d or torch.nn.Linear, where the model is yours",
+    "use a convolution of torch.nn or torch.nn.Linear, where the model is yours",
 )
 
 # Values that stay float, and operators of them, with place: every_value; a reason is what stands

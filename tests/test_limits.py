@@ -133,7 +133,7 @@ class Auxiliary(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body, self.side, self.past = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 4)
-        self.odd, self.deep = door.Head(4, 4), nn.Conv1d(4, 4, 1)
+        self.odd, self.deep = door.Head(4, 4), nn.Bilinear(4, 4, 4)
         self.own, self.chosen = Matrix(), nn.Linear(4, 2)
         self.attention = modes.OwnAttention(4, 2, batch_first=True)
         self.table, self.of_table = nn.Parameter(torch.ones(1, 2)), nn.Linear(2, 4)
@@ -147,7 +147,7 @@ class Auxiliary(nn.Module):
             + self.attention(y[:, None], y[:, None], y[:, None])[0][:, 0]
         )
         y = self.odd(nn.functional.linear(y, self.past.weight))
-        return self.chosen(self.own(self.deep(y.unsqueeze(2)).squeeze(2)))
+        return self.chosen(self.own(self.deep(y, y)))
 
 
 class Matrix(nn.Module):

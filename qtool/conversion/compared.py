@@ -23,7 +23,7 @@ from qtool.graph.inputs import tensors_in
 from qtool.graph.sites.frames import call_sites_of, counts_of, install, sites_of
 from qtool.graph.sites.running import apart
 from qtool.integer.at_site import Args, AtSite, Function
-from qtool.integer.layers import integer_layers
+from qtool.integer.layers import IntegerLayer, integer_layers
 from qtool.integer.site_specs import SiteGrid
 from qtool.numerics.grid import Kind
 from qtool.quantizers.door.deployed import prepared_state
@@ -35,11 +35,13 @@ class _Made:
     """What the integer form of a layer made of an input.
 
     Attributes:
+        layer: the integer form, as the call has it.
         x: the input.
         real: the output before it is rounded.
         output: as the layer returns it.
     """
 
+    layer: IntegerLayer
     x: Tensor
     real: Tensor
     output: Tensor
@@ -128,12 +130,12 @@ class Compared:
     def _compute(self, name: str) -> Callable[..., None]:
         layer = self.layers[name]
 
-        def make(given: Tensor) -> None:
+        def make(given: Tensor, called: IntegerLayer) -> None:
             if name in self._waiting:
                 raise self._out_of_turn(name)
-            output = layer.output(given)  # without hooks
-            real = layer.real_output(given) if layer.spec.output_site else output
-            self._waiting[name] = _Made(given, real, output)
+            output = called.output(given)  # without hooks
+            real = called.real_output(given) if called.spec.output_site else output
+            self._waiting[name] = _Made(called, given, real, output)
             if name in self._inside:
                 self._compare_rounded(name, self._inside.pop(name))
 
@@ -143,7 +145,8 @@ class Compared:
             kwargs: dict[str, Tensor],
             output: Tensor,
         ) -> None:
-            apart(make, [*args, *kwargs.values()][0])
+            given = [*args, *kwargs.values()][0]
+            apart(make, given, apart(layer.called_with, *args, **kwargs))
 
         return hook
 
@@ -151,7 +154,7 @@ class Compared:
         def hook(module: nn.Module, args: object, kwargs: object, expected: Tensor) -> None:
             made = self._taken(name)
             expected = self._raw.pop(name, expected)
-            share, _ = apart(difference_of, self.layers[name], expected, made.x, made.output)
+            share, _ = apart(difference_of, made.layer, expected, made.x, made.output)
             self.called[name] = max(share, self.called.get(name, 0.0))
 
         return hook
@@ -213,7 +216,7 @@ class Compared:
         expected = seen.raw
         if spec.output_gate:
             expected = expected / GATE_SLOPE + 0.5
-        share, room = difference_of(layer, expected, made.x, made.real)
+        share, room = difference_of(made.layer, expected, made.x, made.real)
         self.called[name] = max(share, self.called.get(name, 0.0))
         grid, output = layer.output_on_grid, layer.spec.output_grid
         assert grid is not None

@@ -76,7 +76,7 @@ def _rounding_of_sums(layer: IntegerLayer, x: Tensor) -> Tensor:
     x_hat = x.float() if given is None else given.values(given.codes(x.float()))
     bias = layer.real_bias()
     sums = layer.operate(x_hat.abs(), weight.abs(), None if bias is None else bias.abs())
-    return sums.double() * (LAST_BIT * (8 + weight[0].numel() ** 0.5))
+    return sums.double() * (LAST_BIT * (8 + layer.layout.rows(weight)[0].numel() ** 0.5))
 
 
 def share_off(

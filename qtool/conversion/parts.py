@@ -12,7 +12,7 @@ from qtool.integer.layers import LayerSpec
 from qtool.limits import NEGATIVE_GAMMA
 from qtool.quantizers.control import blend_alphas
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.quantizers.layers import QuantLayer, quant_layers
+from qtool.quantizers.layers import QuantLayer, kind_of, quant_layers
 from qtool.quantizers.relu import site_of
 from qtool.quantizers.sites import SiteQuantizer
 
@@ -22,8 +22,8 @@ GATE_SLOPE = 6  # hardsigmoid(y) = clip(y / 6 + 1/2, 0, 1)
 class Parts(NamedTuple):
     """What an integer layer will hold.
 
-    codes: int8, or float32 where the weight is float; scale: float64 [C], of the codes;
-    bias: float64 [C], real values, or integers once the spec says int32.
+    codes: of the weight's rows, [C, ...], int8, or float32 where the weight is float; scale:
+    float64 [C], of the codes; bias: float64 [C], real values, or integers once the spec says int32.
     """
 
     spec: LayerSpec
@@ -88,8 +88,9 @@ def _with_norm(name: str, source: QuantLayer, standing: Standing, notes: list[st
     spec = _spec(name, source, standing)
     bias = None if source.bias is None else source.bias.detach().double()
     if weights is None:
-        ones = torch.ones(len(source.weight), dtype=torch.float64, device=source.weight.device)
-        return Parts(spec, source.weight.detach(), ones, bias)
+        rows = source.layout.rows(source.weight.detach())
+        ones = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
+        return Parts(spec, rows, ones, bias)
     weight, grid = weights.on_grid, weights.stored_grid
     codes = weight.codes(weights.before_rounding(source.weight.detach())).to(torch.int8)
     scale = weight.scale.reshape(-1).expand(codes.shape[0]).double()
@@ -122,7 +123,7 @@ def _spec(name: str, source: QuantLayer, standing: Standing) -> LayerSpec:
         where = str(site_of(given, standing.model))
     return LayerSpec(
         name=name,
-        kind="Conv2d" if isinstance(source, nn.Conv2d) else "Linear",
+        kind=kind_of(source),
         shape=list(source.weight.shape),
         weight_bits=weights.stored_grid.bits if weights else None,
         weight_grid=weights.stored_grid.kind if weights else None,

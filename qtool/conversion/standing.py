@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from qtool.graph.sites.call_sites import CallSite
 from qtool.graph.sites.frames import sites_of
+from qtool.graph.sites.functions import LAYERS
 from qtool.integer.site_specs import RoundingName, SiteGrid
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.door.deployed import Prepared, prepared_state
 from qtool.quantizers.sites import SharedSite, SiteQuantizer
 
-OWN_CALL = ("conv2d", "linear")  # what a layer calls itself
+OWN_CALL = LAYERS  # what a layer calls itself
 
 
 @dataclass(frozen=True)

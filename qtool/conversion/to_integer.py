@@ -169,7 +169,7 @@ def _convert_layer(
 def _fill(parts: Parts, source: QuantLayer, standing: Standing) -> IntegerLayer:
     """Return the integer layer that holds the parts."""
     layer = make_integer_layer(parts.spec, source).to(parts.codes.device)
-    layer.codes.copy_(parts.codes)
+    layer.codes.copy_(layer.layout.weight(parts.codes))
     if layer.weight_scale is not None:
         layer.weight_scale.copy_(parts.scale)
     if parts.bias is not None and layer.bias is not None:

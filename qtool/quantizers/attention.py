@@ -69,7 +69,8 @@ def release_what_was_float(
     """Make layers float again that an older prepared state has float; a hook before it is loaded.
 
     That is a state with quantizers, in which attentions have the names of torch.nn, or layers that
-    are used by function have no quantizers. A state of a float model has none at all.
+    are used by function, or are of kinds that once were left float, have no quantizers. A state of
+    a float model has none at all.
     """
     holders = {key.rpartition("_quantizer.")[0] for key in state_dict}
     holders = {key.removeprefix(prefix).rpartition(".")[0] for key in holders if key}
@@ -79,7 +80,9 @@ def release_what_was_float(
     old = {key for key in own for name in state_dict if name.endswith(f".{key}")}
     called = layers_called_so(model)
     for name, layer in quant_layers(model).items():
-        if name not in holders and (old or layer in called):
+        own = layer.weight_quantizer is not None or layer.input_quantizer is not None
+        once_float = own and not isinstance(layer, nn.Conv2d | nn.Linear)
+        if name not in holders and (old or once_float or layer in called):
             release_quant_layer(layer)
             prepared_state(model).left_float[name] = FLOAT_IN_STATE.text()
 

@@ -1,6 +1,8 @@
 """Layers whose weight and input are fake-quantized."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,13 +10,15 @@ from torch.nn import functional as F
 from qtool.graph.sites.running import apart, run_leaf
 from qtool.graph.sites.swapped_classes import class_of
 from qtool.graph.swap import Part
+from qtool.numerics.weight_rows import WeightRows
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.weights import WeightQuantizer, may_train
+from qtool.reports.layers import Kind
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
 
 class QuantLayer(Part):
-    """What QuantConv2d and QuantLinear share.
+    """What all quantized layers share.
 
     Attributes:
         weight_quantizer: None where the weight is left float.
@@ -32,6 +36,11 @@ class QuantLayer(Part):
     input_quantizer: ActivationQuantizer | None
     learning_rate_scale: float
     source: tuple[()] | tuple[ActivationQuantizer]
+
+    @property
+    def layout(self) -> WeightRows:
+        """Return how the rows of the weight, one for each output channel, lie in it."""
+        return layout_of(self)
 
     @property
     def quantizer_of_input(self) -> ActivationQuantizer | None:
@@ -64,13 +73,60 @@ class QuantLayer(Part):
             self.weight.grad = None
 
 
-class QuantConv2d(QuantLayer, nn.Conv2d):
-    """A convolution whose weight and input are fake-quantized."""
+class _QuantConv(QuantLayer, nn.modules.conv._ConvNd):
+    """What convolutions share."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return conv(x_hat, w_hat) + bias, [B, C, H, W]."""
+        """Return conv(x_hat, w_hat) + bias, [B, C, ...]."""
         x, weight = apart(self.quantized_operands, input)
         return run_leaf(self, self._conv_forward, x, weight, self.bias)
+
+
+class QuantConv1d(_QuantConv, nn.Conv1d):
+    """A convolution of one dimension whose weight and input are fake-quantized."""
+
+
+class QuantConv2d(_QuantConv, nn.Conv2d):
+    """A convolution whose weight and input are fake-quantized."""
+
+
+class QuantConv3d(_QuantConv, nn.Conv3d):
+    """A convolution of three dimensions whose weight and input are fake-quantized."""
+
+
+class _QuantConvTranspose(QuantLayer, nn.modules.conv._ConvTransposeNd):
+    """What transposed convolutions share."""
+
+    convolve: ClassVar[Callable[..., Tensor]]
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return the transposed conv(x_hat, w_hat) + bias, [B, C, ...], of a size where asked."""
+        x, weight = apart(self.quantized_operands, input)
+        return run_leaf(self, self._convolve, x, weight, output_size)
+
+    def _convolve(self, x: Tensor, weight: Tensor, output_size: list[int] | None) -> Tensor:
+        sizes = self.stride, self.padding, self.kernel_size, len(self.stride), self.dilation
+        more = self._output_padding(x, output_size, *sizes)
+        around = self.stride, self.padding, more, self.groups, self.dilation
+        return type(self).convolve(x, weight, self.bias, *around)
+
+
+class QuantConvTranspose1d(_QuantConvTranspose, nn.ConvTranspose1d):
+    """A transposed convolution of one dimension whose weight and input are fake-quantized."""
+
+    convolve = staticmethod(F.conv_transpose1d)
+
+
+class QuantConvTranspose2d(_QuantConvTranspose, nn.ConvTranspose2d):
+    """A transposed convolution whose weight and input are fake-quantized."""
+
+    convolve = staticmethod(F.conv_transpose2d)
+
+
+class QuantConvTranspose3d(_QuantConvTranspose, nn.ConvTranspose3d):
+    """A transposed convolution of three dimensions whose weight and input are fake-quantized."""
+
+    convolve = staticmethod(F.conv_transpose3d)
 
 
 class QuantLinear(QuantLayer, nn.Linear):
@@ -83,21 +139,27 @@ class QuantLinear(QuantLayer, nn.Linear):
 
 
 QUANT_TYPES: dict[type[nn.Module], type[QuantLayer]] = {
+    nn.Conv1d: QuantConv1d,
     nn.Conv2d: QuantConv2d,
+    nn.Conv3d: QuantConv3d,
+    nn.ConvTranspose1d: QuantConvTranspose1d,
+    nn.ConvTranspose2d: QuantConvTranspose2d,
+    nn.ConvTranspose3d: QuantConvTranspose3d,
     nn.Linear: QuantLinear,
 }
+# methods of torch's layers that decide what they compute
+_COMPUTES = ("forward", "_conv_forward", "_output_padding", "__call__")
 
 
 def plain_type(layer: nn.Module) -> type[nn.Module] | None:
-    """Return Conv2d or Linear where a module computes just what that does, else None.
+    """Return the kind of layer whose work a module does as it is, such as Conv2d; else None.
 
     A subclass does where it takes the methods and the weight over as they are.
     """
     kind = type(layer)
     for plain in QUANT_TYPES:
-        same = ("forward", "_conv_forward", "__call__")
         if isinstance(layer, plain) and not hasattr(kind, "weight"):
-            own = [name for name in same if getattr(kind, name, 0) is not getattr(plain, name, 0)]
+            own = [n for n in _COMPUTES if getattr(kind, n, 0) is not getattr(plain, n, 0)]
             return None if own or "forward" in vars(layer) else plain
     return None
 
@@ -135,6 +197,19 @@ _FLOAT_TYPES: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+def layout_of(layer: nn.Module) -> WeightRows:
+    """Return how the rows of a layer's weight, one for each output channel, lie in it."""
+    if isinstance(layer, nn.modules.conv._ConvNd) and layer.transposed:
+        return WeightRows(transposed=True, groups=layer.groups)
+    return WeightRows()
+
+
+def kind_of(layer: QuantLayer) -> Kind:
+    """Return the kind of a layer, by the name that torch.nn has for it."""
+    (kind,) = (plain.__name__ for plain, made in QUANT_TYPES.items() if isinstance(layer, made))
+    return cast(Kind, kind)
+
+
 def make_quant_layer(
     layer: nn.Module,
     weights: WeightQuantization | None,
@@ -149,7 +224,9 @@ def make_quant_layer(
     assert plain is not None
     layer.__class__ = _quantized(type(layer), plain)
     assert isinstance(layer, QuantLayer)
-    layer.weight_quantizer = WeightQuantizer(weights, layer.weight) if weights else None
+    layer.weight_quantizer = (
+        WeightQuantizer(weights, layer.weight, layer.layout) if weights else None
+    )
     layer.input_quantizer = None
     if activations is not None and source is None:
         layer.input_quantizer = ActivationQuantizer(activations)

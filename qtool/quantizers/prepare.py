@@ -64,7 +64,7 @@ def prepare(
     *,
     search: bool = True,
 ) -> nn.Module:
-    """Return a copy of `model` whose Conv2d and Linear layers are fake-quantized.
+    """Return a copy of `model` whose convolutions and linear layers are fake-quantized.
 
     A subclass that computes something else, or may do so, is left float, and so is a layer whose
     weight the model uses past it, in evaluation or in training mode. Weight scales are set from the

@@ -37,7 +37,7 @@ def may_saturate(layer: QuantLayer) -> bool:
     quantizer, largest = layer.weight_quantizer, largest_input(layer)
     if quantizer is None or largest is None:
         return False
-    shape = layer.weight.shape
+    shape = layer.layout.rows(layer.weight).shape
     return widths_can_saturate(quantizer.known_grid, largest, shape, _groups(layer))
 
 
@@ -78,7 +78,14 @@ def take_fewer_steps(model: nn.Module) -> None:
 def _round_anew(
     layer: QuantLayer, quantizer: WeightQuantizer, weight: Tensor, rows: Tensor
 ) -> None:
-    """Put some channels of a weight [C, ...] onto the levels of fewer steps; rows: bool [C]."""
+    """Put some channels of a weight onto the levels of fewer steps.
+
+    Args:
+        layer: whose weight it is.
+        quantizer: of the weight.
+        weight: its rows, [C, ...].
+        rows: which of the channels, bool [C].
+    """
     columns = [len(weight), *[1] * (weight.ndim - 1)]
     stored, fewer = quantizer.on_grid, with_fewer_steps(quantizer.stored_grid)
     levels = stored.values(stored.codes(weight)).abs().flatten(1).amax(1).reshape(columns)
@@ -87,6 +94,7 @@ def _round_anew(
     coarse = OnGrid.by_step(fewer, fewer.bound_to_scale(levels).where(rows, step))
     made = torch.where(rows, coarse.values(coarse.codes(weight)), weight)
     # of its own: another layer, with other scales, may have shared the weight
+    made = layer.layout.weight(made).contiguous()
     layer.weight = nn.Parameter(made.to(layer.weight.dtype), requires_grad=False)
     quantizer.scale.data = coarse.step.where(rows, step).clone()
     quantizer.squashes = quantizer.tracker.freezes = False  # both are in the weight by now
@@ -94,4 +102,4 @@ def _round_anew(
 
 
 def _groups(layer: QuantLayer) -> int:
-    return layer.groups if isinstance(layer, nn.Conv2d) else 1
+    return layer.groups if isinstance(layer, nn.modules.conv._ConvNd) else 1

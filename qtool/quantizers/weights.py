@@ -11,6 +11,7 @@ from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, absmax, refine_scale, 
 from qtool.numerics.reach import reach, within
 from qtool.numerics.saturation import with_fewer_steps
 from qtool.numerics.schedules import SCHEDULES, Schedule, constant
+from qtool.numerics.weight_rows import WeightRows
 from qtool.quantizers.door.given import refuse_useless_scale
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.moved import in_backward, place_of, steps_taken
@@ -25,12 +26,15 @@ Seen = tuple[int, int, int]  # of a weight: version, place, and the steps of all
 class WeightQuantizer(FakeQuantize):
     """Fake quantization of a weight: scales per tensor or per output channel.
 
+    What it is given is the weight of a layer; it scales and rounds the weight's rows.
+
     A range that is not learned is fitted to the weight again every so many training steps, until
     alpha of a blend reaches 1: from then on the scales, and so the codes, are frozen. One that
     refines, where it is due at every step, takes one iteration from its last scale instead. The
     scales of a weight that does not train, because someone has frozen it, stay as they are.
 
     Attributes:
+        layout: how the rows [C, ...] lie in the weight.
         seen: where the weight was when the last training step began.
         strength: float32 [], of oscillation dampening.
         avoids_saturation: its settings ask for fewer steps where it could saturate.
@@ -38,51 +42,57 @@ class WeightQuantizer(FakeQuantize):
     """
 
     strength: Tensor
+    layout = WeightRows()
     rounded_anew: int = 0
     avoids_saturation: bool = False
 
-    def __init__(self, settings: WeightQuantization, weight: Tensor) -> None:
+    def __init__(
+        self, settings: WeightQuantization, weight: Tensor, layout: WeightRows | None = None
+    ) -> None:
         super().__init__(settings, settings.integer_grid)
+        self.layout = layout or self.layout
+        rows = self.layout.rows(weight)
         facts, chosen = settings.of_range, settings.range
         self.refit_every = settings.refit_every or facts.refit_every
         self.refits = not self.learns and not facts.given
         self.refines = facts.refines and self.refit_every == 1
         takes_fan_in = "fan_in" in RANGES.parameters(chosen.name)
         if takes_fan_in and chosen.params.get("fan_in") is None:
-            self.rule = partial(self.rule, fan_in=weight[0].numel())
+            self.rule = partial(self.rule, fan_in=rows[0].numel())
         self.avoids_saturation = settings.saturation == "avoid"
         self.squashes = facts.squashes and self.bits > 1
         self.steps = 0
         self.frozen = self._held = False
         self.seen: Seen | None = None
         freezing = settings.freezing
-        self.tracker = OscillationTracker(weight, freezing.momentum if freezing else None)
+        self.tracker = OscillationTracker(rows, freezing.momentum if freezing else None)
         self.threshold = _schedule(freezing.threshold if freezing else None)
         self.dampens = settings.dampening is not None
         self._dampening = _schedule(settings.dampening)
         strength = torch.tensor(self._dampening(0.0))
         self.register_buffer("strength", strength, persistent=False)
         per_channel = settings.granularity == "per_channel"
-        shape = [len(weight), *[1] * (weight.ndim - 1)] if per_channel else []
+        shape = [len(rows), *[1] * (rows.ndim - 1)] if per_channel else []
         self.scale.data = torch.ones(shape, device=weight.device)
         self.to(weight.device)
-        self.start_of_zeros = start_of_zeros(self.rule, self.known_grid, weight[0].numel())
+        self.start_of_zeros = start_of_zeros(self.rule, self.known_grid, rows[0].numel())
         self.train_with(weight)
         if facts.costs != "search":
             self.fit(weight)
 
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
-        """Set the scales from the weight [C, ...] by the range rule."""
+        """Set the scales from the weight by the range rule."""
         self._take(self.rule(self._rows(weight), self.known_grid))
 
     def refuse_useless_scale(self, weight: Tensor) -> None:
-        """Check that a given scale leaves something of the weight [C, ...].
+        """Check that a given scale leaves something of the weight.
 
         Raises:
             ModelError: If it does not.
         """
-        refuse_useless_scale(self, self._rows(self.before_rounding(weight)))
+        rows = self.before_rounding(weight.detach()).float()
+        refuse_useless_scale(self, rows.reshape(self.scale.numel(), -1))
 
     @torch.no_grad()
     def fit_roughly(self, weight: Tensor) -> None:
@@ -92,16 +102,17 @@ class WeightQuantizer(FakeQuantize):
 
     @torch.no_grad()
     def fit_again(self, weight: Tensor) -> None:
-        """Set the scales from the weight [C, ...], which has moved a little since they were set."""
+        """Set the scales from the weight, which has moved a little since they were set."""
         if not (self.refines and self.ready):
             self.fit(weight)
             return
         self._take(refine_scale(self._rows(weight), self.used_scale.reshape(-1), self.known_grid))
 
     def avoid_saturation(self, weight: Tensor) -> None:
-        """Round the weight [C, ...] in steps of one bit fewer from now on; it keeps its width."""
+        """Round the weight in steps of one bit fewer from now on; it keeps its width."""
         self.grid = with_fewer_steps(self.stored_grid)
-        self.start_of_zeros = start_of_zeros(self.rule, self.known_grid, weight[0].numel())
+        count = self.layout.rows(weight)[0].numel()
+        self.start_of_zeros = start_of_zeros(self.rule, self.known_grid, count)
         if self.ready:
             self.fit(weight)
 
@@ -118,7 +129,8 @@ class WeightQuantizer(FakeQuantize):
 
     def _rows(self, weight: Tensor) -> Tensor:
         """Return the elements that share each scale, float32 [scales, K]."""
-        return weight.detach().float().reshape(self.scale.numel(), -1)
+        rows = self.layout.rows(weight.detach()).float()
+        return rows.reshape(self.scale.numel(), -1)
 
     def set_progress(self, progress: float) -> None:
         """Move all schedules to `progress`, the share of training done."""
@@ -150,17 +162,18 @@ class WeightQuantizer(FakeQuantize):
         return self.blend(self.progress) >= 1.0
 
     def before_rounding(self, weight: Tensor) -> Tensor:
-        """Return the weight as rounding sees it, same shape.
+        """Return the rows of the weight as rounding sees them, [C, ...].
 
         With a range that squashes, such as dorefa, that is tanh(w) / max|tanh(w)| (Zhou et al.,
         2016, arXiv:1606.06160); elements that are frozen lie at their levels.
         """
+        rows = self.layout.rows(weight)
         if self.squashes:
-            squashed = torch.tanh(weight)
-            weight = squashed / squashed.abs().amax()
+            squashed = torch.tanh(rows)
+            rows = squashed / squashed.abs().amax()
         if not self.tracker.freezes:
-            return weight
-        return self.tracker.hold(weight, self.used_scale, self.known_grid)
+            return rows
+        return self.tracker.hold(rows, self.used_scale, self.known_grid)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight, same shape."""
@@ -169,16 +182,15 @@ class WeightQuantizer(FakeQuantize):
         if not self.ready:
             self.fit(weight)
         trains = may_train(weight)
-        weight = self.before_rounding(weight)
-        rounded = self.round_to_grid(weight, trains=trains)
+        rounded = self.round_to_grid(self.before_rounding(weight), trains=trains)
         if not self.tracker.freezes:
-            return rounded
+            return self.layout.weight(rounded)
         # a frozen element is s times its code: a learned scale gets g times the code from it
         factor = self._backward(weight.numel() // self.scale.numel()).factor
         scale = self.used_scale
         if trains:
             scale = scale + factor * (self.scale - self.scale.detach())
-        return self.tracker.hold(rounded, scale, self.known_grid)
+        return self.layout.weight(self.tracker.hold(rounded, scale, self.known_grid))
 
     @_disable_dynamo
     def _begin_step(self, weight: Tensor) -> None:
@@ -201,10 +213,10 @@ class WeightQuantizer(FakeQuantize):
         if not self.dampens:
             return None
         grid, scale = self.known_grid, self.used_scale
-        weight = self.before_rounding(weight)
+        rows = self.before_rounding(weight)
         low, high = ((end - grid.offset) * scale for end in (grid.qmin, grid.qmax))
-        clipped = torch.maximum(torch.minimum(weight, high), low)
-        level = dequantize(quantize(weight.detach(), scale, 0, grid), scale, 0, grid)
+        clipped = torch.maximum(torch.minimum(rows, high), low)
+        level = dequantize(quantize(rows.detach(), scale, 0, grid), scale, 0, grid)
         return self.strength * (level - clipped).square().sum()
 
     def _state(self) -> QuantizerState:
@@ -250,7 +262,7 @@ def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> Non
 
 
 def keep_scales_within_reach(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> None:
-    """Bring learned scales back to where the weights [C, ...] are, should a step have left them.
+    """Bring learned scales back to where the weights are, should a step have left them.
 
     The scales of all layers go together: they are few numbers in many tensors.
     """
@@ -259,7 +271,8 @@ def keep_scales_within_reach(quantizers: list[WeightQuantizer], weights: list[Te
         if quantizer.learns and quantizer.scale.requires_grad and may_train(weight):
             low, high = reach(quantizer.known_grid)
             scales.append(quantizer.scale.detach().view(-1))
-            rows = _rows_in_memory(weight, len(scales[-1]))
+            given = quantizer.layout.rows(weight)
+            rows = _rows_in_memory(given, len(scales[-1]))
             above.append(rows.amax(1))  # without a copy of the weight, as |w| would be
             below.append(rows.amin(1))
             lowest.append(low)

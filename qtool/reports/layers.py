@@ -6,13 +6,24 @@ from pydantic import Field
 
 from qtool.reports.result import Result
 
+Kind = Literal[
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "Linear",
+]
+"""Layers that have an integer form, by the names that torch.nn has for them."""
+
 
 class Layer(Result):
     """What an integer layer is, apart from its tensors."""
 
     name: str
     """Of the module."""
-    kind: Literal["Conv2d", "Linear"]
+    kind: Kind
     shape: list[int]
     """Of the weight."""
     weight_bits: int | None

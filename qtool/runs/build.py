@@ -3,6 +3,7 @@
 Rooms below this one take plain arguments, so that every stage can be tested without a recipe.
 """
 
+import math
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from qtool.problems import report
 from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.control import blend_alphas, compile_kernels, make_traceable
 from qtool.quantizers.door.entry import refuse_if_nothing_is_chosen
-from qtool.quantizers.layers import plain_type
+from qtool.quantizers.layers import layout_of, plain_type
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
@@ -135,7 +136,10 @@ def _draw_he_uniform(network: nn.Module, quantization: Quantization) -> None:
     """Draw the weights of layers to be quantized from U(-m, m), m = sqrt(6 / fan_in), in place."""
     for name, layer in network.named_modules():
         if plain_type(layer) and quantization.for_layer(name)[0] is not None:
-            nn.init.kaiming_uniform_(layer.get_parameter("weight"), nonlinearity="relu")
+            weight = layer.get_parameter("weight")
+            fan_in = layout_of(layer).rows(weight)[0].numel()
+            bound = math.sqrt(3) * (math.sqrt(2) / math.sqrt(fan_in))  # as torch.nn.init rounds it
+            nn.init.uniform_(weight, -bound, bound)
 
 
 def make_network_without_data(recipe: Recipe) -> Built:

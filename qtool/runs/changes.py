@@ -52,8 +52,9 @@ class _Watched:
         self.step: list[Tensor] = []
 
     def _now(self) -> tuple[Tensor, Tensor]:
-        weight = self.layer.weight.detach()
-        held = self.quantizer.before_rounding(weight).reshape(-1)[:: self.stride]
+        given = self.layer.weight.detach()
+        held = self.quantizer.before_rounding(given).reshape(-1)[:: self.stride]
+        weight = self.quantizer.layout.rows(given)
         # of a fixed range all channels have the same scale
         scale = self.quantizer.used_scale.reshape(-1)[0]
         codes = quantize(held, scale, 0, self.quantizer.known_grid).to(torch.int8)

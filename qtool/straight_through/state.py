@@ -53,12 +53,12 @@ def carry_over(
         if quantizer is None:  # its model does not call it, so that it was released
             continue
         weight, mapped, scale = layers[name].weight, new_layers[name].weight, quantizer.used_scale
-        slope = slope_at(weight.detach(), quantizer)
+        slope, rows = slope_at(weight.detach(), quantizer), quantizer.layout.rows(weight.detach())
         state = target_optimizer.state.get(mapped, {})
         if adaptive:
             _divide_moments(state, slope)
         else:
-            mapped.copy_(weight_map.map(weight, scale))
+            mapped.copy_(quantizer.layout.weight(weight_map.map(rows, scale)))
             _divide_momentum(state, slope, weight_map.in_steps.alpha)
         rows.append(
             MovedLayer(
@@ -73,8 +73,8 @@ def carry_over(
 
 def slope_at(weight: Tensor, quantizer: WeightQuantizer) -> Tensor:
     """Return the derivative of a quantizer's estimator, as it is at present, at each weight."""
-    u = weight / quantizer.used_scale + quantizer.known_grid.offset
-    return quantizer.estimator(torch.ones_like(u), u, *quantizer.bounds())
+    u = quantizer.layout.rows(weight) / quantizer.used_scale + quantizer.known_grid.offset
+    return quantizer.layout.weight(quantizer.estimator(torch.ones_like(u), u, *quantizer.bounds()))
 
 
 def _divide_momentum(state: Mapping[str, object], slope: Tensor, alpha: float) -> None:

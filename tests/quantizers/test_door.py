@@ -186,7 +186,7 @@ class Head(nn.Linear):
     [
         (lambda: nn.Sequential(nn.ReLU(), nn.Flatten()), {}, "the model has no layer with weights"),
         (lambda: nn.Sequential(nn.Flatten(), Head(108, 2)), {}, "1: Head is a subclass that may"),
-        (lambda: nn.Conv3d(4, 2, 1), {}, "Conv3d: Conv3d is neither Conv2d nor Linear"),
+        (lambda: nn.Embedding(4, 2), {}, "Embedding: Embedding is neither a convolution nor"),
         (net, {"overrides": [{"match": "*", **FLOAT}]}, "0: overrides.0 leaves weights and input"),
     ],
 )

@@ -229,7 +229,7 @@ def test_what_computes_something_else_is_told_from_what_does_not() -> None:
     assert plain_type(Doubled(1, 1, 1)) is None
     assert plain_type(patched) is None
     assert plain_type(parametrized) is None
-    assert plain_type(nn.Conv1d(1, 1, 1)) is None
+    assert plain_type(nn.Bilinear(1, 1, 1)) is None
     assert plain_type(lazy_no_more) is nn.Linear
     assert plain_type(Plain(2, 2)) is nn.Linear
     assert plain_type(nn.Conv2d(1, 1, 1)) is nn.Conv2d

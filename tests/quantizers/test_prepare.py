@@ -71,11 +71,12 @@ class OddNet(nn.Module):
         super().__init__()
         self.conv, self.linear = OddConv(3, 4, 1), OddLinear(4, 4)
         self.attention = OddAttention(4, 2, batch_first=True)
-        self.deconv = nn.ConvTranspose2d(4, 4, 1)
+        self.pair = nn.Bilinear(4, 4, 4)
         self.head = nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.deconv(self.conv(x)).flatten(2).transpose(1, 2)
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        x = self.pair(x, x)
         return self.head(self.attention(x, x, x)[0] + self.linear(x))
 
 
@@ -172,7 +173,7 @@ def test_subclasses_and_attention_are_left_float_with_the_reason() -> None:
         "conv": "OddConv is a subclass that may differ",
         "attention": "OddAttention may compute another attention than torch.nn.MultiheadAttention",
         "attention.out_proj": "the model uses its weight without calling it",
-        "deconv": "ConvTranspose2d is neither Conv2d nor Linear",
+        "pair": "Bilinear is neither a convolution nor Linear",
     }
     assert type(model.get_submodule("conv")) is OddConv
     assert model(IMAGES).shape == (2, 64, 2)

@@ -8,6 +8,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+PLAIN = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+
 
 class Uses(TorchFunctionMode):
     """Notes which parameters of two or more dimensions a pass uses, and inside which modules."""
@@ -77,7 +82,7 @@ def unnamed_weights(model: nn.Module, run: Callable[[], object], told: object) -
         for s in told.layers
         if not every[s.name] & ran and s.name not in said
     ]
-    plain = [n for n, m in model.named_modules() if type(m) in (nn.Conv2d, nn.Linear)]
+    plain = [n for n, m in model.named_modules() if type(m) in PLAIN]
     found += [f"nothing is said of {n}" for n in plain if not every[n] & (quantized | known)]
     return sorted(set(found))
 

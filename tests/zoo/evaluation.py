@@ -44,9 +44,30 @@ def used(scale: Tensor) -> Tensor:
     return scale.clamp(min=1e-8)
 
 
-def rows(values: Tensor, like: Tensor) -> Tensor:
-    """Return values [C] or [] shaped to broadcast over a weight [C, ...]."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+def is_transposed(layer: nn.Module) -> bool:
+    """Tell whether a layer's weight is [in, C / groups, ...]."""
+    return isinstance(layer, nn.modules.conv._ConvTransposeNd)
+
+
+def channels_of(layer: nn.Module) -> int:
+    """Return how many channels a layer makes."""
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+
+def rows(values: Tensor, layer: nn.Module) -> Tensor:
+    """Return values [C] shaped to broadcast over a layer's weight: each element's channel's own."""
+    ones = [1] * (layer.weight.ndim - 1)
+    if not is_transposed(layer):
+        return values.reshape(-1, *ones)
+    each = layer.in_channels // layer.groups
+    of_group = values.reshape(layer.groups, 1, -1).expand(-1, each, -1)
+    return of_group.reshape(layer.in_channels, -1, *ones[1:])
+
+
+def in_channels_that(wrong: Tensor, layer: nn.Module) -> Tensor:
+    """Return bool [C]: the channels in which any element of a weight is wrong."""
+    places = rows(torch.arange(channels_of(layer)), layer).expand(wrong.shape)
+    return torch.bincount(places[wrong], minlength=channels_of(layer)) > 0
 
 
 def product(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
@@ -54,17 +75,23 @@ def product(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     x, weight = x.double(), weight.double()
     if isinstance(layer, nn.Linear):
         return x @ weight.mT
-    assert isinstance(layer, nn.Conv2d)
+    size = len(layer.stride)
+    if is_transposed(layer):
+        made = getattr(F, f"conv_transpose{size}d")
+        around = layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
+        return made(x, weight, None, *around)
     padding: str | tuple[int, ...] = layer.padding
     if layer.padding_mode != "zeros":
         x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
         padding = 0
-    return F.conv2d(x, weight, None, layer.stride, padding, layer.dilation, layer.groups)
+    made = getattr(F, f"conv{size}d")
+    return made(x, weight, None, layer.stride, padding, layer.dilation, layer.groups)
 
 
 def along_channels(layer: nn.Module, values: Tensor) -> Tensor:
     """Return values [C] shaped to broadcast over a layer's output."""
-    return values.double() if isinstance(layer, nn.Linear) else values.double().reshape(-1, 1, 1)
+    after = 0 if isinstance(layer, nn.Linear) else len(layer.stride)
+    return values.double().reshape(-1, *[1] * after)
 
 
 def squashed(weight: Tensor, rule: str) -> Tensor:
@@ -105,7 +132,7 @@ def integer_forward(layer: nn.Module, spec: object, state: State, name: str) -> 
             x = on_grid(x, step, spec.input_bits, spec.input_grid, zero=zero, up=up)
             scale = scale * step
         made = product(self, x, codes)
-        weights = torch.ones(len(codes)) if weight_scale is None else weight_scale
+        weights = torch.ones(channels_of(self)) if weight_scale is None else weight_scale
         made = made * along_channels(self, scale * weights.double())
         if bias is not None:
             unit = 1.0
@@ -125,7 +152,7 @@ def fake_forward(layer: nn.Module, spec: object, prepared: State, rule: str) -> 
         x, weight = input, self.weight.detach()
         if spec.weight_bits is not None:
             step = used(prepared[f"{at}weight_quantizer.scale"])
-            step = rows(step, weight) if step.ndim else step
+            step = rows(step, self) if step.ndim else step
             seen = squashed(weight, rule)
             weight = on_grid(seen, step, spec.weight_bits, spec.weight_grid) * step.double()
         if spec.input_bits is not None and not spec.input_from:
@@ -223,18 +250,18 @@ def wrong_tensors(model: nn.Module, prepared: State, integer: nn.Module, rules: 
         step = used(prepared[f"{at}weight_quantizer.scale"])
         steps = on_grid(
             squashed(weight, rules[spec.name]),
-            rows(step, weight) if step.ndim else step,
+            rows(step, layer) if step.ndim else step,
             spec.weight_bits,
             spec.weight_grid,
         )
         unit = 2 if spec.weight_grid == "mid_rise" else 1
-        expected = unit * steps * rows(torch.where(gain < 0, -1.0, 1.0), weight)
-        differ = (codes.double() != expected).flatten(1).any(1)
+        expected = unit * steps * rows(torch.where(gain < 0, -1.0, 1.0), layer)
+        differ = in_channels_that(codes.double() != expected, layer)
         if spec.rewritten:  # a channel that is its bias alone
-            differ &= codes.flatten(1).any(1)
+            differ &= in_channels_that(codes != 0, layer)
         if bool(differ.any()):
             found.append(f"{spec.name}: codes differ in channels {differ.nonzero().flatten()}")
-        scale = step.double().reshape(-1).expand(len(weight)) * gain.abs() / unit
+        scale = step.double().reshape(-1).expand(channels_of(layer)) * gain.abs() / unit
         stored = state[f"{at}weight_scale"].double()
         wrong = (stored - scale).abs() > 1e-6 * scale.abs()
         if bool(wrong.any()) and not spec.rewritten:
@@ -258,11 +285,11 @@ def wrong_input(spec: object, state: State, prepared: State, at: str) -> list[st
 
 def folded(model: nn.Module, spec: object, layer: nn.Module) -> tuple[Tensor, Tensor]:
     """Return gain and shift [C] of a layer's output, the bias and a folded norm in one."""
-    bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+    bias = torch.zeros(channels_of(layer)) if layer.bias is None else layer.bias.detach()
     if spec.batch_norm is None:
-        return torch.ones(len(layer.weight), dtype=torch.float64), bias.double()
+        return torch.ones(channels_of(layer), dtype=torch.float64), bias.double()
     norm = model.get_submodule(spec.batch_norm).double().eval()
-    like = (1, -1) if isinstance(layer, nn.Linear) else (1, -1, 1, 1)
+    like = (1, -1, *[1] * (layer.weight.ndim - 2))
     zero, one = torch.zeros(len(bias)).double(), torch.ones(len(bias)).double()
     with torch.no_grad():  # what it makes of 0 and of 1 says all of an affine map
         at_zero, at_one = (norm(value.reshape(like)).flatten() for value in (zero, one))

@@ -2,7 +2,8 @@
 
 LayerNorm, Softmax, GELU and the products of attention are so, since integers bring no gain there
 (measured: 0.572 of the float time with their sums in integers, 0.569 without, on ViT-B/16), and so
-are sums and products with numbers and parameters. Around them lie sums, moves and poolings that are
+are sums and products with numbers and parameters, and transposed convolutions where the runtime has
+no kernel on integers for them. Around them lie sums, moves and poolings that are
 float because what they read is, or what reads them; these are float by design where no other float
 operator has a part in it.
 """
@@ -22,6 +23,7 @@ ALWAYS_FLOAT = (
 )
 FUNCTIONS = ("layer_norm", "rms_norm", "group_norm", "instance_norm", "softmax", "gelu")
 """Functions of `qtool.graph.sites.functions` whose every operator is float by design."""
+NO_KERNEL = "the runtime has no kernel on integers for it"
 AROUND = "as what lies around it is float"
 NO_FORM = "qtool has no integer form of"
 FOLLOWS = (JOIN_OF_FLOAT, JOIN_UNREAD, BY_FUNCTIONS)
@@ -64,6 +66,8 @@ def _itself(node: onnx.NodeProto, name: str, reason: str, graph: RuntimeGraph) -
     if node.op_type in LINEARS:
         values = graph.multiplies_values(node)
         return "for it multiplies values by values, as attention does" if values else ""
+    if reason == NO_KERNEL:
+        return f"for {reason}"
     if node.op_type in ALWAYS_FLOAT or (":" in name and function in FUNCTIONS):
         return "for integers bring no gain there"
     number = node.op_type in ("Div", "Sub") and len(graph.reads(node)) == 1

@@ -103,7 +103,7 @@ def check_codes(
     compared = 0
     for layer, tensor in tensors.items():
         if tensor:
-            codes, given = modules[layer].codes.cpu().numpy(), found[tensor]
+            codes, given = modules[layer].codes_of_file.cpu().numpy(), found[tensor]
             zero = MIDDLE if given.dtype == np.uint8 else 0
             if not np.array_equal(given, codes.astype(np.int16) + zero):
                 raise ExportError(f"{path}: the codes of {layer} differ from the model's")

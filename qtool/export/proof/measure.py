@@ -187,7 +187,8 @@ def _code_findings(integer: nn.Module) -> Iterator[Finding]:
         if isinstance(layer, IntegerLayer):
             bits, grid = layer.spec.weight_bits, layer.spec.weight_grid
             if bits is not None and grid is not None:
-                yield from code_findings(name, layer.codes, IntegerGrid(bits, cast(Kind, grid)))
+                rows = layer.layout.rows(layer.codes)
+                yield from code_findings(name, rows, IntegerGrid(bits, cast(Kind, grid)))
 
 
 def _found_in(agreement: Agreement, latency: Latency) -> Iterator[Finding]:

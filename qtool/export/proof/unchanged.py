@@ -6,10 +6,12 @@ are, or dequantized. Anything else was quantized anew, or is not what was proven
 """
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
 import onnx
+import torch
 from onnx import numpy_helper
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from qtool.export.writing.annotation import tensor_names
 from qtool.export.writing.float_weights import WEIGHTED
 from qtool.export.writing.weights import part_of
 from qtool.limits import OTHER_WEIGHTS, QUANTIZED_ANEW
+from qtool.numerics.weight_rows import WeightRows
 
 ROUNDING = 1e-6  # of a channel's largest weight: three products in float32
 UNSIGNED = 128  # what a runtime adds to int8 codes that it stores as uint8
@@ -29,10 +32,12 @@ class HasCodes(Protocol):
 
     Attributes:
         codes: int8, or float32 where they were left float.
+        layout: how the rows of the weight, one for each output channel, lie in it.
         bias: int32 or float32; None where there is none.
     """
 
     codes: Tensor
+    layout: WeightRows
     bias: Tensor | None
 
 
@@ -55,18 +60,19 @@ def check_weights(
     made = runtime.optimized(model)
     constants = _constants(made)
     names, stored = tensor_names(model.graph), _by_size(_constants(model.graph))
-    tensors = {name: layer.codes.cpu().numpy() for name, layer in layers.items()}
     written = {  # a layer that no pass calls is not
         name: codes
-        for name, codes in tensors.items()
-        if part_of(name, "codes") in names or _stands(codes, stored)
+        for name, layer in layers.items()
+        for codes in [layer.codes.cpu().numpy()]
+        if part_of(name, "codes") in names or _stands(codes, stored, layer.layout)
     }
     there = _by_size(constants)
-    lost = [name for name, codes in written.items() if not _stands(codes, there)]
+    lost = [name for name, w in written.items() if not _stands(w, there, layers[name].layout)]
     kernels = (*runtime.integer_kernels, "DequantizeLinear")
     read = [(n, constants[i]) for n in made.node if n.op_type in kernels for i in n.input
             if i in constants]  # fmt: skip
-    codes = _by_size(written)
+    rows = {name: _rows(codes, layers[name].layout) for name, codes in written.items()}
+    codes = _by_size(written, rows)
     biases = [layer.bias.cpu().numpy() for layer in layers.values() if layer.bias is not None]
     for node, array in read:
         new_codes = array.dtype in (np.int8, np.uint8) and array.ndim > 1
@@ -92,7 +98,7 @@ def _notes(model: onnx.ModelProto, there: dict[int, list[Array]], runtime: Runti
     return [
         f"{name}: {runtime.title} joins this float weight with others"
         for name, array in floating.items()
-        if not _stands(array, there)
+        if not _stands(array, there, WeightRows())
     ]
 
 
@@ -100,24 +106,30 @@ def _constants(graph: onnx.GraphProto) -> dict[str, Array]:
     return {item.name: numpy_helper.to_array(item) for item in graph.initializer}
 
 
-def _by_size(arrays: Mapping[str, Array]) -> dict[int, list[Array]]:
+def _by_size(*arrays: Mapping[str, Array]) -> dict[int, list[Array]]:
     """Return arrays of more than one dimension by their number of elements."""
     found: dict[int, list[Array]] = {}
-    for array in arrays.values():
+    for array in chain(*(named.values() for named in arrays)):
         if array.ndim > 1:
             found.setdefault(array.size, []).append(array)
     return found
 
 
-def _stands(weight: Array, there: dict[int, list[Array]]) -> bool:
+def _stands(weight: Array, there: dict[int, list[Array]], layout: WeightRows) -> bool:
     """Tell whether a weight is among arrays, as it is or times one number for each channel."""
+    rows = _rows(weight, layout)
     for array in there.get(weight.size, []):
         if array.dtype != np.float32:
-            if weight.dtype == np.int8 and _is_code(array, {weight.size: [weight]}):
+            if weight.dtype == np.int8 and _is_code(array, {weight.size: [weight, rows]}):
                 return True
-        elif any(_is_multiple(one, weight) for one in _laid_out(array, weight.shape)):
+        elif any(_is_multiple(_rows(o, layout), rows) for o in _laid_out(array, weight.shape)):
             return True
     return False
+
+
+def _rows(weight: Array, layout: WeightRows) -> Array:
+    """Return the rows of a weight, one for each output channel."""
+    return layout.rows(torch.from_numpy(np.array(weight))).numpy() if layout.transposed else weight
 
 
 def _is_code(array: Array, codes: dict[int, list[Array]]) -> bool:

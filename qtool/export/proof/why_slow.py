@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from qtool.errors import ExportError
-from qtool.export.proof.by_design import AROUND, NO_FORM, float_by_design
+from qtool.export.proof.by_design import AROUND, NO_FORM, NO_KERNEL, float_by_design
 from qtool.export.proof.islands import CONVOLUTIONS, LINEARS, POOLINGS, RuntimeGraph, owners
 from qtool.export.targets.target import Runtime
 from qtool.integer.converted import Converted
@@ -132,6 +132,8 @@ def _why_layer(operator: str, spec: LayerSpec, known: Known) -> tuple[str, str]:
         return "its weight is float", "quantization.weights, or the layer's override"
     if spec.input_bits is None:
         return "its input is float", "quantization.activations, or the layer's override"
+    if operator == "ConvTranspose":
+        return NO_KERNEL, NOTHING
     if spec.unfused:
         return spec.unfused, NOTHING
     return _no_quantizer("what it makes", known)

@@ -38,7 +38,12 @@ _FUNCTIONS = {
     "softmax": ("softmax", "_softmax"),
     "matmul": ("matmul", "bmm", "mm"),
     "attention": ("scaled_dot_product_attention",),
+    "conv1d": ("conv1d",),
     "conv2d": ("conv2d", "convolution"),
+    "conv3d": ("conv3d",),
+    "conv_transpose1d": ("conv_transpose1d",),
+    "conv_transpose2d": ("conv_transpose2d",),
+    "conv_transpose3d": ("conv_transpose3d",),
     "linear": ("linear", "addmm"),
 }
 FUNCTION_OF = {name: function for function, names in _FUNCTIONS.items() for name in names}

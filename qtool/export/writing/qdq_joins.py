@@ -23,6 +23,7 @@ from qtool.integer.joins import IntegerHardswish, IntegerSilu
 from qtool.integer.site_specs import SiteSpec
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.on_grid import OnGrid
+from qtool.numerics.weight_rows import WeightRows
 
 CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)  # of one, two, three dimensions
 
@@ -89,6 +90,7 @@ class QdqDepthwise(QdqJoin):
     weight_zero_point: Tensor
     bias: Tensor | None
     bias_scale: Tensor
+    layout = WeightRows()
 
     def __init__(self, join: AtSite, ceil: Ceil, codes: Tensor, scale: Tensor) -> None:
         """Take what stands there, its codes, int8 [C, 1, ...], and their scales, [C]."""

@@ -15,6 +15,7 @@ from qtool.integer.layers import IntegerLayer
 from qtool.integer.relu import IntegerReLU
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.roundings import ROUNDINGS
+from qtool.numerics.weight_rows import WeightRows
 
 Ceil = Literal["exact", "shifted"]
 SHIFT = 128  # a signed grid travels as uint8 around this zero point: the kernels want uint8
@@ -135,6 +136,7 @@ class QdqLayer(Part):
     maker = "qtool.export_onnx"
 
     codes: Tensor
+    codes_of_file: Tensor
     bias: Tensor | None
     weight_scale: Tensor
     weight_zero_point: Tensor
@@ -143,8 +145,9 @@ class QdqLayer(Part):
     def __init__(self, layer: IntegerLayer, ceil: Ceil) -> None:
         super().__init__()
         spec = layer.spec
-        self.spec, self.operate, self.function = spec, layer.operate, layer.function
+        self.spec, self.called_with, self.function = spec, layer.called_with, layer.function
         self.register_buffer("codes", layer.codes)
+        self.register_buffer("codes_of_file", layer.codes_of_file.contiguous())
         self.values: QdqValues | None = None
         self.output: QdqValues | None = None
         given, made = layer.input_on_grid, layer.output_on_grid
@@ -166,28 +169,40 @@ class QdqLayer(Part):
         """Return the codes, for blocks that give the weight of a layer on instead of calling it."""
         return self.codes
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *more: list[int], **named: list[int]) -> Tensor:
         """Emit the operators; return the layer's output."""
-        return cast(Tensor, run_call(self, self.function, apart(self._emit, input)))
+        layer = self.called_with(input, *more, **named)
+        return cast(Tensor, run_call(self, self.function, apart(self._emit, input, layer)))
 
-    def _emit(self, x: Tensor) -> Tensor:
-        name, weight, bias = self.spec.name, self.codes, self.bias
+    def _emit(self, x: Tensor, layer: IntegerLayer) -> Tensor:
+        name, bias = self.spec.name, self.bias
         around = x.shape[:-1]
         flat = self.spec.kind == "Linear" and x.ndim > 2
         if flat:  # the runtimes' kernels of integers multiply matrices, with a bias
             x = x.flatten(0, -2)
         if self.values is not None:
             x = self.values(x)
-        if self.spec.weight_bits is not None:
-            inputs = [self.codes, self.weight_scale, self.weight_zero_point]
-            weight = emit(name, "DequantizeLinear", "weight", inputs, torch.float32, axis=0)
+        weight = self._emit_weight(layer.layout)
         if bias is not None and self.spec.bias == "int32":
             inputs = [bias, self.bias_scale]
             bias = emit(name, "DequantizeLinear", "bias", inputs, torch.float32, axis=0)
-        y = self.operate(x, weight, bias)
+        y = layer.operate(x, weight, bias)
         if flat:
             y = y.reshape(*around, y.shape[-1])
         return y if self.output is None else self.output(y)
+
+    def _emit_weight(self, layout: WeightRows) -> Tensor:
+        """Emit DequantizeLinear on the codes; return the weight.
+
+        Where no axis of the weight holds the output channels, as in a transposed convolution of
+        groups, it is on the weight's rows, and the runtime puts these into the weight's order.
+        """
+        if self.spec.weight_bits is None:
+            return self.codes
+        inputs = [self.codes_of_file, self.weight_scale, self.weight_zero_point]
+        name, kind, axis = self.spec.name, torch.float32, layout.axis or 0
+        weight = emit(name, "DequantizeLinear", "weight", inputs, kind, axis=axis)
+        return weight if layout.axis is not None else layout.weight(weight)
 
 
 class QdqReLU(CountsCalls):

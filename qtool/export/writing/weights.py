@@ -178,7 +178,8 @@ class WeightWriter:
         if dequantize is None:
             return
         codes, scale, zero_point = (value for value in dequantize.inputs if value is not None)
-        shape = np.array([-1] + [1] * (ndim - 1), np.int64)
+        axis = dequantize.attributes["axis"].as_int()
+        shape = np.array([-1 if place == axis else 1 for place in range(ndim)], np.int64)
         column = insert_constant(self._graph, part_of(name, "column"), shape)
         parts = {}
         for label, value in (("codes_float", codes), ("zero_float", zero_point)):

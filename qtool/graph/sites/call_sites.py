@@ -48,7 +48,9 @@ def is_leaf(module: nn.Module) -> bool:
 
     Layers are leaves whatever they hold, such as what quantizes their weight.
     """
-    return next(module.children(), None) is None or isinstance(module, nn.Conv2d | nn.Linear)
+    return next(module.children(), None) is None or isinstance(
+        module, nn.modules.conv._ConvNd | nn.Linear
+    )
 
 
 def is_block(module: nn.Module) -> bool:

@@ -18,7 +18,12 @@ from torch.nn import functional as F
 
 # name -> how PyTorch spells it, as function, method, operator or attribute
 _FORMS = {
+    "conv1d": "conv1d",
     "conv2d": "conv2d",
+    "conv3d": "conv3d",
+    "conv_transpose1d": "conv_transpose1d",
+    "conv_transpose2d": "conv_transpose2d",
+    "conv_transpose3d": "conv_transpose3d",
     "linear": "linear",
     "batch_norm": "batch_norm",
     "layer_norm": "layer_norm",
@@ -64,6 +69,9 @@ _FORMS = {
     "attention": "scaled_dot_product_attention multi_head_attention_forward"
     " _native_multi_head_attention",
 }
+CONVOLUTIONS = tuple(name for name in _FORMS if name.startswith("conv"))
+LAYERS = (*CONVOLUTIONS, "linear")
+"""What layers with a weight call themselves."""
 # what they make lies on the grid of what they read
 PASSES_ON = frozenset(
     {

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from qtool.graph.inputs import tensors_in
 from qtool.graph.sites.call_sites import CallSite
 from qtool.graph.sites.facts import Facts, facts_of, operands
-from qtool.graph.sites.functions import function_of, reads_values
+from qtool.graph.sites.functions import LAYERS, function_of, reads_values
 from qtool.graph.sites.value_graph import Counts, Operation
 from qtool.graph.values import Value, Values
 
@@ -161,7 +161,7 @@ class ValueMode(TorchFunctionMode):
             facts["constants"] = given.constants + len(numbers)
         elif name == "cat":
             facts["constants"] = given.constants
-        elif name in ("conv2d", "linear", "batch_norm"):
+        elif name in (*LAYERS, "batch_norm"):
             facts |= self._weight(args, kwargs, 3 if func is F.batch_norm else 1)
         return self._operation(name, facts, given, result)
 

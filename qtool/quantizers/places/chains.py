@@ -11,12 +11,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 from qtool.graph.sites.call_sites import CallSite
-from qtool.graph.sites.functions import passes_on
+from qtool.graph.sites.functions import LAYERS, passes_on
 from qtool.graph.sites.value_graph import Operation, ValueGraph
 from qtool.graph.values import Value
 from qtool.quantizers.places.wanted import LayerWants
 
-LAYERS = ("conv2d", "linear")
 RECTIFIERS = ("relu", "clip")
 # what may have a ReLU's work done by the quantizer behind it: kernels that saturate at 0
 RECTIFIABLE = ("add", "mul", "avg_pool", "batch_norm", *LAYERS)

@@ -8,9 +8,10 @@ begin with all may; those that do not hold are taken out until all the others do
 from collections.abc import Callable, Collection, Mapping
 
 from qtool import limits
+from qtool.graph.sites.functions import LAYERS
 from qtool.graph.sites.value_graph import Operation
 from qtool.limit import Limit
-from qtool.quantizers.places.chains import LAYERS, RECTIFIERS, Chains, is_global_pool, is_rectifier
+from qtool.quantizers.places.chains import RECTIFIERS, Chains, is_global_pool, is_rectifier
 from qtool.quantizers.places.placement import JoinKind
 from qtool.quantizers.places.wanted import Wanted
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.functions import LAYERS
 from qtool.settings.tensors import ActivationQuantization
 
 # free: grid and range as the settings say. rectified: a ReLU or a clip from 0 is the quantizer's,
@@ -129,7 +130,7 @@ class Placement:
         site = self.sites[name]
         if site.maker is None:
             return "the model's input"
-        is_layer = site.maker.function in ("conv2d", "linear") and site.maker.leaf
+        is_layer = site.maker.function in LAYERS and site.maker.leaf
         parts = [site.maker.leaf if is_layer else site.maker.function]
         parts += [norm for norm, end in self.absorbed.items() if end == name and ":" not in norm]
         if site.site != site.maker and site.site.function != "batch_norm":

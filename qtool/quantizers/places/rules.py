@@ -7,10 +7,11 @@ a convolution makes that computes in integers. qtool/quantizers/README.md lists 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
+from qtool.graph.sites.functions import LAYERS
 from qtool.graph.sites.value_graph import ValueGraph
 from qtool.limits import JOIN_CHOSEN
 from qtool.problems import report
-from qtool.quantizers.places.chains import LAYERS, RECTIFIERS, Chains, is_passed_on
+from qtool.quantizers.places.chains import RECTIFIERS, Chains, is_passed_on
 from qtool.quantizers.places.groups import grouped
 from qtool.quantizers.places.integers import JOINS, Integers
 from qtool.quantizers.places.placement import Join, Placement

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from qtool.graph.sites.functions import CONVOLUTIONS
 from qtool.graph.sites.value_graph import Operation
 from qtool.limits import FIXED_GRID
 from qtool.quantizers.places.chains import Chains, is_rectifier, top_of
@@ -102,7 +103,7 @@ class SitedValues:
         if end not in self._chains.calls:
             return False
         head = self._chains.first(self._chains.head[end])
-        if head.function == "conv2d" and self._integers.is_integer_layer(head):
+        if head.function in CONVOLUTIONS and self._integers.is_integer_layer(head):
             calls, returned = self._chains.readers(end)
             return bool(calls) and (bool(readers.own) or not returned)
         return str(head.site) in self._integers.joins

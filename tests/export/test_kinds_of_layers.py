@@ -1,0 +1,89 @@
+"""Convolutions of every kind in a file: the codes and outputs of the integer model, to the bit."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qtool
+from qtool.export.proof.gate import check_codes
+from qtool.export.proof.why_slow import Known, kernels_of
+from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.integer.converted import converted_state
+from qtool.integer.file import load_integer, save_integer
+from qtool.integer.layers import integer_layers
+
+SIZES = {1: (8,), 2: (4, 6), 3: (2, 4, 4)}
+
+
+def net(dimensions: int, groups: int) -> nn.Sequential:
+    """Return a convolution, one that is transposed, and one more, with norms of both signs."""
+    torch.manual_seed(dimensions)
+    conv = getattr(nn, f"Conv{dimensions}d")
+    up, norm = (getattr(nn, f"{n}{dimensions}d") for n in ("ConvTranspose", "BatchNorm"))
+    model = nn.Sequential(
+        conv(3, 8, 3, padding=1), norm(8), nn.ReLU(),
+        up(8, 8, 2, stride=2, groups=groups, bias=False), norm(8), nn.ReLU(),
+        conv(8, 4, 1), nn.Flatten(), nn.LazyLinear(5),
+    )  # fmt: skip
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.weight, -1, 1)
+            nn.init.uniform_(module.bias)
+    return model
+
+
+def converted(dimensions: int, groups: int, place: str) -> tuple[nn.Module, Tensor]:
+    x = torch.randn(4, 3, *SIZES[dimensions], generator=torch.Generator().manual_seed(0))
+    section = {"weights": {"bits": 4}, "activations": {"bits": 8, "place": place}}
+    model = qtool.prepare(net(dimensions, groups), section, x)
+    return qtool.convert(model.eval(), [x]), x
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "groups", "place"),
+    [
+        (1, 1, "every_value"),
+        pytest.param(1, 2, "layer_inputs", marks=pytest.mark.slow),
+        (2, 1, "every_value"),
+        pytest.param(2, 8, "layer_inputs", marks=pytest.mark.slow),
+        (3, 2, "every_value"),
+    ],
+)
+def test_a_file_holds_and_computes_what_the_integer_model_does(
+    dimensions: int, groups: int, place: str, tmp_path: Path
+) -> None:
+    integer, x = converted(dimensions, groups, place)
+    path, runtime = tmp_path / "model.onnx", OnnxRuntime()
+    made = qtool.export_onnx(integer, x, path)
+    assert not converted_state(integer).not_folded
+    up = made["layers"][1]
+    assert (up["kind"], up["batch_norm"]) == (f"ConvTranspose{dimensions}d", "4")
+    assert up["packed_bytes"] == 8 * 8 * 2**dimensions // groups // 2
+    codes = {layer["name"]: layer["codes"] for layer in made["layers"]}
+    assert check_codes(path, integer, codes, runtime) == sum(
+        layer.codes.numel() for layer in integer_layers(integer).values()
+    )
+    session = ort.InferenceSession(str(path))
+    (given,) = session.run(None, {"images": x.numpy()})
+    np.testing.assert_allclose(given, integer(x).numpy(), rtol=0, atol=1e-5)
+    state = converted_state(integer)
+    found = kernels_of(path, runtime.optimized(onnx.load(str(path))), runtime, Known.of(state))
+    if place == "every_value":  # the transposed one alone has no kernel on integers
+        (slow,) = found.why_slow
+        assert (slow.operator, slow.name, slow.by_design) == ("ConvTranspose", "3", True)
+        assert "no kernel on integers" in slow.reason
+        assert found.layers >= {"0", "6"}
+
+
+def test_an_integer_file_holds_every_kind(tmp_path: Path) -> None:
+    integer, x = converted(1, 2, "every_value")
+    save_integer(integer, tmp_path / "integer.safetensors", {})
+    again = net(1, 2)
+    again(x)  # its last layer is lazy
+    loaded = load_integer(tmp_path / "integer.safetensors", again)
+    assert torch.equal(loaded(x), integer(x))
