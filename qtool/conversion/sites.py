@@ -127,7 +127,10 @@ class _Making:
         """Return the facts of a join, and the number of channels where it has weights."""
         facts = {name: list(f) if isinstance(f, tuple) else f for name, f in join.facts.items()}
         if join.kind == "depthwise":
-            facts["channels"] = self.operations[str(join.site)].shapes[0][1]
+            shape = self.operations[str(join.site)].shapes[0]
+            facts["channels"] = shape[1]
+            if join.norm and len(shape) != 4:
+                facts["dimensions"] = len(shape) - 2
         return facts
 
     def _join(self, join: Join) -> AtSite | None:

@@ -67,16 +67,17 @@ def find_norms(model: nn.Module, told: Recording) -> list[Norm]:
 
 
 def channel_norms(model: nn.Module, told: Recording) -> set[str]:
-    """Return the norms that are a gain and a shift of each channel of images [B, C, H, W].
+    """Return the norms that are a gain and a shift of each channel of images [B, C, ...].
 
     Whether a layer is before them does not matter.
     """
     found = set()
     for call in told.module_calls:
-        if call.role != "norm" or len(call.shape) != 4 or not len(call.read) == len(call.made) == 1:
+        alone = len(call.read) == len(call.made) == 1
+        if call.role != "norm" or not 3 <= len(call.shape) <= 5 or not alone:
             continue
         norm = model.get_submodule(call.site.module)
-        if is_called_norm(norm) and _is_affine(norm, call.shape, -3):
+        if is_called_norm(norm) and _is_affine(norm, call.shape, 1 - len(call.shape)):
             found.add(call.site.module)
     return found
 

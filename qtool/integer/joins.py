@@ -6,6 +6,8 @@ grid. `z` is added before it is rounded where the kernel does so: for ties the o
 when z is odd.
 """
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
@@ -113,16 +115,18 @@ class IntegerCat(AtSite):
 
 
 class IntegerGlobalPool(AtSite):
-    """The mean of each channel's H W pixels: q = rint(sum(x - z_x) f32(s_x / f32(s H W))) + z."""
+    """The mean of each channel's N pixels: q = rint(sum(x - z_x) f32(s_x / f32(s N))) + z."""
 
     def at(self, function: Function, args: Args, kwargs: Kwargs) -> Tensor:
-        """Return the pooled operand [B, C, H, W], in the shape that `function` gives it."""
+        """Return the pooled operand [B, C, ...], in the shape that `function` gives it."""
         (steps,) = self.steps(args, kwargs)
         pooled = function(*args, **kwargs)
         assert isinstance(pooled, Tensor)
         # their sum is below 2^24 for images of up to 256 x 256, and is a float32 in the kernel
-        total = steps.sum((-2, -1), dtype=torch.float64).float()
-        size = steps.shape[-1] * steps.shape[-2]
+        dims = self.spec.sizes("output") if "output" in self.spec.facts else (1, 1)
+        image = tuple(range(-len(dims), 0))
+        total = steps.sum(image, dtype=torch.float64).float()
+        size = prod(steps.shape[-len(dims) :])
         by = self.input_scales[0] / (self.output.step * size)
         return self.rounded(total * by).reshape(pooled.shape)
 

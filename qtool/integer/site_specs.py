@@ -69,8 +69,9 @@ class SiteSpec:
         output: the grid that its result is rounded to; None where it is passed on.
         inputs: the grids that its operands lie on, in their order; none where they are float.
         norm: name of the module, where it is a norm that became a depthwise convolution.
-        facts: of the call: `kernel`, `stride`, `padding` of a pooling, `dim` of a concatenation,
-            `channels` of a norm.
+        facts: of the call: `kernel`, `stride`, `padding` of a pooling, `output` of a global one,
+            `dim` of a concatenation, `channels` of a norm, and the `dimensions` of its images where
+            these are not two.
     """
 
     site: CallSite
@@ -99,13 +100,10 @@ class SiteSpec:
         """Return a fact that is an integer."""
         return cast(int, self.facts[fact])
 
-    def pair(self, fact: str) -> tuple[int, int]:
-        """Return a fact that speaks of height and width, as two integers."""
+    def sizes(self, fact: str) -> tuple[int, ...]:
+        """Return a fact that speaks of each dimension of an image, such as height and width."""
         given = self.facts[fact]
-        if isinstance(given, int):
-            return given, given
-        both = cast(Sequence[int], given)
-        return both[0], both[-1]
+        return (given, given) if isinstance(given, int) else tuple(cast(Sequence[int], given))
 
     def as_dict(self) -> dict[str, object]:
         """Return plain data."""

@@ -47,7 +47,7 @@ def can_saturate(codes: Tensor, largest_input: int, *, groups: int = 1) -> Tenso
     """Tell of each output channel whether some input saturates its sums, bool [O].
 
     Args:
-        codes: integers of any type, [O, C / groups, kernel height, kernel width] or [O, C].
+        codes: integers of any type, [O, C / groups, ...] or [O, C].
         largest_input: the largest byte of the input, from `largest_byte`.
         groups: of the convolution.
 
@@ -58,8 +58,7 @@ def can_saturate(codes: Tensor, largest_input: int, *, groups: int = 1) -> Tenso
     if is_depthwise(codes.shape, groups):
         return torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
     rows = codes.to(torch.int32)
-    rows = rows.permute(0, 2, 3, 1) if rows.ndim == 4 else rows
-    rows = rows.reshape(len(rows), -1)
+    rows = rows.movedim(1, -1).reshape(len(rows), -1)
     if rows.shape[1] % 2:
         rows = torch.cat([rows, rows.new_zeros(len(rows), 1)], 1)
     pairs = rows.reshape(len(rows), -1, 2)
@@ -76,7 +75,7 @@ def widths_can_saturate(
     Args:
         weight: the grid of the codes.
         largest_input: the largest byte of the input, from `largest_byte`.
-        shape: of the weight, [O, C / groups, kernel height, kernel width] or [O, C].
+        shape: of the weight, [O, C / groups, ...] or [O, C].
         groups: of the convolution.
 
     Examples:

@@ -80,6 +80,45 @@ def test_a_file_holds_and_computes_what_the_integer_model_does(
         assert found.layers >= {"0", "6"}
 
 
+class Pools(nn.Module):
+    """Poolings of every kind, sums, and norms that are not folded."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        torch.manual_seed(dimensions)
+
+        def named(name: str) -> type[nn.Module]:
+            return getattr(nn, f"{name}{dimensions}d")
+
+        self.stem, self.side = named("Conv")(3, 8, 3, padding=1), named("Conv")(8, 8, 1)
+        self.halved, self.mean = named("MaxPool")(2), named("AvgPool")(2, padding=1)
+        self.norm, self.conv = named("BatchNorm")(8), named("Conv")(8, 8, 1)
+        self.two, self.one = named("AdaptiveAvgPool")(2), named("AdaptiveAvgPool")(1)
+        self.head = nn.Linear(8, 5)
+        nn.init.uniform_(self.norm.weight, 0.5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mean(self.halved(self.stem(x).relu()))
+        x = self.conv(self.norm(x + self.side(x)))
+        return self.head(self.one(self.side(self.two(x))).flatten(1))
+
+
+@pytest.mark.parametrize("dimensions", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_poolings_and_norms_of_any_dimensions_are_integers(dimensions: int, tmp_path: Path) -> None:
+    size = {1: (22,), 3: (10, 6, 22)}[dimensions]
+    x = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
+    section = {"weights": {"bits": 4}, "activations": {"bits": 8, "place": "every_value"}}
+    integer = qtool.convert(qtool.prepare(Pools(dimensions), section, x).eval(), [x])
+    path, runtime = tmp_path / "model.onnx", OnnxRuntime()
+    qtool.export_onnx(integer, x, path)
+    (given,) = ort.InferenceSession(str(path)).run(None, {"images": x.numpy()})
+    np.testing.assert_allclose(given, integer(x).numpy(), rtol=0, atol=1e-5)
+    state = converted_state(integer)
+    found = kernels_of(path, runtime.optimized(onnx.load(str(path))), runtime, Known.of(state))
+    assert (found.why_slow, state.float_sites) == ([], {})
+    assert found.integer == found.quantizable
+
+
 def test_an_integer_file_holds_every_kind(tmp_path: Path) -> None:
     integer, x = converted(1, 2, "every_value")
     save_integer(integer, tmp_path / "integer.safetensors", {})

@@ -23,8 +23,11 @@ _FUNCTIONS = {
     "add": ("add", "add_", "sub", "sub_"),
     "mul": ("mul", "mul_"),
     "cat": ("cat",),
-    "avg_pool": ("avg_pool2d", "adaptive_avg_pool2d", "mean"),
-    "max_pool": ("max_pool2d", "max_pool2d_with_indices"),
+    "avg_pool": (
+        *(f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)),
+        "mean",
+    ),
+    "max_pool": tuple(f"max_pool{n}d{more}" for n in (1, 2, 3) for more in ("", "_with_indices")),
     "relu": ("relu", "relu_"),
     "clip": ("hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min", "relu6"),
     "batch_norm": ("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm"),

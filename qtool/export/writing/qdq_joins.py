@@ -68,7 +68,7 @@ class QdqRectified(QdqJoin):
 
 
 class QdqGlobalPool(QdqJoin):
-    """The mean of each whole channel, [B, C, H, W] to [B, C, 1, 1] or [B, C].
+    """The mean of each whole channel, [B, C, ...] to [B, C, 1, ...] or [B, C].
 
     torch.onnx would write ReduceMean, which runtimes compute in float.
     """
@@ -77,7 +77,7 @@ class QdqGlobalPool(QdqJoin):
         """Emit GlobalAveragePool, and Flatten where the call keeps no dimensions."""
         x, made = _first(args, kwargs), function(*args, **kwargs)
         assert isinstance(made, Tensor)
-        shape = (*x.shape[:2], 1, 1)
+        shape = (*x.shape[:2], *[1] * (x.ndim - 2))
         y = emit(self.owner, "GlobalAveragePool", "pool", [x], torch.float32, shape=shape)
         return y if made.ndim == y.ndim else y.flatten(1)
 
@@ -117,21 +117,23 @@ class QdqDepthwise(QdqJoin):
 
 
 class QdqPool(QdqDepthwise):
-    """Average pooling: codes 1, of scale 1 / (height width)."""
+    """Average pooling: codes 1, of scale 1 / (pixels of a window)."""
 
     def __init__(self, join: IntegerPool, ceil: Ceil, spec: SiteSpec) -> None:
         """Take what stands there, and what the call is for the images of the file."""
-        channels, kernel = spec.number("channels"), spec.pair("kernel")
+        channels, kernel = spec.number("channels"), spec.sizes("kernel")
         codes = torch.ones(channels, 1, *kernel, dtype=torch.int8)
         scale = join.weight_scale(kernel).expand(channels).contiguous()
         super().__init__(join, ceil, codes, scale)
-        self.stride, self.padding = spec.pair("stride"), spec.pair("padding")
+        self.stride, self.padding = spec.sizes("stride"), spec.sizes("padding")
 
 
 class QdqNorm(QdqDepthwise):
     """A norm that is a gain and a shift of each channel."""
 
-    def __init__(self, join: IntegerNorm, ceil: Ceil, dimensions: int = 2) -> None:
+    def __init__(self, join: IntegerNorm, ceil: Ceil) -> None:
+        known = "dimensions" in join.spec.facts
+        dimensions = join.spec.number("dimensions") if known else 2
         codes = join.codes.reshape(-1, 1, *[1] * dimensions)
         super().__init__(join, ceil, codes, join.weight_scale)
         self.bias = join.bias

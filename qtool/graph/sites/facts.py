@@ -7,7 +7,7 @@ from torch import Tensor
 from qtool.graph.sites.functions import argument, clip_range, form_of
 
 Facts = dict[str, object]
-Pair = tuple[int, int]
+Sizes = tuple[int, ...]  # one for each dimension of an image, as (height, width)
 
 
 def facts_of(
@@ -58,31 +58,28 @@ def _of_pooling(
 ) -> Facts:
     """Return the facts of an average pooling.
 
-    kernel, stride, padding: (height, width); absent where windows differ in size. whole: one window
-        is the image, of whatever size. same: each window is one element. output: the size that an
-        adaptive pooling makes of images of any size. divisor: what sums are divided by, where that
-        is not the number of elements in a window; None where it differs at the borders, which
-        padding does.
+    kernel, stride, padding: of each dimension, as (height, width); absent where windows differ in
+        size. whole: one window is the image, of whatever size. same: each window is one element.
+        output: the size that an adaptive pooling makes of images of any size. divisor: what sums
+        are divided by, where that is not the number of elements in a window; None where it differs
+        at the borders, which padding does.
     """
     x = argument(args, kwargs, 0, "input", "self")
     assert isinstance(x, Tensor)
-    image = int(x.shape[-2]), int(x.shape[-1])
+    count = x.ndim - 2 if form == "mean" else int(form[-2])  # avg_pool2d
+    image, none, one = tuple(map(int, x.shape[-count:])), (0,) * count, (1,) * count
     if form == "mean":
-        size: Pair | None = (1, 1)
-        return _of_windows(image, image, (0, 0)) | {"output": size, "whole": True}
-    if form == "adaptive_avg_pool2d":
-        size = int(made.shape[-2]), int(made.shape[-1])
+        return _of_windows(image, image, none) | {"output": one, "whole": True}
+    if form.startswith("adaptive"):
+        size = tuple(map(int, made.shape[-count:]))
         if any(whole % part for whole, part in zip(image, size, strict=True)):
             return {"output": size}
-        kernel = image[0] // size[0], image[1] // size[1]
-        whole: Facts = {"whole": True} if size == (1, 1) else {}
-        return _of_windows(kernel, kernel, (0, 0)) | {"output": size} | whole
-    kernel = _pair(argument(args, kwargs, 1, "kernel_size"))
-    stride = _pair(argument(args, kwargs, 2, "stride")) or kernel
-    padding = _pair(argument(args, kwargs, 3, "padding", default=0))
-    assert kernel is not None
-    assert stride is not None
-    assert padding is not None
+        kernel = tuple(whole // part for whole, part in zip(image, size, strict=True))
+        whole: Facts = {"whole": True} if size == one else {}
+        return _of_windows(kernel, kernel, none) | {"output": size} | whole
+    kernel = _sizes(argument(args, kwargs, 1, "kernel_size"), count)
+    stride = _sizes(argument(args, kwargs, 2, "stride"), count) or kernel
+    padding = _sizes(argument(args, kwargs, 3, "padding", default=0), count)
     found = _of_windows(kernel, stride, padding)
     divisor = argument(args, kwargs, 6, "divisor_override")
     ceil = bool(argument(args, kwargs, 4, "ceil_mode", default=False))
@@ -98,14 +95,14 @@ def _of_pooling(
     return found
 
 
-def _of_windows(kernel: Pair, stride: Pair, padding: Pair) -> Facts:
+def _of_windows(kernel: Sizes, stride: Sizes, padding: Sizes) -> Facts:
     found: Facts = {"kernel": kernel, "stride": stride, "padding": padding}
-    if kernel == stride == (1, 1) and padding == (0, 0):
+    if set(kernel + stride) == {1} and not any(padding):
         found["same"] = True
     return found
 
 
-def _pair(size: object) -> Pair | None:
-    """Return height and width of a size, which may be one number for both; None where none is."""
+def _sizes(size: object, count: int) -> Sizes:
+    """Return a size of each dimension, which may be one number for all; () where none is given."""
     numbers = [n for n in (size if isinstance(size, Sequence) else [size]) if isinstance(n, int)]
-    return (numbers[0], numbers[-1]) if numbers else None
+    return tuple(numbers * count if len(numbers) == 1 else numbers)

@@ -2,7 +2,8 @@
 
 One name stands for every form of a function: add is `x + y`, `x += y`, torch.add and Tensor.add_.
 Some calls have a name only for certain arguments: a mean is an average pooling where it goes over
-height and width, a clamp at 0 a ReLU. What has no name here is "other" in a graph of values.
+height and width (and depth), a clamp at 0 a ReLU. What has no name here is "other" in a graph of
+values.
 
 To add one, write its forms into `_FORMS`; and into `PASSES_ON` where each element that it makes is
 one that it was given, or 0.
@@ -49,9 +50,15 @@ _FORMS = {
     "div": "div div_ divide divide_ true_divide true_divide_ truediv itruediv __truediv__"
     " __itruediv__",
     "cat": "cat concat concatenate",
-    "avg_pool": "avg_pool2d adaptive_avg_pool2d mean",
-    "max_pool": "max_pool2d max_pool2d_with_indices adaptive_max_pool2d"
-    " adaptive_max_pool2d_with_indices amax",
+    "avg_pool": "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d"
+    " adaptive_avg_pool3d mean",
+    "max_pool": " ".join(
+        f"{form}max_pool{n}d{more}"
+        for form in ("", "adaptive_")
+        for n in (1, 2, 3)
+        for more in ("", "_with_indices")
+    )
+    + " amax",
     "flatten": "flatten ravel",
     "reshape": "view reshape unflatten view_as reshape_as",
     "transpose": "transpose transpose_ permute swapaxes swapdims movedim moveaxis t T mT adjoint",
@@ -216,14 +223,15 @@ def _clip(form: str, args: _Arguments, kwargs: _Keywords) -> str | None:
 
 
 def _over_space(args: _Arguments, kwargs: _Keywords) -> bool:
-    """Tell whether a reduction goes over height and width of [B, C, H, W], and nothing else."""
+    """Tell whether a reduction goes over all of [B, C, H, W] or [B, C, D, H, W] but B and C."""
     x = argument(args, kwargs, 0, "input", "self")
     dims = argument(args, kwargs, 1, "dim", "axis")
-    if not isinstance(x, Tensor) or x.ndim != 4 or not isinstance(dims, Sequence):
+    if not isinstance(x, Tensor) or x.ndim not in (4, 5) or not isinstance(dims, Sequence):
         return False
     if kwargs.get("dtype") is not None:
         return False
-    return sorted(int(dim) % 4 for dim in dims if isinstance(dim, int)) == [2, 3]
+    found = sorted(int(dim) % x.ndim for dim in dims if isinstance(dim, int))
+    return found == [*range(2, x.ndim)]
 
 
 def _avg_pool(form: str, args: _Arguments, kwargs: _Keywords) -> str | None:
