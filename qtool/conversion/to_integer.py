@@ -16,6 +16,7 @@ from qtool.conversion.standing import Standing, rounding_of
 from qtool.errors import ConversionError
 from qtool.graph.copies import copy_of, itself
 from qtool.graph.inputs import Inputs, device_of, has_float64, inputs_from
+from qtool.graph.own_norm import without_norm
 from qtool.graph.recorder import KEPT
 from qtool.graph.rewritten import rewritten_in
 from qtool.graph.swap import keep_state, replace_module
@@ -94,7 +95,7 @@ def convert(
         layer = _convert_layer(parts, source, standing, done.notes, stays_float=name in floating)
         integer = replace_module(integer, name, layer)
         if layer.spec.batch_norm is not None:
-            integer = replace_module(integer, layer.spec.batch_norm, nn.Identity())
+            integer = without_norm(integer, layer.spec.batch_norm)
         elif norm := state.recording.batch_norms.get(name):
             limit = FLOAT_LAYER if source.weight_quantizer is None else NO_LONGER_AFFINE
             done.not_folded[norm] = parts.spec.unfused or limit.text(layer=name)

@@ -5,6 +5,7 @@ numbers for values. norms: which of them can be folded, by what they do to chann
 sites: numbered calls of functions in blocks, and what stands there; module_sites: numbered calls of
 modules, by calls, modules that count them. running_modules: which modules run. bypassed: whose
 weights are read past their layer; attention, by_function: models made to call such layers, which
-rewritten does again. inputs: the form of a model's inputs, which an example fixes. swap: parts in
-the place of others, and what is kept on a model. copies: copies of models that are hard to copy.
+rewritten does again; own_norm: and norms that are a part of a module; calling: forwards that run
+under a mode. inputs: the form of a model's inputs, which an example fixes. swap: parts in the place
+of others, and what is kept on a model. copies: copies of models that are hard to copy.
 """

@@ -5,22 +5,19 @@ whose forward runs under a mode, which does that where F.linear is given the lay
 swapped block does is found in passes of the model, and is kept by the names of the layers.
 """
 
-import copyreg
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from qtool.graph.calling import run_under
 from qtool.graph.running_modules import RunningModules
 from qtool.graph.sites.functions import argument
 
-_NEW: object = vars(copyreg)["__newobj__"]  # what makes an object that pickles as most do
 _LAYERS = "qtool_layers_by_function"  # names of them in the block, among its attributes
 
 
@@ -143,8 +140,13 @@ def call_layers(model: nn.Module, blocks: Mapping[str, Collection[str]]) -> None
     for name, layers in blocks.items():
         block = model.get_submodule(name)
         with suppress(Exception):  # whatever a class does when a subclass of it is made
-            block.__class__ = _calling(type(block))
+            run_under(block, _mode_of)
             vars(block)[_LAYERS] = tuple(layers)
+
+
+def _mode_of(block: nn.Module) -> TorchFunctionMode:
+    names: tuple[str, ...] = vars(block).get(_LAYERS, ())
+    return _Calls([block.get_submodule(name) for name in names])
 
 
 def called_layers(model: nn.Module) -> dict[str, list[str]]:
@@ -163,39 +165,3 @@ def layers_called_so(model: nn.Module) -> set[nn.Module]:
         for block, layers in called_layers(model).items()
         for layer in layers
     }
-
-
-@cache
-def _calling(cls: type[nn.Module]) -> type[nn.Module]:
-    """Return the subclass of a block's class that calls layers; it pickles by the class itself."""
-    plain = cls.forward
-
-    def forward(self: nn.Module, *args: object, **kwargs: object) -> object:
-        names: tuple[str, ...] = self.__dict__.get(_LAYERS, ())
-        with _Calls([self.get_submodule(name) for name in names]):
-            return plain(self, *args, **kwargs)
-
-    vars(forward)["__wrapped__"] = plain  # torch.export reads the signature
-
-    def reduced(self: nn.Module, protocol: int) -> tuple[object, ...]:
-        make, args, *rest = cls.__reduce_ex__(self, protocol)
-        if make is _NEW:
-            args = (cls, *args[1:])  # found by its name, unlike the subclass
-        return (_made, (make, args), *rest)
-
-    content: dict[str, object] = {
-        "forward": forward,
-        "__reduce_ex__": reduced,
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-        "__doc__": cls.__doc__,
-    }
-    make = cast(Callable[..., type[nn.Module]], type(cls))  # its metaclass
-    return make(cls.__name__, (cls,), content)
-
-
-def _made(make: Callable[..., nn.Module], args: tuple[object, ...]) -> nn.Module:
-    """Return an empty block, for pickles and copies."""
-    module = make(*args)
-    module.__class__ = _calling(type(module))
-    return module

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from qtool.graph.inputs import Inputs
 from qtool.graph.norms import find_norms, may_be_norm
+from qtool.graph.own_norm import has_own_norm
 from qtool.graph.recording import Recording, Role
 from qtool.graph.swap import Part
 from qtool.graph.tape import Tape
@@ -53,7 +54,12 @@ class Watched:
             elif isinstance(module, Part):
                 parts.update(module.modules())
                 continue
-            elif name in holders or module in parts or not may_be_norm(module):
+            elif (
+                name in holders
+                or module in parts
+                or has_own_norm(module)
+                or not may_be_norm(module)
+            ):
                 continue
             else:
                 found[name] = "norm"
@@ -66,6 +72,10 @@ class Watched:
 
     def _is_one(self, module: nn.Module, types: tuple[type[nn.Module], ...]) -> bool:
         return type(module) in types if self.exactly else isinstance(module, types)
+
+
+def _may_be_norm(module: nn.Module) -> bool:
+    return may_be_norm(module) and not has_own_norm(module)
 
 
 class _Pass:

@@ -15,6 +15,7 @@ from qtool.errors import InputError
 from qtool.files.reading import intact
 from qtool.files.whole import write_atomically
 from qtool.graph.calls import count_calls
+from qtool.graph.own_norm import without_norm
 from qtool.graph.rewritten import rewrite
 from qtool.graph.sites.frames import counts_of, install
 from qtool.graph.sites.value_graph import Counts
@@ -124,7 +125,7 @@ def load_integer(path: Path, float_model: nn.Module) -> nn.Module:
             layer = make_integer_layer(spec, source)
             float_model = replace_module(float_model, spec.name, layer)
             if spec.batch_norm is not None:
-                float_model = replace_module(float_model, spec.batch_norm, nn.Identity())
+                float_model = without_norm(float_model, spec.batch_norm)
         for relu in state.relus:
             float_model = replace_module(float_model, relu.name, IntegerReLU(relu))
         count_calls(float_model)

@@ -1,7 +1,7 @@
 """Layers whose weights a model uses past them: attention, and F.linear given a layer's weight.
 
-The model is changed so that it calls them, before anything is quantized. What stays past its layers
-then is left float.
+The model is changed so that it calls them, and norms that are a part of a module, before anything
+is quantized. What stays past its layers then is left float.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,6 +12,7 @@ from qtool.graph.attention import APART, PACKED, attentions, given_apart, make_l
 from qtool.graph.by_function import call_layers, find_used_by_function, layers_called_so
 from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs
+from qtool.graph.own_norm import find_own_norms, give_own_norms
 from qtool.graph.recorder import without_traces
 from qtool.limits import FLOAT_IN_STATE
 from qtool.quantizers.door.deployed import prepared_state
@@ -61,6 +62,17 @@ def call_bypassed(model: nn.Module, past: Collection[str], inputs: Inputs) -> bo
     blocks = find_used_by_function(twin, linears, _passes(twin, inputs))
     call_layers(model, blocks)
     return bool(blocks)
+
+
+def call_own_norms(model: nn.Module, inputs: Inputs) -> None:
+    """Let batch norms that do more call norms of their own, in place.
+
+    Args:
+        model: float, changed in place.
+        inputs: of a pass.
+    """
+    twin = copy_of(model)
+    give_own_norms(model, find_own_norms(twin, _passes(twin, inputs)))
 
 
 def release_what_was_float(

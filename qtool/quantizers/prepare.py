@@ -24,6 +24,7 @@ from qtool.limits import (
 from qtool.problems import Problem, did_you_mean, report
 from qtool.quantizers.attention import (
     call_bypassed,
+    call_own_norms,
     layer_attentions,
     release_what_was_float,
 )
@@ -114,6 +115,8 @@ def prepare(
             "place: every_value needs an example, to see which values there are; "
             "without one only place: layer_inputs can be prepared"
         )
+    if inputs is not None:
+        call_own_norms(model, inputs)
     seen = [] if inputs is None else see_both_modes(model, inputs, values=at_values)
     past = bypassed(seen)
     if inputs is not None and call_bypassed(model, past, inputs):
