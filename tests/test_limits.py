@@ -98,11 +98,15 @@ def test_no_two_limits_are_told_apart_by_names_alone() -> None:
     assert len(set(texts)) == len(texts)
 
 
-class Shifted(nn.BatchNorm2d):
+class ShiftedNorm(nn.Module):
     """A norm that reads a second value."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(6, 1, 1))
+
     def forward(self, input: Tensor, by: Tensor | float = 0.0) -> Tensor:
-        return super().forward(input) + by
+        return input * self.gain + by
 
 
 class OddNorm(nn.Module):
@@ -110,7 +114,7 @@ class OddNorm(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.other, self.norm = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1), Shifted(6)
+        self.conv, self.other, self.norm = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1), ShiftedNorm()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x), self.other(x)).mean((2, 3))

@@ -77,7 +77,7 @@ class SiteQuantizer(ActivationQuantizer):
         form: what the grid has to be like.
         top: what a clip from 0 ends at, where the function is one.
         members: names of the sites that it serves, its own first.
-        sigmoid: at SiLU, rounds the sigmoid that is multiplied by x; else None.
+        sigmoid: at a SiLU in integers, rounds the sigmoid that is multiplied by x; else None.
         about: what makes the value and who reads it.
     """
 
@@ -91,12 +91,13 @@ class SiteQuantizer(ActivationQuantizer):
         *,
         top: float | None = None,
         members: tuple[str, ...] = ("",),
+        joins: bool = True,
     ) -> None:
         super().__init__(settings_of(form, settings))
         self.function, self.form, self.top, self.members = function, form, top, members
         self._seen: set[str] = set()
-        silu = function == "silu"
-        self.sigmoid = SiteQuantizer(settings, "sigmoid", "unit") if silu else None
+        gated = function == "silu" and joins
+        self.sigmoid = SiteQuantizer(settings, "sigmoid", "unit") if gated else None
         if form == "unit":
             self.given, self.ready = True, True
             self.scale.fill_(UNIT)
@@ -217,12 +218,13 @@ class SharedSite(Part):
         member: str,
         *,
         top: float | None = None,
+        joins: bool = True,
     ) -> None:
         super().__init__()
         self.quantizer = (quantizer,)
         self.function, self.member, self.top = function, member, top
         self.sigmoid: SiteQuantizer | None = None
-        if function == "silu" and isinstance(quantizer.settings, ActivationQuantization):
+        if function == "silu" and joins and isinstance(quantizer.settings, ActivationQuantization):
             self.sigmoid = SiteQuantizer(quantizer.settings, "sigmoid", "unit")
 
     def at(self, function: Function, args: tuple[object, ...], kwargs: dict[str, object]) -> object:

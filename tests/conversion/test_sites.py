@@ -253,3 +253,32 @@ def test_the_proof_finds_a_layer_whose_output_is_off_by_a_step(
     monkeypatch.setattr(Standing, "scale_and_zero", shifted)
     with pytest.raises(ConversionError, match="rounds"):
         qtool.convert(every[0])
+
+
+@pytest.mark.parametrize("function", [F.silu, F.hardswish, F.hardsigmoid, torch.sigmoid, F.gelu])
+def test_a_function_of_a_float_layer_is_the_float_function_rounded(function) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(function(self.first(x))).mean((2, 3))
+
+    torch.manual_seed(0)
+    changes = {
+        "activations": {"bits": 8, "place": "every_value"},
+        "overrides": [{"match": "first", "weights": None, "activations": None}],
+    }
+    prepared = qtool.prepare(Net(), SECTION | changes, example=3 * IMAGES).eval()
+    integer, given = qtool.convert(prepared), []
+    integer.second.register_forward_pre_hook(lambda layer, args: given.append(args[0]))
+    with torch.no_grad():
+        integer(IMAGES)
+        exact = function(integer.first(IMAGES))
+    rounded = given[0]
+    step = rounded.unique().diff().min()
+    inside = (exact > rounded.min()) & (exact < rounded.max())
+    assert len(rounded.unique()) <= 256
+    assert bool(((rounded - exact).abs() <= 0.501 * step)[inside].all())
+    assert float(inside.double().mean()) > 0.3

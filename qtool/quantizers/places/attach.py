@@ -99,11 +99,19 @@ def make_stands(placement: Placement, device: torch.device | None) -> dict[CallS
             own.form,
             top=own.top,
             members=(str(leader), *(str(placed.site) for placed in others)),
+            joins=str(leader) in placement.joins,
         )
         quantizer.about = about(placement, own)
         made[leader] = quantizer.to(device)
         for placed in others:
-            shared = SharedSite(quantizer, placed.site.function, str(placed.site), top=placed.top)
+            name = str(placed.site)
+            shared = SharedSite(
+                quantizer,
+                placed.site.function,
+                name,
+                top=placed.top,
+                joins=name in placement.joins,
+            )
             shared.about = about(placement, placed)
             made[placed.site] = shared.to(device)
     return {placed.site: made[placed.site] for placed in placement.sites.values()}
