@@ -133,7 +133,10 @@ OTHER_PLACE = _refused(
 )
 
 # What a runtime makes of a file
-NOT_EXPRESSED = _refused("torch.onnx cannot express the model: {error}")
+NOT_EXPRESSED = _refused(
+    "torch.onnx cannot express the model: {error}",
+    "write that part with operators that ONNX has and without branches on values",
+)
 QUANTIZED_ANEW = _refused(
     "{layer}: {runtime} quantizes the float {tensor} anew, to codes of its own",
     "quantize the layer's weights, or leave its input float",
@@ -147,6 +150,10 @@ OTHER_WEIGHTS = _refused(
 CHOSEN = _left_float("{where} leaves weights and input float")
 SUBCLASS = _left_float(
     "{type} is a subclass that may differ", "use the class itself where it computes the same"
+)
+COMPUTED_WEIGHT = _left_float(
+    "{type} computes the weight that it gives to {function} anew in each pass",
+    "use torch's own class with a weight that was computed once, where training can do without",
 )
 OTHER_ATTENTION = _left_float(
     "{type} may compute another attention than torch.nn.MultiheadAttention",

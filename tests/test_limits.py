@@ -138,7 +138,7 @@ class Auxiliary(nn.Module):
         super().__init__()
         self.body, self.side, self.past = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 4)
         self.odd, self.deep = door.Head(4, 4), nn.Bilinear(4, 4, 4)
-        self.own, self.chosen = Matrix(), nn.Linear(4, 2)
+        self.own, self.chosen, self.centred = Matrix(), nn.Linear(4, 2), Centred(4, 4)
         self.attention = modes.OwnAttention(4, 2, batch_first=True)
         self.table, self.of_table = nn.Parameter(torch.ones(1, 2)), nn.Linear(2, 4)
 
@@ -151,7 +151,14 @@ class Auxiliary(nn.Module):
             + self.attention(y[:, None], y[:, None], y[:, None])[0][:, 0]
         )
         y = self.odd(nn.functional.linear(y, self.past.weight))
-        return self.chosen(self.own(self.deep(y, y)))
+        return self.chosen(self.own(self.centred(self.deep(y, y))))
+
+
+class Centred(nn.Linear):
+    """A layer whose weight has no mean."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self.weight - self.weight.mean(), self.bias)
 
 
 class Matrix(nn.Module):

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from qtool.graph.calling import run_under
 from qtool.graph.running_modules import RunningModules
 from qtool.graph.sites.functions import argument
+from qtool.graph.swap import GIVEN_BY
 
 _LAYERS = "qtool_layers_by_function"  # names of them in the block, among its attributes
 
@@ -40,10 +41,19 @@ class _Calls(TorchFunctionMode):
         if func is F.linear:
             weight = argument(args, kwargs, 1, "weight")
             for layer in self.layers:
-                if layer.weight is weight:
+                if _is_weight_of(layer, weight):
                     given = argument(args, kwargs, 0, "input")
                     return _with_bias(layer, layer(given), argument(args, kwargs, 2, "bias"))
         return func(*args, **kwargs)
+
+
+def _is_weight_of(layer: nn.Module, weight: object) -> bool:
+    """Tell whether a weight is a layer's own, or one that an integer layer has computed."""
+    maker: object = getattr(weight, GIVEN_BY, None)
+    if maker is not None:
+        return maker is layer
+    held = [*layer._parameters.values(), *layer._buffers.values()]
+    return any(weight is tensor for tensor in held if tensor is not None)
 
 
 def _with_bias(layer: nn.Module, output: Tensor, bias: object) -> Tensor:

@@ -5,7 +5,8 @@ position, a dict by keyword. The batches of a loader may hold more, such as labe
 the first entry of a tuple is the input, with a tuple of n the first n are, with a dict its keys.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import chain
 from typing import TypeVar, cast
@@ -166,7 +167,8 @@ class Form:
         if 0 < len(keywords) < len(self.places):
             raise ValueError(
                 "the model was called with inputs by position and by keyword, which no batch can "
-                "be told from; give prepare an example, a tuple or a dict"
+                "be told from; give prepare an example, a tuple, a dict, or "
+                "qtool.graph.inputs.Inputs(by_position, by_keyword) and such batches"
             )
         if keywords and isinstance(batch, Mapping):
             if missing := [key for key in keywords if key not in batch]:
@@ -229,10 +231,14 @@ def has_float64(device: torch.device | None) -> bool:
 
 
 def tensors_in(tree: object) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists, dicts and dataclasses."""
+    """Yield the tensors in nested tuples, lists, dicts and dataclasses, and kinds of these."""
     for leaf in tree_leaves(tree):
         if isinstance(leaf, Tensor):
             yield leaf
+        elif isinstance(leaf, Mapping):  # of a class that torch does not look into
+            yield from tensors_in(list(leaf.values()))
+        elif isinstance(leaf, tuple | list):
+            yield from tensors_in([*leaf])
         elif is_dataclass(leaf) and not isinstance(leaf, type):
             yield from tensors_in([getattr(leaf, part.name) for part in fields(leaf)])
 
@@ -257,6 +263,13 @@ def map_tensors(change: Callable[[Tensor], object], tree: object) -> object:
     def changed(leaf: object) -> object:
         if isinstance(leaf, Tensor):
             return change(leaf)
+        if isinstance(leaf, MutableMapping | list):  # of a class that torch does not look into
+            made = copy(leaf)
+            for key in leaf if isinstance(leaf, MutableMapping) else range(len(leaf)):
+                made[key] = map_tensors(change, leaf[key])
+            return made
+        if isinstance(leaf, tuple):
+            return type(leaf)(map_tensors(change, part) for part in leaf)
         if is_dataclass(leaf) and not isinstance(leaf, type):
             parts = {part.name: getattr(leaf, part.name) for part in fields(leaf) if part.init}
             return replace(leaf, **{name: map_tensors(change, v) for name, v in parts.items()})

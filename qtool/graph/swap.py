@@ -5,6 +5,7 @@ from typing import ClassVar, TypeVar
 from torch import nn
 
 ATTRIBUTE = "qtool"
+GIVEN_BY = "qtool_given_by"  # on a weight that a part has computed: the part
 
 
 class Kept:
@@ -85,6 +86,20 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
     for hooks in _HOOKS:
         getattr(new, hooks).update(getattr(old, hooks))
     return new if old is model else model
+
+
+def take_attributes(new: nn.Module, old: nn.Module) -> None:
+    """Give a part the numbers and names that the module has in whose place it comes.
+
+    Such as in_channels: a model's own code may ask for them.
+    """
+    for key, value in vars(old).items():
+        known = key.startswith("_") or key in vars(new) or hasattr(type(new), key)
+        if not known and all(
+            isinstance(one, bool | int | float | str | None)
+            for one in (value if isinstance(value, tuple) else [value])
+        ):
+            setattr(new, key, value)
 
 
 _HOOKS = (

@@ -19,7 +19,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from qtool.graph.sites.running import apart, run_call
-from qtool.graph.swap import Part
+from qtool.graph.swap import GIVEN_BY, Part
 from qtool.integer.site_specs import round_to_values
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
@@ -155,8 +155,16 @@ class IntegerLayer(Part, ABC):
 
     @property
     def weight(self) -> Tensor:
-        """Return the codes, for blocks that give the weight of a layer on instead of calling it."""
-        return self.codes
+        """Return w_hat, for models that look at the weight of a layer, or give it to a function.
+
+        Those that torch.compile looks into may give the codes on, and nothing else.
+        """
+        if torch.compiler.is_dynamo_compiling():
+            return self.codes
+        weight = apart(self.real_weight)
+        if weight is not self.codes:
+            setattr(weight, GIVEN_BY, self)
+        return weight
 
     @property
     def codes_of_file(self) -> Tensor:

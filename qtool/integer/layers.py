@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qtool.graph.swap import take_attributes
 from qtool.integer.layer import EXACT_FLOAT32, IntegerLayer, LayerSpec
 from qtool.numerics.weight_rows import WeightRows
 
@@ -128,10 +129,13 @@ _KINDS: dict[type[nn.modules.conv._ConvNd], type[IntegerConvolution]] = {
 
 def make_integer_layer(spec: LayerSpec, source: nn.Module) -> IntegerLayer:
     """Return an integer layer with empty tensors; stride and the like come from `source`."""
-    for kind, made in _KINDS.items():
+    made: IntegerLayer | None = None
+    for kind, integer in _KINDS.items():
         if isinstance(source, kind):
-            return made(spec, source)
-    return IntegerLinear(spec)
+            made = integer(spec, source)
+    made = made or IntegerLinear(spec)
+    take_attributes(made, source)
+    return made
 
 
 def integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:

@@ -16,6 +16,7 @@ from qtool.limits import (
     BY_FUNCTIONS,
     BYPASSED,
     CHOSEN,
+    COMPUTED_WEIGHT,
     CONSTANT_INPUT,
     NEITHER,
     OTHER_ATTENTION,
@@ -35,6 +36,7 @@ from qtool.quantizers.door.finite import refuse_bad_numbers, refuse_bad_state, r
 from qtool.quantizers.door.modes import (
     ROWS,
     bypassed,
+    computed_weights,
     fed_constants,
     see_both_modes,
     set_missing_ranges,
@@ -123,6 +125,7 @@ def prepare(
         seen = see_both_modes(model, inputs, values=at_values)
         past = bypassed(seen)
     constant = set() if inputs is None else fed_constants(model, seen, inputs)
+    computed = computed_weights(model, inputs)
     sources = quantize_relus(model, settings, inputs, seen)
     placing = place_quantizers(model, settings, seen)
     sources |= placing.sources
@@ -137,7 +140,7 @@ def prepare(
                 state.left_float[name] = CHOSEN.text(where=where)
             else:
                 make_quant_layer(module, weights, activations, sources.get(name))
-        elif why := why_not(module):
+        elif why := why_not(module, computed.get(name, "")):
             state.left_float[name] = why
     entry.refuse_if_nothing_is_quantized(model, settings, state.left_float)
     placing.attach(model)
@@ -174,13 +177,20 @@ def _check_new_layers(model: nn.Module, settings: Quantization) -> None:
         raise report("quantization", found)
 
 
-def why_not(module: nn.Module) -> str:
-    """Return why a module's weights stay float, "" where it has none."""
+def why_not(module: nn.Module, function: str = "") -> str:
+    """Return why a module's weights stay float, "" where it has none.
+
+    Args:
+        module: that is not quantized.
+        function: which it gives a weight to that it has computed; "" where it is not seen to do so.
+    """
     kind = entry.kind_of(module)
     if isinstance(module, LayeredAttention):
         return ""  # its weights are those of its layers
     if isinstance(module, nn.MultiheadAttention):
         return OTHER_ATTENTION.text(type=kind.__name__)
+    if isinstance(module, tuple(QUANT_TYPES)) and function:
+        return COMPUTED_WEIGHT.text(type=kind.__name__, function=function)
     if isinstance(module, tuple(QUANT_TYPES)):
         return SUBCLASS.text(type=kind.__name__)
     own = [name for name, tensor in entry.weights_of(module).items() if tensor.ndim > 1]

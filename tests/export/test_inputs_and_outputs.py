@@ -1,5 +1,6 @@
 """Networks with several inputs and outputs, and layers called twice: exported by name."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from qtool.export.proof.lint import lint
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.writing.names import named_inputs, named_outputs
 from qtool.export.writing.onnx_qdq import export_onnx
+from qtool.export.writing.trace import first_line
 from qtool.graph.inputs import Inputs
 
 SECTION = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}}
@@ -68,6 +70,22 @@ class Any3(nn.Module):
         return total, [self.head(total.relu())]
 
 
+class Outputs(OrderedDict[str, object]):
+    """What libraries return: a dict of a class of their own."""
+
+
+class Both(nn.Module):
+    """*args, and a mask by keyword alone; gives a dict of its own class, with a list in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+
+    def forward(self, *parts: Tensor, mask: Tensor, flag: bool = True) -> Outputs:
+        x = self.a(sum(parts) * mask).relu()
+        return Outputs(logits=self.head(x), hidden=[x] if flag else None, loss=None)
+
+
 class Bytes(nn.Module):
     """Images of uint8, which the network itself makes float."""
 
@@ -109,6 +127,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], object, list[str], list[str]]] =
         (random(4, 8), random(4, 8), random(4, 8)),
         ["input_0", "input_1", "input_2"],
         ["output_0", "output_1_0"],
+    ),
+    "by position and by keyword": (
+        Both,
+        Inputs((random(4, 8), random(4, 8)), {"mask": torch.ones(4, 1)}),
+        ["input_0", "input_1", "mask"],
+        ["logits", "hidden_0"],
     ),
     "one row": (Pair, (random(1, 8), random(1, 6)), ["left", "right"], ["classes", "output_right"]),
     "bytes": (Bytes, PIXELS.to(torch.uint8), ["images"], ["logits"]),
@@ -249,3 +273,36 @@ def test_what_onnx_cannot_express_is_named_with_its_layer(
     with pytest.raises(ExportError, match=f"torch.onnx cannot express {message}") as raised:
         qtool.export_onnx(integer, random(4, 3, 6, 6), tmp_path / "m.onnx")
     assert "\n" not in str(raised.value)
+    assert "operators that ONNX has" in str(raised.value)
+
+
+class NotOnnx(nn.Module):
+    """Fails while it is traced, with colours, as torch.onnx itself writes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            raise ValueError("\x1b[96mThis is step 1/3\x1b[0m of it\n- Modify the model code")
+        return self.fc(x[:, 0, 0])
+
+
+def test_what_torch_says_is_told_in_one_line_without_colours(tmp_path: Path) -> None:
+    integer = converted(nn.Sequential(nn.Conv2d(3, 3, 1), NotOnnx()), random(4, 3, 6, 6))
+
+    with pytest.raises(ExportError) as raised:
+        qtool.export_onnx(integer, random(4, 3, 6, 6), tmp_path / "m.onnx")
+    said = "torch.onnx cannot express the model: 1: This is step 1/3 of it; write that part with"
+    assert str(raised.value).startswith(said)
+
+
+def test_the_error_itself_follows_what_torch_says_of_its_own_code() -> None:
+    error = RuntimeError(
+        "Failed to export the model. \x1b[96mThis is step 1/3\x1b[0m.\n"
+        "- Modify the model code\n\n## Exception summary\n\n"
+        "<class 'torch.x.UserError'>: no.\n\n(Refer to the full stack trace above.)"
+    )
+    assert first_line(error) == "UserError: no"
+    assert first_line(ValueError()) == "ValueError()"

@@ -1,6 +1,6 @@
 """The form of a model's inputs: what an example fixes, and what a loader's batch gives in it."""
 
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import qtool
-from qtool.graph.inputs import Form, Inputs, inputs_from, tensors_in
+from qtool.graph.inputs import Form, Inputs, inputs_from, map_tensors, tensors_in
 from qtool.graph.recorder import KEPT
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.prepare import prepared_state
@@ -137,6 +137,27 @@ def test_inputs_go_to_a_device_as_a_whole() -> None:
 def test_tensors_are_found_in_whatever_holds_them() -> None:
     found = list(tensors_in({"a": (A, [B]), "b": Answer(LABELS, A), "c": Pair(B, None), "d": 1}))
     assert [id(t) for t in found] == [id(t) for t in (A, B, LABELS, A, B)]
+
+
+def test_classes_of_dicts_lists_and_tuples_that_torch_does_not_know_are_looked_into() -> None:
+    class Outputs(OrderedDict[str, object]):
+        pass
+
+    class Boxes(list[object]):
+        pass
+
+    class Pair(tuple[object, ...]):
+        pass
+
+    a, b, c = torch.zeros(1), torch.ones(2), torch.ones(3)
+    given = Outputs(logits=a, more=Boxes([b, Pair((c, "name"))]), none=None)
+    assert list(map(id, tensors_in({"x": given}))) == [id(a), id(b), id(c)]
+    made = map_tensors(lambda tensor: tensor + 1, given)
+    assert isinstance(made, Outputs)
+    assert [type(made["more"]), type(made["more"][1])] == [Boxes, Pair]
+    assert [t.tolist() for t in tensors_in(made)] == [[1.0], [2.0, 2.0], [2.0, 2.0, 2.0]]
+    assert made["more"][1][1] == "name"
+    assert given["logits"] is a
 
 
 def test_a_loader_is_read_batch_by_batch_and_its_first_batch_at_once() -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from qtool.export.writing.weights import LAYER, ROLE
 from qtool.graph.calls import CountsCalls
 from qtool.graph.sites.running import apart, run_call
-from qtool.graph.swap import Part
+from qtool.graph.swap import GIVEN_BY, Part, take_attributes
 from qtool.integer.layers import IntegerLayer
 from qtool.integer.relu import IntegerReLU
 from qtool.numerics.on_grid import OnGrid
@@ -146,6 +146,8 @@ class QdqLayer(Part):
         super().__init__()
         spec = layer.spec
         self.spec, self.called_with, self.function = spec, layer.called_with, layer.function
+        self.real_weight = layer.real_weight
+        take_attributes(self, layer)
         self.register_buffer("codes", layer.codes)
         self.register_buffer("codes_of_file", layer.codes_of_file.contiguous())
         self.values: QdqValues | None = None
@@ -166,8 +168,10 @@ class QdqLayer(Part):
 
     @property
     def weight(self) -> Tensor:
-        """Return the codes, for blocks that give the weight of a layer on instead of calling it."""
-        return self.codes
+        """Return w_hat, for models that look at the weight of a layer, or give it to a function."""
+        weight = apart(self.real_weight)
+        setattr(weight, GIVEN_BY, self)
+        return weight
 
     def forward(self, input: Tensor, *more: list[int], **named: list[int]) -> Tensor:
         """Emit the operators; return the layer's output."""

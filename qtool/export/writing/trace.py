@@ -2,6 +2,7 @@
 
 import builtins
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ from qtool.errors import ExportError
 from qtool.export.writing.names import named_inputs, named_outputs
 from qtool.graph.inputs import Inputs
 from qtool.limits import NO_OUTPUT, NOT_EXPRESSED
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_SUMMARY = "## Exception summary"  # what torch.onnx writes before the error itself
+_CLASS = re.compile(r"^<class '(?:\w+\.)*(\w+)'>: ")
 
 
 class Call:
@@ -187,10 +192,20 @@ def _failure(error: BaseException, entered: list[str]) -> str:
         if reason.__cause__ is None:
             break
         reason = reason.__cause__
-    words = str(reason).strip().splitlines()
     place = place.removeprefix("model.")
     where = " in ".join(filter(None, (operator, place)))
-    return ": ".join(filter(None, (where, words[0] if words else repr(reason))))
+    return ": ".join(filter(None, (where, first_line(reason))))
+
+
+def first_line(reason: BaseException) -> str:
+    """Return what an error says, in one line without colours.
+
+    Where torch.onnx first says what to do with its own code, that is what follows it.
+    """
+    said = _COLOUR.sub("", str(reason))
+    said = said.partition(_SUMMARY)[2] or said
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return _CLASS.sub(r"\1: ", lines[0]).rstrip(".;") if lines else repr(reason)
 
 
 def _node_in(trace: TracebackType | None) -> torch.fx.Node | None:

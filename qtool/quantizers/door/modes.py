@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from qtool.graph.bypassed import read_past_modules
+from qtool.graph.computed_weights import find_computed_weights
 from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.recorder import Watched, record_forward, without_traces
@@ -17,7 +18,7 @@ from qtool.graph.recording import Recording
 from qtool.graph.sites.value_graph import ValueGraph
 from qtool.graph.sites.value_tape import record_values
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.layers import plain_type
+from qtool.quantizers.layers import QUANT_TYPES, plain_type
 
 ROWS = 4  # of the example: enough for batch norms in training mode
 
@@ -104,6 +105,25 @@ def fed_constants(model: nn.Module, seen: list[Seen], inputs: Inputs) -> set[str
     read = {operation.site.leaf for operation in graph.operations}
     called = {leaf for ways in graph.counts.values() for way in ways for leaf, _ in way}
     return (found & called) - read
+
+
+def computed_weights(model: nn.Module, inputs: Inputs | None) -> dict[str, str]:
+    """Return the layers of a subclass that compute with another weight than their own.
+
+    Returns:
+        Layer -> the function that it gives that weight to; none without inputs of a pass.
+    """
+    kinds = tuple(QUANT_TYPES)
+    odd = [n for n, m in model.named_modules() if isinstance(m, kinds) and plain_type(m) is None]
+    if inputs is None or not odd:
+        return {}
+    twin, given = copy_of(model).eval(), inputs.first(ROWS)
+
+    def run() -> object:
+        with without_traces(twin):
+            return given.call(twin)
+
+    return find_computed_weights(twin, odd, [run])
 
 
 def bypassed(seen: list[Seen]) -> set[str]:
