@@ -49,9 +49,10 @@ def converted(dimensions: int, groups: int, place: str) -> tuple[nn.Module, Tens
     [
         (1, 1, "every_value"),
         pytest.param(1, 2, "layer_inputs", marks=pytest.mark.slow),
-        (2, 1, "every_value"),
+        (2, 2, "every_value"),
+        pytest.param(2, 1, "every_value", marks=pytest.mark.slow),
         pytest.param(2, 8, "layer_inputs", marks=pytest.mark.slow),
-        (3, 2, "every_value"),
+        pytest.param(3, 2, "every_value", marks=pytest.mark.slow),
     ],
 )
 def test_a_file_holds_and_computes_what_the_integer_model_does(

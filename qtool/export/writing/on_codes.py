@@ -80,6 +80,8 @@ def shuffle_innermost(graph: ir.Graph) -> None:
         x, parts, made = split.inputs[0], split.outputs[0].shape, merge.outputs[0].shape
         if x is None or x.shape is None or parts is None or made is None:
             continue
+        if _is_weight(x):  # of a transposed convolution in groups: its axes are no batch of images
+            continue
         if _permutation(swap) != [0, 2, 1, 3, 4] or len(x.shape) != 4 or len(made) != 4:
             continue
         groups, channels = parts[1], parts[2]
@@ -100,6 +102,11 @@ def shuffle_innermost(graph: ir.Graph) -> None:
         y.shape, y.type = merge.outputs[0].shape, merge.outputs[0].type
         replace_value(merge.outputs[0], y)
         graph.remove([merge, swap, split], safe=True)
+
+
+def _is_weight(value: ir.Value) -> bool:
+    maker = value.producer()
+    return maker is not None and maker.metadata_props.get(ROLE) == "weight"
 
 
 def move_codes(graph: ir.Graph) -> None:
