@@ -77,6 +77,7 @@ def convert(
     if saturation == "avoid":
         take_fewer_steps(reference)
     integer = copy_of(reference)
+    state.steps.leave(integer)  # it has none, and fullgraph=True could not trace them
     done = Converted(left_float=dict(state.left_float), not_folded=dict(state.not_folded))
     done.float_sites = {**state.placement.without_quantizer, **state.placement.float_joins}
     done.rewritten = rewritten_in(reference)

@@ -4,6 +4,8 @@ from typing import ClassVar, TypeVar
 
 from torch import nn
 
+from qtool.graph.sites.late_hooks import HearsLateHooks
+
 ATTRIBUTE = "qtool"
 GIVEN_BY = "qtool_given_by"  # on a weight that a part has computed: the part
 
@@ -20,7 +22,7 @@ class Kept:
     model: ClassVar[str]
 
 
-class Part(nn.Module):
+class Part(HearsLateHooks):
     """A module that qtool put into a model.
 
     Attributes:

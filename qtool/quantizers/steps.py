@@ -13,6 +13,7 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable, but loads 
 from torch.optim.optimizer import Optimizer
 
 from qtool.graph.calls import CountsCalls
+from qtool.graph.sites.late_hooks import hook_of
 from qtool.numerics.ranges import SMALLEST_SCALE
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import QuantLayer
@@ -143,6 +144,13 @@ class Steps(WatchesOptimizers):
         """Look at every pass of a prepared model from now on."""
         model.register_forward_pre_hook(self.before)
         model.register_forward_hook(self.after)
+
+    def leave(self, model: nn.Module) -> None:
+        """Look at no pass of a model any more, nor let the steps that a copy of it came with."""
+        for hooks in (model._forward_pre_hooks, model._forward_hooks):
+            for number, hook in list(hooks.items()):
+                if isinstance(getattr(hook_of(hook), "__self__", None), Steps):
+                    del hooks[number]
 
     def before(self, model: nn.Module, args: object) -> None:
         """Begin a step where this pass is the first since the parameters moved."""

@@ -14,9 +14,12 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import qtool
+from qtool.errors import ModelError
 from qtool.graph.copies import copy_of
 from qtool.graph.sites.frames import sites_of
+from qtool.graph.sites.late_hooks import hook_of
 from qtool.quantizers.door.deployed import prepared_state
+from qtool.quantizers.steps import Steps
 
 SECTION = {
     "weights": {"bits": 4, "estimator": "straight_through"},
@@ -155,6 +158,21 @@ def test_compiled_without_breaks(model: nn.Module, part: str) -> None:
 
 
 @pytest.mark.slow
+def test_an_integer_model_is_compiled_where_gradients_are_on() -> None:
+    integer = models()["integer"]
+    compiled = torch.compile(integer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(IMAGES).detach(), integer(IMAGES).detach())
+
+
+def test_an_integer_model_begins_no_steps() -> None:
+    prepared, integer = models()["prepared"], models()["integer"]
+    assert len(prepared._forward_pre_hooks) > len(integer._forward_pre_hooks)
+    hooks = map(hook_of, integer._forward_pre_hooks.values())
+    owners = [getattr(hook, "__self__", None) for hook in hooks]
+    assert not any(isinstance(owner, Steps) for owner in owners)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects:UserWarning")
 @pytest.mark.parametrize("strict", [True, False])
 @torch.no_grad()
@@ -204,6 +222,61 @@ def test_a_file_takes_any_batch(size: int, tmp_path: Path) -> None:
         images = torch.randn(batch, 3, size, size)
         (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         torch.testing.assert_close(torch.from_numpy(found), integer(images), atol=1e-5, rtol=1e-5)
+
+
+def relu_of_output(module: nn.Module, args: object, output: Tensor) -> None:
+    """Call what the sites count, as a hook that only looks may."""
+    F.relu(output + output).mean((2, 3))
+
+
+def relu_of_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    F.relu(args[0] + 1)
+
+
+@pytest.mark.parametrize("name", ["", "stem", "block", "block.act", "block.conv1", "pool"])
+@torch.no_grad()
+def test_what_a_later_hook_calls_is_not_counted(model: nn.Module, name: str) -> None:
+    expected = model(IMAGES)
+    hooked = deepcopy(model)
+    module = hooked.get_submodule(name)
+    before = module.register_forward_pre_hook(relu_of_input)
+    after = module.register_forward_hook(relu_of_output, prepend=True) if name else before
+    for twin in (hooked, pickle.loads(pickle.dumps(hooked))):
+        assert torch.equal(twin(IMAGES), expected)
+    before.remove()
+    after.remove()
+    assert relu_of_input not in map(hook_of, module._forward_pre_hooks.values())
+    assert torch.equal(hooked(IMAGES), expected)
+
+
+def test_a_later_hook_may_change_values_and_is_converted() -> None:
+    prepared, doubled = trained().eval(), trained().eval()
+    doubled.stem.register_forward_hook(lambda module, args, output: F.relu(output + output))
+    with torch.no_grad():
+        doubled(IMAGES)
+        assert not torch.equal(doubled(IMAGES), prepared(IMAGES))
+        integer = qtool.convert(doubled)
+        torch.testing.assert_close(integer(IMAGES), doubled(IMAGES), atol=0.1, rtol=0.1)
+
+
+@torch.no_grad()
+def test_a_hook_that_was_recorded_is_a_part_of_the_network() -> None:
+    net = Net().eval()
+    net.side.register_forward_hook(lambda module, args, output: F.relu(output))
+    model = qtool.prepare(net, SECTION, IMAGES).eval()
+    model(IMAGES)
+    model.side._forward_hooks.clear()
+    with pytest.raises(ModelError, match="relu"):
+        model(IMAGES)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_later_hook_is_compiled(model: nn.Module) -> None:
+    hooked = deepcopy(model)
+    hooked.get_submodule("block.act").register_forward_hook(relu_of_output)
+    compiled = torch.compile(hooked, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(IMAGES), model(IMAGES))
 
 
 def _rank(rank: int, folder: str) -> None:

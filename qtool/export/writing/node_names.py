@@ -15,6 +15,7 @@ from torch import nn
 
 from qtool.export.writing.weights import LAYER
 from qtool.graph.sites.call_sites import CallSite
+from qtool.graph.sites.swapped_classes import class_of
 
 SCOPES, MADE_FROM = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.fx_node"
 _TARGET = re.compile(r"target=torch\.ops\.aten\.(\w+)")
@@ -82,7 +83,7 @@ def name_nodes(
 
 
 def _is_block(module: nn.Module) -> bool:
-    return type(module) is not nn.Sequential and any(True for _ in module.children())
+    return class_of(module) is not nn.Sequential and any(True for _ in module.children())
 
 
 class _Numbers:

@@ -14,7 +14,7 @@ from qtool import limits
 from qtool.graph.sites.call_sites import CallSite, is_block, is_dropout, is_leaf
 from qtool.graph.sites.counted import BlockCalls, Pair
 from qtool.graph.sites.running import CALLS, SITES
-from qtool.graph.sites.swapped_classes import class_of, swap_block, swap_leaf
+from qtool.graph.sites.swapped_classes import class_of, swap_block, swap_leaf, swap_other
 from qtool.graph.sites.value_graph import Counts
 from qtool.graph.swap import Part
 
@@ -77,6 +77,9 @@ def install(
             if not isinstance(module, Part):
                 swap_leaf(leaf, module)
             vars(module)[CALLS] = leaf
+    for name, module, _ in walked if sites else ():
+        if not isinstance(module, Part):
+            swap_other(name, module)
     vars(model)[_INSTALLED] = _Installed(tuple(sites), dict(counts))
 
 
@@ -84,9 +87,8 @@ def uninstall(model: nn.Module) -> None:
     """Take away what stands at a model's calls, and give its modules their classes back."""
     vars(model).pop(_INSTALLED, None)
     for module in list(model.modules()):
-        if vars(module).pop(CALLS, None) is None:
-            continue
-        if isinstance(module._modules.get(SITES), Sites):
+        known = vars(module).pop(CALLS, None)
+        if known is not None and isinstance(module._modules.get(SITES), Sites):
             del module._modules[SITES]
         module.__class__ = class_of(module)
 

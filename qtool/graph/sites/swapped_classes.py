@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qtool import limits
+from qtool.graph.sites.late_hooks import HearsLateHooks
 from qtool.graph.sites.running import SITES, run_block, run_leaf, run_unseen
 
-Kind = Literal["block", "leaf"]
+Kind = Literal["block", "leaf", "other"]
 _NEW: object = vars(copyreg)["__newobj__"]  # what makes an object that pickles as most do
 # forward -> the function that it calls, and its name, where torch.compile tells no mode of that
 _UNSEEN: dict[object, tuple[str, Callable[[Tensor], Tensor]]] = {
@@ -47,6 +48,15 @@ def swap_leaf(name: str, module: nn.Module) -> None:
         ModelError: If no subclass can be made of it.
     """
     _swap(name, module, "leaf")
+
+
+def swap_other(name: str, module: nn.Module) -> None:
+    """Swap the class of a module that is neither, for one that hears of hooks, in place.
+
+    Raises:
+        ModelError: If no subclass can be made of it.
+    """
+    _swap(name, module, "other")
 
 
 def _swap(name: str, module: nn.Module, kind: Kind) -> None:
@@ -92,15 +102,15 @@ def _swapped(cls: type[nn.Module], kind: Kind) -> type[nn.Module]:
         return _reduced(self, protocol, kind)
 
     content: dict[str, object] = {
-        "forward": forward,
         "__reduce_ex__": reduced,
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
     }
+    content |= {"forward": forward} if kind != "other" else {}
     content |= _without_sites(cls) if kind == "block" else {}
     hears = isinstance(cls.__init_subclass__, MethodType)  # not that of object
-    bases = (_Unheard, cls) if hears else (cls,)
+    bases = (_Unheard, HearsLateHooks, cls) if hears else (HearsLateHooks, cls)
     make = cast(Callable[..., type[nn.Module]], type(cls))  # its metaclass
     made = make(cls.__name__, bases, content)
     _PLAIN[made] = cls
