@@ -1,6 +1,7 @@
 """For all tests: one thread, and Hypothesis without a deadline, as machines may be busy."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["OMP_NUM_THREADS"] = "1"  # in child processes too: cores are shared with other tests
 
@@ -9,10 +10,23 @@ import torch
 from hypothesis import settings
 
 from qtool.export.proof import latency
+from qtool.numerics.estimators import ESTIMATORS
+from qtool.settings import user_estimators
 
 torch.set_num_threads(1)  # small tensors gain nothing from more, and lose much on a busy core
 settings.register_profile("qtool", deadline=None)
 settings.load_profile("qtool")
+
+
+@pytest.fixture(autouse=True)
+def estimators_go_with_their_test() -> Iterator[None]:
+    """Take out of the table what a test put there, such as the estimator of a user's file."""
+    tables = [ESTIMATORS._members, ESTIMATORS._facts, user_estimators._SOURCES]
+    known = [set(table) for table in tables]
+    yield
+    for table, names in zip(tables, known, strict=True):
+        for name in set(table) - names:
+            del table[name]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from pydantic import Field
 
 from qtool.errors import RecipeError
+from qtool.numerics.estimators import ESTIMATORS
 from qtool.problems import ProblemsError, did_you_mean
 from qtool.registry import Registry
 from qtool.settings.section import Checked, Choice, Section, check, finite, in_registry
@@ -291,3 +292,9 @@ def test_finite_means_a_number_that_is_neither_infinite_nor_a_truth_value() -> N
         *[True] * 2,
         *[False] * 5,
     ]
+
+
+@pytest.mark.parametrize("turn", range(2))
+def test_what_a_test_lists_is_gone_after_it(turn: int) -> None:
+    assert "one.py:own" not in ESTIMATORS
+    ESTIMATORS.add(ESTIMATORS["straight_through"], "one.py:own")
