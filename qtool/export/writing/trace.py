@@ -1,17 +1,19 @@
 """What torch.onnx makes of a model: one traced graph, without the noise."""
 
 import builtins
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from traceback import walk_tb
 from types import TracebackType
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from qtool.errors import ExportError
 from qtool.export.writing.names import named_inputs, named_outputs
@@ -21,6 +23,11 @@ from qtool.limits import NO_OUTPUT, NOT_EXPRESSED
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SUMMARY = "## Exception summary"  # what torch.onnx writes before the error itself
 _CLASS = re.compile(r"^<class '(?:\w+\.)*(\w+)'>: ")
+
+
+DATA_DEPENDENT = (
+    "how large a tensor is depends on what the inputs hold, as with the boxes that a detector keeps"
+)
 
 
 class Call:
@@ -115,7 +122,8 @@ def _exported(model: nn.Module, call: Call, opset: int) -> ir.Model:
     sizes = call.sizes
     whole = model if call.alone else Flat(model, call.inputs)
     try:
-        with quietly(), _noted(model, entered):
+        # torch prints the graph that it had got to, where it fails
+        with quietly(), redirect_stderr(io.StringIO()), _noted(model, entered):
             program = torch.onnx.export(
                 whole,
                 tuple(call.given.values()),
@@ -202,6 +210,8 @@ def first_line(reason: BaseException) -> str:
 
     Where torch.onnx first says what to do with its own code, that is what follows it.
     """
+    if isinstance(reason, GuardOnDataDependentSymNode):
+        return DATA_DEPENDENT
     said = _COLOUR.sub("", str(reason))
     said = said.partition(_SUMMARY)[2] or said
     lines = [line.strip() for line in said.splitlines() if line.strip()]
