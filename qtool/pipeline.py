@@ -16,6 +16,7 @@ from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, com
 from qtool.comparison.schedules import Scheduled, Window, schedule_trials
 from qtool.comparison.trials import TrainTrial, run_trials
 from qtool.conversion.to_integer import convert as to_integer
+from qtool.export.writing.ends import Ends
 from qtool.export.writing.onnx_qdq import Ceil, Writing
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
@@ -83,9 +84,12 @@ def export(
     strict: bool = False,
     measure: bool = False,
     unproven: bool = False,
+    preprocess: bool = False,
+    softmax: bool = False,
 ) -> Export | UnprovenExport:
     """Run or integer model -> ONNX, run in the target's runtime; return what export.json says."""
-    writing = Writing(target, batch, annotate, ceil, unproven=unproven)
+    ends = Ends(preprocess, softmax)
+    writing = Writing(target, batch, annotate, ceil, unproven=unproven, ends=ends)
     return Exporter(source, convert, strict=strict, measure=measure).to(output, writing)
 
 
@@ -99,9 +103,12 @@ def export_for_all(
     strict: bool = False,
     measure: bool = False,
     unproven: bool = False,
+    preprocess: bool = False,
+    softmax: bool = False,
 ) -> AllExports:
     """Run or integer model -> one ONNX file for each target; return what each export.json says."""
-    writing = Writing(batch=batch, annotate=annotate, ceil=ceil, unproven=unproven)
+    ends = Ends(preprocess, softmax)
+    writing = Writing(batch=batch, annotate=annotate, ceil=ceil, unproven=unproven, ends=ends)
     return Exporter(source, convert, strict=strict, measure=measure).to_all(output, writing)
 
 

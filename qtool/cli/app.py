@@ -147,6 +147,12 @@ def export(
     unproven: Annotated[
         bool, typer.Option("--unproven", help="Write the file though its runtime is not installed.")
     ] = False,
+    preprocess: Annotated[
+        bool, typer.Option("--preprocess", help="Take decoded images of any size, uint8 NHWC.")
+    ] = False,
+    softmax: Annotated[
+        bool, typer.Option("--softmax", help="Give shares of classes, too, beside logits.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Export to ONNX and prove the file in its runtime: ONNX Runtime, or that of --target.
@@ -166,6 +172,8 @@ def export(
             strict=strict,
             measure=measure,
             unproven=unproven,
+            preprocess=preprocess,
+            softmax=softmax,
         )
         present(made, as_json=as_json)
         if made.failed:
@@ -181,6 +189,8 @@ def export(
         strict=strict,
         measure=measure,
         unproven=unproven,
+        preprocess=preprocess,
+        softmax=softmax,
     )
     present(result, as_json=as_json)
 

@@ -11,6 +11,7 @@ from qtool.export.proof import gate
 from qtool.export.proof.latency import latencies
 from qtool.export.targets.target import TARGETS
 from qtool.export.writing import annotation
+from qtool.export.writing.ends import takes_pictures
 from qtool.files.reading import intact, read_json
 from qtool.inspection.onnx import read_onnx
 from qtool.recipe.recipe import Recipe
@@ -84,7 +85,8 @@ def _run_arm(folder: RunFolder) -> Arm:
 
 def _onnx_arm(path: Path) -> Arm:
     """Measure a file: its accuracy on the validation set of the recipe that it names."""
-    said = annotation.read_metadata(read_onnx(path))
+    model = read_onnx(path)
+    said = annotation.read_metadata(model)
     with intact(path, "what qtool wrote into it is damaged"):
         bits = [
             (layer["weight_bits"] or 32, torch.Size(layer["shape"]).numel())
@@ -97,8 +99,11 @@ def _onnx_arm(path: Path) -> Arm:
         recipe = check(Recipe, said["recipe"], f"{path}, its recipe")
         data = build.make_data(recipe, torch.device("cpu"))
         runtime = TARGETS[MEASURED_IN]().runtime
-        accuracy = gate.accuracy(runtime.open(path), data.validation.batches(0))
-        latency = latencies([path], data.first_images[:1], runtime)[0]
+        one, shown = data.first_images[:1], data.validation.batches(0)
+        if takes_pictures(model):
+            one, shown = next(data.labelled_pictures())[0], data.labelled_pictures()
+        accuracy = gate.accuracy(runtime.open(path), shown)
+        latency = latencies([path], one, runtime)[0]
     return _arm(path, accuracy, bits=mean_bits, size=path.stat().st_size, latency=latency)
 
 

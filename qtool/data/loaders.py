@@ -1,8 +1,10 @@
 """Loaders: a data set in, batches for training and validation out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +13,8 @@ from qtool.data.file_batches import RGB, FileBatches
 from qtool.data.sources import SYNTHETIC, DataSource, FileSplit, Split, Teacher
 from qtool.data.tensor_batches import TensorBatches
 from qtool.errors import DataError
-from qtool.images.preprocess import Preprocess, center_of_shorter_side, squeezed
+from qtool.images.files import read_image
+from qtool.images.preprocess import Pixels, Preprocess, center_of_shorter_side, squeezed
 
 # Which samples `train_samples` picks must not change from seed to seed of a comparison.
 SUBSET_SEED = 0
@@ -30,11 +33,37 @@ class Loaders:
     teacher: Teacher | None = None  # that computed the targets
     class_names: tuple[str, ...] = ()  # in the order of labels; none where labels are numbers
     preprocess: Preprocess | None = None  # how validation images are prepared; None: no pictures
+    validation_split: Split | FileSplit | None = None  # what those images are made of
 
     @cached_property
     def first_images(self) -> Tensor:
         """Return the first training batch's images [B, C, H, W], decoded once."""
         return next(iter(self.train.batches(0)))[0]
+
+    def validation_pictures(self) -> Iterator[Pixels]:
+        """Yield validation images in order, before anything is done to them: uint8 [H, W, C].
+
+        Raises:
+            DataError: If an image cannot be read; it names the file.
+        """
+        split = self.validation_split
+        if isinstance(split, FileSplit):
+            for path in split.paths:
+                yield np.array(read_image(path))  # a copy: torch takes no others
+        elif split is not None:
+            for image in split.images:
+                yield np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+    def labelled_pictures(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the same, each as a batch of one, uint8 [1, H, W, C], with its label [1].
+
+        Raises:
+            DataError: If an image cannot be read; it names the file.
+        """
+        split = self.validation_split
+        labels = torch.as_tensor([] if split is None else split.labels)
+        for place, picture in enumerate(self.validation_pictures()):
+            yield torch.from_numpy(picture)[None], labels[place : place + 1]
 
 
 def make_loaders(
@@ -122,9 +151,10 @@ def make_loaders(
         )
 
     one_pass = make(train, training=True)
+    judged_by = _evenly(source.validation, validation_samples)
     return Loaders(
         train=one_pass if repeats == 1 else Repeated(one_pass, repeats),
-        validation=make(_evenly(source.validation, validation_samples), training=False),
+        validation=make(judged_by, training=False),
         classes=source.classes,
         channels=shown_channels,
         image_size=size,
@@ -132,6 +162,7 @@ def make_loaders(
         teacher=source.teacher,
         class_names=source.class_names,
         preprocess=_preprocess(source, size, shown_channels),
+        validation_split=judged_by,
     )
 
 

@@ -121,6 +121,27 @@ class Storage(Result):
     codes_compared: int
 
 
+class EndsReport(Result):
+    """What a file says that prepares pictures or gives shares, beside its network alone."""
+
+    preprocess: bool
+    """It takes decoded pictures, and prepares them."""
+    softmax: bool
+    """It gives `shares`, too."""
+    images: int
+    top1_agreement: float
+    """With the integer model, on images that qtool prepares."""
+    accuracy_runtime: float | None
+    max_abs_difference: float
+    """Of logits, from those of the network alone in the same runtime."""
+    max_grey_difference: float | None
+    """Of a value of a prepared picture, in levels of 255, from what qtool makes of it."""
+    grey_difference_share: float | None
+    """Of those values, half a level or more away."""
+    disagreement: str
+    """Why the file disagrees with its network alone, "" where it agrees."""
+
+
 class Export(Agreement, Storage):
     """export.json: what the runtime made of a file."""
 
@@ -154,6 +175,9 @@ class Export(Agreement, Storage):
     """Layers in integer kernels that may saturate on processors without VNNI."""
     control_difference: float | None = None
     """Of the output that `max_abs_difference` is of: see its entry under `outputs`."""
+    ends: EndsReport | None = None
+    """Of a file that prepares pictures or gives shares; all else is of its network alone, except
+    for `file_bytes`."""
 
 
 class UnprovenExport(Result):

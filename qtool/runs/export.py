@@ -1,13 +1,16 @@
 """What an export starts from becomes one file, or one for each target: written, proven, kept."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from qtool.console import say
 from qtool.errors import ExportError, InputError, MissingRuntimeError, ModelError, QtoolError
+from qtool.export.proof.ends import Shown, ends_report
 from qtool.export.proof.measure import export_report, refuse, unproven_report
-from qtool.export.targets.target import TARGETS
-from qtool.export.writing.onnx_qdq import Writing, write_onnx
+from qtool.export.targets.target import TARGETS, Runtime
+from qtool.export.writing.onnx_qdq import Writing, add_ends, write_onnx
 from qtool.export.writing.saturation import refuse_saturating, saturating_layers
 from qtool.files.whole import unproven
 from qtool.reports.exports import AllExports, Export, NotExported, UnprovenExport, WhyNot
@@ -53,11 +56,15 @@ class Exporter:
         with unproven(path) as trial:
             described = write_onnx(given.model, given.data.first_images, trial, writing)
             if runtime is None:
+                if writing.ends:
+                    add_ends(trial, trial, writing)
                 unrun = unproven_report(trial, path, described, given.model)
                 unrun.write(report_path)
                 return unrun
             evidence = given.evidence()
             report = export_report(trial, path, described, evidence, measure=self.measure)
+            if writing.ends and not report.disagreement:
+                report = _with_ends(report, trial, given, writing, runtime)
             report.write(report_path)
             refuse(report, described, strict=self.strict)
         return report
@@ -119,6 +126,26 @@ class Exporter:
         if path not in self._open:
             self._open[path] = Integer.open(path)
         return self._open[path]
+
+
+def _with_ends(
+    report: Export, trial: Path, given: Integer, writing: Writing, runtime: Runtime
+) -> Export:
+    """Put what is wanted before and behind a proven network, in place; return the report on it."""
+    data = given.data
+    batches = partial(data.validation.batches, 0)
+    shown = Shown(given.model, batches, data.validation_pictures, data.preprocess)
+    with TemporaryDirectory() as folder:
+        alone = Path(folder) / "network.onnx"
+        trial.replace(alone)
+        add_ends(alone, trial, writing)
+        told = ends_report(alone, trial, writing.ends, shown, runtime)
+    update = {
+        "ends": told,
+        "file_bytes": trial.stat().st_size,
+        "disagreement": told.disagreement,
+    }
+    return report.model_copy(update=update)
 
 
 def _kind_of(error: QtoolError) -> WhyNot:

@@ -32,6 +32,8 @@ OPTIONS = {
         "--strict",
         "--measure",
         "--unproven",
+        "--preprocess",
+        "--softmax",
         "--json",
     ],
     "predict": ["MODEL", "IMAGES", "--top", "--csv", "--json"],

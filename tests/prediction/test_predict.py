@@ -2,8 +2,11 @@
 
 import csv
 import json
+import re
+import resource
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -330,3 +333,49 @@ def test_a_file_is_run_where_there_is_no_torch(pictures: Path, tmp_path: Path) -
     table = subprocess.run(argv[:-1], capture_output=True, text=True, check=False)
     assert (table.returncode, table.stderr) == (0, "")
     assert "bottom right" in table.stdout
+
+
+CPU_BUDGET = 0.4  # seconds of the processor beyond `import onnxruntime`
+NEEDED = ("onnxruntime", "numpy", "pillow", "typer", "rich", "pydantic", "pyyaml")
+
+
+def cpu_of(*argv: str) -> float:
+    """Return the processor seconds of a command, the least of several runs."""
+    least = float("inf")
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(argv, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        least = min(least, taken)
+    return least
+
+
+@pytest.mark.slow
+def test_an_environment_without_torch_tells_classes_in_little_time(
+    pictures: Path, tmp_path: Path
+) -> None:
+    """Builds the wheel and an environment of its own: takes a minute, and PyPI."""
+    root, home = Path(__file__).parents[2], tmp_path / "venv"
+    pip = (sys.executable, "-m", "pip")
+    wheels = tmp_path / "wheels"
+    made = subprocess.run(
+        [*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(root)], check=False
+    )
+    assert made.returncode == 0
+    (wheel,) = wheels.glob("qtool-*.whl")
+    venv.create(home, with_pip=True)
+    python = str(home / "bin" / "python")
+    for parts in (["--no-deps", str(wheel)], NEEDED):
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *parts], check=True)
+    model = write_model(tmp_path / "m.onnx")
+    argv = [str(home / "bin" / "qtool"), "predict", str(model), str(pictures), "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=tmp_path)
+    best = [one["classes"][0]["name"] for one in json.loads(done.stdout)["images"]]
+    assert best == [*NAMES, NAMES[2]]
+    there = subprocess.run(
+        [python, "-m", "pip", "list"], capture_output=True, text=True, check=True
+    ).stdout
+    assert not re.search(r"^(torch|torchvision|onnx|onnxscript|scipy)\s", there, re.MULTILINE)
+    alone = cpu_of(python, "-c", "import onnxruntime")
+    assert cpu_of(*argv) - alone < CPU_BUDGET

@@ -179,6 +179,7 @@ class Target:
             --no-saturation; `allow`, nothing is done, as the runtime's sums are exact.
         ir_version: of the file; None for what the opset came with.
         batch: what a file that says nothing else of it takes at once; None for any number.
+        resizes: its Resize makes pictures smaller as Pillow does; else that is written as products.
     """
 
     opset: int
@@ -190,6 +191,7 @@ class Target:
     saturation: Saturation = "allow"
     ir_version: int | None = None
     batch: int | None = None
+    resizes: bool = True
 
     @property
     def runtime(self) -> Runtime:

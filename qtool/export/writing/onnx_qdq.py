@@ -15,6 +15,7 @@ from qtool.errors import ExportError, MissingRuntimeError
 from qtool.export.proof.unchanged import check_weights
 from qtool.export.targets.target import TARGETS, Runtime
 from qtool.export.writing.annotation import Annotation, write_annotations, write_metadata
+from qtool.export.writing.ends import Ends, put_ends
 from qtool.export.writing.float_weights import keep_float
 from qtool.export.writing.forms import choose_forms
 from qtool.export.writing.node_names import name_nodes
@@ -106,6 +107,7 @@ class Writing:
         metadata: goes into metadata_props beside the description.
         usage: its classes, and how images are prepared; goes there, too.
         unproven: write the file where the target's runtime is not installed, too.
+        ends: what the file does beside what its network does; `write_onnx` writes the network.
 
     Raises:
         RecipeError: If there is no such target.
@@ -118,6 +120,7 @@ class Writing:
     metadata: Mapping[str, object] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     unproven: bool = False
+    ends: Ends = field(default_factory=Ends)
 
     def __post_init__(self) -> None:
         """Refuse an unknown target before any work is done for it."""
@@ -141,7 +144,12 @@ class Writing:
         return replace(self, target=target)
 
     def saying(self, metadata: Mapping[str, object], usage: Usage) -> "Writing":
-        """Return the same, with metadata."""
+        """Return the same, with metadata.
+
+        Raises:
+            InputError: If the file is to prepare pictures, and nobody says how.
+        """
+        self.ends.refuse_unless_known(usage)
         return replace(self, metadata=metadata, usage=usage)
 
 
@@ -232,6 +240,19 @@ def write_onnx(
     _check(proto)
     onnx.save(proto, str(path))
     return described
+
+
+def add_ends(path: Path, made: Path, writing: Writing) -> None:
+    """Write a file with what stands before and behind the network of another.
+
+    Raises:
+        InputError: If that network does not take one batch of pictures, or give one of logits.
+    """
+    model = onnx.load(str(path))
+    by_products = not TARGETS[writing.target]().resizes
+    put_ends(model, writing.ends, writing.usage, by_products=by_products)
+    _check(model)
+    onnx.save(model, str(made))
 
 
 def _check(model: onnx.ModelProto) -> None:
