@@ -53,12 +53,15 @@ def carry_over(
         if quantizer is None:  # its model does not call it, so that it was released
             continue
         weight, mapped, scale = layers[name].weight, new_layers[name].weight, quantizer.used_scale
-        slope, rows = slope_at(weight.detach(), quantizer), quantizer.layout.rows(weight.detach())
+        slope, grouped = (
+            slope_at(weight.detach(), quantizer),
+            quantizer.layout.rows(weight.detach()),
+        )
         state = target_optimizer.state.get(mapped, {})
         if adaptive:
             _divide_moments(state, slope)
         else:
-            mapped.copy_(quantizer.layout.weight(weight_map.map(rows, scale)))
+            mapped.copy_(quantizer.layout.weight(weight_map.map(grouped, scale)))
             _divide_momentum(state, slope, weight_map.in_steps.alpha)
         rows.append(
             MovedLayer(
