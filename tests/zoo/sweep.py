@@ -190,21 +190,37 @@ def read(path: Path) -> dict[tuple[str, str], dict[str, object]]:
     return {(one["network"], one["setting"]): one for one in found}
 
 
-def sweep(args: argparse.Namespace) -> None:
-    """Judge every network that is asked for and not in the file yet, the smallest first."""
+def run(
+    patterns: Iterable[str],
+    to: Path,
+    settings: Iterable[str],
+    *,
+    again: Iterable[str] = (),
+    seconds: int = SECONDS,
+    mebibytes: int = MEBIBYTES,
+) -> None:
+    """Judge every network that is asked for and not in the file yet, the smallest first.
+
+    Args:
+        patterns: of names; what begins so.
+        to: the file.
+        settings: of SETTINGS.
+        again: outcomes that are no end: those networks are judged anew.
+        seconds: of processor time, for each.
+        mebibytes: of memory, for each.
+    """
     known = networks()
-    chosen = [n for n in known if any(fnmatchcase(n, f"{p}*") for p in args.patterns)]
-    done = read(args.to)
-    wanted = [
-        (n, s) for s in args.settings for n in sorted(chosen, key=lambda n: known[n].parameters)
-    ]
-    for name, setting in wanted:
+    chosen = [n for n in known if any(fnmatchcase(n, f"{p}*") for p in patterns)]
+    chosen.sort(key=lambda name: known[name].parameters)
+    done = read(to)
+    for name, setting in [(name, setting) for setting in settings for name in chosen]:
         before = done.get((name, setting))
-        if before is not None and not (args.again and before["outcome"] in args.again):
+        if before is not None and before["outcome"] not in again:
             continue
-        result = in_a_child(name, setting, args.seconds, args.mebibytes)
-        with args.to.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+        result = in_a_child(name, setting, seconds, mebibytes)
+        whole = not to.exists() or not to.stat().st_size or to.read_text().endswith("\n")
+        with to.open("a") as file:
+            file.write(("" if whole else "\n") + json.dumps(result) + "\n")
         sys.stdout.write(f"{said(result)}\n")
         sys.stdout.flush()
 
@@ -231,7 +247,9 @@ def main() -> None:
     parser.add_argument("patterns", nargs="+")
     parser.add_argument("--to", type=Path, default=Path("sweep.jsonl"))
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
-    parser.add_argument("--again", nargs="*", help="judge again what came out so: raw, refused")
+    parser.add_argument(
+        "--again", nargs="*", default=[], help="judge again what came out so: raw, refused"
+    )
     parser.add_argument("--seconds", type=int, default=SECONDS)
     parser.add_argument("--mebibytes", type=int, default=MEBIBYTES)
     parser.add_argument("--table", action="store_true")
@@ -245,7 +263,14 @@ def main() -> None:
         for result in read(args.to).values():
             sys.stdout.write(f"{said(result)}\n")
     else:
-        sweep(args)
+        run(
+            args.patterns,
+            args.to,
+            args.settings,
+            again=args.again,
+            seconds=args.seconds,
+            mebibytes=args.mebibytes,
+        )
 
 
 if __name__ == "__main__":
