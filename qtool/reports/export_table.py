@@ -27,6 +27,7 @@ def show_export(result: Export) -> None:
         ("checked in", f"{runtime.name} {runtime.version}"),
         ("images", result.images),
         ("top-1 agreement", percent(result.top1_agreement)),
+        *_ends_rows(result),
         ("accuracy in the runtime", percent(result.accuracy_runtime)),
         ("largest logit difference", number(result.max_abs_difference)),
         *_control_row(result),
@@ -141,6 +142,17 @@ def _shifted_row(result: Export) -> list[tuple[str, str]]:
     """Return the row on what a shift in place of ceil changed, where there was one."""
     share = result.ceil_shifted_share
     return [] if share is None else [("input codes changed by the shift", f"{share:.2e}")]
+
+
+def _ends_rows(result: Export) -> Iterator[tuple[str, str]]:
+    """Yield what a file says of pictures that it prepares itself."""
+    ends = result.ends
+    if ends is None:
+        return
+    yield "... of the file as it ships", percent(ends.top1_agreement)
+    if ends.max_grey_difference is not None:
+        levels = f"{number(ends.max_grey_difference)} of 255"
+        yield "pictures resized otherwise by up to", levels
 
 
 def _time_rows(result: Export) -> Iterator[tuple[str, str]]:

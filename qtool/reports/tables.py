@@ -10,6 +10,7 @@ from qtool.reports.export_table import show_all_exports, show_export, show_unpro
 from qtool.reports.exports import AllExports, Export, UnprovenExport
 from qtool.reports.health import show_health
 from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow, SiteRow
+from qtool.reports.predictions import Prediction, show_prediction
 from qtool.reports.result import Result
 from qtool.reports.results import Conversion, Profile, StraightThrough, Summary
 from qtool.reports.saturation import sentence_on
@@ -275,6 +276,7 @@ _FACES: dict[type[Result], Callable[..., None]] = {
     Conversion: show_conversion,
     StraightThrough: show_straight_through,
     Export: show_export,
+    Prediction: show_prediction,
     UnprovenExport: show_unproven,
     AllExports: show_all_exports,
     Comparison: show_comparison,

@@ -19,6 +19,7 @@ import typer
 from qtool.cli import app, main
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow
+from qtool.reports.predictions import Prediction
 from qtool.reports.result import Result
 from qtool.reports.results import Conversion, EpochLine, Export, StraightThrough, Summary
 from qtool.reports.tables import show_plan, show_result
@@ -35,6 +36,7 @@ KINDS: dict[str, type[Result]] = {  # by what kept results are called
     "convert": Conversion,
     "straight_through": StraightThrough,
     "export": Export,
+    "prediction": Prediction,
     "comparison": Comparison,
     "runs": Comparison,
     "equivalence": Equivalence,
