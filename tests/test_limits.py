@@ -155,10 +155,10 @@ class Auxiliary(nn.Module):
 
 
 class Centred(nn.Linear):
-    """A layer whose weight has no mean."""
+    """A layer whose weight has no mean, and which changes its input."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return nn.functional.linear(input, self.weight - self.weight.mean(), self.bias)
+        return nn.functional.linear(input.tanh(), self.weight - self.weight.mean(), self.bias)
 
 
 class Matrix(nn.Module):

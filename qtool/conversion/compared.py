@@ -145,8 +145,8 @@ class Compared:
             kwargs: dict[str, Tensor],
             output: Tensor,
         ) -> None:
-            given = [*args, *kwargs.values()][0]
-            apart(make, given, apart(layer.called_with, *args, **kwargs))
+            called = cast(Callable[..., IntegerLayer], layer.called_with)
+            apart(make, [*args, *kwargs.values()][0], apart(called, *args, **kwargs))
 
         return hook
 

@@ -88,11 +88,11 @@ def _with_norm(name: str, source: QuantLayer, standing: Standing, notes: list[st
     spec = _spec(name, source, standing)
     bias = None if source.bias is None else source.bias.detach().double()
     if weights is None:
-        rows = source.layout.rows(source.weight.detach())
+        rows = source.layout.rows(source.whole_weight.detach())
         ones = torch.ones(len(rows), dtype=torch.float64, device=rows.device)
         return Parts(spec, rows, ones, bias)
     weight, grid = weights.on_grid, weights.stored_grid
-    codes = weight.codes(weights.before_rounding(source.weight.detach())).to(torch.int8)
+    codes = weight.codes(weights.before_rounding(source.whole_weight.detach())).to(torch.int8)
     scale = weight.scale.reshape(-1).expand(codes.shape[0]).double()
     norms = [norm for norm in state.recording.norms if norm.layer == name and not norm.reason]
     if standing.rounds_at_call(name):

@@ -15,6 +15,7 @@ from qtool.graph.inputs import Inputs
 from qtool.graph.own_norm import find_own_norms, give_own_norms
 from qtool.graph.recorder import without_traces
 from qtool.limits import FLOAT_IN_STATE
+from qtool.quantizers.computed import ComputesWeight
 from qtool.quantizers.door.deployed import prepared_state
 from qtool.quantizers.door.modes import ROWS
 from qtool.quantizers.layers import plain_type, quant_layers, release_quant_layer
@@ -93,7 +94,8 @@ def release_what_was_float(
     called = layers_called_so(model)
     for name, layer in quant_layers(model).items():
         own = layer.weight_quantizer is not None or layer.input_quantizer is not None
-        once_float = own and not isinstance(layer, nn.Conv2d | nn.Linear)
+        plain = isinstance(layer, nn.Conv2d | nn.Linear) and not isinstance(layer, ComputesWeight)
+        once_float = own and not plain
         if name not in holders and (old or once_float or layer in called):
             release_quant_layer(layer)
             prepared_state(model).left_float[name] = FLOAT_IN_STATE.text()

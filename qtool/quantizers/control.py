@@ -48,7 +48,7 @@ def name_quantizers(model: nn.Module) -> None:
             module.place = name
     for layer in quant_layers(model).values():
         if layer.weight_quantizer is not None and not layer.weight.is_meta:
-            layer.weight_quantizer.refuse_useless_scale(layer.weight)
+            layer.weight_quantizer.refuse_useless_scale(layer.whole_weight)
 
 
 def make_traceable(model: nn.Module) -> None:
@@ -68,7 +68,7 @@ def compile_kernels(model: nn.Module, *, wanted: bool = True) -> None:
 def dampening_penalty(model: nn.Module) -> Tensor | None:
     """Return what oscillation dampening adds to the loss, [], or None where nothing is dampened."""
     layers = [module for module in modules_of(model) if isinstance(module, QuantLayer)]
-    found = [q.penalty(layer.weight) for layer in layers if (q := layer.weight_quantizer)]
+    found = [q.penalty(layer.whole_weight) for layer in layers if (q := layer.weight_quantizer)]
     penalties = [penalty for penalty in found if penalty is not None]
     return torch.stack(penalties).sum() if penalties else None
 

@@ -64,7 +64,7 @@ def weight_findings(name: str, layer: QuantLayer, *, begun: bool = True) -> list
     quantizer = layer.weight_quantizer
     if quantizer is None or not quantizer.ready or layer.weight.is_meta:
         return []
-    weight = quantizer.before_rounding(layer.weight.detach())
+    weight = quantizer.before_rounding(layer.whole_weight.detach())
     found = code_findings(name, quantizer.on_grid.codes(weight), quantizer.known_grid)
     starts = quantizer.learns and not begun
     return [finding for finding in found if not (starts and finding.kind == "few_codes")]

@@ -1,4 +1,4 @@
-"""Layers whose weight and input are fake-quantized."""
+"""Layers whose weight and input are fake-quantized: the kinds."""
 
 from collections.abc import Callable
 from functools import cache
@@ -9,68 +9,12 @@ from torch.nn import functional as F
 
 from qtool.graph.sites.running import apart, run_leaf
 from qtool.graph.sites.swapped_classes import class_of
-from qtool.graph.swap import Part
-from qtool.numerics.weight_rows import WeightRows
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.weights import WeightQuantizer, may_train
+from qtool.quantizers.computed import ComputesWeight
+from qtool.quantizers.layer import QuantLayer
+from qtool.quantizers.weights import WeightQuantizer
 from qtool.reports.layers import Kind
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
-
-
-class QuantLayer(Part):
-    """What all quantized layers share.
-
-    Attributes:
-        weight_quantizer: None where the weight is left float.
-        input_quantizer: None where the input is left float.
-        learning_rate_scale: factor on the learning rate of the latent weight.
-        source: the quantizer of the ReLU whose output the input is, in a tuple, so that it is not
-            the layer's own; empty where there is none.
-    """
-
-    maker = "qtool.prepare"
-
-    weight: Tensor
-    bias: Tensor | None
-    weight_quantizer: WeightQuantizer | None
-    input_quantizer: ActivationQuantizer | None
-    learning_rate_scale: float
-    source: tuple[()] | tuple[ActivationQuantizer]
-
-    @property
-    def layout(self) -> WeightRows:
-        """Return how the rows of the weight, one for each output channel, lie in it."""
-        return layout_of(self)
-
-    @property
-    def quantizer_of_input(self) -> ActivationQuantizer | None:
-        """Return what quantizes the input, here or before it gets here."""
-        return self.source[0] if self.source else self.input_quantizer
-
-    def quantized_operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the input and the weight as the layer computes with them."""
-        if self.input_quantizer is not None:
-            x = self.input_quantizer(x)
-        if self.weight_quantizer is None:
-            return x, self.weight
-        return x, self.weight_quantizer(self.weight)
-
-    def fit_weight(self) -> None:
-        """Fit the weight's scales anew, unless its blend is done."""
-        if self.weight_quantizer is not None and not self.weight_quantizer.frozen:
-            self.weight_quantizer.fit(self.weight)
-
-    def set_progress(self, progress: float) -> None:
-        """Move the weight's schedules; a weight whose blend is done no longer trains."""
-        if self.weight_quantizer is None:
-            return
-        self.weight_quantizer.set_progress(progress)
-        if self.weight_quantizer.blend_is_done:
-            if not self.weight_quantizer.frozen and may_train(self.weight):
-                self.weight_quantizer.fit_again(self.weight)
-            self.weight_quantizer.frozen = True
-            self.weight.requires_grad = False
-            self.weight.grad = None
 
 
 class _QuantConv(QuantLayer, nn.modules.conv._ConvNd):
@@ -105,8 +49,14 @@ class _QuantConvTranspose(QuantLayer, nn.modules.conv._ConvTransposeNd):
         return run_leaf(self, self._convolve, x, weight, output_size)
 
     def _convolve(self, x: Tensor, weight: Tensor, output_size: list[int] | None) -> Tensor:
-        sizes = self.stride, self.padding, self.kernel_size, len(self.stride), self.dilation
-        more = self._output_padding(x, output_size, *sizes)
+        padding = cast(tuple[int, ...], self.padding)
+        more = self._output_padding(
+            x,
+            output_size,
+            *(list(self.stride), list(padding), list(self.kernel_size)),
+            num_spatial_dims=len(self.stride),
+            dilation=list(self.dilation),
+        )
         around = self.stride, self.padding, more, self.groups, self.dilation
         return type(self).convolve(x, weight, self.bias, *around)
 
@@ -150,39 +100,53 @@ QUANT_TYPES: dict[type[nn.Module], type[QuantLayer]] = {
 # methods of torch's layers that decide what they compute
 _COMPUTES = ("forward", "_conv_forward", "_output_padding", "__call__")
 
+_COMPUTED = "qtool_computes_weight"  # on a layer of a subclass, among its attributes
+
 
 def plain_type(layer: nn.Module) -> type[nn.Module] | None:
     """Return the kind of layer whose work a module does as it is, such as Conv2d; else None.
 
-    A subclass does where it takes the methods and the weight over as they are.
+    A subclass does where it takes the methods and the weight over as they are, or computes its
+    weight and is otherwise plain.
     """
     kind = type(layer)
     for plain in QUANT_TYPES:
         if isinstance(layer, plain) and not hasattr(kind, "weight"):
+            if _COMPUTED in vars(layer):
+                return plain
             own = [n for n in _COMPUTES if getattr(kind, n, 0) is not getattr(plain, n, 0)]
             return None if own or "forward" in vars(layer) else plain
     return None
 
 
+def compute_weight(layer: nn.Module) -> None:
+    """Note of a layer of a subclass that it is plain, but for the weight that it computes."""
+    vars(layer)[_COMPUTED] = True
+
+
 @cache
-def _quantized(kind: type[nn.Module], plain: type[nn.Module]) -> type[QuantLayer]:
+def _quantized(
+    kind: type[nn.Module], plain: type[nn.Module], *, computes: bool = False
+) -> type[QuantLayer]:
     """Return the quantized form of a type that computes what `plain` does."""
     quantized = QUANT_TYPES[plain]
     if kind is plain:
         return quantized
+    bases = (ComputesWeight, quantized, kind) if computes else (quantized, kind)
     # no module holds such a type, so that its layers say themselves how they are unpickled
     content = {"__reduce__": _reduced, "__module__": __name__, "__doc__": quantized.__doc__}
-    return type(f"Quant{kind.__name__}", (quantized, kind), content)
+    return type(f"Quant{kind.__name__}", bases, content)
 
 
 def _reduced(layer: nn.Module) -> tuple[object, ...]:
-    return _empty, (float_type(layer),), layer.__getstate__()
+    computes = isinstance(layer, ComputesWeight)
+    return _empty, (float_type(layer), computes), layer.__getstate__()
 
 
-def _empty(kind: type[nn.Module]) -> nn.Module:
+def _empty(kind: type[nn.Module], computes: bool = False) -> nn.Module:  # noqa: FBT001, FBT002  pickles call it
     """Return a quantized layer of a float type, without anything in it."""
     plain = next(plain for plain in QUANT_TYPES if issubclass(kind, plain))
-    made = _quantized(kind, plain)
+    made = _quantized(kind, plain, computes=computes)
     return made.__new__(made)
 
 
@@ -195,13 +159,6 @@ def float_type(layer: nn.Module) -> type[nn.Module]:
 _FLOAT_TYPES: dict[type[nn.Module], type[nn.Module]] = {
     q: plain for plain, q in QUANT_TYPES.items()
 }
-
-
-def layout_of(layer: nn.Module) -> WeightRows:
-    """Return how the rows of a layer's weight, one for each output channel, lie in it."""
-    if isinstance(layer, nn.modules.conv._ConvNd) and layer.transposed:
-        return WeightRows(transposed=True, groups=layer.groups)
-    return WeightRows()
 
 
 def kind_of(layer: QuantLayer) -> Kind:
@@ -222,10 +179,10 @@ def make_quant_layer(
     """
     plain = plain_type(layer)
     assert plain is not None
-    layer.__class__ = _quantized(type(layer), plain)
+    layer.__class__ = _quantized(type(layer), plain, computes=_COMPUTED in vars(layer))
     assert isinstance(layer, QuantLayer)
     layer.weight_quantizer = (
-        WeightQuantizer(weights, layer.weight, layer.layout) if weights else None
+        WeightQuantizer(weights, layer.whole_weight, layer.layout) if weights else None
     )
     layer.input_quantizer = None
     if activations is not None and source is None:
@@ -236,6 +193,13 @@ def make_quant_layer(
     layer.learning_rate_scale = weights.learning_rate_scale if weights else 1.0
     layer.train(layer.training)
     return layer
+
+
+def hold_weight(layer: QuantLayer, weight: Tensor) -> None:
+    """Give a layer a weight of its own, which nothing computes and no one trains any more."""
+    if isinstance(layer, ComputesWeight):
+        layer.__class__ = QUANT_TYPES[cast(type[nn.Module], plain_type(layer))]
+    layer.weight = nn.Parameter(weight, requires_grad=False)
 
 
 def release_quant_layer(layer: nn.Module) -> None:

@@ -111,6 +111,9 @@ def prepare(
         model = entry.materialized(model, inputs)
     if layer_attentions(model, inputs):
         _check_new_layers(model, settings)
+    computed = computed_weights(model, inputs)
+    if computed:
+        entry.check_layers(model, settings)
     at_values = settings.at_every_value
     if at_values and inputs is None:
         raise ValueError(
@@ -125,7 +128,6 @@ def prepare(
         seen = see_both_modes(model, inputs, values=at_values)
         past = bypassed(seen)
     constant = set() if inputs is None else fed_constants(model, seen, inputs)
-    computed = computed_weights(model, inputs)
     sources = quantize_relus(model, settings, inputs, seen)
     placing = place_quantizers(model, settings, seen)
     sources |= placing.sources
@@ -152,7 +154,7 @@ def prepare(
     if not search:
         for layer in quant_layers(model).values():
             if layer.weight_quantizer is not None:
-                layer.weight_quantizer.fit_roughly(layer.weight)
+                layer.weight_quantizer.fit_roughly(layer.whole_weight)
     name_quantizers(model)
     model.register_load_state_dict_pre_hook(refuse_other_place)
     model.register_load_state_dict_pre_hook(release_what_was_float)

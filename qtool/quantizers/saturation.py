@@ -14,7 +14,7 @@ from qtool.numerics.saturation import (
     widths_can_saturate,
     with_fewer_steps,
 )
-from qtool.quantizers.layers import QuantLayer, quant_layers
+from qtool.quantizers.layers import QuantLayer, hold_weight, quant_layers
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.settings.tensors import ActivationQuantization
 
@@ -51,7 +51,7 @@ def avoid_saturation(model: nn.Module) -> None:
         if quantizer is None or not quantizer.avoids_saturation:
             continue
         if may_saturate(layer):
-            quantizer.avoid_saturation(layer.weight)
+            quantizer.avoid_saturation(layer.whole_weight)
 
 
 @torch.no_grad()
@@ -68,7 +68,7 @@ def take_fewer_steps(model: nn.Module) -> None:
         quantizer, largest = layer.weight_quantizer, largest_input(layer)
         if quantizer is None or largest is None:
             continue
-        weight = quantizer.before_rounding(layer.weight.detach()).float()
+        weight = quantizer.before_rounding(layer.whole_weight.detach()).float()
         codes = quantizer.on_grid.codes(weight)
         rows = can_saturate(codes, largest, groups=_groups(layer))
         if rows.any():
@@ -95,7 +95,7 @@ def _round_anew(
     made = torch.where(rows, coarse.values(coarse.codes(weight)), weight)
     # of its own: another layer, with other scales, may have shared the weight
     made = layer.layout.weight(made).contiguous()
-    layer.weight = nn.Parameter(made.to(layer.weight.dtype), requires_grad=False)
+    hold_weight(layer, made.to(layer.weight.dtype))
     quantizer.scale.data = coarse.step.where(rows, step).clone()
     quantizer.squashes = quantizer.tracker.freezes = False  # both are in the weight by now
     quantizer.rounded_anew = int(rows.sum())

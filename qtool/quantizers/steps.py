@@ -16,6 +16,7 @@ from qtool.graph.calls import CountsCalls
 from qtool.graph.sites.late_hooks import hook_of
 from qtool.numerics.ranges import SMALLEST_SCALE
 from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.computed import ComputesWeight
 from qtool.quantizers.layers import QuantLayer
 from qtool.quantizers.moved import (
     Place,
@@ -61,6 +62,8 @@ class Members(NamedTuple):
         for module in modules:
             if isinstance(module, ActivationQuantizer):
                 found.inputs.append(module)
+            elif isinstance(module, ComputesWeight):
+                pass  # its weight is made anew in each pass, which then begins a step of it
             elif isinstance(module, QuantLayer) and module.weight_quantizer is not None:
                 found.weights.append((module.weight_quantizer, module.weight))
             elif isinstance(module, CountsCalls):

@@ -21,7 +21,8 @@ from qtool.problems import report
 from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.control import blend_alphas, compile_kernels, make_traceable
 from qtool.quantizers.door.entry import refuse_if_nothing_is_chosen
-from qtool.quantizers.layers import layout_of, plain_type
+from qtool.quantizers.layer import layout_of
+from qtool.quantizers.layers import plain_type
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe

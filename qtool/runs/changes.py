@@ -52,7 +52,7 @@ class _Watched:
         self.step: list[Tensor] = []
 
     def _now(self) -> tuple[Tensor, Tensor]:
-        given = self.layer.weight.detach()
+        given = self.layer.whole_weight.detach()
         held = self.quantizer.before_rounding(given).reshape(-1)[:: self.stride]
         weight = self.quantizer.layout.rows(given)
         # of a fixed range all channels have the same scale

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from qtool.errors import ConversionError
+from qtool.quantizers.computed import ComputesWeight
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.reports.results import MovedLayer
@@ -52,16 +53,18 @@ def carry_over(
         quantizer = layers[name].weight_quantizer if name in layers else None
         if quantizer is None:  # its model does not call it, so that it was released
             continue
+        if isinstance(layers[name], ComputesWeight):
+            raise ConversionError(
+                f"{name}: its weight is computed in each pass, so that M cannot be taken of it; "
+                f"leave it float by an override"
+            )
         weight, mapped, scale = layers[name].weight, new_layers[name].weight, quantizer.used_scale
-        slope, grouped = (
-            slope_at(weight.detach(), quantizer),
-            quantizer.layout.rows(weight.detach()),
-        )
+        slope, layout = slope_at(weight.detach(), quantizer), quantizer.layout
         state = target_optimizer.state.get(mapped, {})
         if adaptive:
             _divide_moments(state, slope)
         else:
-            mapped.copy_(quantizer.layout.weight(weight_map.map(grouped, scale)))
+            mapped.copy_(layout.weight(weight_map.map(layout.rows(weight), scale)))
             _divide_momentum(state, slope, weight_map.in_steps.alpha)
         rows.append(
             MovedLayer(

@@ -132,7 +132,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield each weight that is quantized, by the name of its quantizer."""
     for name, module in model.named_modules():
         if isinstance(module, QuantLayer) and module.weight_quantizer is not None:
-            yield f"{name}.weight_quantizer".lstrip("."), module.weight.detach()
+            yield f"{name}.weight_quantizer".lstrip("."), module.whole_weight.detach()
 
 
 @torch.no_grad()
@@ -177,7 +177,7 @@ def _reason(module: nn.Module, given: Tensor) -> str:
         return f" (its scale is {scale:.3g}, its inputs are {low:.3g} to {high:.3g})"
     if not isinstance(module, QuantLayer) or module.weight_quantizer is None:
         return ""
-    if bool(module.weight_quantizer(module.weight).any()):
+    if bool(module.weight_quantizer(module.whole_weight).any()):
         return ""
     largest = float(module.weight.detach().abs().amax())
     return f" (all of its codes are 0; its largest weight is {largest:.3g})"

@@ -49,6 +49,12 @@ def is_transposed(layer: nn.Module) -> bool:
     return isinstance(layer, nn.modules.conv._ConvTransposeNd)
 
 
+def latent(layer: nn.Module) -> Tensor:
+    """Return the weight that a layer rounds: its own, or what it makes of that."""
+    made = getattr(layer, "made_weight", None)
+    return (layer.weight if made is None else made()).detach()
+
+
 def channels_of(layer: nn.Module) -> int:
     """Return how many channels a layer makes."""
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
@@ -149,7 +155,7 @@ def fake_forward(layer: nn.Module, spec: object, prepared: State, rule: str) -> 
     at = f"{spec.name}." if spec.name else ""
 
     def forward(self: nn.Module, input: Tensor) -> Tensor:
-        x, weight = input, self.weight.detach()
+        x, weight = input, latent(self)
         if spec.weight_bits is not None:
             step = used(prepared[f"{at}weight_quantizer.scale"])
             step = rows(step, self) if step.ndim else step
@@ -240,7 +246,7 @@ def wrong_tensors(model: nn.Module, prepared: State, integer: nn.Module, rules: 
     for spec in integer.qtool.layers:
         at = f"{spec.name}." if spec.name else ""
         layer, codes = model.get_submodule(spec.name), state[f"{at}codes"]
-        weight = layer.weight.detach()
+        weight = latent(layer)
         gain, shift = folded(model, spec, layer)
         found += wrong_input(spec, state, prepared, at)
         if spec.weight_bits is None:

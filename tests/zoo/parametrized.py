@@ -83,11 +83,13 @@ def hooks_that_change_values():
 class Standardized(nn.Conv2d):
     """A convolution that standardizes its weight."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def made_weight(self) -> Tensor:
         flat = self.weight.flatten(1)
         spread = flat.std(1, keepdim=True) + 1e-5
-        weight = ((flat - flat.mean(1, keepdim=True)) / spread).view_as(self.weight) / 4
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+        return ((flat - flat.mean(1, keepdim=True)) / spread).view_as(self.weight) / 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.made_weight(), self.bias, self.stride, self.padding)
 
 
 @zoo("parametrized", images())

@@ -6,6 +6,7 @@ looked at before a layer is quantized, so that nothing is found only after the t
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -18,7 +19,7 @@ from qtool.graph.recording import Recording
 from qtool.graph.sites.value_graph import ValueGraph
 from qtool.graph.sites.value_tape import record_values
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.layers import QUANT_TYPES, plain_type
+from qtool.quantizers.layers import QUANT_TYPES, compute_weight, plain_type
 
 ROWS = 4  # of the example: enough for batch norms in training mode
 
@@ -110,6 +111,8 @@ def fed_constants(model: nn.Module, seen: list[Seen], inputs: Inputs) -> set[str
 def computed_weights(model: nn.Module, inputs: Inputs | None) -> dict[str, str]:
     """Return the layers of a subclass that compute with another weight than their own.
 
+    Those of them that are otherwise plain are noted to be so.
+
     Returns:
         Layer -> the function that it gives that weight to; none without inputs of a pass.
     """
@@ -117,13 +120,17 @@ def computed_weights(model: nn.Module, inputs: Inputs | None) -> dict[str, str]:
     odd = [n for n, m in model.named_modules() if isinstance(m, kinds) and plain_type(m) is None]
     if inputs is None or not odd:
         return {}
-    twin, given = copy_of(model).eval(), inputs.first(ROWS)
+    twin, given = copy_of(model), inputs.first(ROWS)
 
-    def run() -> object:
-        with without_traces(twin):
+    def run(*, training: bool) -> object:
+        with without_traces(twin.train(training)):
             return given.call(twin)
 
-    return find_computed_weights(twin, odd, [run])
+    passes = [partial(run, training=training) for training in (False, True)]
+    found, plain = find_computed_weights(twin, odd, passes)
+    for name in plain:
+        compute_weight(model.get_submodule(name))
+    return found
 
 
 def bypassed(seen: list[Seen]) -> set[str]:
