@@ -167,8 +167,8 @@ class Form:
         if 0 < len(keywords) < len(self.places):
             raise ValueError(
                 "the model was called with inputs by position and by keyword, which no batch can "
-                "be told from; give prepare an example, a tuple, a dict, or "
-                "qtool.graph.inputs.Inputs(by_position, by_keyword) and such batches"
+                "be told from; give prepare an example, a tuple or a dict, or "
+                "qtool.graph.inputs.Inputs(by_position, by_keyword), and such batches"
             )
         if keywords and isinstance(batch, Mapping):
             if missing := [key for key in keywords if key not in batch]:
