@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from torch import Tensor, nn
 
 import qtool
 from qtool.errors import ExportError, InputError, MissingRuntimeError
@@ -17,7 +18,7 @@ from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.targets.target import TARGETS, Library, Runtime, Target
 from qtool.inspection.onnx import inspect_onnx
 from qtool.integer.layers import integer_layers
-from tests.kit import Net
+from tests.kit import float_net
 
 INSTALLED = [
     pytest.param(
@@ -30,52 +31,118 @@ INSTALLED = [
 ]
 each_target = pytest.mark.parametrize("name", INSTALLED)
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+LAYERS = {"conv1": 1, "conv2": 2, "conv3": 3, "conv4": 4, "fc": 8}  # name -> bits of its weight
+ROUNDED = {"conv2": {"grid": "asymmetric"}, "conv3": {"bits": 1}, "conv4": {"rounding": "ceil"}}
+FILES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    **{f"{bits}-bit weights": ({"bits": bits}, {"bits": 4}) for bits in LAYERS.values()},
+    "asymmetric": ({"bits": 4}, {"bits": 4, "grid": "asymmetric"}),
+    "bipolar": ({"bits": 4}, {"bits": 1, "grid": "mid_rise"}),
+    "ceil": ({"bits": 4}, {"bits": 4, "rounding": "ceil"}),
+}
 
 
-@pytest.fixture(scope="module")
-def integer() -> torch.nn.Module:
-    torch.manual_seed(0)
-    section = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "layer_inputs"}}
-    model = qtool.prepare(Net(), section, IMAGES).eval()
+class FiveLayers(nn.Module):
+    """Four convolutions and a head, [B, 3, 8, 8] to 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 3),
+            nn.Conv2d(8, 8, 3),
+        )
+        self.conv4, self.fc = nn.Conv2d(8, 8, 1), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
+            x = torch.relu(layer(x))
+        return self.fc(x.flatten(1))
+
+
+def converted(net: nn.Module, section: dict[str, Any]) -> nn.Module:
+    """Return the integer model of a network that was prepared, and not trained."""
+    model = qtool.prepare(net, section, IMAGES).eval()
     qtool.round_biases(model)
     return qtool.convert(model)
 
 
-@pytest.fixture(scope="module", params=INSTALLED)
-def written(
-    request: pytest.FixtureRequest,
-    integer: torch.nn.Module,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[str, Path, dict[str, Any]]:
-    path = tmp_path_factory.mktemp(request.param) / "m.onnx"
-    return request.param, path, qtool.export_onnx(integer, IMAGES, path, request.param, batch=4)
+def expected_bits(target: Target, bits: int) -> int:
+    """Return how many bits a code of a layer takes in a target's file."""
+    native = {"int4": 4, "int2": 2}.get(target.weights, 8 if target.weights == "int8" else bits)
+    return bits if target.packed else next(n for n in (native, 4, 8) if n >= bits)
 
 
-def test_a_file_gives_in_its_runtime_what_the_integer_model_gives(
-    written: tuple[str, Path, dict[str, Any]], integer: torch.nn.Module
-) -> None:
-    name, path, described = written
-    runtime = TARGETS[name]().runtime
-    session = runtime.open(path)
+@pytest.fixture(scope="module")
+def of_all_widths() -> nn.Module:
+    torch.manual_seed(0)
+    overrides = [
+        {"match": name, "weights": {"bits": bits}, "activations": ROUNDED.get(name, {})}
+        for name, bits in LAYERS.items()
+    ]
+    activations = {"bits": 4, "place": "layer_inputs"}
+    weights = {"bits": 4}
+    section = {"weights": weights, "activations": activations, "overrides": overrides}
+    return converted(FiveLayers(), section)
 
-    assert session.batch == 4  # six images are two batches, of which the last is filled up
-    torch.testing.assert_close(gate.run(session, IMAGES), integer(IMAGES), rtol=1e-4, atol=1e-5)
-    tensors = {layer["name"]: layer["codes"] for layer in described["layers"]}
-    codes = sum(layer.codes.numel() for layer in integer_layers(integer).values())
-    assert gate.check_codes(path, integer, tensors, runtime) == codes
+
+class TargetTestCase:
+    """What holds of every target: a file is written, says what it is, and is right."""
+
+    def check(self, target: str, integer: nn.Module, path: Path, *, batch: int | None) -> None:
+        given = TARGETS[target]()
+        described = qtool.export_onnx(integer, IMAGES, path, target, batch=batch)
+        self.agrees(given, integer, path, batch)
+        self.holds_the_codes(given, integer, path, described)
+        self.says_what_it_is(target, path, described)
+
+    def agrees(self, target: Target, integer: nn.Module, path: Path, batch: int | None) -> None:
+        session = target.runtime.open(path)
+        assert session.batch == (batch or target.batch)
+        with torch.no_grad():
+            expected = integer(IMAGES)
+        # six images are two batches of four, of which the last is filled up
+        torch.testing.assert_close(gate.run(session, IMAGES), expected, rtol=1e-4, atol=1e-5)
+
+    def holds_the_codes(
+        self, target: Target, integer: nn.Module, path: Path, described: dict[str, Any]
+    ) -> None:
+        layers = integer_layers(integer)
+        tensors = {layer["name"]: layer["codes"] for layer in described["layers"]}
+        codes = sum(layer.codes.numel() for layer in layers.values())
+        assert gate.check_codes(path, integer, tensors, target.runtime) == codes
+        for said in described["layers"]:
+            weights = layers[said["name"]].codes.numel()
+            bits = expected_bits(target, said["weight_bits"])
+            parts = bin(bits).count("1") if target.packed else 1  # each ends in a byte of its own
+            assert weights * bits <= 8 * said["packed_bytes"] <= weights * bits + 7 * parts
+
+    def says_what_it_is(self, target: str, path: Path, described: dict[str, Any]) -> None:
+        found = inspect_onnx(path)
+        assert described["target"] == target
+        assert found.problems == []
+        assert [row.layer for row in found.layers] == [la["name"] for la in described["layers"]]
+        assert all("integer_kernel" in layer for layer in described["layers"])
+        assert onnx.load(str(path)).opset_import[0].version == TARGETS[target]().opset
 
 
-def test_a_file_says_what_it_is_and_is_inspected(
-    written: tuple[str, Path, dict[str, Any]],
-) -> None:
-    name, path, described = written
-    found = inspect_onnx(path)
+class TestTargets(TargetTestCase):
+    """All that are installed."""
 
-    assert described["target"] == name
-    assert found.problems == []
-    assert [row.layer for row in found.layers] == [la["name"] for la in described["layers"]]
-    assert all("integer_kernel" in layer for layer in described["layers"])
-    assert onnx.load(str(path)).opset_import[0].version == TARGETS[name]().opset
+    @each_target
+    def test_a_file_with_every_width_and_rounding_is_right(
+        self, name: str, of_all_widths: nn.Module, tmp_path: Path
+    ) -> None:
+        self.check(name, of_all_widths, tmp_path / "m.onnx", batch=4)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("of", FILES)
+    @each_target
+    def test_files_of_each_width_and_rounding_are_right(
+        self, name: str, of: str, tmp_path: Path
+    ) -> None:
+        weights, activations = FILES[of]
+        section = {"weights": weights, "activations": activations | {"place": "layer_inputs"}}
+        self.check(name, converted(float_net(), section), tmp_path / "m.onnx", batch=None)
 
 
 @each_target
@@ -113,7 +180,7 @@ def test_a_target_names_what_installs_its_runtime_and_can_be_listed_without_it()
         _ = absent.runtime
 
 
-def test_a_runtime_that_is_too_old_or_broken_is_refused(integer: torch.nn.Module) -> None:
+def test_a_runtime_that_is_too_old_or_broken_is_refused() -> None:
     def broken() -> Runtime:
         raise ImportError("libreader.so: cannot open")
 

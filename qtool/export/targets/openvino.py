@@ -259,4 +259,5 @@ def openvino() -> Target:
         run_in=OpenVino,
         saturation="seven_bits",
         resizes=False,  # 2026.4 leaves antialias out: photographs are 79 grey levels off
+        guards_sums=True,
     )

@@ -177,6 +177,7 @@ class Target:
         saturation: of layers that could saturate without VNNI: `unsigned`, as uint8 around 128
             where that is cheap; `seven_bits`, refused, as the model has to be converted with
             --no-saturation; `allow`, nothing is done, as the runtime's sums are exact.
+        guards_sums: keep the runtime from adding what is not yet rounded, see `writing.added`.
         ir_version: of the file; None for what the opset came with.
         batch: what a file that says nothing else of it takes at once; None for any number.
         resizes: its Resize makes pictures smaller as Pillow does; else that is written as products.
@@ -189,6 +190,7 @@ class Target:
     activations: Activations = "qdq"
     mixed: bool = False
     saturation: Saturation = "allow"
+    guards_sums: bool = False
     ir_version: int | None = None
     batch: int | None = None
     resizes: bool = True

@@ -4,6 +4,7 @@ onnx_qdq: the file. trace, qdq_modules, qdq_joins: what torch.onnx sees. on_code
 what keeps values bytes between integer operators. weights, packing: codes at their true width;
 forms: which form each weight has; saturation: layers that may saturate, and the form in which they
 cannot. insert: new parts of a traced graph. float_weights: what keeps a runtime from quantizing
-them. names: of inputs and outputs; node_names: of nodes. annotation: what is said of quantized
-tensors. ends: what stands before and behind a network; preparing: pictures into what it takes.
+them. added: roundings before additions; arithmetic: files without QuantizeLinear. names: of inputs
+and outputs; node_names: of nodes. annotation: what is said of quantized tensors. ends: what stands
+before and behind a network; preparing: pictures into what it takes.
 """

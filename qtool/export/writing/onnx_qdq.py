@@ -14,7 +14,9 @@ from torch import nn
 from qtool.errors import ExportError, MissingRuntimeError
 from qtool.export.proof.unchanged import check_weights
 from qtool.export.targets.target import TARGETS, Runtime
+from qtool.export.writing.added import round_before_adding
 from qtool.export.writing.annotation import Annotation, write_annotations, write_metadata
+from qtool.export.writing.arithmetic import to_arithmetic, with_zero_points
 from qtool.export.writing.ends import Ends, put_ends
 from qtool.export.writing.float_weights import keep_float
 from qtool.export.writing.forms import choose_forms
@@ -183,7 +185,7 @@ def write_onnx(
     # what is rounded behind a float function leaves that in the graph
     taken = [s.site for s in state.sites if s.kind != "rounded" or s.site.function in RECTIFIERS]
     name_nodes(graph.graph, model, [spec.name for spec in state.layers], taken)
-    if state.sites:
+    if state.sites and target.sums_bytes:
         keep_codes(graph.graph)
     writer = WeightWriter(graph, target)
     stored = {s.name: writer.write(s, saturates=s.name in saturating) for s in state.layers}
@@ -198,7 +200,13 @@ def write_onnx(
         for spec in state.layers:
             if spec.name in forms.floating:
                 writer.unpack_to_float(spec.name, len(spec.shape))
+    if target.guards_sums:
+        round_before_adding(graph.graph)
+    if target.activations == "arithmetic":
+        to_arithmetic(graph.graph)
     writer.finish()
+    if target.activations == "arithmetic":
+        annotations = with_zero_points(annotations, graph.graph)
     proto = to_proto(graph)
     notes = [
         f"{name}: the batch is fixed, for the model's code computes with it as with a number"
@@ -223,13 +231,11 @@ def write_onnx(
         ],
         table_bytes=writer.table_bytes,
         left_float=state.left_float,
-        **({"notes": notes} if notes else {}),
         inputs=[str(value.name) for value in graph.graph.inputs],
         outputs=[str(value.name) for value in graph.graph.outputs],
-        **({"may_saturate": may_saturate} if may_saturate else {}),
     )
-    if why_unproven:
-        described = described.model_copy(update={"unproven": why_unproven})
+    said = {"notes": notes, "may_saturate": may_saturate, "unproven": why_unproven}
+    described = described.model_copy(update={key: value for key, value in said.items() if value})
     proto.producer_name = "qtool"
     if writing.annotate:
         write_annotations(proto.graph, annotations)
