@@ -12,6 +12,7 @@ from qtool.export.proof.latency import latencies
 from qtool.export.targets.target import TARGETS
 from qtool.export.writing import annotation
 from qtool.export.writing.ends import takes_pictures
+from qtool.export.writing.saved import bytes_of
 from qtool.files.reading import intact, read_json
 from qtool.inspection.onnx import read_onnx
 from qtool.recipe.recipe import Recipe
@@ -104,7 +105,7 @@ def _onnx_arm(path: Path) -> Arm:
             one, shown = next(data.labelled_pictures())[0], data.labelled_pictures()
         accuracy = gate.accuracy(runtime.open(path), shown)
         latency = latencies([path], one, runtime)[0]
-    return _arm(path, accuracy, bits=mean_bits, size=path.stat().st_size, latency=latency)
+    return _arm(path, accuracy, bits=mean_bits, size=bytes_of(path), latency=latency)
 
 
 def _arm(

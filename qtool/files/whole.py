@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,19 +64,29 @@ def refuse_unless_writable(path: Path, meant: str) -> None:
     refuse_unless_makeable(path.parent)
 
 
+def data_beside(path: Path) -> Path:
+    """Return the name of the file that holds the tensors of an ONNX file too large for one."""
+    return path.with_name(f"{path.name}.data")
+
+
 @contextmanager
 def unproven(path: Path) -> Iterator[Path]:
-    """Lend a name beside `path` for a file that must prove itself before it takes that place.
+    """Lend a name in a folder beside `path` for a file that must prove itself before it is there.
 
-    It takes it where the block ends without an error, and is removed where it does not.
+    It goes there where the block ends without an error, with the tensors beside it if there are
+    any, and is removed where it does not. It keeps its name, by which it finds those.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    trial = path.with_name(f".{path.name}.unproven.onnx")
+    folder = path.with_name(f".{path.name}.unproven")
+    shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
+    folder.mkdir(parents=True)
+    trial = folder / path.name
     try:
         yield trial
+        if data_beside(trial).exists():
+            data_beside(trial).replace(data_beside(path))
         trial.replace(path)
     finally:
-        trial.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ import onnx
 from qtool.errors import InputError
 from qtool.export.proof.lint import lint
 from qtool.export.writing import annotation
+from qtool.export.writing.saved import bytes_of, is_large
 from qtool.files.reading import intact
 from qtool.reports.inspections import InspectedLayer, Inspection
 
@@ -21,7 +22,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path}: no such file; give an ONNX file")
     try:
         model = onnx.load(str(path))
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(str(path) if is_large(model) else model)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: not an ONNX model: {reason}") from error
@@ -54,7 +55,7 @@ def inspect_onnx(path: Path) -> Inspection:
         producer=model.producer_name,
         opset=max(item.version for item in model.opset_import),
         nodes=len(model.graph.node),
-        file_bytes=path.stat().st_size,
+        file_bytes=bytes_of(path),
         annotations=len(datatypes),
         layers=layers,
         left_float=said.get("left_float", {}),

@@ -1,5 +1,6 @@
 """What an export starts from becomes one file, or one for each target: written, proven, kept."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,8 @@ from qtool.export.proof.measure import export_report, refuse, unproven_report
 from qtool.export.targets.target import TARGETS, Runtime
 from qtool.export.writing.onnx_qdq import Writing, add_ends, write_onnx
 from qtool.export.writing.saturation import refuse_saturating, saturating_layers
-from qtool.files.whole import unproven
+from qtool.export.writing.saved import bytes_of
+from qtool.files.whole import data_beside, unproven
 from qtool.reports.exports import AllExports, Export, NotExported, UnprovenExport, WhyNot
 from qtool.runs.folder import EXPORT, RunFolder, places_of_export, report_beside
 from qtool.runs.sources import Integer, up_to_date_integer
@@ -136,13 +138,15 @@ def _with_ends(
     batches = partial(data.validation.batches, 0)
     shown = Shown(given.model, batches, data.validation_pictures, data.preprocess)
     with TemporaryDirectory() as folder:
-        alone = Path(folder) / "network.onnx"
-        trial.replace(alone)
+        alone = Path(folder) / trial.name
+        for file in (trial, data_beside(trial)):
+            if file.exists():
+                shutil.move(file, Path(folder) / file.name)
         add_ends(alone, trial, writing)
         told = ends_report(alone, trial, writing.ends, shown, runtime)
     update = {
         "ends": told,
-        "file_bytes": trial.stat().st_size,
+        "file_bytes": bytes_of(trial),
         "disagreement": told.disagreement,
     }
     return report.model_copy(update=update)

@@ -13,14 +13,14 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 from torch import Tensor, nn
 
 from qtool.export.proof.float_model import dequantized
 from qtool.export.proof.gate import run
 from qtool.export.targets.target import Runtime
+from qtool.export.writing.saved import save
 from qtool.export.writing.trace import Call, traced
+from qtool.export.writing.weights import to_proto
 from qtool.reports.exports import Latency, Times, TimesOnAllThreads
 
 FLOAT_OPSET = 18  # of the float file, which is only timed
@@ -35,7 +35,7 @@ def export_float(model: nn.Module, example: Tensor, path: Path, batch: int | Non
         ExportError: If torch.onnx cannot express the model.
     """
     model = model.cpu().eval()
-    onnx.save(ir.to_proto(traced(model, Call(model, example, batch), FLOAT_OPSET)), str(path))
+    save(to_proto(traced(model, Call(model, example, batch), FLOAT_OPSET)), path)
 
 
 def latencies(

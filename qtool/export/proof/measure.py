@@ -14,6 +14,7 @@ from qtool.export.proof.control import controls_of, explained, finding
 from qtool.export.proof.verdict import with_codes, with_controls
 from qtool.export.proof.why_slow import Known, kernels_of, refuse_float_operators
 from qtool.export.targets.target import TARGETS, Runtime, Session
+from qtool.export.writing.saved import bytes_of
 from qtool.integer.converted import Converted, converted_state
 from qtool.integer.layers import IntegerLayer
 from qtool.numerics.grid import IntegerGrid, Kind
@@ -83,7 +84,7 @@ def export_report(
     return Export(
         bits_per_weight_on_disk=_bits_on_disk(described, state),
         quantized_weights=_quantized_weights(state),
-        file_bytes=path.stat().st_size,
+        file_bytes=bytes_of(path),
         runtime=RuntimeVersion(name=runtime.name, version=runtime.version),
         codes_compared=codes,
         **found.to_json(),
@@ -137,7 +138,7 @@ def unproven_report(
     return UnprovenExport(
         bits_per_weight_on_disk=_bits_on_disk(described, state),
         quantized_weights=_quantized_weights(state),
-        file_bytes=path.stat().st_size,
+        file_bytes=bytes_of(path),
         left_float=described.left_float,
         file=str(final_path),
         target=described.target,

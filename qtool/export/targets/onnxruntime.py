@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 
+EXTERNAL = "session.optimized_model_external_initializers"  # how the runtime calls tensors beside
+
+
 class OnnxSession:
     """A file, opened in ONNX Runtime."""
 
@@ -123,16 +126,22 @@ class OnnxRuntime:
         import onnx
         import onnxruntime as ort
 
+        from qtool.export.writing import saved
+
         with tempfile.TemporaryDirectory() as folder:
             given, made = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
             if isinstance(model, Path):
                 given = model
             else:
-                onnx.save(model, str(given))
+                saved.save(model, given)
             options = ort.SessionOptions()
             options.optimized_model_filepath = str(made)
             extended = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             options.graph_optimization_level = extended
+            if saved.may_grow_large(given):
+                name = f"{made.name}.data"
+                options.add_session_config_entry(f"{EXTERNAL}_file_name", name)
+                options.add_session_config_entry(f"{EXTERNAL}_min_size_in_bytes", "1024")
             try:
                 self._open(given, options)
             except InputError as error:

@@ -7,4 +7,5 @@ cannot. insert: new parts of a traced graph. float_weights: what keeps a runtime
 them. added: roundings before additions; arithmetic: files without QuantizeLinear. names: of inputs
 and outputs; node_names: of nodes. annotation: what is said of quantized tensors. ends: what stands
 before and behind a network; preparing: pictures into what it takes.
+saved: files, those of more than 2 GiB with their tensors beside them.
 """

@@ -45,6 +45,8 @@ def choose_forms(
     read = {name for node in kernels for name in node.input}
     integer = {name for name, (codes, _) in layers.items() if codes in read}
     others = [name for name in layers if name not in integer]
+    if not others:
+        return Forms(integer, set())
     trial = ir.from_proto(model)
     writer = WeightWriter(trial, target)
     for name in others:

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from torch import nn
 
-from qtool.errors import ExportError, MissingRuntimeError
+from qtool.errors import MissingRuntimeError
 from qtool.export.proof.unchanged import check_weights
 from qtool.export.targets.target import TARGETS, Runtime
 from qtool.export.writing.added import round_before_adding
@@ -25,6 +25,7 @@ from qtool.export.writing.on_codes import keep_codes
 from qtool.export.writing.qdq_joins import mark_joins, pools_of, put_joins
 from qtool.export.writing.qdq_modules import Ceil, QdqLayer, QdqReLU
 from qtool.export.writing.saturation import refuse_saturating, saturating_layers
+from qtool.export.writing.saved import save_checked
 from qtool.export.writing.trace import Call, traced
 from qtool.export.writing.weights import WeightWriter, to_proto
 from qtool.graph.copies import copy_of
@@ -243,8 +244,7 @@ def write_onnx(
     if (described.inputs, described.outputs) == (["images"], ["logits"]):
         del said["inputs"], said["outputs"]
     write_metadata(proto, {**writing.metadata, **said}, writing.usage)
-    _check(proto)
-    onnx.save(proto, str(path))
+    save_checked(proto, path)
     return described
 
 
@@ -257,19 +257,7 @@ def add_ends(path: Path, made: Path, writing: Writing) -> None:
     model = onnx.load(str(path))
     by_products = not TARGETS[writing.target]().resizes
     put_ends(model, writing.ends, writing.usage, by_products=by_products)
-    _check(model)
-    onnx.save(model, str(made))
-
-
-def _check(model: onnx.ModelProto) -> None:
-    """Raise ExportError where a graph is not what ONNX allows."""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        words = str(error).strip().splitlines()
-        raise ExportError(
-            f"the graph is no valid ONNX: {words[0] if words else error!r}"
-        ) from error
+    save_checked(model, made)
 
 
 def _annotations(writer: WeightWriter, state: Converted) -> list[Annotation]:
