@@ -22,6 +22,7 @@ from qtool.limits import NO_OUTPUT, NOT_EXPRESSED
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SUMMARY = "## Exception summary"  # what torch.onnx writes before the error itself
+_SIZE = re.compile(r"\bu\d+\b")  # torch's name for an integer that values decide; zuf0 is a float
 _CLASS = re.compile(r"^<class '(?:\w+\.)*(\w+)'>: ")
 
 
@@ -210,9 +211,9 @@ def first_line(reason: BaseException) -> str:
 
     Where torch.onnx first says what to do with its own code, that is what follows it.
     """
-    if isinstance(reason, GuardOnDataDependentSymNode):
-        return DATA_DEPENDENT
     said = _COLOUR.sub("", str(reason))
+    if isinstance(reason, GuardOnDataDependentSymNode) and _SIZE.search(said.partition("\n")[0]):
+        return DATA_DEPENDENT
     said = said.partition(_SUMMARY)[2] or said
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return _CLASS.sub(r"\1: ", lines[0]).rstrip(".;") if lines else repr(reason)
