@@ -16,10 +16,13 @@ from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, com
 from qtool.comparison.schedules import Scheduled, Window, schedule_trials
 from qtool.comparison.trials import TrainTrial, run_trials
 from qtool.conversion.to_integer import convert as to_integer
+from qtool.export.repair.repaired import repaired
 from qtool.export.writing.ends import Ends
 from qtool.export.writing.onnx_qdq import Ceil, Writing
+from qtool.files.whole import refuse_unless_writable, write_atomically
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
+from qtool.inspection.onnx import read_onnx
 from qtool.prediction.classifier import Classifier
 from qtool.prediction.integer_model import classifier_of
 from qtool.prediction.predict import predict_onnx, predicted
@@ -178,6 +181,14 @@ def compare_runs(sources: list[Path], *, output: Path | None = None) -> Comparis
 def inspect(source: Path) -> Inspection:
     """Recipe, run, integer model or ONNX file -> what it holds."""
     return inspect_source(source)
+
+
+def repair(source: Path, output: Path) -> Inspection:
+    """ONNX file that other tools rewrote -> annotated and packed again, proven -> what it holds."""
+    refuse_unless_writable(output, "--repair names an .onnx file")
+    made, done = repaired(read_onnx(source), source)
+    write_atomically(output, lambda path: path.write_bytes(made.SerializeToString()))
+    return inspect_source(output).model_copy(update={"repaired": str(output), "repairs": done})
 
 
 def inspect_estimators(*, output: Path | None = None) -> EstimatorTable:

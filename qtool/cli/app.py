@@ -236,6 +236,12 @@ def inspect(
         Path | None,
         typer.Option("--output", help="Only of estimators: draw a page NAME.html, or a folder."),
     ] = None,
+    repair: Annotated[
+        Path | None,
+        typer.Option(
+            "--repair", help="Of an ONNX file that tools rewrote: annotate and pack it again."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what a file or run holds: layers, bits, scales, bytes; lint ONNX files.
@@ -247,9 +253,13 @@ def inspect(
     of_estimators = str(source) == "estimators" and not source.exists()
     if output is not None and not of_estimators:
         raise typer.BadParameter("goes with qtool inspect estimators only", param_hint="--output")
+    if repair is not None and source.suffix != ".onnx":
+        raise typer.BadParameter("goes with ONNX files only", param_hint="--repair")
     from qtool import pipeline
 
-    if of_estimators:
+    if repair is not None:
+        present(pipeline.repair(source, repair), as_json=as_json)
+    elif of_estimators:
         present(pipeline.inspect_estimators(output=output), as_json=as_json)
     else:
         present(pipeline.inspect(source), as_json=as_json)

@@ -1,4 +1,4 @@
-"""What an ONNX file holds, and what is wrong with its annotations."""
+"""What an ONNX file holds, what is wrong with what it says of itself, and what stays float."""
 
 from pathlib import Path
 
@@ -6,10 +6,16 @@ import onnx
 
 from qtool.errors import InputError
 from qtool.export.proof.lint import lint
+from qtool.export.proof.why_slow import Known, kernels_of
+from qtool.export.targets.target import TARGETS, Runtime
 from qtool.export.writing import annotation
 from qtool.export.writing.saved import bytes_of, is_large
 from qtool.files.reading import intact
+from qtool.integer.layers import LayerSpec
+from qtool.reports.exports import FloatOperator
 from qtool.reports.inspections import InspectedLayer, Inspection
+
+READ_IN = "onnxruntime"  # the target whose runtime takes every ONNX file
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -30,8 +36,8 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 def inspect_onnx(path: Path) -> Inspection:
-    """Return what an ONNX file holds, and what is wrong with its annotations."""
-    model = read_onnx(path)
+    """Return what an ONNX file holds, what is wrong with what it says, and what stays float."""
+    model, runtime = read_onnx(path), TARGETS[READ_IN]().runtime
     said = annotation.read_metadata(model)
     datatypes = {a.tensor: a.datatype for a in annotation.read_annotations(model.graph)}
     with intact(path, "what qtool wrote into it is damaged"):
@@ -49,6 +55,10 @@ def inspect_onnx(path: Path) -> Inspection:
             )
             for layer in said.get("layers", [])
         ]
+        specs = [LayerSpec.model_validate(layer) for layer in said.get("layers", [])]
+        values = any(spec.output_site for spec in specs)
+        known = Known({s.name: s for s in specs}, said.get("left_float", {}), values=values)
+        problems, islands = lint(model, runtime), _islands(path, known, runtime)
     return Inspection(
         source=str(path),
         kind="ONNX model",
@@ -59,6 +69,16 @@ def inspect_onnx(path: Path) -> Inspection:
         annotations=len(datatypes),
         layers=layers,
         left_float=said.get("left_float", {}),
-        problems=lint(model),
+        problems=problems,
         **({"may_saturate": could} if (could := said.get("may_saturate")) else {}),
+        **({"float_islands": islands} if islands else {}),
     )
+
+
+def _islands(path: Path, known: Known, runtime: Runtime) -> list[FloatOperator]:
+    """Return what runs in float between quantized operators; none where the runtime has no say."""
+    try:
+        graph = runtime.optimized(path)
+    except InputError:  # operators of another domain, or an opset that is newer
+        return []
+    return kernels_of(path, graph, runtime, known).why_slow

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from qtool.reports.exports import FloatOperator
 from qtool.reports.result import Result
 from qtool.reports.results import Profile
 
@@ -114,6 +115,12 @@ class Inspection(Result):
     may_saturate: list[str] = Field(default_factory=list)
     """Layers that may on processors without VNNI: of a recipe or run by their widths, of an integer
     model by its codes, of an ONNX file those in integer kernels."""
+    float_islands: list[FloatOperator] = Field(default_factory=list)
+    """What an ONNX file computes in float between quantized operators, in ONNX Runtime."""
+    repaired: str = ""
+    """The file that a repair wrote."""
+    repairs: list[str] = Field(default_factory=list)
+    """What it did."""
 
 
 class Estimator(Result):

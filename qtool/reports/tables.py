@@ -223,8 +223,16 @@ def show_inspection(result: Inspection) -> None:
     of_codes = result.kind not in ("recipe", "run")
     if saturation := sentence_on(result.may_saturate, in_a_file=of_codes):
         say(saturation, on_stdout=True)
+    if result.float_islands:
+        names = [
+            f"{one.name} ({one.operator})" for one in result.float_islands if not one.by_design
+        ]
+        if names:
+            say(f"in float between quantized operators: {', '.join(names)}", on_stdout=True)
     for problem in result.problems:
         say(f"problem: {problem}", on_stdout=True)
+    for repair in result.repairs:
+        say(f"repaired: {repair}", on_stdout=True)
 
 
 def _label(key: str) -> str:

@@ -70,7 +70,7 @@ OPTIONS = {
         "--json",
     ],
     "compare runs": ["SOURCES", "--output", "--json"],
-    "inspect": ["SOURCE", "--output", "--json"],
+    "inspect": ["SOURCE", "--output", "--repair", "--json"],
 }
 # Not pydantic: Typer itself loads it when it reads arguments.
 HEAVY = {"numpy", "onnx", "onnxruntime", "torch", "torchvision", "yaml"}

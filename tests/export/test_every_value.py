@@ -14,7 +14,10 @@ import qtool
 from qtool.export.proof.gate import run
 from qtool.export.proof.lint import lint
 from qtool.export.proof.site_codes import compare_site_codes
+from qtool.export.repair.annotations import annotations_of
 from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.export.writing.annotation import read_annotations
+from qtool.export.writing.layer_metadata import read_layers
 from qtool.integer.converted import converted_state
 from qtool.reports.result import Json
 
@@ -160,7 +163,9 @@ def test_logits_are_the_models_for_any_batch(exported: Exported, count: int) -> 
 
 def test_the_annotations_name_every_quantized_value(exported: Exported) -> None:
     model = onnx.load(str(exported.path))
-    assert lint(model) == []
+    assert lint(model, RUNTIME) == []
+    told = annotations_of(model, read_layers(model), RUNTIME)  # by the graph and its codes
+    assert set(told) == set(read_annotations(model.graph))
     named = {entry.tensor_name for entry in model.graph.quantization_annotation}
     sites = {
         f"{site.site}.codes" for site in converted_state(exported.integer).sites if site.output

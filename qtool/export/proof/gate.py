@@ -56,7 +56,15 @@ def _filled(rows: Array, size: int) -> Array:
 
 def stored_codes(path: Path, names: list[str], runtime: Runtime) -> dict[str, Array]:
     """Return the weight codes that a file holds, as the runtime itself unpacks them."""
-    model = onnx.load(str(path))
+    return codes_in(onnx.load(str(path)), names, runtime)
+
+
+def codes_in(model: onnx.ModelProto, names: Sequence[str], runtime: Runtime) -> dict[str, Array]:
+    """Return tensors of a model that depend on no input, as the runtime computes them.
+
+    Raises:
+        InputError: If the runtime cannot load what makes them.
+    """
     graph = model.graph
     makers = {out: node for node in graph.node for out in node.output}
     needed: list[onnx.NodeProto] = []
@@ -79,7 +87,7 @@ def stored_codes(path: Path, names: list[str], runtime: Runtime) -> dict[str, Ar
     )
     wrapped = onnx.helper.make_model(small, opset_imports=model.opset_import)
     wrapped.ir_version = model.ir_version
-    found = runtime.open(wrapped.SerializeToString()).constants(names)
+    found = runtime.open(wrapped.SerializeToString()).constants(list(names))
     return dict(zip(names, found, strict=True))
 
 

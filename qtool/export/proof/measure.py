@@ -7,13 +7,12 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from qtool.errors import ExportError, InputError
+from qtool.errors import ExportError
 from qtool.export.proof import gate, latency
-from qtool.export.proof.agreement import compare_outputs
-from qtool.export.proof.control import controls_of, explained, finding
-from qtool.export.proof.verdict import with_codes, with_controls
+from qtool.export.proof.control import explained, finding
+from qtool.export.proof.verdict import judged
 from qtool.export.proof.why_slow import Known, kernels_of, refuse_float_operators
-from qtool.export.targets.target import TARGETS, Runtime, Session
+from qtool.export.targets.target import TARGETS
 from qtool.export.writing.saved import bytes_of
 from qtool.integer.converted import Converted, converted_state
 from qtool.integer.layers import IntegerLayer
@@ -68,11 +67,7 @@ def export_report(
     runtime, layers = TARGETS[described.target]().runtime, described.layers
     integer, batches = evidence.integer, evidence.batches
     codes = gate.check_codes(path, integer, {la.name: la.codes for la in layers}, runtime)
-    session = runtime.open(path)
-    compared = compare_outputs(session, integer, batches())
-    controls = controls_of(session, _plain(path, runtime), integer, batches(), compared)
-    compared = with_controls(compared, controls)
-    compared = with_codes(compared, path, integer, batches, runtime)
+    compared, controls = judged(path, integer, batches, runtime)
     found, control = compared.agreement, compared.outputs[compared.shown].control_difference
     if described.ceil == "shifted":
         share = gate.shifted_share(integer, batches())
@@ -113,14 +108,6 @@ def export_report(
         may_saturate=described.may_saturate,
         control_difference=control,
     )
-
-
-def _plain(path: Path, runtime: Runtime) -> Session | None:
-    """Return a file, opened without optimizations; None where the runtime then cannot load it."""
-    try:
-        return runtime.open(path, plainly=True)
-    except InputError:
-        return None
 
 
 def unproven_report(

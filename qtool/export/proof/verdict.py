@@ -11,16 +11,40 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from qtool.errors import ExportError
-from qtool.export.proof.agreement import Compared
-from qtool.export.proof.control import Controls
+from qtool.errors import InputError, QtoolError
+from qtool.export.proof.agreement import Compared, compare_outputs
+from qtool.export.proof.control import Controls, controls_of
 from qtool.export.proof.site_codes import compare_site_codes
-from qtool.export.targets.target import Runtime
+from qtool.export.targets.target import Runtime, Session
 from qtool.graph.inputs import Inputs
 
 IMAGES = 8  # that differ most, whose codes are compared
 FLOAT_TAIL = 1e-4  # of the largest output: what float32 makes of what follows equal codes
 Batches = Callable[[], Iterable[tuple[object, Tensor]]]
+
+
+def judged(
+    path: Path, integer: nn.Module, batches: Batches, runtime: Runtime
+) -> tuple[Compared, Controls | None]:
+    """Run a file and its integer model on the same inputs; say how far they agree, and why not.
+
+    Raises:
+        ExportError: If there is no image, an output has another shape, or the file does not run.
+        InputError: If the runtime cannot load the file.
+    """
+    session = runtime.open(path)
+    compared = compare_outputs(session, integer, batches())
+    controls = controls_of(session, _plain(path, runtime), integer, batches(), compared)
+    compared = with_controls(compared, controls)
+    return with_codes(compared, path, integer, batches, runtime), controls
+
+
+def _plain(path: Path, runtime: Runtime) -> Session | None:
+    """Return a file, opened without optimizations; None where the runtime then cannot load it."""
+    try:
+        return runtime.open(path, plainly=True)
+    except InputError:
+        return None
 
 
 def with_controls(compared: Compared, controls: Controls | None) -> Compared:
@@ -67,7 +91,7 @@ def with_codes(
     try:
         inputs = _furthest(compared, near[0], batches)
         found = compare_site_codes(path, integer, inputs, runtime)
-    except ExportError:  # no annotations, or none that this runtime can show
+    except QtoolError:  # no annotations, or none that this runtime can show
         return compared
     if any(one.differing for one in found.values()):
         return compared

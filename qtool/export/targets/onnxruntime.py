@@ -51,14 +51,29 @@ class OnnxSession:
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
     def run(self, given: Mapping[str, Array]) -> dict[str, Array]:
-        """Return every output by its name, for inputs by theirs."""
+        """Return every output by its name, for inputs by theirs.
+
+        Raises:
+            ExportError: If a kernel of the runtime refuses what the file gives it.
+        """
         names = [made.name for made in self._session.get_outputs()]
-        found = self._session.run(names, dict(given))
-        return {name: np.asarray(v) for name, v in zip(names, found, strict=True)}
+        found = self._run(names, dict(given))
+        return dict(zip(names, found, strict=True))
 
     def constants(self, names: list[str]) -> list[Array]:
-        """Return outputs of a file that takes no input."""
-        return [np.asarray(value) for value in self._session.run(names, {})]
+        """Return outputs of a file that takes no input.
+
+        Raises:
+            ExportError: If a kernel refuses them, or they are of a type that NumPy has not.
+        """
+        return self._run(names, {})
+
+    def _run(self, names: list[str], given: dict[str, Array]) -> list[Array]:
+        try:
+            return [np.asarray(value) for value in self._session.run(names, given)]
+        except Exception as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise ExportError(f"ONNX Runtime cannot run the file: {reason}") from error
 
 
 class OnnxRuntime:

@@ -5,19 +5,23 @@ adds the width for QONNX and FINN. Many tools drop the field in silence, so widt
 the recipe stand in `metadata_props` too.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 
+from qtool import __version__
 from qtool.images.usage import Usage
 
 SCALE = "SCALE_TENSOR"
 ZERO_POINT = "ZERO_POINT_TENSOR"
 DATATYPE = "finn_datatype"
 METADATA = "qtool"
+NAMED = {"BIPOLAR": (-1, 1), "TERNARY": (-1, 1), "BINARY": (0, 1)}
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,37 @@ def read_annotations(graph: onnx.GraphProto) -> list[Annotation]:
     return found
 
 
+def range_of_datatype(name: str) -> tuple[int, int] | None:
+    """Return the smallest and the largest integer of a `finn_datatype`; None for no integers."""
+    if name in NAMED:
+        return NAMED[name]
+    found = re.fullmatch(r"(U?)INT(\d+)", name)
+    if found is None:
+        return None
+    bits = int(found[2])
+    return (0, 2**bits - 1) if found[1] else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def made_of(metadata: Mapping[str, object]) -> dict[str, str]:
+    """Return what made a file: the version of qtool, and the SHA-256 of the recipe, if any.
+
+    The hash is of the recipe as JSON with sorted keys and no spaces.
+    """
+    found = {"version": __version__}
+    if "recipe" in metadata:
+        said = json.dumps(metadata["recipe"], sort_keys=True, separators=(",", ":"))
+        found["recipe_sha256"] = hashlib.sha256(said.encode()).hexdigest()
+    return found
+
+
 def write_metadata(
     model: onnx.ModelProto, data: Mapping[str, object], usage: Usage | None = None
 ) -> None:
     """Put qtool's description of the model, as JSON, into metadata_props, and how it is used."""
-    for key, value in {METADATA: json.dumps(data), **(usage or Usage()).metadata()}.items():
+    for key, value in {
+        METADATA: json.dumps(data, separators=(",", ":")),
+        **(usage or Usage()).metadata(),
+    }.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
 

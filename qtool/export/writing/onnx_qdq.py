@@ -15,11 +15,17 @@ from qtool.errors import MissingRuntimeError
 from qtool.export.proof.unchanged import check_weights
 from qtool.export.targets.target import TARGETS, Runtime
 from qtool.export.writing.added import round_before_adding
-from qtool.export.writing.annotation import Annotation, write_annotations, write_metadata
+from qtool.export.writing.annotation import (
+    Annotation,
+    made_of,
+    write_annotations,
+    write_metadata,
+)
 from qtool.export.writing.arithmetic import to_arithmetic, with_zero_points
 from qtool.export.writing.ends import Ends, put_ends
 from qtool.export.writing.float_weights import keep_float
 from qtool.export.writing.forms import choose_forms
+from qtool.export.writing.layer_metadata import LayerMetadata, metadata_of, write_layers
 from qtool.export.writing.node_names import name_nodes
 from qtool.export.writing.on_codes import keep_codes
 from qtool.export.writing.qdq_joins import mark_joins, pools_of, put_joins
@@ -27,7 +33,7 @@ from qtool.export.writing.qdq_modules import Ceil, QdqLayer, QdqReLU
 from qtool.export.writing.saturation import refuse_saturating, saturating_layers
 from qtool.export.writing.saved import save_checked
 from qtool.export.writing.trace import Call, traced
-from qtool.export.writing.weights import WeightWriter, to_proto
+from qtool.export.writing.weights import Stored, WeightWriter, to_proto
 from qtool.graph.copies import copy_of
 from qtool.graph.swap import replace_module
 from qtool.images.preprocess import Preprocess
@@ -237,13 +243,14 @@ def write_onnx(
     )
     said = {"notes": notes, "may_saturate": may_saturate, "unproven": why_unproven}
     described = described.model_copy(update={key: value for key, value in said.items() if value})
-    proto.producer_name = "qtool"
+    proto.producer_name, proto.producer_version = "qtool", made_of({})["version"]
     if writing.annotate:
         write_annotations(proto.graph, annotations)
     said = described.to_json()
     if (described.inputs, described.outputs) == (["images"], ["logits"]):
         del said["inputs"], said["outputs"]
-    write_metadata(proto, {**writing.metadata, **said}, writing.usage)
+    write_metadata(proto, {**writing.metadata, **said, **made_of(writing.metadata)}, writing.usage)
+    write_layers(proto, _layer_metadata(integer, annotations, stored))
     save_checked(proto, path)
     return described
 
@@ -258,6 +265,18 @@ def add_ends(path: Path, made: Path, writing: Writing) -> None:
     by_products = not TARGETS[writing.target]().resizes
     put_ends(model, writing.ends, writing.usage, by_products=by_products)
     save_checked(model, made)
+
+
+def _layer_metadata(
+    integer: nn.Module, annotations: list[Annotation], stored: Mapping[str, Stored]
+) -> dict[str, LayerMetadata]:
+    """Return what is said of each layer that has codes of its own in the file."""
+    notes = {note.tensor: note for note in annotations}
+    layers = {n: la for n, la in integer_layers(integer).items() if stored[n].codes in notes}
+    return {
+        name: metadata_of(layer, notes[stored[name].codes], stored[name].zero_point)
+        for name, layer in layers.items()
+    }
 
 
 def _annotations(writer: WeightWriter, state: Converted) -> list[Annotation]:

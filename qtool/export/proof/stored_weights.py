@@ -1,0 +1,138 @@
+"""Where the weight of each layer stands in a file, whatever tools have made of it.
+
+A weight is told by the SHA-256 of its codes, which metadata keep, and not by its name: as codes
+that the graph unpacks, as plain ones, as uint8 around 128, as float weights that are codes x scale,
+each perhaps transposed.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from qtool.errors import QtoolError
+from qtool.export.proof.gate import codes_in
+from qtool.export.targets.target import Array, Runtime
+from qtool.export.writing.layer_metadata import LayerMetadata, digest
+from qtool.export.writing.quantized_values import depending
+from qtool.numerics.saturation import MIDDLE
+
+READERS = ("DequantizeLinear", "Cast")
+KINDS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.FLOAT)
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """Where a layer's weight stands.
+
+    Attributes:
+        tensor: of codes, or of float weights.
+        form: `unpacked` by the graph; a constant of `integers`, or of `float` weights.
+        codes: int8 [shape of the layer].
+        nbytes: that a constant takes.
+        transposed: a matrix stands there by columns.
+    """
+
+    tensor: str
+    form: Literal["unpacked", "integers", "float"]
+    codes: Array
+    nbytes: int
+    transposed: bool
+
+
+def stored_weights(
+    model: onnx.ModelProto, layers: Mapping[str, LayerMetadata], runtime: Runtime
+) -> dict[str, StoredWeight]:
+    """Return where the weight of each layer stands; one that is nowhere is missing.
+
+    Args:
+        model: the file.
+        layers: what its metadata say of each.
+        runtime: unpacks codes.
+    """
+    graph = model.graph
+    by_size: dict[int, dict[str, LayerMetadata]] = {}
+    for name, layer in layers.items():
+        by_size.setdefault(int(np.prod(layer.shape)), {})[name] = layer
+    found: dict[str, StoredWeight] = {}
+    unpacked = _unpacked(model, layers, runtime)
+    for tensor, array in unpacked.items():
+        for name, weight in _matches(tensor, array, by_size.get(array.size, {})):
+            found.setdefault(name, weight)
+    for item in sorted(graph.initializer, key=lambda item: item.data_type == TensorProto.FLOAT):
+        left = {n: la for n, la in by_size.get(_size(item), {}).items() if n not in found}
+        if item.data_type in KINDS and left:
+            array = numpy_helper.to_array(item)
+            for name, weight in _matches(item.name, array, left, constant=True):
+                found.setdefault(name, weight)
+    return found
+
+
+def _size(item: onnx.TensorProto) -> int:
+    return int(np.prod(item.dims)) if item.dims else 1
+
+
+def _unpacked(
+    model: onnx.ModelProto, layers: Mapping[str, LayerMetadata], runtime: Runtime
+) -> dict[str, Array]:
+    """Return what the graph makes of constants where a weight may be read."""
+    graph = model.graph
+    depends = depending(graph)
+    made = {name for node in graph.node for name in node.output} - depends
+    names = {layer.tensors.get("codes", "") for layer in layers.values()}
+    read = {node.input[0] for node in graph.node if node.op_type in READERS and node.input}
+    wanted = sorted(made & (names | read))
+    try:
+        return codes_in(model, wanted, runtime) if wanted else {}
+    except QtoolError:  # operators that this runtime does not know
+        return {}
+
+
+def _matches(
+    tensor: str, array: Array, layers: Mapping[str, LayerMetadata], *, constant: bool = False
+) -> Iterator[tuple[str, StoredWeight]]:
+    """Yield the layers whose weight an array is."""
+    for name, layer in layers.items():
+        for transposed in (False, True):
+            laid_out = _laid_out(array, layer.shape, transposed=transposed)
+            codes = None if laid_out is None else _codes(laid_out, layer)
+            if codes is not None:
+                is_float = constant and array.dtype == np.float32
+                form = "float" if is_float else "integers" if constant else "unpacked"
+                yield name, StoredWeight(tensor, form, codes, array.nbytes, transposed)
+                break
+
+
+def _laid_out(array: Array, shape: list[int], *, transposed: bool) -> Array | None:
+    """Return an array in a weight's shape; None where it cannot have it."""
+    if list(array.shape) == shape and not transposed:
+        return array
+    if transposed and array.ndim == 2 and list(array.T.shape) == shape:
+        return array.T
+    return None
+
+
+def _codes(array: Array, layer: LayerMetadata) -> Array | None:
+    """Return the codes that an array stands for; None where they are not the layer's."""
+    for given in _readings(array, layer):
+        inside = np.isfinite(given).all() and (np.abs(given) <= 128).all()
+        codes = given.astype(np.int8) if inside else None
+        if codes is not None and digest(codes) == layer.sha256.codes:
+            return np.ascontiguousarray(codes)
+    return None
+
+
+def _readings(array: Array, layer: LayerMetadata) -> Iterator[Array]:
+    """Yield what an array may be as codes."""
+    if array.dtype == np.int8:
+        yield array
+    elif array.dtype == np.uint8:
+        yield array.astype(np.int16) - MIDDLE
+    elif array.dtype == np.float32:
+        yield np.rint(array)
+        scale = layer.scale.reshape(-1, *[1] * (array.ndim - 1) if layer.axis is not None else ())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            yield np.rint(np.where(scale == 0, 0, array / scale))
