@@ -145,7 +145,8 @@ def _watched(model: nn.Module, inputs: Inputs) -> tuple[list["_Values"], object]
 
         def look(module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, object]) -> None:
             member = str(kwargs.get("member", owner))
-            axis = -1 if linear or (side == "values" and args[0].ndim < 4) else 1
+            tokens = side == "values" and args[0].ndim < 4 and not _is_image(model, member)
+            axis = -1 if linear or tokens else 1
             values = seen.setdefault((module, member), _Values(member, side, axis))
             values.look(quantizer, _clipped(args[0], kwargs))
 
@@ -163,6 +164,14 @@ def _watched(model: nn.Module, inputs: Inputs) -> tuple[list["_Values"], object]
         for module, training in modes.items():
             module.training = training
     return [values for values in seen.values() if values.count], outputs
+
+
+def _is_image(model: nn.Module, site: str) -> bool:
+    """Tell whether convolutions read the values of a site, whose channels are then axis 1."""
+    placed = prepared_state(model).placement.sites.get(site)
+    layers = quant_layers(model)
+    readers = [layers.get(name) for name in (placed.readers if placed is not None else ())]
+    return any(isinstance(layer, nn.modules.conv._ConvNd) for layer in readers)
 
 
 def _clipped(x: Tensor, kwargs: Mapping[str, object]) -> Tensor:

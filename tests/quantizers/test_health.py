@@ -157,3 +157,16 @@ def test_of_few_levels_most_weights_lie_at_an_end_by_right(bits: int) -> None:
 def test_outputs_of_one_input_are_not_constant() -> None:
     model = prepared()
     assert qtool.health(model, IMAGES[:1]) == []
+
+
+def test_a_dead_channel_of_a_line_of_values_is_counted_among_its_channels() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 1), nn.Flatten())
+    nn.init.constant_(net[0].bias, 0.2)
+    with torch.no_grad():
+        net[0].weight[2], net[0].bias[2] = 0, -1
+    section = {"weights": {"bits": 4}, "activations": {"bits": 8, "place": "every_value"}}
+    x = torch.rand(32, 3, 9)
+    found = qtool.health(qtool.prepare(net, section, x), x)
+    said = [f.says for f in found if (f.layer, f.kind) == (":relu0", "dead_channels")]
+    assert said == ["1 of 8 channels of its values are 0 for every input"]
