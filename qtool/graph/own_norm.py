@@ -39,10 +39,10 @@ class OwnNorm(nn.Module):
         weight, bias = self._parameters["weight"], self._parameters["bias"]
         return F.batch_norm(x, mean, variance, weight, bias, training, momentum, self.eps)
 
-    def _save_to_state_dict(self, *args: object) -> None:
+    def _save_to_state_dict(self, *args: object, **kwargs: object) -> None:
         """Give nothing: the module that it stands in gives these tensors."""
 
-    def _load_from_state_dict(self, *args: object) -> None:
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         """Take nothing, likewise."""
 
 
