@@ -2,4 +2,5 @@
 
 target: what every target gives, and the table of them. onnxruntime: ONNX Runtime on the CPU;
 onnxruntime_static: its own quantization. openvino: OpenVINO on the CPU. portable: any reader.
+web: onnxruntime-web.
 """

@@ -68,7 +68,7 @@ def export_onnx(
             shapes and types matter. A tensor whose first dimension is the batch has it open.
         path: of the file to write.
         target: name in TARGETS.
-        batch: fixed batch size; None leaves it dynamic.
+        batch: fixed batch size; None leaves it dynamic, where the target says nothing else.
         annotate: write quantization_annotation.
         ceil: how inputs with rounding ceil are written: `exact`, or `shifted` by half a step, which
             is faster and differs at and next to whole steps.
@@ -110,7 +110,7 @@ class Writing:
 
     Attributes:
         target: name in TARGETS.
-        batch: fixed batch size; None leaves it dynamic.
+        batch: fixed batch size; None leaves it dynamic, where the target says nothing else.
         annotate: write quantization_annotation.
         ceil: how inputs with rounding ceil are written.
         metadata: goes into metadata_props beside the description.
@@ -180,7 +180,7 @@ def write_onnx(
     if target.saturation == "seven_bits":
         refuse_saturating(saturating, target.library.title)
     model = copy_of(integer).cpu().eval()
-    call = Call(model, example, writing.batch)
+    call = Call(model, example, writing.batch or target.batch)
     pools = pools_of(model, call.inputs)
     for name, layer in integer_layers(model).items():
         model = replace_module(model, name, QdqLayer(layer, writing.ceil))
