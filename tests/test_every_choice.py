@@ -36,8 +36,8 @@ def write(folder: Path, side: str, settings: dict[str, Any]) -> Path:
     }
     sides[side] |= settings
     plain = {
-        "data": {"name": "digits", "image_size": 28, "train_samples": 256, "batch_size": 64},
-        "training": {"epochs": 2, "optimizer": "adamw", "learning_rate": 1e-3},
+        "data": {"name": "digits", "image_size": 16, "train_samples": 128, "batch_size": 32},
+        "training": {"epochs": 1, "optimizer": "adamw", "learning_rate": 1e-3},
     }
     return write_recipe(folder, plain | {"quantization": sides})
 

@@ -197,7 +197,7 @@ def test_calibration_sets_the_ranges_at_relus_too() -> None:
 
 
 @pytest.mark.parametrize("rounding", ["half_to_even", "ceil"])
-@pytest.mark.parametrize("name", ["lenet5", "resnet20"])
+@pytest.mark.parametrize("name", ["lenet5", pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_it_converts_saves_exports_and_runs(tmp_path: Path, name: str, rounding: str) -> None:
     torch.manual_seed(0)
     size = 16
