@@ -1,4 +1,4 @@
-"""The stories qtool can tell: train, convert, export, predict, compare, inspect. Start here.
+"""The stories qtool tells: train, convert, export, predict, bench, compare, inspect. Start here.
 
 recipe -> loaders, float model -> prepare -> train -> checkpoint
 -> convert -> integer model -> export -> ONNX, proven in the runtime; compare: runs -> a verdict
@@ -6,8 +6,10 @@ recipe -> loaders, float model -> prepare -> train -> checkpoint
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Unpack
 
+from qtool.benchmark.bench import bench_files
 from qtool.comparison.equivalence import equivalence_report
 from qtool.comparison.equivalence_arms import equivalence_question, equivalence_trials
 from qtool.comparison.estimators import estimator_trials
@@ -26,15 +28,16 @@ from qtool.inspection.onnx import read_onnx
 from qtool.prediction.classifier import Classifier
 from qtool.prediction.integer_model import classifier_of
 from qtool.prediction.predict import predict_onnx, predicted
+from qtool.reports.benchmarks import Benchmark
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.exports import AllExports, Export, UnprovenExport
 from qtool.reports.inspections import EstimatorTable, Inspection
 from qtool.reports.predictions import Prediction
 from qtool.reports.results import Conversion, StraightThrough, Summary
 from qtool.runs.build import load_checked
-from qtool.runs.export import Exporter
+from qtool.runs.export import Exporter, onnx_of
 from qtool.runs.folder import CONVERT, RunFolder, report_beside
-from qtool.runs.machine import pick_device
+from qtool.runs.machine import pick_device, processor_name
 from qtool.runs.run import Run
 from qtool.runs.sources import Integer, quantized_from, up_to_date_integer
 from qtool.runs.train import train_run
@@ -127,6 +130,29 @@ def predict(
         return classifier_of(given.model, given.usage, str(model))
 
     return predicted(opened, images, top=top, csv_file=csv_file)
+
+
+def bench(
+    models: Sequence[Path],
+    *,
+    threads: Sequence[int] = (1,),
+    batches: Sequence[int] = (1,),
+    rounds: int = 30,
+    profile: bool = False,
+) -> Benchmark:
+    """ONNX files, runs, integer models -> times, beside float and the runtime's own int8."""
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        files = {str(model): onnx_of(model, folder, convert) for model in models}
+        return bench_files(
+            files,
+            folder,
+            threads=threads,
+            batches=batches,
+            rounds=rounds,
+            profile=profile,
+            processor=processor_name(),
+        )
 
 
 def compare_estimators(

@@ -18,6 +18,7 @@ from qtool.cli.options import (
     Device,
     To,
     batch_size,
+    counts_of,
     interruptible,
     present,
     present_prediction,
@@ -220,6 +221,39 @@ def predict(
 
         result = pipeline.predict(model, images, top=top, csv_file=csv_file)
     present_prediction(result, as_json=as_json)
+
+
+@app.command()
+@interruptible
+def bench(
+    models: Annotated[
+        list[Path], typer.Argument(help="ONNX files, run folders or integer models.")
+    ],
+    *,
+    threads: Annotated[
+        str, typer.Option("--threads", help="How many threads, such as 1,2, or all.")
+    ] = "1",
+    batch: Annotated[
+        str, typer.Option("--batch", help="How many images at once, such as 1,8.")
+    ] = "1",
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=2, help="How often each file is run, all in turn.")
+    ] = 30,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Time each operator of the runtime's graph, too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time files in ONNX Runtime, beside their network in float and the runtime's own int8.
+
+    Example: qtool bench digits.onnx --threads 1,2 --batch 1,8
+    """
+    counts = counts_of(threads, "--threads", word="all")
+    batches = counts_of(batch, "--batch")
+    from qtool import pipeline
+
+    result = pipeline.bench(models, threads=counts, batches=batches, rounds=rounds, profile=profile)
+    present(result, as_json=as_json)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from qtool.console import say, show, table, warn
+from qtool.reports.benchmarks import Benchmark, show_benchmark
 from qtool.reports.comparisons import Comparison, Difference, Equivalence
 from qtool.reports.export_table import show_all_exports, show_export, show_unproven, warnings_of
 from qtool.reports.exports import AllExports, Export, UnprovenExport
@@ -289,6 +290,7 @@ _FACES: dict[type[Result], Callable[..., None]] = {
     AllExports: show_all_exports,
     Comparison: show_comparison,
     Equivalence: show_equivalence,
+    Benchmark: show_benchmark,
     Inspection: show_inspection,
     EstimatorTable: show_estimators,
 }

@@ -23,6 +23,29 @@ Convert = Callable[..., object]
 """Takes a run or recipe and, by keyword, `output` and `no_saturation`; `qtool.pipeline.convert`."""
 
 
+def onnx_of(source: Path, folder: Path, convert: Convert) -> Path:
+    """Return an ONNX file itself, or one that a run or an integer model is written to.
+
+    It is not proven: that is for `Exporter`.
+
+    Args:
+        source: ONNX file, run folder or integer model.
+        folder: where the file goes; there is none of this name.
+        convert: makes the integer model of a run.
+
+    Raises:
+        InputError: If there is no such source.
+    """
+    if source.suffix == ".onnx":
+        if not source.is_file():
+            raise InputError(f"{source}: no such file; qtool export RUN --output {source} makes it")
+        return source
+    given = Integer.open(up_to_date_integer(source, convert))
+    path = folder / f"{len(list(folder.iterdir()))}.onnx"
+    write_onnx(given.model, given.data.first_images, path, Writing())
+    return path
+
+
 class Exporter:
     """A run or integer model, from which files are made."""
 

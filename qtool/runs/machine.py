@@ -35,10 +35,10 @@ def device_name(device: torch.device) -> str:
     """Return what people call the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor_name()}, {torch.get_num_threads()} threads"
+    return f"{processor_name()}, {torch.get_num_threads()} threads"
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
     """Return the processor's name; only Linux tells it in full."""
     facts = Path("/proc/cpuinfo")
     if facts.is_file():

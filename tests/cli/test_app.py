@@ -37,6 +37,7 @@ OPTIONS = {
         "--json",
     ],
     "predict": ["MODEL", "IMAGES", "--top", "--csv", "--json"],
+    "bench": ["MODELS", "--threads", "--batch", "--rounds", "--profile", "--json"],
     "compare": [],
     "compare estimators": [
         "RECIPE",

@@ -1,13 +1,12 @@
 """How long a file takes for one image, beside the float network and what the runtime makes of it.
 
-All files are run in turn in one process, so that what slows the machine slows them alike. On one
-thread, the processor time of that thread is taken, which other programs do not lengthen.
+All files are run in turn, see `qtool.export.proof.in_turn`.
 """
 
 import os
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from qtool.export.proof.float_model import dequantized
 from qtool.export.proof.gate import run
+from qtool.export.proof.in_turn import times_in_turn
 from qtool.export.targets.target import Runtime
 from qtool.export.writing.saved import save
 from qtool.export.writing.trace import Call, traced
@@ -25,7 +25,6 @@ from qtool.reports.exports import Latency, Times, TimesOnAllThreads
 
 FLOAT_OPSET = 18  # of the float file, which is only timed
 CALIBRATION_IMAGES = 16  # for the runtime's own quantization: its ranges matter little to its time
-UNCOUNTED = 3  # the first runs allocate
 
 
 def export_float(model: nn.Module, example: Tensor, path: Path, batch: int | None = None) -> None:
@@ -51,16 +50,9 @@ def latencies(
         threads: 1, where the thread's processor time counts; or 0 for as many as the runtime
             likes, where the time on the clock does.
     """
-    clock = time.thread_time if threads == 1 else time.perf_counter
     sessions = [runtime.open(path, threads=threads) for path in paths]
-    times: list[list[float]] = [[] for _ in paths]
-    for turn in range(rounds + UNCOUNTED):
-        for session, taken in zip(sessions, times, strict=True):
-            started = clock()
-            run(session, image)
-            if turn >= UNCOUNTED:
-                taken.append(1000 * (clock() - started))
-    return [median(taken) for taken in times]
+    runs = [partial(run, session, image) for session in sessions]
+    return [median(taken) for taken in times_in_turn(runs, rounds=rounds, threads=threads)]
 
 
 def latency_beside_float(

@@ -1,6 +1,9 @@
 """ONNX Runtime on the CPU: int8 kernels from packed weights."""
 
+import json
+import re
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +16,9 @@ from qtool.export.targets.target import TARGETS, Array, Library, Target
 if TYPE_CHECKING:
     import onnx
     import onnxruntime as ort
+
+ADDED = re.compile(r"_token_\d+$")  # the runtime numbers nodes that it joined
+KERNEL = "_kernel_time"  # what ends the name of an event that is a node's computation
 
 
 EXTERNAL = "session.optimized_model_external_initializers"  # how the runtime calls tensors beside
@@ -34,6 +40,11 @@ class OnnxSession:
         """The number of images that the file takes at once; None for any."""
         sizes = [given.shape[0] for given in self._session.get_inputs() if given.shape]
         return sizes[0] if sizes and isinstance(sizes[0], int) else None
+
+    @property
+    def shapes(self) -> dict[str, list[object]]:
+        """Sizes of the file's inputs, by their names; a word or None for one that is open."""
+        return {given.name: list(given.shape) for given in self._session.get_inputs()}
 
     @property
     def types(self) -> dict[str, str]:
@@ -59,6 +70,10 @@ class OnnxSession:
         names = [made.name for made in self._session.get_outputs()]
         found = self._run(names, dict(given))
         return dict(zip(names, found, strict=True))
+
+    def end_profiling(self) -> str:
+        """Return the file of what each node took, of a session that was opened to measure that."""
+        return self._session.end_profiling()
 
     def constants(self, names: list[str]) -> list[Array]:
         """Return outputs of a file that takes no input.
@@ -120,6 +135,36 @@ class OnnxRuntime:
         if plainly:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         return self._open(model, options)
+
+    def profile(
+        self, model: Path, given: Mapping[str, Array], rounds: int
+    ) -> list[tuple[str, str, float]]:
+        """Run a file on one thread; return what each node of the runtime's own graph takes.
+
+        Returns:
+            Operator, name of the node, and milliseconds for one run, on average.
+
+        Raises:
+            InputError: If the runtime cannot load it.
+        """
+        import onnxruntime as ort
+
+        with tempfile.TemporaryDirectory() as folder:
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = 1
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = self._open(model, options)
+            for _ in range(rounds):
+                session.run(given)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        taken: dict[tuple[str, str], float] = defaultdict(float)
+        for event in events:
+            if event["cat"] == "Node" and event["name"].endswith(KERNEL):
+                name = ADDED.sub("", event["name"].removesuffix(KERNEL))
+                key = (event["args"]["op_name"], name)
+                taken[key] += event["dur"] / 1000 / rounds
+        return [(operator, name, ms) for (operator, name), ms in taken.items()]
 
     def quantize(self, given: Path, made: Path, batches: Sequence[Array]) -> None:
         """Write a float file as `onnxruntime.quantization.quantize_static` has it.

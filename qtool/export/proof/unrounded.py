@@ -1,0 +1,143 @@
+"""An ONNX file with nothing rounded: the network in float that a quantized file is timed against.
+
+Read from the file alone, so that any file with QuantizeLinear and DequantizeLinear has one, whoever
+wrote it. Weights are what the runtime makes of them. A value that was rounded stays as it is, but
+where its bytes begin at 0 its negative part is cut off: there the network has a ReLU, which such
+files leave to QuantizeLinear. Bounds from above have no operator of their own.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from qtool.errors import ExportError
+from qtool.export.targets.target import Array, Runtime
+
+
+def write_unrounded(given: Path, made: Path, runtime: Runtime) -> Path:
+    """Write a file's network in float, and return where.
+
+    Raises:
+        ExportError: As `unrounded`.
+    """
+    onnx.save(unrounded(onnx.load(str(given)), runtime), str(made))
+    return made
+
+
+def unrounded(model: onnx.ModelProto, runtime: Runtime) -> onnx.ModelProto:
+    """Return a file's network in float.
+
+    Args:
+        model: with QuantizeLinear and DequantizeLinear.
+        runtime: that unpacks weights.
+
+    Raises:
+        ExportError: If nothing in it is quantized so, or integers are computed with otherwise.
+    """
+    graph = model.graph
+    constant = _constants(graph)
+    of_weights = [n for n in graph.node if _reads_constant(n, constant)]
+    values = _values(model, [node.output[0] for node in of_weights], runtime)
+    known = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    rounded = [n for n in graph.node if n.op_type == "QuantizeLinear" and not _in(n, constant)]
+    if not rounded:
+        raise ExportError(
+            "no value is quantized with QuantizeLinear, so that nothing is known of it in float"
+        )
+    dropped = {id(node) for node in of_weights}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if id(node) in dropped:
+            continue
+        if node.op_type == "QuantizeLinear" and not _in(node, constant):
+            nodes.append(_relu_or_identity(node, known))
+        elif node.op_type == "DequantizeLinear" or _clips_bytes(node, known):
+            nodes.append(_identity(node))
+        else:
+            nodes.append(node)
+    weights = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    del made.metadata_props[:], made.graph.node[:], made.graph.quantization_annotation[:]
+    del made.graph.value_info[:]
+    made.graph.initializer.extend(weights)
+    made.graph.node.extend(_needed(nodes, [output.name for output in graph.output]))
+    _drop_unused(made.graph)
+    return made
+
+
+def _constants(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of tensors that no input of the graph reaches."""
+    constant = {item.name for item in graph.initializer}
+    for node in graph.node:
+        if _in(node, constant):
+            constant.update(node.output)
+    return constant
+
+
+def _in(node: onnx.NodeProto, constant: set[str]) -> bool:
+    """Tell whether all that a node reads is constant; random numbers are not."""
+    return not node.op_type.startswith("Random") and all(
+        name in constant for name in node.input if name
+    )
+
+
+def _reads_constant(node: onnx.NodeProto, constant: set[str]) -> bool:
+    return node.op_type == "DequantizeLinear" and node.input[0] in constant
+
+
+def _values(model: onnx.ModelProto, names: list[str], runtime: Runtime) -> dict[str, Array]:
+    """Return what the runtime makes of constants, by their names."""
+    if not names:
+        return {}
+    nodes = _needed(list(model.graph.node), names)
+    read = {name for node in nodes for name in node.input}
+    outputs = [onnx.ValueInfoProto(name=name) for name in names]
+    constants = [item for item in model.graph.initializer if item.name in read]
+    part = helper.make_graph(nodes, "constants", [], outputs, constants)
+    alone = helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
+    return dict(zip(names, runtime.open(alone.SerializeToString()).constants(names), strict=True))
+
+
+def _needed(nodes: list[onnx.NodeProto], names: list[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that some tensors are made by, in their order."""
+    makers = {out: node for node in nodes for out in node.output}
+    needed: set[int] = set()
+    waiting = list(names)
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and id(node) not in needed:
+            needed.add(id(node))
+            waiting += node.input
+    return [node for node in nodes if id(node) in needed]
+
+
+def _relu_or_identity(node: onnx.NodeProto, known: dict[str, Array]) -> onnx.NodeProto:
+    """Return what QuantizeLinear does beside rounding: where bytes begin at 0, a ReLU."""
+    zero_point = known.get(node.input[2]) if len(node.input) > 2 else np.zeros((), np.uint8)
+    from_zero = zero_point is not None and zero_point.dtype == np.uint8 and not zero_point.any()
+    operator = "Relu" if from_zero else "Identity"
+    return helper.make_node(operator, [node.input[0]], [node.output[0]], name=node.name)
+
+
+def _identity(node: onnx.NodeProto) -> onnx.NodeProto:
+    return helper.make_node("Identity", [node.input[0]], [node.output[0]], name=node.name)
+
+
+def _clips_bytes(node: onnx.NodeProto, known: dict[str, Array]) -> bool:
+    """Tell whether a node is a Clip with bounds of whole numbers."""
+    if node.op_type != "Clip":
+        return False
+    bounds = [known[name] for name in node.input[1:] if name in known]
+    return bool(bounds) and all(bound.dtype in (np.uint8, np.int8) for bound in bounds)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Leave out initializers that no node reads."""
+    read = {name for node in graph.node for name in node.input}
+    read |= {output.name for output in graph.output}
+    kept = [item for item in graph.initializer if item.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
