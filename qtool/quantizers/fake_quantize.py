@@ -24,7 +24,7 @@ from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, above_floor
 from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
 from qtool.numerics.steps import to_float32
-from qtool.quantizers.rounding_function import RoundToGrid, by_numbers
+from qtool.quantizers.rounding_function import RoundToGrid, by_numbers, with_noise
 from qtool.quantizers.scale_gradient import Backward
 from qtool.quantizers.state import QuantizerState, decode, encode
 from qtool.settings.choices import blend_schedule
@@ -226,7 +226,7 @@ class FakeQuantize(Part):
         rounding = self.rounding if self.training else ROUNDINGS[self.deployed_rounding]
         how = self._backward(max(1, x.numel() // scale.numel()), top)
         if rounding is additive_noise:
-            return _with_noise(x, above_floor(scale.clone()), (low, high), grid.offset, how.factor)
+            return with_noise(x, above_floor(scale.clone()), (low, high), grid.offset, how.factor)
         if self.blend is not None:  # excludes a learned scale
             x_hat = RoundToGrid.apply(
                 x.detach(), scale, None, low, high, grid.offset, rounding, how
@@ -307,16 +307,3 @@ class FakeQuantize(Part):
         """Show the grid and the choices in `print(model)`."""
         grid = self.grid.kind if self.grid else "auto"
         return f"{self.bits} bits, {grid}, {self.settings.range}, {self.gradient}"
-
-
-def _with_noise(
-    x: Tensor, scale: Tensor, bounds: tuple[Bound, Bound], offset: float, factor: float
-) -> Tensor:
-    """Return x with noise in place of rounding, saturated, in a form that torch differentiates.
-
-    Only the gradient of the scale is not exact but LSQ's, smaller by `factor`.
-    """
-    scale = scale * factor + (scale * (1 - factor)).detach()
-    u = additive_noise(x.float() / scale + offset)
-    low, high = cast(tuple[float, float], bounds)
-    return ((u.clamp(low, high) - offset) * scale).to(x.dtype)

@@ -197,3 +197,16 @@ def _at_once(
             grad, inner = (torch.where(beyond, 0.0, g) for g in (grad, inner))
         sums.add(grad, inner, x, x_hat)
     return grad_x
+
+
+def with_noise(
+    x: Tensor, scale: Tensor, bounds: tuple[Bound, Bound], offset: float, factor: float
+) -> Tensor:
+    """Return x with noise in place of rounding, saturated, in a form that torch differentiates.
+
+    Only the gradient of the scale is not exact but LSQ's, smaller by `factor`.
+    """
+    scale = scale * factor + (scale * (1 - factor)).detach()
+    u = additive_noise(x.float() / scale + offset)
+    low, high = cast(tuple[float, float], bounds)
+    return ((u.clamp(low, high) - offset) * scale).to(x.dtype)
