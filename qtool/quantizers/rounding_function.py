@@ -13,7 +13,7 @@ fit the cache, with the estimator's fast form where it has one. Where a compiler
 model, or on other devices, it is plain tensor arithmetic: nothing waits for a number.
 """
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from qtool.numerics.estimators import Bound, straight_through
 from qtool.numerics.fast_estimators import fast_form
 from qtool.numerics.grid import round_to_steps
 from qtool.numerics.ranges import above_floor
-from qtool.numerics.roundings import Rounding, ceil, half_to_even
+from qtool.numerics.roundings import Rounding, additive_noise, ceil, half_to_even
 from qtool.numerics.steps import widen
 from qtool.quantizers import kernels
 from qtool.quantizers.cpu_backward import by_parts
