@@ -96,16 +96,13 @@ def inputs_of(
     found: dict[str, Array] = {}
     for name, shape in session.shapes.items():
         kind = session.types[name]
-        sizes = [batch if not axis else n for axis, n in enumerate(shape)]
-        pictures = kind == "tensor(uint8)" and len(sizes) == 4
-        if pictures:  # of any size, channels last
-            sizes[1:3] = [
-                sizes[1 + i] if isinstance(sizes[1 + i], int) else size[i] for i in (0, 1)
-            ]
-        if not all(isinstance(n, int) for n in sizes):
-            open_ = [n for n in sizes if not isinstance(n, int)]
-            raise InputError(f"{path}: input {name} has open sizes {open_}, which nothing tells")
-        found[name] = _noise(rng, [int(n) for n in sizes], kind, f"{path}: input {name}")
+        pictures = kind == "tensor(uint8)" and len(shape) == 4  # of any size, channels last
+        known = {0: batch, **({1: size[0], 2: size[1]} if pictures else {})}
+        sizes = [n if isinstance(n, int) else known.get(axis) for axis, n in enumerate(shape)]
+        told = [n for n in sizes if n is not None]
+        if len(told) < len(sizes):
+            raise InputError(f"{path}: input {name} has the sizes {shape}, and nothing tells all")
+        found[name] = _noise(rng, told, kind, f"{path}: input {name}")
     return found
 
 
