@@ -133,6 +133,8 @@ def _readings(array: Array, layer: LayerMetadata) -> Iterator[Array]:
         yield array.astype(np.int16) - MIDDLE
     elif array.dtype == np.float32:
         yield np.rint(array)
-        scale = layer.scale.reshape(-1, *[1] * (array.ndim - 1) if layer.axis is not None else ())
+        scale = layer.scale
+        if layer.axis is not None:
+            scale = scale.reshape([-1 if n == layer.axis else 1 for n in range(array.ndim)])
         with np.errstate(divide="ignore", invalid="ignore"):
             yield np.rint(np.where(scale == 0, 0, array / scale))

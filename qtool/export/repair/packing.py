@@ -100,7 +100,7 @@ def _dequantize(
         _constant(graph, layer.tensors["scale"], layer.scale),
         _constant(graph, layer.tensors["zero_point"], np.zeros(layer.scale.shape, np.int8)),
     ]
-    node = ir.node("DequantizeLinear", inputs, attributes={"axis": 0}, name=called)
+    node = ir.node("DequantizeLinear", inputs, attributes={"axis": layer.axis or 0}, name=called)
     node.metadata_props.update({LAYER: name, ROLE: "weight"})
     real, new = node.outputs[0], [node]
     real.name = f"{part_of(name, 'codes')}.real"

@@ -48,7 +48,7 @@ class LayerMetadata(Result):
     axis: int | None
     """That has a scale for each of its channels; null where there is one scale for all."""
     shape: list[int]
-    """Of the codes."""
+    """Of the codes, as the file has them."""
     scales: str
     """Base64 of float32, little endian: a real weight is code x scale."""
     sha256: Hashes
@@ -96,11 +96,11 @@ def metadata_of(layer: IntegerLayer, note: Annotation, zero_point: int) -> Layer
     return LayerMetadata(
         bits=spec.weight.bits,
         grid=spec.weight.kind,
-        axis=0 if scale.ndim else None,
-        shape=list(layer.codes.shape),
+        axis=(layer.layout.axis or 0) if scale.ndim else None,
+        shape=list(layer.codes_of_file.shape),
         scales=base64.b64encode(scale.astype("<f4").tobytes()).decode(),
         sha256=Hashes(
-            codes=digest(layer.codes.cpu().numpy().astype(np.int8)),
+            codes=digest(layer.codes_of_file.cpu().numpy().astype(np.int8)),
             scale=digest(scale),
             zero_point=digest(zeros),
             bias=bias,
