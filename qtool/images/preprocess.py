@@ -100,7 +100,7 @@ class Preprocess(BaseModel):
 
     def scaled(self, values: tuple[float, ...]) -> Prepared:
         """Return mean or std in grey levels, [channels]."""
-        return np.float32(self.scale) * np.asarray(values, np.float32)
+        return (np.float32(self.scale) * np.asarray(values, np.float32)).astype(np.float32)
 
     def prepared(self, picture: Image.Image) -> Prepared:
         """Return a decoded picture as what a network takes, [channels, H, W]."""

@@ -140,6 +140,10 @@ class EndsReport(Result):
     """Of those values, half a level or more away."""
     disagreement: str
     """Why the file disagrees with its network alone, "" where it agrees."""
+    same_images: int | None
+    """How many it prepares to the very levels that qtool does."""
+    same_agreement: float | None
+    """Of those, top-1 agreement with the integer model."""
 
 
 class Export(Agreement, Storage):

@@ -189,6 +189,7 @@ def test_a_file_that_ships_says_of_photographs_what_the_run_says(
     ends: Any = told.ends
     assert (ends.images, ends.top1_agreement, ends.disagreement) == (18, 1.0, "")
     assert ends.max_grey_difference < 1.001
+    assert (ends.same_images > 0, ends.same_agreement) == (True, 1.0)
     assert ends.max_abs_difference < 0.05
     assert ends.accuracy_runtime == told.accuracy_runtime
     assert told.file_bytes == path.stat().st_size

@@ -26,6 +26,7 @@ from qtool.reports.exports import EndsReport
 
 MOST_LEVELS = 2.01  # of 255: torch and Pillow differ by as much on noise, each rounding twice
 SAME = 1e-5  # shares, of 1
+HALF = 0.5  # a level; less is no other level
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class _Found:
     alone: list[Tensor] = field(default_factory=list)
     integer: list[Tensor] = field(default_factory=list)
     labels: list[Tensor] = field(default_factory=list)
+    same: list[bool] = field(default_factory=list)  # the file makes of it what qtool makes of it
 
 
 @torch.no_grad()
@@ -77,7 +79,7 @@ def ends_report(alone: Path, path: Path, ends: Ends, shown: Shown, runtime: Runt
         given = [images]
         if levels is not None:
             some = list(islice(pictures, len(images)))
-            levels.compare(some, images)
+            found.same.extend(levels.compare(some, images))
             given = [torch.from_numpy(one)[None] for one in some]
         made = [run_named(whole, {IMAGES: one}) for one in given]
         logits = torch.cat([outputs[LOGITS] for outputs in made])
@@ -96,6 +98,8 @@ def _report(ends: Ends, levels: "_Levels | None", apart: float, found: _Found) -
         torch.cat(part) for part in (found.whole, found.alone, found.integer, found.labels)
     )
     figures = agreement(alone, whole)
+    hits = whole.argmax(1) == integer.argmax(1)
+    same = torch.tensor(found.same, dtype=torch.bool)
     wrong = [judge(figures, whole)]
     if levels is not None and levels.largest > MOST_LEVELS:
         wrong.insert(
@@ -109,12 +113,14 @@ def _report(ends: Ends, levels: "_Levels | None", apart: float, found: _Found) -
         preprocess=ends.preprocess,
         softmax=ends.softmax,
         images=len(labels),
-        top1_agreement=float((whole.argmax(1) == integer.argmax(1)).double().mean()),
+        top1_agreement=float(hits.double().mean()),
         accuracy_runtime=accuracy_of(whole, labels),
         max_abs_difference=figures["max_abs_difference"],
         max_grey_difference=None if levels is None else levels.largest,
         grey_difference_share=None if levels is None else levels.share,
         disagreement="; ".join(filter(None, wrong)),
+        same_images=None if levels is None else int(same.sum()),
+        same_agreement=float(hits[same].double().mean()) if bool(same.any()) else None,
     )
 
 
@@ -134,8 +140,8 @@ class _Levels:
         """Of values, half a level or more away."""
         return self._off / max(1, self._values)
 
-    def compare(self, pictures: list[Array], prepared: Tensor) -> None:
-        """Compare some pictures with what qtool makes of them, [B, C, H, W]."""
+    def compare(self, pictures: list[Array], prepared: Tensor) -> Iterator[bool]:
+        """Tell of each picture whether it becomes what qtool makes of it, one of [B, C, H, W]."""
         for picture, expected in zip(pictures, prepared.cpu(), strict=True):
             made = run(self._session, torch.from_numpy(picture)[None])[0]
             if made.shape != expected.shape:
@@ -143,5 +149,6 @@ class _Levels:
                 raise ExportError(f"a picture {list(np.shape(picture))} is prepared as {sizes}")
             off = (made - expected).abs() * self._level
             self.largest = max(self.largest, float(off.max()))
-            self._off += int((off >= 0.5).sum())
+            self._off += int((off >= HALF).sum())
             self._values += off.numel()
+            yield float(off.max()) < HALF

@@ -124,7 +124,8 @@ class PreparingNodes:
     def _add(self, operator: str, inputs: list[str], output: str, **attributes: object) -> str:
         """Append a node; return the name of its output."""
         name = output if output == PREPARED else PREFIX + output
-        node = helper.make_node(operator, inputs, [name], name=PREFIX + output, **attributes)
+        node = helper.make_node(operator, inputs, [name], name=PREFIX + output)
+        node.attribute.extend(helper.make_attribute(key, v) for key, v in attributes.items())
         self.nodes.append(node)
         return name
 
