@@ -198,8 +198,14 @@ def make_quant_layer(
 def hold_weight(layer: QuantLayer, weight: Tensor) -> None:
     """Give a layer a weight of its own, which nothing computes and no one trains any more."""
     if isinstance(layer, ComputesWeight):
-        layer.__class__ = QUANT_TYPES[cast(type[nn.Module], plain_type(layer))]
+        _compute_no_more(layer)
     layer.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def _compute_no_more(layer: nn.Module) -> None:
+    plain = plain_type(layer)
+    assert plain is not None
+    layer.__class__ = QUANT_TYPES[plain]
 
 
 def release_quant_layer(layer: nn.Module) -> None:
