@@ -47,7 +47,7 @@ def converted(dimensions: int, groups: int, place: str) -> tuple[nn.Module, Tens
 @pytest.mark.parametrize(
     ("dimensions", "groups", "place"),
     [
-        (1, 1, "every_value"),
+        pytest.param(1, 1, "every_value", marks=pytest.mark.slow),
         pytest.param(1, 2, "layer_inputs", marks=pytest.mark.slow),
         (2, 2, "every_value"),
         pytest.param(2, 1, "every_value", marks=pytest.mark.slow),

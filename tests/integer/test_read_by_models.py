@@ -33,7 +33,9 @@ class Curious(nn.Module):
         return self.head(x.to(dtype=self.head.weight.dtype)) + self.head.in_features - 4
 
 
-@pytest.mark.parametrize("place", ["layer_inputs", "every_value"])
+@pytest.mark.parametrize(
+    "place", ["every_value", pytest.param("layer_inputs", marks=pytest.mark.slow)]
+)
 def test_a_model_may_ask_its_layers_what_they_are(place: str, tmp_path: Path) -> None:
     section = {"weights": {"bits": 4}, "activations": {"bits": 8, "place": place}}
     model = qtool.prepare(Curious(), section, IMAGES).eval()

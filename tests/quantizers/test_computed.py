@@ -84,7 +84,9 @@ def test_what_a_layer_computes_is_rounded_and_its_parts_train() -> None:
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("place", ["layer_inputs", "every_value"])
+@pytest.mark.parametrize(
+    "place", ["every_value", pytest.param("layer_inputs", marks=pytest.mark.slow)]
+)
 def test_a_trained_network_becomes_integers_and_a_file(place: str, tmp_path: Path) -> None:
     activations = {"bits": 8, "place": place}
     model = qtool.prepare(net(), SECTION | {"activations": activations}, IMAGES)
