@@ -92,11 +92,8 @@ class Preprocess(BaseModel):
 
     def normalized(self, pixels: Pixels) -> Prepared:
         """Return pixels [..., H, W, C] as what a network takes, [..., channels, H, W]."""
-        mean, std = (
-            np.float32(self.scale) * np.asarray(v, np.float32) for v in (self.mean, self.std)
-        )
-        last = (pixels.astype(np.float32) - mean) / std
-        return np.ascontiguousarray(np.moveaxis(last, -1, -3))
+        last = (pixels.astype(np.float32) - self.scaled(self.mean)) / self.scaled(self.std)
+        return np.ascontiguousarray(np.moveaxis(last, -1, -3), dtype=np.float32)
 
     def scaled(self, values: tuple[float, ...]) -> Prepared:
         """Return mean or std in grey levels, [channels]."""
