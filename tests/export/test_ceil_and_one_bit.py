@@ -193,19 +193,27 @@ def test_a_shifted_ceil_is_an_addition_before_the_usual_pair(
     assert float((found - expected).abs().median()) <= 1e-4 * float(expected.abs().max())
 
 
-def test_plus_and_minus_one_are_a_shift_a_clip_and_two_codes_apart(
+def test_plus_and_minus_one_are_what_a_tiny_scale_saturates_to(
     export: Callable[..., Exported],
 ) -> None:
     integer, model, _ = export("convolutions", "{-1, +1}")
     half = float(first(integer).input_scale)
     assert chain_to_layer(model) == [
-        ("Add", [half]),
-        ("QuantizeLinear", [2 * half, 0.0]),
-        ("Clip", [0.0, 1.0]),
-        ("Mul", [2.0]),
-        ("Add", [127.0]),
-        ("DequantizeLinear", [half, 128.0]),
+        ("QuantizeLinear", [float(np.float32(2 * half) * np.float32(1e-6)), 127.0]),
+        ("Clip", [127.0, 129.0]),
+        ("DequantizeLinear", []),  # once for each channel, as the layer has a float bias
     ]
+    known = constants(model)
+    spread = [float(known[n.input[0]]) for n in model.graph.node if n.op_type == "Expand"]
+    assert spread == [half, 128.0]
+
+
+def test_a_layer_whose_input_is_plus_and_minus_one_runs_in_integers(
+    export: Callable[..., Exported],
+) -> None:
+    path = export("linear", "{-1, +1}")[2]
+    operators = [node.op_type for node in OnnxRuntime().optimized(path).node]
+    assert sum(map(operators.count, OnnxRuntime.integer_kernels)) == 1  # the first feeds a sign
 
 
 def test_zero_and_one_are_the_usual_pair_with_a_clip(export: Callable[..., Exported]) -> None:
@@ -228,7 +236,10 @@ def test_zeros_and_whole_steps_get_the_same_codes_in_the_runtime(
     example = torch.linspace(0 if activations is CEIL else -1, 1, 40).reshape(-1, 1)
     integer = qtool.convert(qtool.prepare(layer.eval(), section, example).eval())
     step = first(integer).input_scale * (2 if activations is BIPOLAR else 1)
-    x = torch.cat([torch.arange(-3.0, 18.0), torch.tensor([-0.0, 0.5, 1e-3, -1e-3])]) * step
+    x = (
+        torch.cat([torch.arange(-3.0, 18.0), torch.tensor([-0.0, 0.5, 1e-3, -1e-3, 1e-5, 1e30])])
+        * step
+    )
     export_onnx(integer, example, tmp_path / "m.onnx")
     found = gate.run(OnnxRuntime().open(tmp_path / "m.onnx"), x.reshape(-1, 1))
     torch.testing.assert_close(found, integer(x.reshape(-1, 1)), rtol=1e-6, atol=0)

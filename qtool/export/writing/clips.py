@@ -34,7 +34,9 @@ def saturate_instead(graph: ir.Graph) -> None:
         if quantize is None or source is None:
             continue
         pairs = [node for node in clip.outputs[0].consumers() if dequantizer(node.outputs[0])]
-        if len(pairs) < len(clip.outputs[0].consumers()) or not all(map(_sums_fit, pairs)):
+        as_given = all(same_pair(quantize, pair) for pair in pairs)  # not the sign of {-1, +1}
+        all_fit = len(pairs) == len(clip.outputs[0].consumers()) and all(map(_sums_fit, pairs))
+        if not as_given or not all_fit:
             continue
         shift = _shift(source, quantize, clip)
         if shift is None:

@@ -97,10 +97,10 @@ def _dequantize_by_channel(graph: ir.Graph, node: ir.Node, chain: Sequence[ir.No
     name = f"{node.outputs[0].name}.{source.outputs[0].name}"
     zeros = np.zeros((), np.uint8) if zero is None else _constant(zero)
     if sizes and sizes[axis] > 1:
-        parts = {"scales": _constant(scale), "zero_points": zeros}
+        parts = {"scales": (scale, _constant(scale)), "zero_points": (zero, zeros)}
         columns = [
-            insert_constant(graph, f"{name}.{label}", np.full(sizes[axis], array, array.dtype))
-            for label, array in parts.items()
+            _by_channel(f"{name}.{label}", given, number, sizes[axis], node)
+            for label, (given, number) in parts.items()
         ]
         value = insert_node("DequantizeLinear", [codes, *columns], name, node, axis=axis)
     else:  # no axis has two known channels: DequantizeLinear, step by step
@@ -122,6 +122,22 @@ def _dequantize_by_channel(graph: ir.Graph, node: ir.Node, chain: Sequence[ir.No
         graph.insert_before(node, copy)
         value = copy.outputs[0]
     node.replace_input_with(0, value)
+
+
+def _by_channel(
+    name: str, given: ir.Value | None, number: Array, size: int, before: ir.Node
+) -> ir.Value:
+    """Return a number once for each channel, [size].
+
+    One that no QuantizeLinear reads stays in the graph, where annotations name it.
+    """
+    graph = before.graph
+    assert graph is not None
+    quantizes = given is not None and any(n.op_type == "QuantizeLinear" for n in given.consumers())
+    if given is None or quantizes:
+        return insert_constant(graph, name, np.full(size, number, number.dtype))
+    sizes = insert_constant(graph, f"{name}.size", np.array([size], np.int64))
+    return insert_node("Expand", [given, sizes], name, before)
 
 
 def _constant(value: ir.Value | None) -> Array:

@@ -18,6 +18,7 @@ from qtool.numerics.roundings import ROUNDINGS
 from qtool.numerics.weight_rows import WeightRows
 
 Ceil = Literal["exact", "shifted"]
+TINY = 1e-6  # steps: what float sums that should be zero come to, and hardly any other value
 SHIFT = 128  # a signed grid travels as uint8 around this zero point: the kernels want uint8
 
 
@@ -49,8 +50,9 @@ class QdqValues(nn.Module):
     """What turns real values into codes, and DequantizeLinear.
 
     ceil: Div, Ceil, a float Clip, and QuantizeLinear with scale 1; or half a step added before an
-    ordinary QuantizeLinear, which differs at and next to whole steps. {-1, +1}: half a step added,
-    QuantizeLinear, Clip to {0, 1}, and 2q - 1 around the zero point.
+    ordinary QuantizeLinear, which differs at and next to whole steps. {-1, +1}: QuantizeLinear with
+    a scale so small that all values saturate but zero, which becomes its zero point, 127; Clip to
+    127 and 129; DequantizeLinear around 128, which what lies between .5 and 1.5 of it becomes.
     """
 
     scale: Tensor
@@ -60,9 +62,8 @@ class QdqValues(nn.Module):
     high: Tensor
     half_step: Tensor
     one: Tensor
-    none: Tensor
-    two: Tensor
     below: Tensor
+    tiny_step: Tensor
 
     def __init__(
         self,
@@ -88,20 +89,21 @@ class QdqValues(nn.Module):
         grid, rounds_up = values.grid, values.rounding is ROUNDINGS["ceil"]
         self.owner, self.bipolar = owner, grid.kind == "mid_rise"
         self.ceils = rounds_up and ceil == "exact"
-        self.shifts = self.bipolar or rounds_up
+        self.shifts = rounds_up and not self.bipolar
         shift = SHIFT if grid.signed else 0
         zero = int(values.zero_point) + shift
         low = grid.qmin if bottom is None else max(grid.qmin, bottom)
         high = grid.qmax if top is None else min(grid.qmax, top)
-        self.limits = (0, 1) if self.bipolar else (low + shift, high + shift)
+        self.limits = (SHIFT - 1, SHIFT + 1) if self.bipolar else (low + shift, high + shift)
         self.clips = clips and self.limits != (0, 255)
         self.steps = (self.limits[0] - zero, self.limits[1] - zero)
         self.register_buffer("scale", values.scale.clone())
         self.register_buffer("step", values.step)
+        self.register_buffer("tiny_step", values.step * TINY)
         for name, value in (("one", 1.0), ("half_step", float(self.step) / 2)):
             self.register_buffer(name, torch.tensor(value))
         integers = {"zero_point": zero, "low": self.limits[0], "high": self.limits[1]}
-        integers |= {"none": 0, "two": 2, "below": SHIFT - 1}
+        integers |= {"below": SHIFT - 1}
         for name, value in integers.items():
             self.register_buffer(name, torch.tensor(value, dtype=torch.uint8))
 
@@ -113,13 +115,12 @@ class QdqValues(nn.Module):
         else:
             if self.shifts:
                 x = x + self.half_step
-            pair = [self.step, self.none if self.bipolar else self.zero_point]
+            pair = [self.step, self.zero_point]
+            if self.bipolar:
+                pair = [self.tiny_step, self.below]
             q = self._emit("QuantizeLinear", "input", [x, *pair])
             if self.clips:
                 q = self._emit("Clip", "clip", [q, self.low, self.high])
-        if self.bipolar:
-            q = self._emit("Mul", "double", [q, self.two])
-            q = self._emit("Add", "sign", [q, self.below])
         inputs = [q, self.scale, self.zero_point]
         return emit(self.owner, "DequantizeLinear", "real_input", inputs, torch.float32)
 

@@ -122,8 +122,10 @@ class QuantizedValues:
         )
 
     def array(self, name: str) -> Array:
-        """Return a constant; an empty array where there is none of that name."""
-        item = self._constants.get(name)
+        """Return a constant, or what Expand repeats; an empty array where there is none."""
+        item, maker = self._constants.get(name), self._makers.get(name)
+        if maker is not None and maker.op_type == "Expand":
+            return self.array(maker.input[0])
         return np.zeros(0) if item is None else numpy_helper.to_array(item)
 
     def number(self, name: str) -> float | None:
