@@ -49,6 +49,7 @@ OTHER_ERRORS = {
     "export/proof/gate.py": "what the check of a file found",
     "export/proof/measure.py": "what the check of a file found",
     "export/writing/packing.py": "a mistake of our own",
+    "export/writing/native.py": "codes that a type of the target does not hold",
     "export/targets/onnxruntime.py": "a file that is not one",
     "export/targets/target.py": "a runtime that is not there",
     "export/targets/openvino.py": "a file that is not one, or that another runtime is for",

@@ -64,7 +64,8 @@ def check_weights(
         name: codes
         for name, layer in layers.items()
         for codes in [layer.codes.cpu().numpy()]
-        if part_of(name, "codes") in names or _stands(codes, stored, layer.layout)
+        if {part_of(name, "codes"), part_of(name, "codes_of_file")} & names
+        or _stands(codes, stored, layer.layout)
     }
     there = _by_size(constants)
     lost = [name for name, w in written.items() if not _stands(w, there, layers[name].layout)]

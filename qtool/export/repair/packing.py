@@ -11,6 +11,7 @@ from qtool.export.proof.stored_weights import StoredWeight
 from qtool.export.targets.target import Array, Target
 from qtool.export.writing.insert import insert_constant
 from qtool.export.writing.layer_metadata import LayerMetadata, zero_points
+from qtool.export.writing.packing import choose_layouts
 from qtool.export.writing.weights import LAYER, ROLE, WeightWriter, part_of, to_proto
 from qtool.integer.layers import LayerSpec
 
@@ -39,8 +40,11 @@ def pack_again(
     given = {n: _dequantize(made.graph, n, w, layers[n]) for n, w in undone.items()}
     before = _set_aside(made.graph)
     writer = WeightWriter(made, target)
+    codes = {n: (weight.codes.astype(np.int8), layers[n].bits) for n, weight in undone.items()}
+    layouts = choose_layouts(codes) if target.packed else {}
     for name, weight in undone.items():
-        writer.write(specs[name], saturates=bool(zero_points(layers[name]).any()))
+        saturates = bool(zero_points(layers[name]).any())
+        writer.write(specs[name], layouts.get(name), saturates=saturates)
         if weight.form == "float":
             writer.unpack_to_float(name, len(layers[name].shape))
         _leave_no_other(made.graph, given[name])

@@ -233,7 +233,7 @@ def onnxruntime_from(minimum: str) -> Library:
 def onnxruntime() -> Target:
     """ONNX Runtime 1.19 or later on a CPU: int8 kernels from packed weights."""
     return Target(
-        opset=18,
+        opset=21,
         library=onnxruntime_from("1.19"),
         run_in=OnnxRuntime,
         mixed=True,

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from torch import nn
 
 from qtool.errors import MissingRuntimeError
@@ -26,8 +28,10 @@ from qtool.export.writing.ends import Ends, put_ends
 from qtool.export.writing.float_weights import keep_float
 from qtool.export.writing.forms import choose_forms
 from qtool.export.writing.layer_metadata import LayerMetadata, metadata_of, write_layers
+from qtool.export.writing.native import refuse_unheld
 from qtool.export.writing.node_names import name_nodes
 from qtool.export.writing.on_codes import keep_codes
+from qtool.export.writing.packing import choose_layouts
 from qtool.export.writing.qdq_joins import mark_joins, pools_of, put_joins
 from qtool.export.writing.qdq_modules import Ceil, QdqLayer, QdqReLU
 from qtool.export.writing.saturation import refuse_saturating, saturating_layers
@@ -86,7 +90,7 @@ def export_onnx(
         ExportError: If torch.onnx cannot express the model, or the runtime would quantize a float
             weight by itself.
         MissingRuntimeError: If the target's runtime is not installed, or too old.
-        ModelError: If a layer could saturate, and the target has no form for it.
+        ModelError: If the target has no form for a layer's codes, or for one that could saturate.
         RecipeError: If there is no such target.
         ValueError: If the example holds no tensor, or `preprocess` is not what is described.
     """
@@ -179,6 +183,8 @@ def write_onnx(
     saturating = saturating_layers(integer)
     if target.saturation == "seven_bits":
         refuse_saturating(saturating, target.library.title)
+    codes = _codes(integer)
+    refuse_unheld(codes, target.weights)
     model = copy_of(integer).cpu().eval()
     call = Call(model, example, writing.batch or target.batch)
     pools = pools_of(model, call.inputs)
@@ -187,7 +193,7 @@ def write_onnx(
     for name, relu in integer_relus(model).items():
         model = replace_module(model, name, QdqReLU(relu, writing.ceil))
     joins = put_joins(model, pools, writing.ceil)
-    graph = traced(model, call, target.opset)
+    graph = traced(model, call, target.opset, target.ir_version)
     mark_joins(graph.graph, [str(s.site) for s in state.sites if s.kind != "rounded"])
     # what is rounded behind a float function leaves that in the graph
     taken = [s.site for s in state.sites if s.kind != "rounded" or s.site.function in RECTIFIERS]
@@ -195,9 +201,14 @@ def write_onnx(
     if state.sites and target.sums_bytes:
         keep_codes(graph.graph)
     writer = WeightWriter(graph, target)
-    stored = {s.name: writer.write(s, saturates=s.name in saturating) for s in state.layers}
+    layouts = choose_layouts(codes) if target.packed else {}
+    stored = {
+        s.name: writer.write(s, layouts.get(s.name), saturates=s.name in saturating)
+        for s in state.layers
+    }
     annotations = _annotations(writer, state)  # it names the tensors that it speaks of
-    keep_float(graph.graph)
+    if target.sums_bytes:
+        keep_float(graph.graph)
     integer_kernels: set[str] = set()
     mixed = target.mixed and runtime is not None
     if mixed and runtime is not None:
@@ -244,6 +255,7 @@ def write_onnx(
     said = {"notes": notes, "may_saturate": may_saturate, "unproven": why_unproven}
     described = described.model_copy(update={key: value for key, value in said.items() if value})
     proto.producer_name, proto.producer_version = "qtool", made_of({})["version"]
+    del proto.graph.value_info[:]  # readers infer shapes by themselves
     if writing.annotate:
         write_annotations(proto.graph, annotations)
     said = described.to_json()
@@ -276,6 +288,15 @@ def _layer_metadata(
     return {
         name: metadata_of(layer, notes[stored[name].codes], stored[name].zero_point)
         for name, layer in layers.items()
+    }
+
+
+def _codes(integer: nn.Module) -> dict[str, tuple[NDArray[np.int8], int]]:
+    """Return the weight codes of each layer that has some, and the bits of their grid."""
+    return {
+        name: (layer.codes.cpu().numpy(), layer.spec.weight_bits)
+        for name, layer in integer_layers(integer).items()
+        if layer.spec.weight_bits is not None
     }
 
 

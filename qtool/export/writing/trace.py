@@ -24,6 +24,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SUMMARY = "## Exception summary"  # what torch.onnx writes before the error itself
 _SIZE = re.compile(r"\bu\d+\b")  # torch's name for an integer that values decide; zuf0 is a float
 _CLASS = re.compile(r"^<class '(?:\w+\.)*(\w+)'>: ")
+WRITTEN = 21  # the newest opset whose operators torch.onnx is asked for
 
 
 DATA_DEPENDENT = (
@@ -102,18 +103,27 @@ class Flat(nn.Module):
         return tuple(named_outputs(output).values())
 
 
-def traced(model: nn.Module, call: Call, opset: int) -> ir.Model:
+def traced(model: nn.Module, call: Call, opset: int, ir_version: int | None = None) -> ir.Model:
     """Return the ONNX graph of a model.
+
+    Args:
+        model: with standard operators in the place of its layers.
+        call: how it is called.
+        opset: of the graph; its operators are those of WRITTEN, which later opsets give more types.
+        ir_version: of the file; None for what torch.onnx has.
 
     Raises:
         ExportError: If torch.onnx cannot express the model; names the operator and the layer.
     """
-    graph = _exported(model, call, opset)
+    written = min(opset, WRITTEN)
+    graph = _exported(model, call, written)
     if call.closed(graph.graph):  # len(x) has to be a number, which closes the batch
         with _open_len():
-            graph = _exported(model, call, opset)
+            graph = _exported(model, call, written)
     if not call.alone:
         _rename(graph.graph, call)
+    graph.graph.opset_imports[""] = opset
+    graph.ir_version = ir_version or graph.ir_version
     return graph
 
 

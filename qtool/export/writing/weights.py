@@ -15,8 +15,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from qtool.export.targets.target import Array, Target
 from qtool.export.writing.annotation import Annotation
 from qtool.export.writing.insert import insert_constant, insert_node
-from qtool.export.writing.packing import Packed, Part, pack
+from qtool.export.writing.native import narrowest_type, stored_as
+from qtool.export.writing.packing import Layout, pack
 from qtool.export.writing.saturation import computes_one_row
+from qtool.export.writing.unpacking import SharedConstants, Unpacker
 from qtool.integer.layers import LayerSpec
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.saturation import MIDDLE
@@ -40,16 +42,12 @@ class Stored(NamedTuple):
 
 
 class WeightWriter:
-    """Rewrites the weights of a traced graph, layer by layer.
-
-    Attributes:
-        table_bytes: what the tables take on disk, which all layers share.
-    """
+    """Rewrites the weights of a traced graph, layer by layer."""
 
     def __init__(self, model: ir.Model, target: Target) -> None:
         self._model, self._graph, self._target = model, model.graph, target
-        self._tables: dict[bytes, ir.Value] = {}
-        self.table_bytes = 0
+        self._constants = SharedConstants(model.graph)
+        self._unpacker = Unpacker(model.graph, self._constants)
         marks = [(n.metadata_props.get(LAYER), n.metadata_props.get(ROLE), n) for n in model.graph]
         self._marked: dict[tuple[str, str | None], list[ir.Node]] = {}
         for layer, role, node in marks:
@@ -59,10 +57,22 @@ class WeightWriter:
         self._annotations: dict[str, list[Annotation]] = {}
         self._shared_codes: set[ir.Value] = set()
 
-    def write(self, spec: LayerSpec, *, saturates: bool = False) -> Stored:
+    @property
+    def table_bytes(self) -> int:
+        """Return what the tables take on disk, which all layers share."""
+        return self._unpacker.table_bytes
+
+    def write(
+        self, spec: LayerSpec, layout: Layout | None = None, *, saturates: bool = False
+    ) -> Stored:
         """Store one layer's codes; return the name of their tensor, and their bytes.
 
         Codes that could saturate become uint8, where the target has a use for it and that is cheap.
+
+        Args:
+            spec: of the layer.
+            layout: how its codes share bytes; None where they stand as they are.
+            saturates: whether the layer could saturate.
         """
         self._annotations[spec.name] = self.input_annotation(spec.name, spec.input)
         grid = spec.weight
@@ -74,25 +84,30 @@ class WeightWriter:
         codes_value, scale, zero_point = (value for value in dequantize.inputs if value is not None)
         codes: Array = _array(codes_value).astype(np.int8)
         name, zero, datatype = part_of(spec.name, "codes"), 0, grid.finn_datatype
-        bits, step = _width_and_step(spec)
-        packs = bits < 8 and self._target.packed
-        codes_value.name = f"{name}.plain" if packs else name
+        codes_value.name = f"{name}.plain" if layout else name
         if saturates and self._target.unsigned and self._computes_one_row(dequantize):
             zero, datatype = MIDDLE, "UINT8"
-            codes = (codes.astype(np.int16) + zero).astype(np.uint8)
-            zeros = np.full_like(_array(zero_point), zero, np.uint8)
-            zero_point = insert_constant(self._graph, part_of(spec.name, "zero_point"), zeros)
-            dequantize.replace_input_with(2, zero_point)
             codes_value.name = f"{name}.signed"
-            if not packs:
-                codes_value = insert_constant(self._graph, name, codes)
-                dequantize.replace_input_with(0, codes_value)
-        nbytes = codes.nbytes
-        if packs:
-            packed = pack(codes, bits, grid.code_min + zero, step)
+        zeros = np.full_like(_array(zero_point), zero, np.uint8 if zero else np.int8)
+        zero_point = self._constants.get(f"zero_points.{zeros.size}", zeros)
+        dequantize.replace_input_with(2, zero_point)
+        native = None if zero else narrowest_type(codes, self._target.weights)
+        if layout:
+            packed = pack(codes, layout, zero)
             nbytes = packed.nbytes
-            codes_value = self._unpack(packed, name, dequantize, codes.dtype)
-            dequantize.replace_input_with(0, codes_value)
+            codes_value = self._unpacker.unpack(packed, name, dequantize)
+        elif native is not None:
+            nbytes = -(-codes.size * native.bitwidth // 8)
+            codes_value.name = f"{name}.plain"
+            narrow = stored_as(codes, native)
+            given = insert_constant(self._graph, f"{name}.{native.name.lower()}", narrow)
+            codes_value = insert_node("Cast", [given], name, dequantize, to=ir.DataType.INT8)
+        else:
+            nbytes = codes.nbytes
+            if zero:
+                shifted = (codes.astype(np.int16) + zero).astype(np.uint8)
+                codes_value = insert_constant(self._graph, name, shifted)
+        dequantize.replace_input_with(0, codes_value)
         self._annotations[spec.name].append(
             Annotation(name, str(scale.name), str(zero_point.name), datatype)
         )
@@ -131,43 +146,6 @@ class WeightWriter:
             node.doc_string = None
             for value in node.outputs:
                 value.metadata_props.clear()
-
-    def _unpack(self, packed: Packed, name: str, before: ir.Node, dtype: np.dtype) -> ir.Value:
-        """Return the codes, of 8 bits, as the graph unpacks them, under `name`."""
-        count = int(np.prod(packed.shape))
-        total: ir.Value | None = None
-        for index, part in enumerate(packed.parts):
-            looked_up = self._look_up(f"{name}.{index}", part, count, before)
-            if total is not None:
-                looked_up = insert_node("Add", [total, looked_up], f"{name}.sum{index}", before)
-            total = looked_up
-        assert total is not None
-        if len(packed.parts) > 1:
-            to = ir.DataType.from_numpy(dtype)
-            total = insert_node("Cast", [total], f"{name}.{dtype.name}", before, to=to)
-        shape = insert_constant(self._graph, f"{name}.shape", np.array(packed.shape, np.int64))
-        return insert_node("Reshape", [total, shape], name, before)
-
-    def _look_up(self, name: str, part: Part, count: int, before: ir.Node) -> ir.Value:
-        """Return what a part adds to the codes, [count], from its packed bytes."""
-        packed = insert_constant(self._graph, f"{name}.packed", part.packed)
-        index = insert_node("Cast", [packed], f"{name}.index", before, to=ir.DataType.INT32)
-        rows = insert_node("Gather", [self._table(part), index], f"{name}.rows", before, axis=0)
-        line = insert_constant(self._graph, f"{name}.line", np.array([-1], np.int64))
-        values = insert_node("Reshape", [rows, line], f"{name}.values", before)
-        if len(part.packed) * (8 // part.width) == count:
-            return values
-        ends = [np.array([end], np.int64) for end in (0, count)]  # the last byte is not full
-        limits = [insert_constant(self._graph, f"{name}.end{i}", end) for i, end in enumerate(ends)]
-        return insert_node("Slice", [values, *limits], f"{name}.cut", before)
-
-    def _table(self, part: Part) -> ir.Value:
-        key = part.table.tobytes() + bytes(part.table.dtype.name, "ascii")
-        if key not in self._tables:
-            name = f"table{len(self._tables)}.{part.width}bit"
-            self._tables[key] = insert_constant(self._graph, name, part.table)
-            self.table_bytes += part.table.nbytes
-        return self._tables[key]
 
     def unpack_to_float(self, name: str, ndim: int) -> None:
         """Replace DequantizeLinear of weight [ndim] and bias by Sub and Mul, which runtimes fold.
@@ -238,15 +216,6 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     proto = ir.to_proto(model)
     assert isinstance(proto, onnx.ModelProto)
     return proto
-
-
-def _width_and_step(spec: LayerSpec) -> tuple[int, int]:
-    """Return the bits a code takes on disk, and the distance of neighbouring codes."""
-    grid = spec.weight
-    assert grid is not None
-    if spec.rewritten and grid.code_step == 2:
-        return grid.bits + 1, 1  # the zeros of rewritten channels lie between odd codes
-    return grid.bits, grid.code_step
 
 
 def _array(value: ir.Value) -> NDArray[Any]:
