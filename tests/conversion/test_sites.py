@@ -282,3 +282,33 @@ def test_a_function_of_a_float_layer_is_the_float_function_rounded(function) -> 
     assert len(rounded.unique()) <= 256
     assert bool(((rounded - exact).abs() <= 0.501 * step)[inside].all())
     assert float(inside.double().mean()) > 0.3
+
+
+class Branches(nn.Module):
+    """Branches that are added up by sum(), and one that may be missing, [B, 3, H, W] to [B, 5]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.one, self.two, self.fc = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = sum([self.wide(x), self.one(x), x]).relu()
+        missing = 0
+        out = self.two(x) + missing
+        out += self.one(x)
+        return self.fc(out.mean((2, 3)))
+
+
+def test_a_sum_with_the_number_0_is_no_sum() -> None:
+    torch.manual_seed(0)
+    prepared = qtool.prepare(Branches(), SECTION, example=IMAGES).eval()
+    placement = prepared_state(prepared).placement
+    assert placement.float_joins == placement.without_quantizer == {}
+    kinds = Counter(join.kind for join in placement.joins.values())
+    assert kinds == {"add": 3, "global_pool": 1}  # of five calls of additions
+    round_biases(prepared)
+    with torch.no_grad():
+        expected, given = prepared(IMAGES), qtool.convert(prepared)(IMAGES)
+    assert torch.allclose(given, expected, atol=1e-5)

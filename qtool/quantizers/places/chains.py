@@ -30,6 +30,8 @@ def is_passed_on(operation: Operation) -> bool:
     """Tell whether what an operation makes lies on the grid of what it reads."""
     if operation.function == "avg_pool":  # one pixel may be more in images of another size
         return operation.facts.get("same") is True and not is_global_pool(operation)
+    if operation.function == "add" and operation.facts.get("value") == 0:
+        return len(operation.reads) == 1  # 0 + x, as sum() begins, and branches that are none
     return passes_on(operation.function, operation.facts)
 
 
