@@ -133,7 +133,7 @@ def _readings(array: Array, layer: LayerMetadata) -> Iterator[Array]:
         yield array.astype(np.int16) - MIDDLE
     elif array.dtype == np.float32:
         yield np.rint(array)
-        scale = layer.scale
+        scale = layer.scale.astype(np.float32)
         if layer.axis is not None:
             scale = scale.reshape([-1 if n == layer.axis else 1 for n in range(array.ndim)])
         with np.errstate(divide="ignore", invalid="ignore"):
