@@ -59,7 +59,7 @@ def inspect_onnx(path: Path) -> Inspection:
         values = any(spec.output_site for spec in specs)
         known = Known({s.name: s for s in specs}, said.get("left_float", {}), values=values)
         problems, islands = lint(model, runtime), _islands(path, known, runtime)
-    return Inspection(
+    found = Inspection(
         source=str(path),
         kind="ONNX model",
         producer=model.producer_name,
@@ -70,9 +70,9 @@ def inspect_onnx(path: Path) -> Inspection:
         layers=layers,
         left_float=said.get("left_float", {}),
         problems=problems,
-        **({"may_saturate": could} if (could := said.get("may_saturate")) else {}),
-        **({"float_islands": islands} if islands else {}),
     )
+    more = {"may_saturate": said.get("may_saturate"), "float_islands": islands}
+    return found.model_copy(update={key: value for key, value in more.items() if value})
 
 
 def _islands(path: Path, known: Known, runtime: Runtime) -> list[FloatOperator]:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
@@ -108,7 +109,7 @@ class Edit:
     def constant(self, name: str) -> np.ndarray:
         return numpy_helper.to_array(next(i for i in self.graph.initializer if i.name == name))
 
-    def put(self, name: str, array: np.ndarray) -> str:
+    def put(self, name: str, array: ArrayLike) -> str:
         """Set a constant, or add one."""
         made = numpy_helper.from_array(np.asarray(array), name)
         there = [item for item in self.graph.initializer if item.name == name]
