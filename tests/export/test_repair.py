@@ -204,7 +204,7 @@ def test_a_repair_that_computes_otherwise_is_not_written(
 ) -> None:
     from qtool.export.repair import repaired as story
 
-    def wrong(given: onnx.ModelProto, *rest: object) -> onnx.ModelProto:
+    def wrong(given: onnx.ModelProto, *rest: object, among: object) -> onnx.ModelProto:
         made = copy.deepcopy(given)
         scale = next(i for i in made.graph.initializer if i.name == "head.weight_scale")
         scale.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(scale), scale.name))

@@ -24,6 +24,8 @@ def pack_again(
     layers: Mapping[str, LayerMetadata],
     specs: Mapping[str, LayerSpec],
     target: Target,
+    *,
+    among: Mapping[str, StoredWeight],
 ) -> onnx.ModelProto:
     """Return a model with weights packed again.
 
@@ -33,6 +35,7 @@ def pack_again(
         layers: what its metadata say of each layer.
         specs: what each layer is.
         target: that the file was written for.
+        among: all layers, which tables are chosen for together.
     """
     own = onnx.ModelProto()
     own.CopyFrom(model)  # its tensors are named anew in place
@@ -40,7 +43,7 @@ def pack_again(
     given = {n: _dequantize(made.graph, n, w, layers[n]) for n, w in undone.items()}
     before = _set_aside(made.graph)
     writer = WeightWriter(made, target)
-    codes = {n: (weight.codes.astype(np.int8), layers[n].bits) for n, weight in undone.items()}
+    codes = {n: (weight.codes.astype(np.int8), layers[n].bits) for n, weight in among.items()}
     layouts = choose_layouts(codes) if target.packed else {}
     for name, weight in undone.items():
         saturates = bool(zero_points(layers[name]).any())

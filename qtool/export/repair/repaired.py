@@ -54,13 +54,11 @@ def repaired(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, list[
     runtime = target.runtime
     specs = {layer["name"]: LayerSpec.model_validate(layer) for layer in said["layers"]}
     packed = {layer["name"]: layer["packed_bytes"] for layer in said["layers"]}
-    undone = {
-        name: weight
-        for name, weight in stored_weights(model, layers, runtime).items()
-        if is_undone(weight, packed.get(name))
-    }
+    weights = stored_weights(model, layers, runtime)
+    undone = {name: w for name, w in weights.items() if is_undone(w, packed.get(name))}
     made = onnx.ModelProto()
-    made.CopyFrom(pack_again(model, undone, layers, specs, target) if undone else model)
+    packs = pack_again(model, undone, layers, specs, target, among=weights) if undone else model
+    made.CopyFrom(packs)
     done = [_said(name, weight, packed[name]) for name, weight in undone.items()]
     done += _annotate(made, layers, runtime)
     if undone:
