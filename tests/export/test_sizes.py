@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 import qtool
+from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.layers import integer_layers
 
 WIDTHS = [
@@ -52,4 +53,11 @@ def test_a_narrower_grid_makes_a_smaller_file_of_a_small_network(tmp_path: Path)
     images, path = torch.randn(4, 1, 16, 16), tmp_path / "m.onnx"
     found = [bits_a_weight(small(), images, path, bits, "narrow") for bits in (2, 3, 4)]
     assert found[0] + 0.2 < found[1] < found[2] - 0.6
-    assert not onnx.load(str(path)).graph.value_info
+    graph = onnx.load(str(path)).graph
+    assert not graph.value_info
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    biases = [n.input for n in graph.node if n.op_type == "DequantizeLinear" and len(n.input) == 2]
+    # 96 scales of a bias take more bytes than a product, 10 do not
+    assert [made.get(scale) for _, scale in biases] == ["Mul", None]
+    operators = [node.op_type for node in OnnxRuntime().optimized(path).node]
+    assert operators.count("QGemm") == 2

@@ -27,6 +27,7 @@ LAYER, ROLE = "qtool.layer", "qtool.role"  # how traced nodes are marked
 WIDE = "qtool.wide"  # the mark of values whose codes take all eight bits, whatever their grid
 # behind a site's name: its gate's values, the same values elsewhere, its weight
 GATE, REPEATED, WEIGHT = ".gate", ".repeated", ".weight"
+MANY_CHANNELS = 64  # whose scales take more bytes than the operator that computes them
 GATE_GRID = IntegerGrid(8, "unsigned")
 
 
@@ -135,8 +136,25 @@ class WeightWriter:
             found.append(Annotation(*names, "INT8"))
         return found
 
+    def _multiply_bias_scales(self) -> None:
+        """Let the scales of a bias be the product of two others, where that is shorter."""
+        for (layer, role), nodes in self._marked.items():
+            weight = self._nodes.get((layer, "weight"))
+            for bias in nodes if role == "bias" and weight is not None else []:
+                scale, own = bias.inputs[1], weight.inputs[1] if weight is not None else None
+                given = None if weight is None else _scale_of_input(weight)
+                if bias.graph is None or given is None or scale is None or own is None:
+                    continue
+                product = np.multiply(_array(own), _array(given), dtype=np.float32)
+                if scale.const_value is None or product.size < MANY_CHANNELS:
+                    continue
+                if np.array_equal(product, _array(scale)):
+                    made = insert_node("Mul", [own, given], f"{scale.name}.product", bias)
+                    bias.replace_input_with(1, made)
+
     def finish(self) -> None:
         """Drop what is no longer used, and torch's notes on where each node came from."""
+        self._multiply_bias_scales()
         RemoveUnusedNodesPass()(self._model)
         self._model.metadata_props.clear()
         self._graph.metadata_props.clear()
@@ -204,6 +222,18 @@ class WeightWriter:
             wide = grid.signed or WIDE in node.metadata_props
             found.append(Annotation(*names, "UINT8" if wide else grid.finn_datatype))
         return found
+
+
+def _scale_of_input(weight: ir.Node) -> ir.Value | None:
+    """Return the one scale of what the reader of a dequantized weight multiplies it by."""
+    for reader in weight.outputs[0].consumers():
+        value = reader.inputs[0]
+        while value is not None and (maker := value.producer()) is not None:
+            scale = maker.inputs[1] if maker.op_type == "DequantizeLinear" else None
+            if scale is not None and scale.const_value is not None:
+                return scale if not scale.const_value.shape.rank() else None
+            value = maker.inputs[0] if maker.inputs else None
+    return None
 
 
 def part_of(layer: str, part: str) -> str:
