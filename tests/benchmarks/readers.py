@@ -53,7 +53,7 @@ OPENVINO = """
 import json, sys
 import numpy as np, openvino as ov
 file, images, outputs, graph = sys.argv[1:]
-compiled = ov.Core().compile_model(file, "CPU")
+compiled = ov.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 np.save(outputs, np.concatenate([compiled([x[None]])[0] for x in np.load(images)]))
 rows = []
 for op in compiled.get_runtime_model().get_ops():
