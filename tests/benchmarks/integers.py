@@ -32,8 +32,9 @@ import qtool
 from qtool.evaluation import agreement, judge
 from qtool.export.proof.float_model import dequantized
 from qtool.export.proof.gate import run
+from qtool.export.proof.in_turn import UNCOUNTED
 from qtool.export.proof.islands import RuntimeGraph, owners
-from qtool.export.proof.latency import UNCOUNTED, export_float, quantize_static
+from qtool.export.proof.latency import export_float, quantize_static
 from qtool.export.proof.site_codes import compare_site_codes
 from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.integer.converted import converted_state
