@@ -68,7 +68,8 @@ def converted(net: nn.Module, section: dict[str, Any]) -> nn.Module:
 
 def expected_bits(target: Target, bits: int) -> int:
     """Return how many bits a code of a layer takes in a target's file."""
-    native = {"int4": 4, "int2": 2}.get(target.weights, 8 if target.weights == "int8" else bits)
+    widths = {"int8": 8, "int4": 4, "int2": 2, "qonnx": 32}
+    native = widths.get(target.weights, bits)
     return bits if target.packed else next(n for n in (native, 4, 8) if n >= bits)
 
 

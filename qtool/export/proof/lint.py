@@ -20,7 +20,7 @@ from qtool.export.writing.annotation import (
 )
 from qtool.export.writing.layer_metadata import LayerMetadata, digest, read_layers
 from qtool.export.writing.quantized_values import BYTE, QuantizedValues
-from qtool.export.writing.weights import part_of
+from qtool.export.writing.weights import REAL, part_of
 from qtool.integer.layers import LayerSpec
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.saturation import MIDDLE
@@ -78,6 +78,7 @@ def _reached(graph: onnx.GraphProto, name: str) -> set[str]:
 def _contradictions(model: onnx.ModelProto, notes: list[Annotation]) -> Iterator[str]:
     """Yield what annotations say otherwise than the graph."""
     values = QuantizedValues(model.graph)
+    notes = [note for note in notes if not note.tensor.endswith(REAL)]
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and len(node.input) == 3:
@@ -170,6 +171,7 @@ def _weights(
 ) -> Iterator[str]:
     """Yield what is wrong with weights: other codes than metadata say, or packed no more."""
     layers, said = read_layers(model), {note.tensor: note for note in notes}
+    layers = {name: layer for name, layer in layers.items() if not _is_real(layer)}
     for name, layer in layers.items():
         note = said.get(layer.tensors.get("codes", ""))
         if note is not None and note.datatype not in ("UINT8", "", _datatype(layer)):
@@ -220,6 +222,11 @@ def _other_numbers(model: onnx.ModelProto, layers: Mapping[str, LayerMetadata]) 
                 f"{said['name']}: no int32 tensor is the bias that metadata say (SHA-256); a float "
                 f"one is rounded anew, or keeps runtimes from integer kernels"
             )
+
+
+def _is_real(layer: LayerMetadata) -> bool:
+    """Tell whether a weight stands as real numbers, which their own operator rounds."""
+    return layer.tensors.get("codes", "").endswith(REAL)
 
 
 def _datatype(layer: LayerMetadata) -> str:

@@ -97,13 +97,13 @@ def export_report(
         notes=[*described.notes, *compared.notes],
         health=[
             *_code_findings(integer),
-            *_found_in(found, times),
+            *_found_in(found, times if runtime.computes else None),
             *finding(found, control),
         ],
-        integer_share=kernels.integer / max(1, kernels.quantizable),
+        integer_share=kernels.integer / max(1, kernels.quantizable) if runtime.computes else None,
         integer_operators=kernels.integer,
         quantizable_operators=kernels.quantizable,
-        why_slow=kernels.why_slow,
+        why_slow=kernels.why_slow if runtime.computes else [],
         control=controls.report if controls is not None else None,
         may_saturate=described.may_saturate,
         control_difference=control,
@@ -179,12 +179,12 @@ def _code_findings(integer: nn.Module) -> Iterator[Finding]:
                 yield from code_findings(name, rows, IntegerGrid(bits, cast(Kind, grid)))
 
 
-def _found_in(agreement: Agreement, latency: Latency) -> Iterator[Finding]:
+def _found_in(agreement: Agreement, latency: Latency | None) -> Iterator[Finding]:
     """Yield what should be looked at in a file's outputs and in its speed."""
     if agreement.sigma == 0:
         says = "the output is the same for every image"
         yield Finding(layer="", kind="constant_output", says=says)
-    if latency.exported > SLOWER * latency.float_:
+    if latency is not None and latency.exported > SLOWER * latency.float_:
         says = (
             f"one image takes {latency.exported:.2f} ms, in the float model {latency.float_:.2f}: "
             f"nothing is gained in time"

@@ -22,7 +22,7 @@ from qtool.export.proof.gate import run_named
 from qtool.export.targets.target import Runtime
 from qtool.export.writing.annotation import Annotation, read_annotations
 from qtool.export.writing.names import named_inputs
-from qtool.export.writing.weights import GATE, REPEATED, WEIGHT, part_of
+from qtool.export.writing.weights import GATE, REAL, REPEATED, WEIGHT, part_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.module_sites import Site
 from qtool.graph.sites.running import apart
@@ -73,7 +73,7 @@ def compare_site_codes(
     notes = [
         note
         for note in read_annotations(model.graph)
-        if note.tensor not in weights and not _is_part(note.tensor)
+        if _place(note) not in weights and not _is_part(_place(note))
     ]
     if not notes:
         raise ExportError(f"{path}: no annotation names a quantized value; export with annotations")
@@ -84,19 +84,20 @@ def compare_site_codes(
     constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
     compared, cut = {}, _cut_behind_pools(model.graph)
     for note in notes:
-        if note.tensor not in values:
-            raise ExportError(f"{path}: {note.tensor}: the integer model has no such value")
-        steps = values[note.tensor].double() / float(constants[note.scale])
-        given = found[note.tensor].long()
+        place = _place(note)
+        if place not in values:
+            raise ExportError(f"{path}: {place}: the integer model has no such value")
+        scale, zero = (float(constants[name]) for name in (note.scale, note.zero_point))
+        steps, given = values[place].double() / scale, found[note.tensor]
         if note.tensor in cut:
             given = given.clamp(*(int(constants[limit]) for limit in cut[note.tensor]))
-        given = given - int(constants[note.zero_point])
+        given = (given.double() / scale).round() if place != note.tensor else given - zero
         if given.shape != steps.shape:
             shapes = f"{list(given.shape)} in the file, {list(steps.shape)} in the integer model"
             raise ExportError(f"{path}: {note.tensor} has shapes {shapes}")
-        apart = (given - steps.round().long()).abs()
+        apart = (given.long() - steps.round().long()).abs()
         largest = int(apart.max()) if apart.numel() else 0
-        compared[note.tensor] = SiteCodes(apart.numel(), int((apart > 0).sum()), largest)
+        compared[place] = SiteCodes(apart.numel(), int((apart > 0).sum()), largest)
     return compared
 
 
@@ -127,6 +128,11 @@ def _run_with(
             value = onnx.helper.make_tensor_value_info(note.tensor, types[note.zero_point], None)
             model.graph.output.append(value)
     return run_named(runtime.open(model.SerializeToString()), given)
+
+
+def _place(note: Annotation) -> str:
+    """Return the name of the codes that an annotation speaks of, or whose real values it does."""
+    return note.tensor.removesuffix(REAL)
 
 
 def _is_part(tensor: str) -> bool:

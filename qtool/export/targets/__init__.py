@@ -2,6 +2,6 @@
 
 target: what every target gives, and the table of them. onnxruntime: ONNX Runtime on the CPU;
 onnxruntime_static: its own quantization. openvino: OpenVINO on the CPU. portable: any reader.
-web: onnxruntime-web.
+web: onnxruntime-web. qonnx: FINN and hls4ml.
 int8, int4, int2: plain and native integers, for ONNX Runtime and other readers.
 """

@@ -115,6 +115,7 @@ class OnnxRuntime:
         "QLinearWhere",
     )
     shows_weights = True
+    computes = True
     quantizes = True
 
     def __init__(self) -> None:

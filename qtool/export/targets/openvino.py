@@ -123,6 +123,7 @@ class OpenVino:
     integer_kernels: tuple[str, ...] = ("QLinearConv", "QLinearMatMul")
     integer_joins: tuple[str, ...] = ()
     shows_weights = False
+    computes = True
     quantizes = False
 
     def __init__(self) -> None:

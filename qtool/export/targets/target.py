@@ -62,6 +62,8 @@ class Runtime(Protocol):
         integer_kernels: operators of its own graphs that compute layers in integers.
         integer_joins: those that compute additions, products, poolings and the like in integers.
         shows_weights: whether `optimized` has the weights that it computes with.
+        computes: whether it is made to compute, so that its kernels and its times tell something;
+            else it only says what a file says.
         quantizes: whether it has a quantization of its own, to be timed against.
     """
 
@@ -71,6 +73,7 @@ class Runtime(Protocol):
     integer_kernels: tuple[str, ...]
     integer_joins: tuple[str, ...]
     shows_weights: bool
+    computes: bool
     quantizes: bool
 
     def open(self, model: Path | bytes, *, threads: int = 0, plainly: bool = False) -> Session:

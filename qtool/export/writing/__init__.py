@@ -9,4 +9,5 @@ without QuantizeLinear. names: of inputs and outputs; node_names: of nodes. anno
 of quantized tensors; layer_metadata: of each layer's weight; quantized_values: what a graph tells
 of them. ends: what stands before and behind a network; preparing: pictures into what it takes.
 saved: files, those of more than 2 GiB with their tensors beside them.
+quant_nodes: all of it in QONNX's operators; quant_width: how they know a grid.
 """

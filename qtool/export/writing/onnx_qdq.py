@@ -34,6 +34,7 @@ from qtool.export.writing.on_codes import keep_codes
 from qtool.export.writing.packing import choose_layouts
 from qtool.export.writing.qdq_joins import mark_joins, pools_of, put_joins
 from qtool.export.writing.qdq_modules import Ceil, QdqLayer, QdqReLU
+from qtool.export.writing.quant_nodes import to_quant
 from qtool.export.writing.saturation import refuse_saturating, saturating_layers
 from qtool.export.writing.saved import save_checked
 from qtool.export.writing.trace import Call, traced
@@ -207,6 +208,8 @@ def write_onnx(
         for s in state.layers
     }
     annotations = _annotations(writer, state)  # it names the tensors that it speaks of
+    if target.activations == "qonnx":
+        annotations, stored = to_quant(graph.graph, state.layers, annotations, stored)
     if target.sums_bytes:
         keep_float(graph.graph)
     integer_kernels: set[str] = set()
@@ -230,9 +233,8 @@ def write_onnx(
         f"{name}: the batch is fixed, for the model's code computes with it as with a number"
         for name in call.closed(graph.graph)
     ]
-    with_codes = integer_layers(integer) | joins
     if runtime is not None and runtime.shows_weights:
-        notes += check_weights(proto, with_codes, runtime)
+        notes += check_weights(proto, integer_layers(integer) | joins, runtime)
     could = [s.name for s in state.layers if target.sums_bytes and s.name in saturating]
     in_kernels = [n for n in could if n in integer_kernels or not mixed]
     may_saturate = [name for name in in_kernels if not stored[name].zero_point]

@@ -28,6 +28,7 @@ WIDE = "qtool.wide"  # the mark of values whose codes take all eight bits, whate
 # behind a site's name: its gate's values, the same values elsewhere, its weight
 GATE, REPEATED, WEIGHT = ".gate", ".repeated", ".weight"
 MANY_CHANNELS = 64  # whose scales take more bytes than the operator that computes them
+REAL = ".values"  # behind the name of codes: the real values that stand in their place
 GATE_GRID = IntegerGrid(8, "unsigned")
 
 
