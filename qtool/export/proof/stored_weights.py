@@ -137,4 +137,4 @@ def _readings(array: Array, layer: LayerMetadata) -> Iterator[Array]:
         if layer.axis is not None:
             scale = scale.reshape([-1 if n == layer.axis else 1 for n in range(array.ndim)])
         with np.errstate(divide="ignore", invalid="ignore"):
-            yield np.rint(np.where(scale == 0, 0, array / scale))
+            yield np.rint(np.where(scale == 0, 0, array.astype(np.float32) / scale))
