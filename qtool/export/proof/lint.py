@@ -187,8 +187,10 @@ def _weights(
         weight, before = found.get(name), packed.get(name)
         if weight is None:
             yield f"{name}: no tensor of the file has the codes that metadata say (SHA-256)"
-        elif weight.form != "unpacked" and before is not None and weight.nbytes > before:
-            kind = "float" if weight.form == "float" else "int8"
+        elif before is not None and weight.nbytes > before:
+            kind = {"float": "float", "integers": "int8", "unpacked": "half unpacked codes"}[
+                weight.form
+            ]
             yield (
                 f"{weight.tensor}: the packing of {name} is undone, {weight.nbytes:,} bytes of "
                 f"{kind} for {before:,}; {REPAIR} packs it again"

@@ -6,7 +6,7 @@ each perhaps transposed.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,13 @@ from qtool.export.writing.quantized_values import depending
 from qtool.numerics.saturation import MIDDLE
 
 READERS = ("DequantizeLinear", "Cast")
+WIDTHS = {  # bytes
+    TensorProto.INT8: 1,
+    TensorProto.UINT8: 1,
+    TensorProto.INT32: 4,
+    TensorProto.INT64: 8,
+}
+FEW = 16  # numbers: shapes, and what unpacks codes
 KINDS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.FLOAT)
 
 
@@ -32,7 +39,8 @@ class StoredWeight:
         tensor: of codes, or of float weights.
         form: `unpacked` by the graph; a constant of `integers`, or of `float` weights.
         codes: int8 [shape of the layer].
-        nbytes: that a constant takes.
+        nbytes: that a constant takes; of what the graph unpacks, the largest that it is made of:
+            the packed bytes, or what a tool has made of them.
         transposed: a matrix stands there by columns.
     """
 
@@ -61,7 +69,8 @@ def stored_weights(
     unpacked = _unpacked(model, layers, runtime)
     for tensor, array in unpacked.items():
         for name, weight in _matches(tensor, array, by_size.get(array.size, {})):
-            found.setdefault(name, weight)
+            largest = _largest_part(graph, tensor)
+            found.setdefault(name, replace(weight, nbytes=largest))
     for item in sorted(graph.initializer, key=lambda item: item.data_type == TensorProto.FLOAT):
         left = {n: la for n, la in by_size.get(_size(item), {}).items() if n not in found}
         if item.data_type in KINDS and left:
@@ -69,6 +78,24 @@ def stored_weights(
             for name, weight in _matches(item.name, array, left, constant=True):
                 found.setdefault(name, weight)
     return found
+
+
+def _largest_part(graph: onnx.GraphProto, tensor: str) -> int:
+    """Return the bytes of the largest constant that a tensor is made of, tables left out."""
+    tables = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    makers = {name: node for node in graph.node for name in node.output}
+    constants, waiting, seen = {i.name: i for i in graph.initializer}, [tensor], set[str]()
+    largest = 0
+    while waiting:
+        name = waiting.pop()
+        item = constants.get(name)
+        counts = item is not None and name not in tables and item.data_type in WIDTHS
+        if item is not None and counts and _size(item) > FEW:
+            largest = max(largest, WIDTHS[item.data_type] * _size(item))
+        if name in makers and name not in seen:
+            seen.add(name)
+            waiting += makers[name].input
+    return largest
 
 
 def _size(item: onnx.TensorProto) -> int:

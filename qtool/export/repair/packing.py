@@ -97,10 +97,12 @@ def _dequantize(
     Returns:
         What was read before, and DequantizeLinear.
     """
-    old = graph.initializers[weight.tensor]
-    readers = [node for node in old.consumers() if node.op_type == "DequantizeLinear"]
+    made = {value.name: value for node in graph for value in node.outputs}
+    old = made[weight.tensor] if weight.form == "unpacked" else graph.initializers[weight.tensor]
+    integers = weight.form == "integers"
+    readers = [n for n in old.consumers() if integers and n.op_type == "DequantizeLinear"]
     replaced = [old] if weight.form == "float" else [node.outputs[0] for node in readers]
-    called = readers[0].name if readers and weight.form != "float" else f"{name}/DequantizeLinear"
+    called = readers[0].name if readers else f"{name}/DequantizeLinear"
     old.name = f"{part_of(name, 'codes')}.given"
     inputs = [
         insert_constant(graph, f"{part_of(name, 'codes')}.again", weight.codes),
@@ -119,7 +121,7 @@ def _dequantize(
     graph.insert_before(graph[0], new)
     for value in replaced:
         ir.convenience.replace_all_uses_with(value, real)
-    graph.remove(readers if weight.form != "float" else [], safe=True)
+    graph.remove(readers, safe=True)
     return old, node
 
 

@@ -69,11 +69,12 @@ def repaired(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, list[
 
 def is_undone(weight: StoredWeight, packed_bytes: int | None) -> bool:
     """Tell whether a weight takes more than it did when it was written."""
-    return weight.form != "unpacked" and packed_bytes is not None and weight.nbytes > packed_bytes
+    return packed_bytes is not None and weight.nbytes > packed_bytes
 
 
 def _said(name: str, weight: StoredWeight, packed_bytes: int) -> str:
-    kind = "float weights" if weight.form == "float" else "plain codes"
+    kinds = {"float": "float weights", "integers": "plain codes", "unpacked": "half unpacked codes"}
+    kind = kinds[weight.form]
     return f"{name}: {weight.nbytes:,} bytes of {kind} packed into {packed_bytes:,}"
 
 
