@@ -86,7 +86,7 @@ def _contradictions(model: onnx.ModelProto, notes: list[Annotation]) -> Iterator
     for note in notes:
         said = f"annotation of {note.tensor}"
         scale, zero = values.array(note.scale), values.array(note.zero_point)
-        if scale.shape != zero.shape:
+        if zero.ndim and scale.shape != zero.shape:  # one zero point may be all channels'
             shapes = f"a scale of shape {list(scale.shape)}, a zero point of {list(zero.shape)}"
             yield f"{said}: {shapes}"
         read = readers.get(note.tensor, [])

@@ -264,7 +264,8 @@ def write_onnx(
     if (described.inputs, described.outputs) == (["images"], ["logits"]):
         del said["inputs"], said["outputs"]
     write_metadata(proto, {**writing.metadata, **said, **made_of(writing.metadata)}, writing.usage)
-    write_layers(proto, _layer_metadata(integer, annotations, stored))
+    if target.sums_bytes:  # else there are no codes in bytes, which they are to be told again by
+        write_layers(proto, _layer_metadata(integer, annotations, stored))
     save_checked(proto, path)
     return described
 
