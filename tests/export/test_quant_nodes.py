@@ -134,9 +134,9 @@ def test_a_file_computes_what_the_integer_model_does(
 ) -> None:
     integer, path, described = file
     evaluator = ReferenceEvaluator(str(path), new_ops=[Quant, BipolarQuant])
-    given = [evaluator.run(None, {"images": image[None].numpy()})[0] for image in IMAGES]
+    given = [np.asarray(evaluator.run(["logits"], {"images": x[None].numpy()})) for x in IMAGES]
     torch.testing.assert_close(
-        torch.from_numpy(np.concatenate(given)), integer(IMAGES), rtol=1e-4, atol=1e-5
+        torch.from_numpy(np.concatenate(given, 1)[0]), integer(IMAGES), rtol=1e-4, atol=1e-5
     )
     names = {"QuantizeLinear", "DequantizeLinear", "Gemm"}
     assert not names & {node.op_type for node in onnx.load(str(path)).graph.node}
@@ -179,7 +179,8 @@ def test_zero_goes_to_minus_one_before_a_bipolar_quant(files: Callable[[str], Ma
     before = nodes(path, "Sub")[0].input[0]
     model.graph.output.append(onnx.helper.make_tensor_value_info(before, 1, None))
     evaluator = ReferenceEvaluator(model, new_ops=[Quant, BipolarQuant])
-    _, signs, given = evaluator.run(None, {"images": nothing.numpy()})
+    found = list(evaluator.run(None, {"images": nothing.numpy()}))
+    signs, given = (np.asarray(value) for value in found[1:])
     assert (given == 0).any()
     assert (signs[given == 0] < 0).all()
 

@@ -94,7 +94,9 @@ class QonnxSession:
         """Return the codes of outputs of a file that takes no input: real numbers over scales."""
         makers = {name: node for node in self._graph.node for name in node.output}
         return [
-            np.rint(self._constants[name] / self._constants[makers[name].input[1]]).astype(np.int8)
+            np.rint(
+                np.divide(self._constants[name], self._constants[makers[name].input[1]])
+            ).astype(np.int8)
             for name in names
         ]
 

@@ -62,7 +62,7 @@ class QuantWriter:
         columns = _columns(node, scale, whole.ndim)
         offset = _columns(node, number_of(zero[0]), whole.ndim) if zero else np.zeros((), np.int8)
         steps = whole.astype(np.float32) - offset.astype(np.float32)
-        real = (steps * columns).astype(np.float32)
+        real = np.multiply(steps, columns, dtype=np.float32)
         if whole.dtype == np.int32 or not whole.ndim:
             _take_over(node, insert_constant(self._graph, f"{made.name}.real", real))
             return
