@@ -20,7 +20,8 @@ from qtool.comparison.trials import TrainTrial, run_trials
 from qtool.conversion.to_integer import convert as to_integer
 from qtool.export.repair.repaired import repaired
 from qtool.export.writing.ends import Ends
-from qtool.export.writing.onnx_qdq import Ceil, Writing
+from qtool.export.writing.onnx_qdq import Ceil
+from qtool.export.writing.request import Writing
 from qtool.files.whole import refuse_unless_writable, write_atomically
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source

@@ -11,7 +11,8 @@ from qtool.errors import ExportError, InputError, MissingRuntimeError, ModelErro
 from qtool.export.proof.ends import Shown, ends_report
 from qtool.export.proof.measure import export_report, refuse, unproven_report
 from qtool.export.targets.target import TARGETS, Runtime
-from qtool.export.writing.onnx_qdq import Writing, add_ends, write_onnx
+from qtool.export.writing.onnx_qdq import add_ends, write_onnx
+from qtool.export.writing.request import Writing
 from qtool.export.writing.saturation import refuse_saturating, saturating_layers
 from qtool.export.writing.saved import bytes_of
 from qtool.files.whole import data_beside, unproven

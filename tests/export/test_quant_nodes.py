@@ -18,8 +18,9 @@ from qtool.export.proof.gate import check_codes, run
 from qtool.export.proof.measure import Evidence, export_report
 from qtool.export.proof.site_codes import compare_site_codes
 from qtool.export.targets.target import TARGETS
-from qtool.export.writing.onnx_qdq import Writing, write_onnx
+from qtool.export.writing.onnx_qdq import write_onnx
 from qtool.export.writing.quant_width import Width
+from qtool.export.writing.request import Writing
 from qtool.inspection.onnx import inspect_onnx
 from qtool.integer.layers import integer_layers
 from qtool.reports.results import ExportDescription
@@ -208,8 +209,8 @@ def test_qonnx_gives_every_code_also_once_a_file_is_cleaned(
     file: Made,
 ) -> None:
     pytest.importorskip("qonnx")
-    from qonnx.core.modelwrapper import ModelWrapper  # pyright: ignore[reportMissingImports]
-    from qonnx.util.cleanup import cleanup_model  # pyright: ignore[reportMissingImports]
+    from qonnx.core.modelwrapper import ModelWrapper  # pyright: ignore[reportMissingImports]  qonnx is an extra
+    from qonnx.util.cleanup import cleanup_model  # pyright: ignore[reportMissingImports]  qonnx is an extra
 
     integer, path, described = file
     runtime, expected = TARGETS["qonnx"]().runtime, integer(IMAGES)
@@ -253,11 +254,11 @@ def test_a_report_tells_no_kernels_and_blames_no_time(
 def test_hls4ml_parses_weights_of_one_scale(tmp_path: Path) -> None:
     hls4ml = pytest.importorskip("hls4ml")
     pytest.importorskip("qonnx")
-    from qonnx.core.modelwrapper import ModelWrapper  # pyright: ignore[reportMissingImports]
-    from qonnx.transformation.channels_last import (  # pyright: ignore[reportMissingImports]
+    from qonnx.core.modelwrapper import ModelWrapper  # pyright: ignore[reportMissingImports]  qonnx is an extra
+    from qonnx.transformation.channels_last import (  # pyright: ignore[reportMissingImports]  qonnx is an extra
         ConvertToChannelsLastAndClean,
     )
-    from qonnx.util.cleanup import cleanup_model  # pyright: ignore[reportMissingImports]
+    from qonnx.util.cleanup import cleanup_model  # pyright: ignore[reportMissingImports]  qonnx is an extra
 
     weights, activations, layers = FILES["values"]
     integer, path = (

@@ -15,7 +15,8 @@ import qtool
 from qtool.errors import ExportError
 from qtool.export.proof.measure import Evidence, export_report, refuse
 from qtool.export.writing import saved
-from qtool.export.writing.onnx_qdq import Writing, write_onnx
+from qtool.export.writing.onnx_qdq import write_onnx
+from qtool.export.writing.request import Writing
 from qtool.files.whole import unproven
 from qtool.inspection.onnx import inspect_onnx
 

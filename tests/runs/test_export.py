@@ -14,7 +14,7 @@ from qtool.errors import ExportError, InputError, MissingRuntimeError
 from qtool.export.targets.onnxruntime import OnnxRuntime, onnxruntime_from
 from qtool.export.targets.target import TARGETS, Library, Runtime, Target
 from qtool.export.writing.annotation import read_metadata
-from qtool.export.writing.onnx_qdq import Writing
+from qtool.export.writing.request import Writing
 from qtool.export.writing.saturation import saturating_layers
 from qtool.reports.exports import Export
 from qtool.reports.results import ExportDescription

@@ -27,7 +27,8 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 import qtool
 from qtool.errors import QtoolError
 from qtool.export.proof.measure import Evidence, export_report, refuse
-from qtool.export.writing.onnx_qdq import Writing, write_onnx
+from qtool.export.writing.onnx_qdq import write_onnx
+from qtool.export.writing.request import Writing
 from qtool.graph.own_norm import NORM
 from qtool.integer.converted import converted_state
 from qtool.limits import LIMITS

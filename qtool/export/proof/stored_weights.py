@@ -21,7 +21,7 @@ from qtool.export.writing.quantized_values import depending
 from qtool.numerics.saturation import MIDDLE
 
 READERS = ("DequantizeLinear", "Cast")
-WIDTHS = {  # bytes
+WIDTHS: dict[int, int] = {  # bytes
     TensorProto.INT8: 1,
     TensorProto.UINT8: 1,
     TensorProto.INT32: 4,

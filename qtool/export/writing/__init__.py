@@ -1,13 +1,14 @@
 """Integer model in, ONNX file out.
 
-onnx_qdq: the file. trace, qdq_modules, qdq_joins: what torch.onnx sees. on_codes, clips, pairs:
-what keeps values bytes between integer operators. weights, packing, unpacking: codes at their true
-width; native: in ONNX's own integers; forms: which form each weight has; saturation: layers that
-may saturate, and the form in which they cannot. insert: new parts of a traced graph. float_weights:
-what keeps a runtime from quantizing them. added: roundings before additions; arithmetic: files
-without QuantizeLinear. names: of inputs and outputs; node_names: of nodes. annotation: what is said
-of quantized tensors; layer_metadata: of each layer's weight; quantized_values: what a graph tells
-of them. ends: what stands before and behind a network; preparing: pictures into what it takes.
-saved: files, those of more than 2 GiB with their tensors beside them.
-quant_nodes: all of it in QONNX's operators; quant_width: how they know a grid.
+request: what an export is asked for; onnx_qdq: the file. trace, qdq_modules, qdq_joins: what
+torch.onnx sees. on_codes, clips, pairs: what keeps values bytes between integer operators. weights,
+packing, unpacking: codes at their true width; native: in ONNX's own integers; forms: which form
+each weight has; saturation: layers that may saturate, and the form in which they cannot. insert:
+new parts of a traced graph. float_weights: what keeps a runtime from quantizing them. added:
+roundings before additions; arithmetic: files without QuantizeLinear; quant_nodes: files in QONNX's
+operators, quant_width: how those know a grid. names: of inputs and outputs; node_names: of nodes.
+annotation: what is said of quantized tensors; layer_metadata: of each layer's weight;
+quantized_values: what a graph tells of them. ends: what stands before and behind a network;
+preparing: pictures into what it takes. saved: files, those of more than 2 GiB with their tensors
+beside them.
 """

@@ -5,7 +5,6 @@ then each layer's weight is rewritten in the form that the target runs fastest.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from torch import nn
 
-from qtool.errors import MissingRuntimeError
 from qtool.export.proof.unchanged import check_weights
-from qtool.export.targets.target import TARGETS, Runtime
+from qtool.export.targets.target import TARGETS
 from qtool.export.writing.added import round_before_adding
 from qtool.export.writing.annotation import (
     Annotation,
@@ -24,7 +22,7 @@ from qtool.export.writing.annotation import (
     write_metadata,
 )
 from qtool.export.writing.arithmetic import to_arithmetic, with_zero_points
-from qtool.export.writing.ends import Ends, put_ends
+from qtool.export.writing.ends import put_ends
 from qtool.export.writing.float_weights import keep_float
 from qtool.export.writing.forms import choose_forms
 from qtool.export.writing.layer_metadata import LayerMetadata, metadata_of, write_layers
@@ -35,6 +33,7 @@ from qtool.export.writing.packing import choose_layouts
 from qtool.export.writing.qdq_joins import mark_joins, pools_of, put_joins
 from qtool.export.writing.qdq_modules import Ceil, QdqLayer, QdqReLU
 from qtool.export.writing.quant_nodes import to_quant
+from qtool.export.writing.request import Writing
 from qtool.export.writing.saturation import refuse_saturating, saturating_layers
 from qtool.export.writing.saved import save_checked
 from qtool.export.writing.trace import Call, traced
@@ -107,64 +106,6 @@ def export_onnx(
 
 
 RECTIFIERS = ("relu", "clip")  # functions that the ends of a grid do
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How a file is to be written.
-
-    Attributes:
-        target: name in TARGETS.
-        batch: fixed batch size; None leaves it dynamic, where the target says nothing else.
-        annotate: write quantization_annotation.
-        ceil: how inputs with rounding ceil are written.
-        metadata: goes into metadata_props beside the description.
-        usage: its classes, and how images are prepared; goes there, too.
-        unproven: write the file where the target's runtime is not installed, too.
-        ends: what the file does beside what its network does; `write_onnx` writes the network.
-
-    Raises:
-        RecipeError: If there is no such target.
-    """
-
-    target: str = "onnxruntime"
-    batch: int | None = None
-    annotate: bool = True
-    ceil: Ceil = "exact"
-    metadata: Mapping[str, object] = field(default_factory=dict)
-    usage: Usage = field(default_factory=Usage)
-    unproven: bool = False
-    ends: Ends = field(default_factory=Ends)
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown target before any work is done for it."""
-        _ = TARGETS[self.target]
-
-    def runtime(self) -> tuple[Runtime | None, str]:
-        """Return what proves the file, or None and why there is nothing.
-
-        Raises:
-            MissingRuntimeError: If it is not installed, or too old, and the file must be proven.
-        """
-        try:
-            return TARGETS[self.target]().runtime, ""
-        except MissingRuntimeError as error:
-            if not self.unproven:
-                raise
-            return None, str(error)
-
-    def to(self, target: str) -> "Writing":
-        """Return the same, for another target."""
-        return replace(self, target=target)
-
-    def saying(self, metadata: Mapping[str, object], usage: Usage) -> "Writing":
-        """Return the same, with metadata.
-
-        Raises:
-            InputError: If the file is to prepare pictures, and nobody says how.
-        """
-        self.ends.refuse_unless_known(usage)
-        return replace(self, metadata=metadata, usage=usage)
 
 
 def write_onnx(

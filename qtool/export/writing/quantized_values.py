@@ -54,7 +54,8 @@ class QuantizedValues:
                 codes = self._constants.get(node.input[0])
                 if codes is not None and codes.data_type in BYTES and len(codes.dims) > 1:
                     kind = "INT8" if codes.data_type == TensorProto.INT8 else "UINT8"
-                    found[codes.name] = Annotation(*node.input, kind)
+                    tensor, scale, zero_point = node.input
+                    found[codes.name] = Annotation(tensor, scale, zero_point, kind)
         return list(found.values())
 
     def _dequantizes_values(self, node: onnx.NodeProto) -> bool:
