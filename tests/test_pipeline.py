@@ -16,9 +16,9 @@ import qtool
 from qtool import pipeline
 from qtool.data.datasets import digits
 from qtool.errors import ConversionError, ExportError, InputError
-from qtool.export.proof import agreement, gate, latency, measure
+from qtool.export.proof import gate, latency, measure
 from qtool.export.proof.why_slow import Kernels
-from qtool.export.targets.onnxruntime import OnnxRuntime
+from qtool.export.targets.onnxruntime import OnnxRuntime, OnnxSession
 from qtool.reports.exports import FloatOperator
 from qtool.runs import train
 from qtool.runs.sources import Integer
@@ -160,12 +160,18 @@ def test_a_run_without_an_integer_model_is_converted_first(story, tmp_path):
 def test_a_file_that_disagrees_is_not_written(story, tmp_path, monkeypatch):
     _, run, _, _, _ = story
     before = (run / "export.json").read_bytes()
-    monkeypatch.setattr(agreement, "judge", lambda figures, given: "the runtime is wrong")
-    with pytest.raises(ExportError, match="the runtime is wrong"):
+    right = OnnxSession.run
+
+    def wrong(session, given):
+        return {name: -value for name, value in right(session, given).items()}
+
+    monkeypatch.setattr(OnnxSession, "run", wrong)
+    with pytest.raises(ExportError, match=r"the top class agrees on 0\.0"):
         pipeline.export(run, output=tmp_path / "m.onnx")
 
     assert list(tmp_path.iterdir()) == []
-    assert json.loads((run / "export.json").read_text())["disagreement"] == "the runtime is wrong"
+    said = json.loads((run / "export.json").read_text())["disagreement"]
+    assert said.startswith("the top class agrees on 0.0")
     (run / "export.json").write_bytes(before)
 
 

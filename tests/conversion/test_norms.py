@@ -77,7 +77,6 @@ FOLDED: dict[str, Callable[[int], nn.Module]] = {
     "InstanceNorm2d with statistics": lambda n: nn.InstanceNorm2d(
         n, affine=True, track_running_stats=True
     ),
-    "a subclass that activates nothing": lambda n: Activated(n, nn.Identity()),
     "a batch norm inside another module": Wrapped,
 }
 KEPT: dict[str, tuple[Callable[[int], nn.Module], str]] = {
@@ -88,10 +87,6 @@ KEPT: dict[str, tuple[Callable[[int], nn.Module], str]] = {
     "GroupNorm": (lambda n: nn.GroupNorm(2, n), "GroupNorm is not a gain and a shift"),
     "InstanceNorm2d": (nn.InstanceNorm2d, "it uses the statistics of what it is given"),
     "LayerNorm": (lambda n: nn.LayerNorm([n, 6, 6]), "LayerNorm is not a gain and a shift"),
-    "a subclass that activates": (
-        lambda n: Activated(n, nn.ReLU()),
-        "Activated is not a gain and a shift",
-    ),
 }
 
 
@@ -143,15 +138,23 @@ def test_a_gain_and_a_shift_are_folded_whatever_computes_them(name: str) -> None
     assert_right(net, model, integer)
 
 
-def test_of_a_module_that_is_more_than_a_norm_the_norm_inside_is_folded() -> None:
+@pytest.mark.parametrize(
+    ("build", "inner"),
+    [
+        (Within, "inner"),
+        (lambda n: Activated(n, nn.Identity()), "own_norm"),
+        (lambda n: Activated(n, nn.ReLU()), "own_norm"),
+    ],
+    ids=["a norm inside", "a subclass that activates nothing", "a subclass that activates"],
+)
+def test_of_a_module_that_is_more_than_a_norm_the_norm_inside_is_folded(
+    build: Callable[[int], nn.Module], inner: str
+) -> None:
     torch.manual_seed(0)
-    net = lively(Net(Within))
+    net = lively(Net(build))
     model, integer = converted(net)
-    assert [spec.batch_norm for spec in integer.qtool.layers] == [
-        "norm1.inner",
-        "norm2.inner",
-        None,
-    ]
+    norms = [f"norm1.{inner}", f"norm2.{inner}", None]
+    assert [spec.batch_norm for spec in integer.qtool.layers] == norms
     assert integer.qtool.not_folded == {}
     assert_right(net, model, integer)
 

@@ -54,7 +54,7 @@ def test_a_large_file_is_proven_and_moves_with_its_tensors(
         refuse(report, described)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
     data = tmp_path / "large.onnx.data"
-    assert data.stat().st_size >= 32 * 32 * 9 // 2
+    assert data.stat().st_size >= 32 * 32 * 9 * 3 // 8  # 3 bits hold the codes of that layer
     assert report.file_bytes == path.stat().st_size + data.stat().st_size
     assert report.codes_compared == 3 * 32 * 9 + 32 * 32 * 9 + 512 * 5
     told = inspect_onnx(path)

@@ -106,9 +106,12 @@ def test_every_layer_runs_in_integers_and_equals_the_integer_model(
     runtime = OnnxRuntime()
     known = Known.of(converted_state(integer))
     slow = kernels_of(path, runtime.optimized(path), runtime, known).why_slow
-    assert {one.operator for one in slow} >= {"LayerNormalization", "Softmax", "Erf", "Add"} - (
+    operators = {one.operator for one in slow}
+    wanted = {"LayerNormalization", "Softmax", "Add"} - (
         {"Softmax"} if name == "convnext" else set()
     )
+    assert operators >= wanted
+    assert operators & {"Gelu", "BiasGelu"}  # the runtime may take in the bias before it
     # tokens: the mean of what a layer makes, with float neither before nor behind it
     refused = [one.name for one in slow if not one.by_design]
     assert refused == ([":avg_pool0"] if name == "tokens" else [])

@@ -260,7 +260,7 @@ def test_a_first_call_that_mixes_both_ways_asks_for_an_example() -> None:
     model = qtool.prepare(TwoInputs().eval(), BOTH)
     image, vector = images(0)
     model(image, vector=vector)
-    with pytest.raises(ValueError, match="give prepare an example, a tuple, a dict, or "):
+    with pytest.raises(ValueError, match="give prepare an example, a tuple or a dict, or "):
         qtool.calibrate(model, [(image, vector)])
     qtool.convert(model)  # the recorded call itself is known
 

@@ -18,6 +18,7 @@ QUANTIZABLE = (*CONVOLUTIONS, *LINEARS, *POOLINGS, *JOINS)
 """Operators that could run in integers; a runtime's integer kernels are, too."""
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Shape")
 """Operators that compute nothing and move nothing."""
+_NAMED = {"tensor(bool)": TensorProto.BOOL, "tensor(int64)": TensorProto.INT64}
 PASSES_ON = (
     *(*VIEWS, "Transpose", "Slice", "Split", "Concat", "Pad", "Gather", "Expand", "Tile"),
     *("DepthToSpace", "SpaceToDepth", "MaxPool", "GlobalMaxPool", "Clip"),
@@ -65,7 +66,9 @@ class RuntimeGraph:
         if node.op_type in (*self._kernels, *PASSES_ON):
             kinds = [kind for kind in known if kind in (*_BYTES, *_FLOATS)]
             return next((kind for kind in kinds if kind in _BYTES), next(iter(kinds), 0))
-        return 0
+        if node.op_type == "Cast":
+            return next(item.i for item in node.attribute if item.name == "to")
+        return _first_made(node, known)
 
     @property
     def _kernels(self) -> tuple[str, ...]:
@@ -181,3 +184,19 @@ def owners(
             (owner_of(file[name]) for name in node.output if name in file), ""
         )
         yield node, named or node.name or node.op_type
+
+
+def _first_made(node: onnx.NodeProto, known: list[int]) -> int:
+    """Return the type of an operator's first output by ONNX's own definition of it; 0 if unknown.
+
+    Runtimes have operators of their own, such as FusedConv: those make what they read first.
+    """
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+        return next((kind for kind in known if kind in _FLOATS), 0)
+    schema = onnx.defs.get_schema(node.op_type)
+    made = schema.outputs[0].type_str
+    for index, kind in enumerate(known):
+        given = schema.inputs[min(index, len(schema.inputs) - 1)]  # the last may stand for many
+        if given.type_str == made and kind:
+            return kind
+    return _NAMED.get(made, 0)
