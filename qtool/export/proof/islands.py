@@ -24,6 +24,7 @@ PASSES_ON = (
     *("DepthToSpace", "SpaceToDepth", "MaxPool", "GlobalMaxPool", "Clip"),
 )
 """Operators whose results have the type of what they read."""
+Y_SCALE = 7  # the input of QGemm that is absent where it gives float numbers
 _BYTES = (TensorProto.UINT8, TensorProto.INT8)
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
@@ -59,13 +60,22 @@ class RuntimeGraph:
         Where it joined a kernel with the quantizer behind it, the codes are a tensor of its own.
         """
         known = [self._types.get(name, 0) for name in node.input]
+        if node.op_type == "Shape":
+            return TensorProto.INT64
         if node.op_type == "DequantizeLinear":
             return TensorProto.FLOAT
         if node.op_type == "QuantizeLinear":
             return next(iter(known[2:]), 0) or TensorProto.UINT8
+        if node.op_type == "MatMulIntegerToFloat" or (
+            node.op_type == "QGemm" and not any(node.input[Y_SCALE:])
+        ):
+            return TensorProto.FLOAT
         if node.op_type in (*self._kernels, *PASSES_ON):
             kinds = [kind for kind in known if kind in (*_BYTES, *_FLOATS)]
-            return next((kind for kind in kinds if kind in _BYTES), next(iter(kinds), 0))
+            otherwise = known[:1] if node.op_type in PASSES_ON else ()  # sizes, too, are passed on
+            return next(
+                (kind for kind in kinds if kind in _BYTES), next(iter(kinds or otherwise), 0)
+            )
         if node.op_type == "Cast":
             return next(item.i for item in node.attribute if item.name == "to")
         return _first_made(node, known)
