@@ -7,8 +7,8 @@ decoded pictures of any size.
 from pathlib import Path
 
 from qtool.errors import InputError
-from qtool.export.targets import target  # first: it loads all targets, some by way of others
 from qtool.export.targets.onnxruntime import OnnxSession
+from qtool.export.targets.target import TARGETS
 from qtool.files.reading import intact
 from qtool.images.usage import Usage
 from qtool.prediction.classifier import Array, Classifier, rule_of
@@ -29,7 +29,7 @@ def open_onnx(path: Path) -> Classifier:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a run folder, an integer model or ONNX file")
-    session = target.TARGETS[RUNS]().runtime.open(path)
+    session = TARGETS[RUNS]().runtime.open(path)
     assert isinstance(session, OnnxSession)
     with intact(path, "what qtool wrote into it is damaged"):
         usage = Usage.of(session.metadata)

@@ -207,3 +207,17 @@ def test_targets_are_listed_without_loading_a_runtime_or_onnx() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert ended.stdout.split() == ["[]", str(len(TARGETS.names()))]
+
+
+@pytest.mark.parametrize("first", ["onnxruntime", "openvino", "web", "target"])
+def test_any_file_of_a_target_may_be_loaded_first(first: str) -> None:
+    code = (
+        f"import qtool.export.targets.{first};"
+        "from qtool.export.targets.target import TARGETS;"
+        "print(*TARGETS.names())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.split() == TARGETS.names()

@@ -1,8 +1,8 @@
 """What every target gives: how a file is written for a runtime, and how it is run there.
 
 To add one, write a file beside this one with a function that returns a Target and is decorated with
-`@TARGETS.add`: its name is the target's. Every file of this folder is loaded with this one, so that
-none may import its runtime, or onnx, before it is asked to run something.
+`@TARGETS.add`: its name is the target's. Every file of this folder is loaded when the table is
+first asked, so that none may import its runtime, or onnx, before it is asked to run something.
 """
 
 import re
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnx
 
 Array = NDArray[np.generic]
-TARGETS: "Registry[Callable[[], Target]]" = Registry("target")
+DEFAULT = "onnxruntime"
 Weights = Literal["packed", "int8", "int4", "int2", "float", "qonnx"]
 Activations = Literal["qdq", "arithmetic", "qonnx"]
 Saturation = Literal["unsigned", "seven_bits", "allow"]
@@ -231,6 +231,29 @@ class Target:
         return self.saturation == "unsigned"
 
 
-for _found in iter_modules([str(Path(__file__).parent)]):
-    if _found.name != Path(__file__).stem:
-        import_module(f"{__package__}.{_found.name}")
+class Targets(Registry[Callable[[], Target]]):
+    """The table of targets, filled when it is first asked: some files need others of the folder."""
+
+    _filled = False
+
+    def names(self) -> list[str]:
+        """Return the names of all targets, the usual one first."""
+        self._fill()
+        return sorted(self._members, key=lambda name: (name != DEFAULT, name))
+
+    def __contains__(self, name: object) -> bool:
+        self._fill()
+        return super().__contains__(name)
+
+    def __getitem__(self, name: str) -> Callable[[], Target]:
+        self._fill()
+        return super().__getitem__(name)
+
+    def _fill(self) -> None:
+        if not self._filled:
+            self._filled = True
+            for found in iter_modules([str(Path(__file__).parent)]):
+                import_module(f"{__package__}.{found.name}")
+
+
+TARGETS = Targets("target")
