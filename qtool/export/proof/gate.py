@@ -59,27 +59,34 @@ def stored_codes(path: Path, names: list[str], runtime: Runtime) -> dict[str, Ar
     return codes_in(onnx.load(str(path)), names, runtime)
 
 
+def nodes_behind(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that tensors are made by, directly or through others, in their order."""
+    given = list(nodes)
+    makers = {out: node for node in given for out in node.output}
+    waiting, seen = list(names), set[int]()
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and id(node) not in seen:
+            seen.add(id(node))
+            waiting += node.input
+    return [node for node in given if id(node) in seen]
+
+
 def codes_in(model: onnx.ModelProto, names: Sequence[str], runtime: Runtime) -> dict[str, Array]:
     """Return tensors of a model that depend on no input, as the runtime computes them.
 
     Raises:
         InputError: If the runtime cannot load what makes them.
     """
+    if not names:
+        return {}
     graph = model.graph
-    makers = {out: node for node in graph.node for out in node.output}
-    needed: list[onnx.NodeProto] = []
-    waiting, seen = list(names), set[int]()
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and id(node) not in seen:
-            seen.add(id(node))
-            needed.append(node)
-            waiting += node.input
+    needed = nodes_behind(graph.node, names)
     constants = {item.name: item for item in graph.initializer}
     used = {name for node in needed for name in node.input} | set(names)
     outputs = [onnx.ValueInfoProto(name=name) for name in names]  # int8, or uint8 around 128
     small = onnx.helper.make_graph(
-        [node for node in graph.node if id(node) in seen],
+        needed,
         "codes",
         [],
         outputs,

@@ -13,6 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from qtool.errors import ExportError
+from qtool.export.proof.gate import codes_in, nodes_behind
 from qtool.export.targets.target import Array, Runtime
 
 
@@ -39,7 +40,7 @@ def unrounded(model: onnx.ModelProto, runtime: Runtime) -> onnx.ModelProto:
     graph = model.graph
     constant = _constants(graph)
     of_weights = [n for n in graph.node if _reads_constant(n, constant)]
-    values = _values(model, [node.output[0] for node in of_weights], runtime)
+    values = codes_in(model, [node.output[0] for node in of_weights], runtime)
     known = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     rounded = [n for n in graph.node if n.op_type == "QuantizeLinear" and not _in(n, constant)]
     if not rounded:
@@ -63,7 +64,7 @@ def unrounded(model: onnx.ModelProto, runtime: Runtime) -> onnx.ModelProto:
     del made.metadata_props[:], made.graph.node[:], made.graph.quantization_annotation[:]
     del made.graph.value_info[:]
     made.graph.initializer.extend(weights)
-    made.graph.node.extend(_needed(nodes, [output.name for output in graph.output]))
+    made.graph.node.extend(nodes_behind(nodes, [output.name for output in graph.output]))
     _drop_unused(made.graph)
     return made
 
@@ -86,32 +87,6 @@ def _in(node: onnx.NodeProto, constant: set[str]) -> bool:
 
 def _reads_constant(node: onnx.NodeProto, constant: set[str]) -> bool:
     return node.op_type == "DequantizeLinear" and node.input[0] in constant
-
-
-def _values(model: onnx.ModelProto, names: list[str], runtime: Runtime) -> dict[str, Array]:
-    """Return what the runtime makes of constants, by their names."""
-    if not names:
-        return {}
-    nodes = _needed(list(model.graph.node), names)
-    read = {name for node in nodes for name in node.input}
-    outputs = [onnx.ValueInfoProto(name=name) for name in names]
-    constants = [item for item in model.graph.initializer if item.name in read]
-    part = helper.make_graph(nodes, "constants", [], outputs, constants)
-    alone = helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return dict(zip(names, runtime.open(alone.SerializeToString()).constants(names), strict=True))
-
-
-def _needed(nodes: list[onnx.NodeProto], names: list[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that some tensors are made by, in their order."""
-    makers = {out: node for node in nodes for out in node.output}
-    needed: set[int] = set()
-    waiting = list(names)
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and id(node) not in needed:
-            needed.add(id(node))
-            waiting += node.input
-    return [node for node in nodes if id(node) in needed]
 
 
 def _relu_or_identity(node: onnx.NodeProto, known: dict[str, Array]) -> onnx.NodeProto:
