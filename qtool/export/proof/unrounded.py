@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from qtool.errors import ExportError
 from qtool.export.proof.gate import codes_in, nodes_behind
 from qtool.export.targets.target import Array, Runtime
+from qtool.export.writing.quantized_values import depending
 
 
 def write_unrounded(given: Path, made: Path, runtime: Runtime) -> Path:
@@ -38,11 +39,13 @@ def unrounded(model: onnx.ModelProto, runtime: Runtime) -> onnx.ModelProto:
         ExportError: If nothing in it is quantized so, or integers are computed with otherwise.
     """
     graph = model.graph
-    constant = _constants(graph)
-    of_weights = [n for n in graph.node if _reads_constant(n, constant)]
+    of_inputs = depending(graph)
+    of_weights = [
+        n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] not in of_inputs
+    ]
     values = codes_in(model, [node.output[0] for node in of_weights], runtime)
     known = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
-    rounded = [n for n in graph.node if n.op_type == "QuantizeLinear" and not _in(n, constant)]
+    rounded = [n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] in of_inputs]
     if not rounded:
         raise ExportError(
             "no value is quantized with QuantizeLinear, so that nothing is known of it in float"
@@ -52,7 +55,7 @@ def unrounded(model: onnx.ModelProto, runtime: Runtime) -> onnx.ModelProto:
     for node in graph.node:
         if id(node) in dropped:
             continue
-        if node.op_type == "QuantizeLinear" and not _in(node, constant):
+        if node.op_type == "QuantizeLinear" and node.input[0] in of_inputs:
             nodes.append(_relu_or_identity(node, known))
         elif node.op_type == "DequantizeLinear" or _clips_bytes(node, known):
             nodes.append(_identity(node))
@@ -67,26 +70,6 @@ def unrounded(model: onnx.ModelProto, runtime: Runtime) -> onnx.ModelProto:
     made.graph.node.extend(nodes_behind(nodes, [output.name for output in graph.output]))
     _drop_unused(made.graph)
     return made
-
-
-def _constants(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of tensors that no input of the graph reaches."""
-    constant = {item.name for item in graph.initializer}
-    for node in graph.node:
-        if _in(node, constant):
-            constant.update(node.output)
-    return constant
-
-
-def _in(node: onnx.NodeProto, constant: set[str]) -> bool:
-    """Tell whether all that a node reads is constant; random numbers are not."""
-    return not node.op_type.startswith("Random") and all(
-        name in constant for name in node.input if name
-    )
-
-
-def _reads_constant(node: onnx.NodeProto, constant: set[str]) -> bool:
-    return node.op_type == "DequantizeLinear" and node.input[0] in constant
 
 
 def _relu_or_identity(node: onnx.NodeProto, known: dict[str, Array]) -> onnx.NodeProto:
