@@ -13,12 +13,17 @@ from torch import nn
 
 import qtool
 from qtool.errors import ExportError
+from qtool.export.proof import constants
+from qtool.export.proof.gate import stored_codes
 from qtool.export.proof.measure import Evidence, export_report, refuse
+from qtool.export.proof.site_codes import compare_site_codes
+from qtool.export.targets.onnxruntime import OnnxRuntime, OnnxSession
 from qtool.export.writing import saved
 from qtool.export.writing.onnx_qdq import write_onnx
 from qtool.export.writing.request import Writing
 from qtool.files.whole import unproven
 from qtool.inspection.onnx import inspect_onnx
+from qtool.integer.layers import integer_layers
 
 RECIPE = {"weights": {"bits": 4}, "activations": {"bits": 8, "place": "every_value"}}
 IMAGES = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -82,6 +87,44 @@ def test_it_is_the_file_that_it_would_be_in_one(
     assert one.SerializeToString() == two.SerializeToString()
     assert (tmp_path / "two.onnx").stat().st_size < (tmp_path / "one.onnx").stat().st_size
     assert not (tmp_path / "one.onnx.data").exists()
+
+
+class Counting(OnnxRuntime):
+    """ONNX Runtime, which keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[int] = []
+
+    def open(self, model: Path | bytes, *, threads: int = 0, plainly: bool = False) -> OnnxSession:
+        self.given.append(len(model) if isinstance(model, bytes) else 0)
+        return super().open(model, threads=threads, plainly=plainly)
+
+
+@pytest.mark.usefixtures("low")
+def test_codes_are_unpacked_part_by_part_and_the_largest_from_a_file(
+    integer: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qtool.export_onnx(integer, IMAGES, tmp_path / "m.onnx", target="int8")
+    layers = {f"{name}.codes": layer for name, layer in integer_layers(integer).items()}
+    monkeypatch.setattr(constants, "PART", 3500)  # bytes: 864 and 2,560 of codes; then 9,216
+    runtime = Counting()
+    found = stored_codes(tmp_path / "m.onnx", ["0.codes", "4.codes", "2.codes"], runtime)
+    assert len(runtime.given) == 2
+    assert 864 + 2560 < runtime.given[0] < 4000
+    assert runtime.given[1] == 0  # a file, as 9,216 bytes are more than a message may have here
+    for name, layer in layers.items():
+        assert np.array_equal(found[name], layer.codes_of_file.numpy())
+
+
+@pytest.mark.usefixtures("low")
+def test_codes_of_values_of_a_large_file_are_compared(integer: nn.Module, tmp_path: Path) -> None:
+    qtool.export_onnx(integer, IMAGES, tmp_path / "m.onnx", target="int8")
+    runtime = Counting()
+    compared = compare_site_codes(tmp_path / "m.onnx", integer, IMAGES, runtime)
+    assert runtime.given == [0]
+    assert sum(one.values for one in compared.values()) >= 16 * 32 * (36 + 16)
+    assert all(one.differing == 0 for one in compared.values())
 
 
 @pytest.mark.usefixtures("low")

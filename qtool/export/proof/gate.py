@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qtool.errors import ExportError
 from qtool.evaluation import accuracy_of, logits_of
+from qtool.export.proof.constants import codes_in
 from qtool.export.targets.target import Array, Runtime, Session
 from qtool.integer.layers import IntegerLayer, integer_layers
 from qtool.integer.relu import IntegerReLU, integer_relus
@@ -57,45 +58,6 @@ def _filled(rows: Array, size: int) -> Array:
 def stored_codes(path: Path, names: list[str], runtime: Runtime) -> dict[str, Array]:
     """Return the weight codes that a file holds, as the runtime itself unpacks them."""
     return codes_in(onnx.load(str(path)), names, runtime)
-
-
-def nodes_behind(nodes: Iterable[onnx.NodeProto], names: Iterable[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that tensors are made by, directly or through others, in their order."""
-    given = list(nodes)
-    makers = {out: node for node in given for out in node.output}
-    waiting, seen = list(names), set[int]()
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and id(node) not in seen:
-            seen.add(id(node))
-            waiting += node.input
-    return [node for node in given if id(node) in seen]
-
-
-def codes_in(model: onnx.ModelProto, names: Sequence[str], runtime: Runtime) -> dict[str, Array]:
-    """Return tensors of a model that depend on no input, as the runtime computes them.
-
-    Raises:
-        InputError: If the runtime cannot load what makes them.
-    """
-    if not names:
-        return {}
-    graph = model.graph
-    needed = nodes_behind(graph.node, names)
-    constants = {item.name: item for item in graph.initializer}
-    used = {name for node in needed for name in node.input} | set(names)
-    outputs = [onnx.ValueInfoProto(name=name) for name in names]  # int8, or uint8 around 128
-    small = onnx.helper.make_graph(
-        needed,
-        "codes",
-        [],
-        outputs,
-        [constants[name] for name in sorted(used) if name in constants],
-    )
-    wrapped = onnx.helper.make_model(small, opset_imports=model.opset_import)
-    wrapped.ir_version = model.ir_version
-    found = runtime.open(wrapped.SerializeToString()).constants(list(names))
-    return dict(zip(names, found, strict=True))
 
 
 def check_codes(

@@ -22,6 +22,7 @@ from qtool.export.proof.gate import run_named
 from qtool.export.targets.target import Runtime
 from qtool.export.writing.annotation import Annotation, read_annotations
 from qtool.export.writing.names import named_inputs
+from qtool.export.writing.saved import loadable
 from qtool.export.writing.weights import GATE, REAL, REPEATED, WEIGHT, part_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.module_sites import Site
@@ -127,7 +128,8 @@ def _run_with(
         if note.tensor not in there:
             value = onnx.helper.make_tensor_value_info(note.tensor, types[note.zero_point], None)
             model.graph.output.append(value)
-    return run_named(runtime.open(model.SerializeToString()), given)
+    with loadable(model) as whole:
+        return run_named(runtime.open(whole), given)
 
 
 def _place(note: Annotation) -> str:

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from qtool.errors import QtoolError
-from qtool.export.proof.gate import codes_in
+from qtool.export.proof.constants import codes_in
 from qtool.export.targets.target import Array, Runtime
 from qtool.export.writing.layer_metadata import LayerMetadata, digest
 from qtool.export.writing.quantized_values import depending

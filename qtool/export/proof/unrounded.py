@@ -13,9 +13,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from qtool.errors import ExportError
-from qtool.export.proof.gate import codes_in, nodes_behind
+from qtool.export.proof.constants import codes_in, nodes_behind
 from qtool.export.targets.target import Array, Runtime
 from qtool.export.writing.quantized_values import depending
+from qtool.export.writing.saved import save
 
 
 def write_unrounded(given: Path, made: Path, runtime: Runtime) -> Path:
@@ -24,7 +25,7 @@ def write_unrounded(given: Path, made: Path, runtime: Runtime) -> Path:
     Raises:
         ExportError: As `unrounded`.
     """
-    onnx.save(unrounded(onnx.load(str(given)), runtime), str(made))
+    save(unrounded(onnx.load(str(given)), runtime), made)
     return made
 
 

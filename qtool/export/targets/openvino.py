@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -158,9 +159,11 @@ class OpenVino:
             InputError: If the runtime cannot load a file.
             ExportError: If it cannot load a model in memory, which is being exported.
         """
-        given = model if isinstance(model, Path) else model.SerializeToString()
+        from qtool.export.writing.saved import loadable
+
         try:
-            kernels = self._compiled(given).get_runtime_model().get_ordered_ops()
+            with nullcontext(model) if isinstance(model, Path) else loadable(model) as given:
+                kernels = self._compiled(given).get_runtime_model().get_ordered_ops()
         except InputError as error:
             if isinstance(model, Path):
                 raise

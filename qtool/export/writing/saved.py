@@ -4,7 +4,10 @@ Such a file is NAME.onnx with its graph, and NAME.onnx.data with its tensors; ru
 find the second where the first lies. Both keep their names when they are moved together.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
@@ -37,6 +40,18 @@ def save(model: onnx.ModelProto, path: Path) -> None:
         model, str(path), save_as_external_data=True, location=data.name, size_threshold=SMALL
     )
     load_external_data_for_model(model, str(path.parent))
+
+
+@contextmanager
+def loadable(model: onnx.ModelProto) -> Iterator[Path | bytes]:
+    """Lend what a runtime can load a model from: its bytes, or a file where it is too large."""
+    if not is_large(model):
+        yield model.SerializeToString()
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        save(model, path)
+        yield path
 
 
 def save_checked(model: onnx.ModelProto, path: Path) -> None:
