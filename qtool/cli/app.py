@@ -304,5 +304,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         app(argv)
     except QtoolError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        from qtool.console import printable
+
+        typer.secho(printable(f"error: {error}"), fg=typer.colors.RED, err=True)
         sys.exit(error.exit_code)
