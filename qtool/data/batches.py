@@ -20,8 +20,12 @@ class Batches(Protocol):
         """Return the number of batches in an epoch."""
         ...
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of one epoch, the same ones whenever the epoch is the same.
+
+        Args:
+            epoch: counts from 0.
+            start: how many of its first batches are left out; nothing is read for those.
 
         Yields:
             Normalised images, float32 [B, C, H, W], and their classes, int64 [B], or numbers to
@@ -46,10 +50,12 @@ class Repeated:
         """Return the number of batches in an epoch."""
         return self._passes * len(self._one_pass)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of all passes of one epoch."""
-        for number in range(epoch * self._passes, (epoch + 1) * self._passes):
-            yield from self._one_pass.batches(number)
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of all passes of one epoch, from batch `start` on."""
+        whole, start = divmod(start, len(self._one_pass))
+        for number in range(epoch * self._passes + whole, (epoch + 1) * self._passes):
+            yield from self._one_pass.batches(number, start)
+            start = 0
 
 
 def batch_sizes(samples: int, batch_size: int, *, drop_last: bool) -> list[int]:

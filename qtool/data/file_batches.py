@@ -85,19 +85,21 @@ class FileBatches:
         """Return the number of batches in an epoch."""
         return len(self._sizes)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised images, float32 [B, C, H, W], and their classes, int64 [B].
+
+        The first `start` batches of the epoch are left out, and none of their files is read.
 
         Raises:
             DataError: If an image cannot be read; it names the file.
         """
         self._pass += 1
         this_pass = self._pass
-        if self._ready != epoch:
-            self._plan.first_epoch = epoch
+        if self._ready != epoch or start:
+            self._plan.first_epoch, self._plan.first_batch = epoch, start
             self._stream = iter(self._loader)
         self._ready = None
-        for place in range(len(self)):
+        for place in range(start, len(self)):
             read = next(self._stream)
             if isinstance(read, str):
                 # Workers stop at once when their loader goes; the error would keep it alive.
@@ -127,22 +129,26 @@ class FileBatches:
 class _Plan:
     """The sampler: what to read for each batch of `first_epoch`, and in training of all after it.
 
+    It begins with `first_batch` of that epoch.
+
     Workers are told the files batch by batch: a copy of the whole list in each of them would make
     large sets slow to start.
     """
 
     def __init__(self, split: FileSplit, sizes: list[int], *, training: bool, seed: int) -> None:
-        self.first_epoch = 0
+        self.first_epoch = self.first_batch = 0
         self._split = split
         self._sizes = sizes
         self._training = training
         self._seed = seed
 
     def __iter__(self) -> Iterator[Work]:
+        start = self.first_batch
         for epoch in count(self.first_epoch) if self._training else [self.first_epoch]:
             order = self._order(epoch)[: sum(self._sizes)]
-            for indices in order.split(self._sizes):
+            for indices in order.split(self._sizes)[start:]:
                 yield epoch, [self._file(index) for index in indices.tolist()]
+            start = 0
 
     def _order(self, epoch: int) -> Tensor:
         samples = len(self._split)

@@ -1,6 +1,7 @@
 """Batches of a data set that fits in memory: images wait on the device, and are varied there."""
 
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -66,15 +67,17 @@ class TensorBatches:
         """Return the number of batches in an epoch."""
         return len(self._sizes)
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalised images, float32 [B, C, H, W], and their classes or targets [B]."""
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield normalised images, float32 [B, C, H, W], and their classes or targets [B].
+
+        The first `start` batches of the epoch are left out.
+        """
         generator = seeded_generator(self._seed, epoch)
         if not self._training:
-            start = 0
-            for size in self._sizes:
-                span = slice(start, start + size)
+            ends = list(accumulate(self._sizes, initial=0))
+            for first, last in list(pairwise(ends))[start:]:
+                span = slice(first, last)
                 yield self._normalize(self._resized(self._images[span])), self._labels[span]
-                start += size
             return
         # All numbers are drawn on the CPU, so that every device sees the same order, and at once,
         # so that the device waits for one copy in an epoch.
@@ -82,7 +85,8 @@ class TensorBatches:
         shifts = torch.randint(2 * self._crop_padding + 1, (self.samples, 2), generator=generator)
         flips = torch.rand(self.samples, generator=generator) < (0.5 if self._flip else 0.0)
         drawn = (order.to(self._device), shifts.to(self._device), flips.to(self._device))
-        for chosen, shift, mirrored in zip(*(d.split(self._sizes[0]) for d in drawn), strict=True):
+        parts = [d.split(self._sizes[0])[start:] for d in drawn]
+        for chosen, shift, mirrored in zip(*parts, strict=True):
             if len(chosen) < self._sizes[0]:
                 return
             images = self._resized(self._images[chosen])

@@ -1,20 +1,20 @@
 """One run of training, epoch by epoch: forward, backward, step, schedules."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from qtool.errors import TrainingError
-from qtool.evaluation import Score, count_hits, evaluate, share_of_hits
+from qtool.evaluation import Score, evaluate
 from qtool.numerics.schedules import Schedule
 from qtool.quantizers.control import blend_alphas, set_progress, without_blends
 from qtool.quantizers.layers import take_oscillations
 from qtool.reports.results import EpochLine
+from qtool.stopping import held_back
 from qtool.training.failures import failed_step, loss_of
 from qtool.training.losses import Loss
 from qtool.training.lost import Lost
@@ -22,9 +22,8 @@ from qtool.training.optimizers import set_rate
 from qtool.training.progress import EpochBar, progress_bar
 from qtool.training.step import TakeStep, TrainingStep
 from qtool.training.step_watch import LossError, StepError, StepWatch, loss_problem
-from qtool.training.watcher import Watcher
-
-Measures = dict[str, Any]  # keys of an EpochLine
+from qtool.training.tally import Measures, Tally
+from qtool.training.watcher import Batch, Watcher
 
 
 class Batches(Protocol):
@@ -34,8 +33,8 @@ class Batches(Protocol):
         """Return the number of batches in an epoch."""
         ...
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images [B, C, H, W] and labels [B] of one epoch."""
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield images [B, C, H, W] and labels [B] of one epoch, from batch `start` on."""
         ...
 
 
@@ -54,6 +53,7 @@ class Trainer:
         watchers: look on.
         watch: sees loss and gradients of each step.
         lost: sees numbers and quantizers after each epoch.
+        tally: of the epoch in progress; one with steps in it is gone on with.
     """
 
     model: nn.Module
@@ -70,49 +70,57 @@ class Trainer:
     watchers: list[Watcher] = field(default_factory=list)
     watch: StepWatch = field(default_factory=StepWatch)
     lost: Lost = field(default_factory=Lost)
+    tally: Tally = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with an epoch of which nothing is done."""
+        self.tally = Tally(self.device)
 
     def fit(
         self,
         after_epoch: Callable[[EpochLine], None],
         finish: Callable[[nn.Module], None] = lambda model: None,
     ) -> None:
-        """Train from the epoch after the last one of `history` to the end.
+        """Train from where `history` and `tally` stand to the end.
+
+        A signal that asks to stop comes between two steps, or while the model is judged; then
+        model, optimizer, `history` and `tally` are what a checkpoint needs.
 
         Args:
             after_epoch: called with each epoch's line of metrics, once it is in `history`.
-            finish: what is left to do to the model after the last step, before it is judged.
+            finish: what is left to do to the model after the last step, before it is judged; not
+                called where the tally says that it is done.
 
         Raises:
             TrainingError: If a loss, a gradient or what a step leaves is no longer finite, the loss
                 far beyond its start, or the network lost; names layer, epoch and step.
             ValueError: If there is no batch to train on.
+            Stopped: If a signal asks to stop.
         """
         steps = len(self.train)
         if not steps:
             raise ValueError("the training set gives no batch; it needs one at least")
         done = len(self.history)
-        if self.history:
+        if self.history and self.watch.start is None:
             self.watch.start_from(getattr(self.history[0], "train_loss", None))
         take = self.step or self.plain_step()
-        with progress_bar(steps * self.epochs, steps * done) as bar:
+        with progress_bar(steps * self.epochs, steps * done + self.tally.steps) as bar:
             for epoch in range(done, self.epochs):
-                started = time.perf_counter()
-                with ExitStack() as around:
-                    for watcher in self.watchers:
-                        around.enter_context(watcher.epoch(self.model))
-                    trained = self._train_epoch(epoch, bar, take)
+                self.tally.resume()
+                trained = self.tally.line or self._train_epoch(epoch, bar, take)
                 last = epoch == self.epochs - 1
-                if last:
+                if last and not self.tally.finished:
                     finish(self.model)
                 when = f"after epoch {epoch + 1}, step {(epoch + 1) * steps}"
                 self.lost.refuse(self.model, self.optimizer, when, last=last)
                 judged = self._validate(epoch)
-                seconds = round(time.perf_counter() - started, 3)
-                line = EpochLine(**trained, **judged, seconds=seconds)
-                self.history.append(line)
-                for watcher in self.watchers:
-                    watcher.end_epoch(line.epoch, line.step)
-                after_epoch(line)
+                with held_back():
+                    line = EpochLine(**trained, **judged, seconds=round(self.tally.seconds, 3))
+                    self.history.append(line)
+                    self.tally = Tally(self.device)
+                    for watcher in self.watchers:
+                        watcher.end_epoch(line.epoch, line.step)
+                    after_epoch(line)
 
     def plain_step(self) -> TrainingStep:
         """Return what takes a step as it is, neither compiled nor captured."""
@@ -132,46 +140,65 @@ class Trainer:
         self.lost.refuse_constant(self.model, images, when)
 
     def _train_epoch(self, epoch: int, bar: EpochBar, take: TakeStep) -> Measures:
+        """Take the steps of an epoch that are left; return what all of them came to."""
         self.model.train()
-        steps = len(self.train)
-        total = steps * self.epochs
-        # sums stay on the device: reading one waits for everything queued there
-        loss_sum = torch.zeros((), device=self.device)
-        hits = torch.zeros((), device=self.device, dtype=torch.int64)
-        images, rate, started = 0, 0.0, time.perf_counter()
-        inputs = labels = torch.empty(0)
-        self.watch.begin_epoch()
-        batches = self.train.batches(epoch)
+        if not self.tally.steps:
+            self.watch.begin_epoch()
+        with ExitStack() as around:
+            for watcher in self.watchers:
+                around.enter_context(watcher.epoch(self.model))
+            batch = self._take_steps(epoch, bar, take)
+        with held_back():  # what is read here of the model is counted anew from here on
+            self.tally.line = self._line_of_training(epoch, batch)
+        return self.tally.line
+
+    def _take_steps(self, epoch: int, bar: EpochBar, take: TakeStep) -> Batch:
+        """Take the steps that are left, each to its end; return the last batch."""
+        steps, tally = len(self.train), self.tally
+        batches = self.train.batches(epoch, tally.steps)
         for watcher in self.watchers:
             batches = watcher.batches(batches)
-        for index, (inputs, labels) in enumerate(batches):
-            progress = (epoch * steps + index) / total
-            rate = self.learning_rate(progress)
-            set_rate(self.optimizer, rate)
-            set_progress(self.model, progress)
-            for watcher in self.watchers:
-                watcher.before_step(epoch * steps + index)
-            try:
-                loss, logits = take(inputs, labels)
-            except StepError as error:
-                raise self._failed(error, (inputs, labels), epoch, index) from None
-            loss_sum += loss * len(labels)
-            hits += count_hits(logits, labels)
-            images += len(labels)
-            if self.device.type == "cpu" or index % 20 == 19:
-                seconds = time.perf_counter() - started
-                share = share_of_hits(hits, images, labels)
-                bar.step(epoch + 1, float(loss_sum) / images, share, images / seconds)
+        batch: Batch | None = None
+        for batch in batches:
+            with held_back():
+                self._take_step(epoch, batch, take)
+            if self.device.type == "cpu" or tally.steps % 20 == 0:
+                loss, share = tally.mean_loss, tally.accuracy(batch[1])
+                bar.step(epoch + 1, loss, share, tally.images_per_second)
+        if not tally.images:
+            raise TrainingError(f"the training set gave no batch in epoch {epoch + 1}")
+        return batch or next(iter(self.train.batches(epoch, steps - 1)))
+
+    def _take_step(self, epoch: int, batch: Batch, take: TakeStep) -> None:
+        """Take one step on images [B, C, H, W] and labels [B], and count it."""
+        steps, index = len(self.train), self.tally.steps
+        progress = (epoch * steps + index) / (steps * self.epochs)
+        rate = self.learning_rate(progress)
+        set_rate(self.optimizer, rate)
+        set_progress(self.model, progress)
+        for watcher in self.watchers:
+            watcher.before_step(epoch * steps + index)
+        try:
+            loss, logits = take(*batch)
+        except StepError as error:
+            raise self._failed(error, batch, epoch, index) from None
+        self.tally.add(loss, logits, batch[1], rate)
+
+    def _line_of_training(self, epoch: int, batch: Batch) -> Measures:
+        """Return what the epoch's line says of its training; `batch` is any of it.
+
+        Raises:
+            TrainingError: If a loss or a gradient could not be right.
+        """
+        tally, steps = self.tally, len(self.train)
         if failure := self.watch.end_epoch():
             step, error = failure
             if isinstance(error, LossError):
-                error = loss_problem(float(loss_sum), None) or error
-            raise self._failed(error, (inputs, labels), epoch, step)
-        if not images:
-            raise TrainingError(f"the training set gave no batch in epoch {epoch + 1}")
-        mean = float(loss_sum) / images
+                error = loss_problem(float(tally.loss_sum), None) or error
+            raise self._failed(error, batch, epoch, step)
+        mean = tally.mean_loss
         if error := loss_problem(mean, self.watch.start):
-            raise self._failed(error, (inputs, labels), epoch, steps - 1)
+            raise self._failed(error, batch, epoch, steps - 1)
         if self.watch.start is None:  # where a device kept it
             self.watch.start_from(mean)
         set_progress(self.model, (epoch + 1) / self.epochs)
@@ -179,8 +206,8 @@ class Trainer:
             "epoch": epoch + 1,
             "step": (epoch + 1) * steps,
             "train_loss": mean,
-            "train_accuracy": share_of_hits(hits, images, labels),
-            "learning_rate": rate,
+            "train_accuracy": tally.accuracy(batch[1]),
+            "learning_rate": tally.rate,
         }
         if alphas := blend_alphas(self.model):
             line["alpha"] = min(alphas.values())
@@ -217,7 +244,5 @@ class Trainer:
         self.lost.see_logits(logits, labels)
         return loss_of(self.loss, logits, labels)
 
-    def _failed(
-        self, error: StepError, batch: tuple[Tensor, Tensor], epoch: int, step: int
-    ) -> TrainingError:
+    def _failed(self, error: StepError, batch: Batch, epoch: int, step: int) -> TrainingError:
         return failed_step(self.model, batch, error, f"in epoch {epoch + 1}, step {step + 1}")

@@ -294,6 +294,27 @@ def test_files_without_augmentation_are_cut_like_validation_files(files: DataSou
     assert torch.equal(train, epoch_of(loaders.validation, 0)[0][labels])
 
 
+@pytest.mark.parametrize("half", ["train", "validation"])
+@pytest.mark.parametrize("kind", ["in memory", "files", "repeated"])
+def test_an_epoch_begun_in_the_middle_gives_the_batches_that_are_left(
+    half: str, kind: str, files: DataSource
+) -> None:
+    changes = {"repeats": 2} if kind == "repeated" else {}
+    source = files if kind == "files" else in_memory(channels=3)
+
+    def fresh() -> Batches:
+        made = load(source, image_size=16, workers=0, batch_size=3, **changes)
+        return made.train if half == "train" else made.validation
+
+    whole, again = list(fresh().batches(1)), fresh()
+    assert len(whole) > 1
+    for start in range(len(whole) + 1):
+        left = list(again.batches(1, start))
+        assert len(left) == len(whole) - start
+        assert all(same(a, b) for a, b in zip(left, whole[start:], strict=True))
+    assert same(next(again.batches(2)), next(fresh().batches(2)))
+
+
 def test_starting_another_epoch_ends_the_one_before(files: DataSource) -> None:
     train = load(files, image_size=16, workers=0, batch_size=2).train
     first = train.batches(0)

@@ -29,9 +29,9 @@ class Blobs:
     def __len__(self):
         return len(self.images) // self.batch_size
 
-    def batches(self, epoch):
+    def batches(self, epoch, start=0):
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(epoch))
-        for part in order.split(self.batch_size):
+        for part in order.split(self.batch_size)[start:]:
             yield self.images[part], self.labels[part]
 
 

@@ -34,7 +34,8 @@ class Noise:
     def __len__(self) -> int:
         return self.length
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        assert not start
         generator = torch.Generator().manual_seed(epoch)
         for index in range(4):
             images = torch.randn(8, 2, 4, 4, generator=generator)
@@ -180,7 +181,7 @@ def test_no_batches() -> None:
     with pytest.raises(ValueError, match="gives no batch; it needs one at least"):
         run.fit(lambda line: None)
     run.train.length = 4
-    run.train.batches = lambda epoch: iter(())
+    run.train.batches = lambda epoch, start: iter(())
     assert failure(run) == "the training set gave no batch in epoch 1"
     with pytest.raises(ValueError, match="no batch to judge by"):
         evaluate(run.model, [], run.loss)
@@ -276,7 +277,9 @@ def test_a_gpu_names_the_step_after_the_epoch() -> None:
     run.device = torch.device("cuda")
     for data in (run.train, run.validation):
         given = data.batches
-        data.batches = lambda epoch, given=given: ((x.cuda(), y.cuda()) for x, y in given(epoch))
+        data.batches = lambda epoch, start=0, given=given: (
+            (x.cuda(), y.cuda()) for x, y in given(epoch, start)
+        )
     run.optimizer = OPTIMIZERS.build("sgd")(parameter_groups(run.model), 0.01)
     seen: list[Tensor] = []
 

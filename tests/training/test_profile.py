@@ -47,8 +47,8 @@ class Noise:
     def __len__(self):
         return self.steps
 
-    def batches(self, epoch):
-        for _ in range(self.steps):
+    def batches(self, epoch, start=0):
+        for _ in range(start, self.steps):
             self.asked.append(time.perf_counter())
             time.sleep(self.wait)
             yield self.images, self.labels
