@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails  # who only reads messages need not load pydantic
 
 SHOWN = 60  # characters of a wrong value in a message
+MOST = 20  # problems in a message
+LONGEST = 200  # characters of a place or a word in a message
 _BRIEF = Repr()
 _BRIEF.maxlevel = 3
 _BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = SHOWN
@@ -27,16 +29,24 @@ class ProblemsError(ValueError):
 
 
 def report(source: str, found: list[Problem]) -> RecipeError:
-    """Return the error that lists every problem found in `source`."""
-    count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
-    lines = [f"  {place}: {why}" if place else f"  {why}" for place, why in found]
+    """Return the error that lists every problem found in `source`, the first MOST where many."""
+    count = "1 problem" if len(found) == 1 else f"{len(found):,} problems"
+    lines = [f"  {brief(place)}: {why}" if place else f"  {why}" for place, why in found[:MOST]]
+    if len(found) > MOST:
+        lines.append(f"  and {len(found) - MOST:,} more")
     return RecipeError("\n".join([f"{source}: {count}", *lines]))
+
+
+def brief(key: object) -> str:
+    """Return a key as text, cut short where it is long."""
+    word = str(key)
+    return word if len(word) <= LONGEST else f"{word[:LONGEST]}..."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return '; did you mean x?' for a near miss, else the list of what is known."""
     known = list(known)
-    if close := get_close_matches(str(word), known, n=1):
+    if len(str(word)) <= LONGEST and (close := get_close_matches(str(word), known, n=1)):
         return f"; did you mean {close[0]}?"
     return f"; choose one of: {', '.join(known)}"
 

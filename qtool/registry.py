@@ -13,7 +13,7 @@ from typing import Generic, ParamSpec, TypeVar, cast, overload
 from pydantic import TypeAdapter, ValidationError
 
 from qtool.errors import RecipeError
-from qtool.problems import Problem, did_you_mean, plain_message
+from qtool.problems import Problem, brief, did_you_mean, plain_message, shown
 
 F = TypeVar("F", bound=Callable[..., object])
 P = ParamSpec("P")
@@ -56,8 +56,11 @@ class Registry(Generic[F]):
 
     def __getitem__(self, name: str) -> F:
         if name not in self._members:
-            raise RecipeError(f"unknown {self.family} {name!r}{did_you_mean(name, self.names())}")
+            raise RecipeError(self._unknown(name))
         return self._members[name]
+
+    def _unknown(self, name: str) -> str:
+        return f"unknown {self.family} {shown(name)}{did_you_mean(name, self.names())}"
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """Return the keyword-only parameters of `name`: those a recipe may set."""
@@ -67,13 +70,13 @@ class Registry(Generic[F]):
     def problems(self, name: str, params: Mapping[str, object]) -> list[Problem]:
         """Return every (parameter, what is wrong with it); `""` stands for the name itself."""
         if name not in self._members:
-            return [("", f"unknown {self.family} {name!r}{did_you_mean(name, self.names())}")]
+            return [("", self._unknown(name))]
         accepted = self.parameters(name)
         found = []
         for key, value in params.items():
             if key not in accepted:
                 hint = did_you_mean(key, accepted) if accepted else "; it takes none"
-                found.append((str(key), f"{name} has no parameter {key}{hint}"))
+                found.append((str(key), f"{name} has no parameter {brief(key)}{hint}"))
                 continue
             kind = accepted[key].annotation
             try:

@@ -13,7 +13,8 @@ from qtool.export.targets.target import TARGETS
 from qtool.export.writing import annotation
 from qtool.export.writing.ends import takes_pictures
 from qtool.export.writing.saved import bytes_of
-from qtool.files.reading import intact, read_json
+from qtool.files.json_data import read_json
+from qtool.files.reading import intact
 from qtool.inspection.onnx import read_onnx
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Arm, Comparison

@@ -1,4 +1,6 @@
 """Files, written whole or not at all, and read with errors that name them.
 
-whole: written in one move. reading: what is wrong with a file is said as the file's.
+whole: written in one move. reading: what is wrong with a file is said as the file's. json_data,
+yaml_data: each read in one way, within limits. safetensors_data: what such a file says of itself.
+archives: zip files, whose sizes are held against the file's.
 """

@@ -1,11 +1,16 @@
 """Files that others may have damaged: errors name the file and say what is wrong with it."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from qtool.errors import InputError
+
+WRONG_CONTENTS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What contents that nobody expects make Python, NumPy and torch raise."""
 
 
 @contextmanager
@@ -21,36 +26,24 @@ def intact(path: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except WRONG_CONTENTS as error:
         if isinstance(error, KeyError):
             reason = f"{error} is missing"
         else:
-            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+            lines = [line.strip() for line in str(error).splitlines()[:2]]
+            reason = " ".join(lines) or type(error).__name__
         raise InputError(f"{path}: {what}: {reason}") from error
 
 
-def read_json(path: Path) -> dict[str, object]:
-    """Read a JSON file that a run wrote.
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return a file's bytes; no more than are allowed are ever read.
 
     Raises:
-        InputError: If it is missing or no JSON object.
+        OSError: If it cannot be read.
+        ValueError: If it has more than `most` bytes.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: holds no JSON object")
-    return data
-
-
-def read_json_lines(path: Path) -> list[object]:
-    """Read a file of JSON values, each on a line.
-
-    Raises:
-        InputError: If it is missing or a line is no JSON.
-    """
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON: {error}") from error
+    with path.open("rb") as file:
+        held = file.read(most + 1)
+    if len(held) > most:
+        raise ValueError(f"more than {most:,} bytes, which are the most that is read")
+    return held

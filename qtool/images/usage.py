@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
+from qtool.files.json_data import typed_json
 from qtool.images.preprocess import Preprocess
 
 CLASSES = "qtool.classes"
 PREPROCESS = "qtool.preprocess"
 _NAMES = TypeAdapter(tuple[str, ...])
+_PREPROCESS = TypeAdapter(Preprocess)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,6 @@ class Usage:
         """
         names, prepared = metadata.get(CLASSES), metadata.get(PREPROCESS)
         return cls(
-            () if names is None else _NAMES.validate_json(names),
-            None if prepared is None else Preprocess.model_validate_json(prepared),
+            () if names is None else typed_json(_NAMES, names),
+            None if prepared is None else typed_json(_PREPROCESS, prepared),
         )

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from qtool.export.writing.saturation import saturating_layers
-from qtool.files.reading import intact, read_json
+from qtool.files.json_data import read_json
+from qtool.files.reading import intact
 from qtool.graph.sites.frames import sites_of
 from qtool.inspection.onnx import inspect_onnx
 from qtool.integer.converted import converted_state

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from qtool.errors import InputError
+from qtool.files.json_data import parse_json, typed_json
 from qtool.files.reading import intact
+from qtool.files.safetensors_data import read_header
 from qtool.files.whole import write_atomically
 from qtool.graph.calls import count_calls
 from qtool.graph.own_norm import without_norm
@@ -70,25 +71,25 @@ def read_about(path: Path) -> tuple[dict[str, Any], Converted]:
         InputError: If the file is missing, or not an integer model.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+        said = read_header(path).metadata
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"{path}: not an integer model ({error}); give a run folder, or a file of qtool convert"
+            f"{path}: not an integer model ({why}); give a run folder, or a file of qtool convert"
         ) from error
     if said.get("format") not in READABLE:
         formats = " or ".join(READABLE)
         raise InputError(f"{path}: not an integer model of format {formats}, which qtool reads")
     try:
-        parts = {key: json.loads(said[key]) for key in ("layers", "left_float", "notes")}
-        parts["relus"] = json.loads(said.get("relus", "[]"))
-        parts["proof"] = json.loads(said.get("proof", "null"))
-        parts["not_folded"] = json.loads(said.get("not_folded", "{}"))
-        parts["float_sites"] = json.loads(said.get("float_sites", "{}"))
-        parts["sites"] = json.loads(said.get("sites", "[]"))
-        parts["rewritten"] = json.loads(said.get("rewritten", "{}"))
+        parts = {key: parse_json(said[key]) for key in ("layers", "left_float", "notes")}
+        parts["relus"] = parse_json(said.get("relus", "[]"))
+        parts["proof"] = parse_json(said.get("proof", "null"))
+        parts["not_folded"] = parse_json(said.get("not_folded", "{}"))
+        parts["float_sites"] = parse_json(said.get("float_sites", "{}"))
+        parts["sites"] = parse_json(said.get("sites", "[]"))
+        parts["rewritten"] = parse_json(said.get("rewritten", "{}"))
         state = TypeAdapter(Converted).validate_python(parts)
-        return TypeAdapter(dict[str, Any]).validate_python(json.loads(said["about"])), state
+        return TypeAdapter(dict[str, Any]).validate_python(parse_json(said["about"])), state
     except (KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: its metadata is damaged: {reason}; convert again") from error
@@ -100,10 +101,8 @@ def read_usage(path: Path) -> Usage:
     Raises:
         InputError: If what it says is damaged.
     """
-    with safe_open(path, framework="pt") as file:
-        said = file.metadata() or {}
     with intact(path, "its metadata is damaged"):
-        return Usage.of(said)
+        return Usage.of(read_header(path).metadata)
 
 
 def load_integer(path: Path, float_model: nn.Module) -> nn.Module:
@@ -155,9 +154,8 @@ def _counts_of(path: Path) -> dict[str, tuple[Counts, ...]]:
     Raises:
         ValueError: If the file says it in another form.
     """
-    with safe_open(path, framework="pt") as file:
-        said = (file.metadata() or {}).get("counts", "{}")
+    said = read_header(path).metadata.get("counts", "{}")
     return {
         block: tuple({(leaf, function): n for leaf, function, n in way} for way in ways)
-        for block, ways in _COUNTS.validate_json(said).items()
+        for block, ways in typed_json(_COUNTS, said).items()
     }

@@ -25,7 +25,7 @@ from qtool.models.weights import (
     load_weights,
     read_state_dict,
 )
-from qtool.problems import Problem, did_you_mean, plain_message
+from qtool.problems import Problem, brief, did_you_mean, plain_message, shown
 
 RGB = 3
 SMALL_IMAGE = 64  # pixels; up to here the residual networks start without a stride
@@ -67,7 +67,7 @@ def model_problems(name: str, params: Mapping[str, object]) -> list[Problem]:
             is built, opened or downloaded.
     """
     if name not in model_names():
-        return [("", f"unknown model {name!r}{did_you_mean(name, model_names())}")]
+        return [("", f"unknown model {shown(name)}{did_you_mean(name, model_names())}")]
     weights = params.get("weights", "none")
     problem = _weights_problem(name, weights)
     found = [("weights", problem)] if problem else []
@@ -77,7 +77,7 @@ def model_problems(name: str, params: Mapping[str, object]) -> list[Problem]:
     for key, value in others.items():
         if key != "stem" or not _is_residual(name):
             accepted = did_you_mean(key, ["stem"]) if _is_residual(name) else "; it takes none"
-            found.append((key, f"{name} has no parameter {key}{accepted}"))
+            found.append((key, f"{name} has no parameter {brief(key)}{accepted}"))
         elif problem := _stem_problem(value, weights):
             found.append((key, problem))
     return found
@@ -176,7 +176,7 @@ def _stem_problem(stem: object, weights: object) -> str:
 
 def _weights_problem(name: str, weights: object) -> str:
     if not isinstance(weights, str):
-        return f"{weights!r} is not text"
+        return f"{shown(weights)} is not text"
     if weights == "none" or is_weights_file(weights):
         return ""
     if name in MODELS:
@@ -186,7 +186,7 @@ def _weights_problem(name: str, weights: object) -> str:
     if weights in known:
         return ""
     return (
-        f"{name} has no weights {weights!r}{did_you_mean(weights.upper(), known)}"
+        f"{name} has no weights {shown(weights)}{did_you_mean(weights.upper(), known)}"
         " (a path has a / or ends in .pt, .pth, .th, .bin or .safetensors)"
     )
 

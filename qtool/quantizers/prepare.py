@@ -22,7 +22,7 @@ from qtool.limits import (
     OTHER_ATTENTION,
     SUBCLASS,
 )
-from qtool.problems import Problem, did_you_mean, report
+from qtool.problems import Problem, did_you_mean, report, shown
 from qtool.quantizers.attention import (
     call_bypassed,
     call_own_norms,
@@ -230,9 +230,9 @@ def pattern_problems(model: nn.Module, settings: Quantization) -> list[Problem]:
     found: list[Problem] = []
     for index, override in enumerate(settings.overrides):
         for pattern in override.patterns:
-            why = f"{pattern!r} matches no layer{did_you_mean(pattern, names)}"
+            why = f"{shown(pattern)} matches no layer{did_you_mean(pattern, names)}"
             if of_sites(pattern):
-                why = f"{pattern!r} is a site, and sites are there with place: every_value alone"
+                why = f"{shown(pattern)} is a site; sites are there with place: every_value alone"
                 if settings.at_every_value:
                     continue
             elif any(fnmatchcase(name, pattern) for name in names):

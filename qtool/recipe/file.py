@@ -1,63 +1,21 @@
-"""A recipe as a file: read as YAML without its traps, changed by `--set`, checked, written."""
+"""A recipe as a file: read, changed by `--set`, checked, written."""
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 
 import yaml
 
 from qtool.errors import RecipeError
+from qtool.files.reading import read_bounded
 from qtool.files.whole import write_text
-from qtool.problems import report, shown
+from qtool.files.yaml_data import MOST_BYTES, parse_yaml, written_yaml
+from qtool.problems import brief, report, shown
 from qtool.recipe.recipe import Recipe
 from qtool.settings.section import check
 from qtool.settings.user_estimators import load_estimator, used_by
 
 Node = dict[str, object] | list[object]  # of YAML data: what --set walks through
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """YAML without its two traps: `1e-3` is a number, and a key written twice is an error."""
-
-    def construct_mapping(
-        self,
-        node: yaml.MappingNode,
-        deep: bool = False,  # noqa: FBT001, FBT002 as PyYAML calls it
-    ) -> dict[Hashable, object]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    line = key.start_mark.line + 1
-                    raise yaml.YAMLError(f"line {line}: the key {key.value} is written twice")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def parse_yaml(text: str) -> object:
-    """Return the data of a YAML text.
-
-    Raises:
-        yaml.YAMLError: If it is not YAML, or a key is written twice; says where in one line.
-    """
-    try:
-        return yaml.load(text, _RecipeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise yaml.YAMLError(f"{place}{error.problem or error.context}") from error
-    except RecursionError as error:
-        raise yaml.YAMLError("nested too deeply") from error
-    except ValueError as error:  # a date or a number that YAML knows and Python does not
-        raise yaml.YAMLError(str(error).partition(";")[0]) from error
 
 
 def read_recipe_file(path: Path) -> dict[str, object]:
@@ -67,7 +25,7 @@ def read_recipe_file(path: Path) -> dict[str, object]:
         RecipeError: If the file cannot be read or is no mapping.
     """
     try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
+        data = parse_yaml(read_bounded(path, MOST_BYTES).decode())
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file or folder; give the path of a recipe") from error
     except IsADirectoryError as error:
@@ -79,6 +37,8 @@ def read_recipe_file(path: Path) -> dict[str, object]:
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise RecipeError(f"{path}: not YAML: {problem}") from error
+    except ValueError as error:
+        raise RecipeError(f"{path}: {error}; a recipe is a short text") from error
     if data is None:
         raise RecipeError(f"{path}: empty; a recipe has the keys {', '.join(Recipe.model_fields)}")
     if not isinstance(data, dict):
@@ -103,27 +63,27 @@ def override(data: Mapping[str, object], assignments: Sequence[str]) -> dict[str
     made = dict(data)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
+        said = f"--set {brief(assignment)}"
         path = key.strip().split(".")
         if not equals or not all(path):
-            raise RecipeError(f"--set {assignment}: write key=value, such as training.epochs=3")
+            raise RecipeError(f"{said}: write key=value, such as training.epochs=3")
         try:
             value = parse_yaml(text)
         except yaml.YAMLError as error:
             problem = " ".join(str(error).split())
-            raise RecipeError(f"--set {assignment}: the value is not YAML: {problem}") from error
-        _set(made, path, value, assignment)
+            raise RecipeError(f"{said}: the value is not YAML: {problem}") from error
+        _set(made, path, value, said)
     return made
 
 
-def _set(data: dict[str, object], path: list[str], value: object, assignment: str) -> None:
-    """Set one value; sections on the way are copied, for an alias may share them with others."""
+def _set(data: dict[str, object], path: list[str], value: object, said: str) -> None:
+    """Set one value, as was `said`; sections on the way are copied: an alias may share them."""
     node: Node = data
     for position, part in enumerate(path):
         if isinstance(node, list) and (not part.isdecimal() or int(part) >= len(node)):
             place = ".".join(path[:position])
             raise RecipeError(
-                f"--set {assignment}: {place} is a list of {len(node)}; "
-                f"pick one by its number, from 0"
+                f"{said}: {place} is a list of {len(node)}; pick one by its number, from 0"
             )
         if position == len(path) - 1:
             _put(node, part, value)
@@ -136,7 +96,7 @@ def _set(data: dict[str, object], path: list[str], value: object, assignment: st
             made = {} if inner is None else {"name": inner}
         else:
             place = ".".join(path[: position + 1])
-            raise RecipeError(f"--set {assignment}: {place} is {shown(inner)}, which has no keys")
+            raise RecipeError(f"{said}: {place} is {shown(inner)}, which has no keys")
         _put(node, part, made)
         node = made
 
@@ -185,5 +145,4 @@ def check_recipe(data: Mapping[str, object], path: Path, also: str = "") -> Reci
 
 def write_recipe(recipe: Recipe, path: Path, comment: str) -> None:
     """Write the resolved recipe in one move, under a comment of one line."""
-    plain = yaml.safe_dump(recipe.as_dict(), sort_keys=False, default_flow_style=None, width=100)
-    write_text(path, f"# {comment}\n{plain}")
+    write_text(path, f"# {comment}\n{written_yaml(recipe.as_dict())}")

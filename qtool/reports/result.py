@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qtool.errors import InputError
-from qtool.files.reading import read_json
+from qtool.files.json_data import read_json
 from qtool.files.whole import write_json
 
 Json = dict[str, Any]  # plain data, as json reads and writes it
@@ -17,7 +17,11 @@ class Result(BaseModel):
     """What one file says, or a part of it; frozen."""
 
     model_config = ConfigDict(
-        frozen=True, extra="allow", populate_by_name=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="allow",
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
     figures: ClassVar[tuple[str, ...]] = ()
@@ -52,7 +56,7 @@ class Result(BaseModel):
             InputError: If keys are missing or hold something else.
         """
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(data, strict=True)
         except ValidationError as error:
             found = [(".".join(map(str, item["loc"])), item) for item in error.errors()]
             missing = [place for place, item in found if item["type"] == "missing"]

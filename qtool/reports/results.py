@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from qtool.errors import InputError
-from qtool.files.reading import read_json
+from qtool.files.json_data import read_json
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.exports import Export
 from qtool.reports.health import Finding

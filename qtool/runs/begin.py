@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qtool.errors import InputError
-from qtool.files.reading import read_json
+from qtool.files.json_data import read_json
 from qtool.files.whole import write_atomically, write_json
 from qtool.quantizers.plan import mean_weight_bits
 from qtool.recipe.file import read_recipe_file, write_recipe

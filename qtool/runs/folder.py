@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qtool.errors import InputError
-from qtool.files.reading import read_json, read_json_lines
+from qtool.files.json_data import read_json, read_json_lines
 from qtool.files.whole import refuse_unless_makeable, refuse_unless_writable, write_json_lines
 from qtool.reports.results import EpochLine, Summary
 

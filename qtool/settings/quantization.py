@@ -14,7 +14,7 @@ from pydantic import (
 )
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
-from qtool.problems import Problem, ProblemsError
+from qtool.problems import Problem, ProblemsError, shown
 from qtool.settings.section import Section, attempt, problems_of
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
@@ -103,7 +103,7 @@ class Quantization(Section):
     def _site_problems(self) -> list[Problem]:
         """Return what is said of the weights of sites, which have none."""
         return [
-            (f"overrides.{index}.weights", f"{pattern!r} is a site, which has no weights")
+            (f"overrides.{index}.weights", f"{shown(pattern)} is a site, which has no weights")
             for index, override in enumerate(self.overrides)
             for pattern in override.patterns
             if of_sites(pattern) and "weights" in override.model_fields_set

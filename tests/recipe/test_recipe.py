@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from qtool.errors import RecipeError
+from qtool.files.yaml_data import parse_yaml
 from qtool.problems import did_you_mean
 from qtool.recipe import Recipe
-from qtool.recipe.file import load_recipe, override, parse_yaml, write_recipe
+from qtool.recipe.file import load_recipe, override, write_recipe
 from qtool.settings.section import check
 from tests import kit
 

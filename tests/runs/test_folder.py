@@ -11,7 +11,8 @@ import yaml
 
 from qtool import pipeline
 from qtool.errors import InputError, RecipeError
-from qtool.files.reading import intact, read_json
+from qtool.files.json_data import read_json
+from qtool.files.reading import intact
 from qtool.files.whole import write_atomically, write_json
 from qtool.recipe.file import load_recipe
 from qtool.runs.begin import open_run

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from qtool.limits import READERS_DISAGREE
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import DEFAULT, RECOMMENDED
-from qtool.problems import Problem, did_you_mean, report
+from qtool.problems import Problem, did_you_mean, report, shown
 from qtool.quantizers.places.placement import Use
 from qtool.settings.quantization import Override, Quantization, of_sites, overridden
 from qtool.settings.section import Choice, problems_of
@@ -236,9 +236,9 @@ def pattern_problems(
     for index, override in enumerate(settings.overrides):
         for pattern in filter(of_sites, override.patterns):
             matched = [site for site in sites if fnmatchcase(site, pattern)]
-            why = f"{pattern!r} matches no site{did_you_mean(pattern, sites)}"
+            why = f"{shown(pattern)} matches no site{did_you_mean(pattern, sites)}"
             if matched:
-                why = f"no quantizer stands at {matched[0]}, which {pattern!r} matches"
+                why = f"no quantizer stands at {matched[0]}, which {shown(pattern)} matches"
             if not matched or (override.activations and not set(matched) & set(placed)):
                 found.append((f"overrides.{index}.match", why))
     return found
