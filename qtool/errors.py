@@ -4,6 +4,7 @@ QtoolError              exit code 1
 ├── InputError          2: a file, folder, device or option is not what is needed
 │   ├── RecipeError     2: the recipe is wrong; lists every problem and its place
 │   ├── DataError       2: a data set or a file of weights is missing or malformed
+│   ├── DamagedFileError  2: a file is not what was written into it
 │   ├── MissingRuntimeError  2: what runs a target's files is not installed, or is too old
 │   └── ModelError      2: a model or an input is not what can be quantized; a ValueError, too
 ├── TrainingError       1: training cannot go on, such as after a loss that is not finite
@@ -31,6 +32,10 @@ class RecipeError(InputError):
 
 class DataError(InputError):
     """A data set or a file of weights is missing or malformed."""
+
+
+class DamagedFileError(InputError):
+    """A file is not what was written into it: its digest is another."""
 
 
 class MissingRuntimeError(InputError):

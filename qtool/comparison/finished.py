@@ -19,6 +19,7 @@ from qtool.inspection.onnx import read_onnx
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Arm, Comparison
 from qtool.runs import build
+from qtool.runs.checkpoint import refuse_damaged
 from qtool.runs.folder import RunFolder
 from qtool.settings.section import check
 
@@ -73,7 +74,8 @@ def _run_arm(folder: RunFolder) -> Arm:
     folder.refuse_unless_run()
     summary = folder.finished_summary()
     if summary is None:
-        raise InputError(f"{folder}: not finished; go on with qtool train --resume")
+        raise InputError(f"{folder}: not finished; go on with {folder.resume_command}")
+    refuse_damaged(folder)
     size = None
     if folder.convert.is_file() and folder.integer_is_fresh():
         size = read_json(folder.convert).get("integer_bytes")

@@ -24,6 +24,7 @@ from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.reports.inspections import InspectedLayer, Inspection, PlanRow, SiteRow
 from qtool.runs import build
+from qtool.runs.exact import load_model
 from qtool.runs.run import NOT_OF_THIS_RUN, Run
 from qtool.runs.sources import Integer
 
@@ -111,7 +112,7 @@ def _inspect_run(path: Path) -> Inspection:
     state, network = run.checkpoint, run.network
     with intact(run.folder.checkpoint, NOT_OF_THIS_RUN):
         model = _prepared(run.recipe, network, state.architecture)
-        model.load_state_dict(state.model)
+        load_model(model, state.model)
     rows, modules = plan(model), quant_layers(model)
     layers: list[InspectedLayer] = []
     for row in rows:

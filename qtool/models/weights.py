@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from qtool.errors import DataError
+from qtool.errors import DamagedFileError, DataError
+from qtool.files.checksums import NewestAndPrevious
 
 SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin")
 SHOWN = 3  # keys listed in a message
@@ -49,7 +50,13 @@ def _load(path: Path) -> object:
         with warnings.catch_warnings():
             # torch warns about archives of TorchScript before it refuses them.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            pair = NewestAndPrevious.of(path)
+            if not pair.digests.is_file():
+                return torch.load(path, map_location="cpu", weights_only=True)
+            with pair.opened(path) as (file, _):  # a run's checkpoint
+                return torch.load(file, map_location="cpu", weights_only=True)
+    except DamagedFileError as error:
+        raise DataError(f"{error}; restore it, or go on with the run that it is of") from error
     # A damaged or hostile file can make the readers fail with any error there is.
     except Exception as error:
         raise DataError(

@@ -1,18 +1,33 @@
-"""The checkpoint: everything needed to go on exactly where a run stopped."""
+"""The checkpoint: everything needed to go on exactly where a run stopped, and the one before it.
 
-from dataclasses import dataclass
+To keep more in it, add a field with a default to `Checkpoint` and its type to `OPTIONAL`.
+"""
+
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qtool.errors import InputError
-from qtool.files.whole import write_atomically
+import qtool
+from qtool.errors import DamagedFileError, InputError
+from qtool.files.checksums import NewestAndPrevious
 from qtool.models.architecture import Architecture
 from qtool.reports.results import EpochLine
+from qtool.runs.exact import load_model, load_optimizer, not_finite
+from qtool.runs.folder import RunFolder
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)  # 2 does not say which version of qtool wrote it
+REQUIRED: dict[str, type] = {
+    "model": dict,
+    "optimizer": dict,
+    "history": list,
+    "random": dict,
+    "architecture": dict,
+}
+OPTIONAL: dict[str, type] = {"qtool": str}
 
 
 @dataclass
@@ -25,6 +40,7 @@ class Checkpoint:
         history: one line of metrics for each epoch done; its length is the position in the data.
         random: states of torch's generators, "cpu" and "cuda".
         architecture: what builds the same network again, without its initial weights.
+        qtool: version that wrote it, "" before it was kept.
     """
 
     model: dict[str, Any]
@@ -32,15 +48,19 @@ class Checkpoint:
     history: list[EpochLine]
     random: dict[str, Any]
     architecture: Architecture
+    qtool: str = ""
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put everything back; the history is the caller's. Other contents raise as torch does.
 
         Of the generators of several GPUs as many are set as there are here; a run that goes on
         with another number of them draws other numbers there.
+
+        Raises:
+            ValueError: If something has another type or shape, or is not finite.
         """
-        model.load_state_dict(self.model)
-        optimizer.load_state_dict(self.optimizer)
+        load_model(model, self.model)
+        load_optimizer(optimizer, self.optimizer)
         torch.set_rng_state(self.random["cpu"].cpu())
         here = torch.cuda.device_count() if torch.cuda.is_available() else 0
         for index, state in enumerate(self.random["cuda"][:here]):  # there may have been more
@@ -59,11 +79,66 @@ def take(
     return Checkpoint(model.state_dict(), optimizer.state_dict(), history, random, architecture)
 
 
-def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint in one move."""
+def save(checkpoint: Checkpoint, path: Path) -> str:
+    """Write a checkpoint in one move, its digest before it, and keep the one that was there.
+
+    Returns:
+        The file's SHA-256.
+
+    Raises:
+        InputError: If it cannot be written there.
+    """
     lines = [line.to_json() for line in checkpoint.history]
-    data = {"format": FORMAT, **vars(checkpoint), "history": lines}
-    write_atomically(path, lambda temporary: torch.save(data, temporary))
+    data = {"format": FORMAT, **vars(checkpoint), "history": lines, "qtool": qtool.__version__}
+    return NewestAndPrevious(path).write(lambda temporary: torch.save(data, temporary))
+
+
+def refuse_damaged(folder: RunFolder) -> None:
+    """Check that a run's checkpoint, if there is one, is what was written.
+
+    Raises:
+        InputError: If it is not; names the command that goes on from the one before.
+    """
+    _ = sha256_if_there(folder)
+
+
+def sha256_if_there(folder: RunFolder) -> str | None:
+    """Return the SHA-256 of a run's checkpoint; None where there is none.
+
+    Raises:
+        InputError: If it is not what was written.
+    """
+    pair = NewestAndPrevious(folder.checkpoint)
+    try:
+        with pair.opened(folder.checkpoint) as (_, digest):
+            return digest
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{folder.checkpoint}: cannot be read: {error.strerror}") from error
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{error}; {_advice(folder.checkpoint)}") from error
+
+
+def to_go_on_from(folder: RunFolder) -> tuple[Path | None, str]:
+    """Return the checkpoint that a run goes on from, and what to say of one that is left out.
+
+    Returns:
+        The newest that is sound, None where there is none and never was, and a note, "" where it is
+        the newest.
+
+    Raises:
+        InputError: If the newest is damaged, and so is the one before, or there is none.
+    """
+    pair = NewestAndPrevious(folder.checkpoint)
+    there = pair.newest.is_file()
+    if pair.digest_if_sound(pair.newest) is not None:
+        return pair.newest, ""
+    if pair.digest_if_sound(pair.previous) is not None:
+        why = "damaged" if there else "missing"
+        return pair.previous, f"{pair.newest}: {why}; going on from {pair.previous.name}"
+    refuse_damaged(folder)
+    return (pair.newest if there else None), ""
 
 
 def load(path: Path, device: torch.device) -> Checkpoint:
@@ -73,23 +148,51 @@ def load(path: Path, device: torch.device) -> Checkpoint:
         InputError: If the file is missing, broken, or of another format.
     """
     try:
-        data = torch.load(path, map_location=device, weights_only=True)
+        with NewestAndPrevious.of(path).opened(path) as (file, _):
+            data = torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no checkpoint here; train the recipe first") from error
-    # A damaged file can make torch fail with any error there is, each with its own long advice.
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{error}; {_advice(path)}") from error
+    # A hostile file can make torch fail with any error there is, each with its own long advice.
     except Exception as error:
         raise InputError(
-            f"{path}: damaged, or not a checkpoint of qtool; restore it, or delete it and train "
-            f"from the beginning with --resume"
+            f"{path}: damaged, or not a checkpoint of qtool; {_advice(path)}"
         ) from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of format {FORMAT}, which this qtool reads")
+    if not isinstance(data, dict) or data.get("format") not in READABLE:
+        raise InputError(f"{path}: not a checkpoint of {_formats(data)}")
     del data["format"]
-    kinds: dict[str, type] = {"model": dict, "optimizer": dict, "history": list, "random": dict}
-    kinds |= {"architecture": dict}
-    wrong = [key for key, kind in kinds.items() if not isinstance(data.get(key), kind)]
-    if wrong or len(data) > len(kinds):
-        unknown = [key for key in data if key not in kinds]
-        raise InputError(f"{path}: a damaged checkpoint, in {', '.join(wrong + unknown)}")
+    kinds = REQUIRED | OPTIONAL
+    missing = [key for key in REQUIRED if key not in data]
+    wrong = [key for key in data if key not in kinds or not isinstance(data[key], kinds[key])]
+    if missing or wrong:
+        raise InputError(f"{path}: a damaged checkpoint, in {', '.join(missing + wrong)}")
+    if where := not_finite({"history": data["history"], "architecture": data["architecture"]}):
+        raise InputError(f"{path}: a damaged checkpoint, not finite in {where}")
     data["history"] = [EpochLine.of(line, path) for line in data["history"]]
+    if [line.epoch for line in data["history"]] != list(range(1, len(data["history"]) + 1)):
+        raise InputError(f"{path}: a damaged checkpoint, its history is not epoch 1, 2, ...")
     return Checkpoint(**data)
+
+
+def _formats(data: object) -> str:
+    """Say which formats are read, and who reads another."""
+    said = data if isinstance(data, dict) else {}
+    number, writer = said.get("format"), said.get("qtool")
+    read = " or ".join(map(str, READABLE))
+    found = f"format {read}, which qtool {qtool.__version__} reads"
+    if not isinstance(number, int) or number <= FORMAT:
+        return found
+    who = f"qtool {writer}" if isinstance(writer, str) else "a newer qtool"
+    return f"{found}; {who} wrote format {number} and reads it"
+
+
+def _advice(path: Path) -> str:
+    """Say how to go on from the checkpoint before, or from the beginning."""
+    pair, folder = NewestAndPrevious.of(path), RunFolder(path.parent)
+    if pair.digest_if_sound(pair.previous) is not None:
+        return f"go on from {pair.previous.name} with: {folder.resume_command}"
+    return f"restore it, or delete it and train from the beginning with: {folder.resume_command}"
+
+
+assert {field.name for field in fields(Checkpoint)} == {*REQUIRED, *OPTIONAL}

@@ -47,6 +47,11 @@ class RunFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def resume_command(self) -> str:
+        """What goes on with the run."""
+        return f"qtool train {self.recipe} --run-dir {self} --resume"
+
+    @property
     def summary(self) -> Path:
         """How far the run is, and how it does."""
         return self.path / "summary.json"

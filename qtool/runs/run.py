@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from qtool.console import say
+from qtool.console import say, warn
 from qtool.data.loaders import Loaders
+from qtool.errors import InputError
 from qtool.files.reading import intact
 from qtool.models.vision import rebuild_model
 from qtool.quantizers.control import set_progress
@@ -16,6 +17,7 @@ from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.runs import build, checkpoint
 from qtool.runs.checkpoint import Checkpoint
+from qtool.runs.exact import load_model
 from qtool.runs.folder import RunFolder
 from qtool.training.loop import Trainer
 
@@ -48,7 +50,44 @@ class Run:
         Raises:
             InputError: If there is no checkpoint, or it cannot be read.
         """
-        return checkpoint.load(self.folder.checkpoint, self.device)
+        return self._loaded(self.folder.checkpoint)
+
+    def takes_up_checkpoint(self) -> bool:
+        """Load the newest checkpoint that is sound, or tell that there is none to go on from.
+
+        Where the newest is damaged that is the one before, which is said.
+
+        Raises:
+            InputError: If both are damaged, or of another run.
+        """
+        path, note = checkpoint.to_go_on_from(self.folder)
+        if note:
+            warn(note)
+        if path is not None:
+            vars(self)["checkpoint"] = self._loaded(path)
+        return path is not None
+
+    def _loaded(self, path: Path) -> Checkpoint:
+        """Return a checkpoint whose history is that of the recipe and of metrics.jsonl.
+
+        Raises:
+            InputError: If it is missing, damaged or of another run.
+        """
+        state = checkpoint.load(path, self.device)
+        done, epochs = len(state.history), self.recipe.training.epochs
+        if done > epochs:
+            raise InputError(
+                f"{path}: {NOT_OF_THIS_RUN}: it has {done} epochs, and the recipe {epochs}"
+            )
+        if self.folder.metrics.is_file():  # without it nothing is lost: it is written again
+            said = self.folder.history()
+            for number, line in enumerate(state.history):
+                if number >= len(said) or said[number].to_json() != line.to_json():
+                    raise InputError(
+                        f"{path}: {NOT_OF_THIS_RUN}: epoch {number + 1} is another one in "
+                        f"{self.folder.metrics}; restore that, or delete it to go by the checkpoint"
+                    )
+        return state
 
     @cached_property
     def data(self) -> Loaders:
@@ -81,7 +120,7 @@ class Run:
             self.recipe, self.network, self.data.first_images, search=False
         )
         with intact(self.folder.checkpoint, NOT_OF_THIS_RUN):
-            model.load_state_dict(state.model)
+            load_model(model, state.model)
         done = len(state.history)
         if done < epochs:
             say(f"{self.folder}: trained for {done} of {epochs} epochs so far")

@@ -45,7 +45,8 @@ def train_run(
     """
     recipe, folder, device = run.recipe, run.folder, run.device
     open_run(recipe, folder, resume=resume)
-    if (finished := folder.finished_summary()) is not None:
+    finished = folder.finished_summary()
+    if finished is not None and not checkpoint.to_go_on_from(folder)[1]:
         say(f"{folder} is finished already" + (", so nothing is measured" if profile else ""))
         return finished
     say(f"training {folder} on {device} ({device_name(device)})")
@@ -73,7 +74,7 @@ def train_run(
 
 def start_or_resume(run: Run, profile: StepProfile | None = None) -> tuple[Trainer, Architecture]:
     """Return the trainer, at the beginning or at the checkpoint, and the network's architecture."""
-    if run.folder.checkpoint.is_file():
+    if run.takes_up_checkpoint():
         architecture = run.checkpoint.architecture
         trainer = run.trainer()
         run.restore(trainer)
@@ -114,5 +115,5 @@ def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
         summarize(folder, "failed", trainer.model, trainer.history, error=why)
         raise
     except KeyboardInterrupt:
-        say(f"stopped; go on with: qtool train {folder.recipe} --run-dir {folder} --resume")
+        say(f"stopped; go on with: {folder.resume_command}")
         raise

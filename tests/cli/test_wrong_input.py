@@ -779,12 +779,33 @@ def only_checkpoint(run: Path) -> Path:
     return run / "checkpoint.pt"
 
 
+def flip(path: Path) -> None:
+    """Turn one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def double(state: dict[str, Any]) -> dict[str, Any]:
+    return {"fc3.bias": state["fc3.bias"].double()}
+
+
+def first_buffer(state: dict[str, Any]) -> torch.Tensor:
+    return state["optimizer"]["state"][0]["momentum_buffer"]
+
+
+def other_metrics(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"train_loss": ', '"train_loss": 1'))
+
+
 def with_checkpoint(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def damage(run: Path) -> None:
         path = only_checkpoint(run)
         state = torch.load(path, weights_only=True)
         change(state)
         torch.save(state, path)
+        (run / "checkpoint.pt.sha256").unlink()  # as of a stranger, or of before there were digests
 
     return damage
 
@@ -830,7 +851,47 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[list[str]], str]] = {
     "checkpoint of another format": (
         with_checkpoint(lambda state: state.update(format=9)),
         USES_CHECKPOINT,
-        "run/checkpoint.pt: not a checkpoint of format 2",
+        "run/checkpoint.pt: not a checkpoint of format 2 or 3",
+    ),
+    "checkpoint of a newer format": (
+        with_checkpoint(lambda state: state.update(format=9, qtool="9.1")),
+        USES_CHECKPOINT,
+        "reads; qtool 9.1 wrote format 9 and reads it",
+    ),
+    "checkpoint with a bit of another": (
+        lambda run: flip(only_checkpoint(run)),
+        [*USES_CHECKPOINT, ["train", "r.yaml", "--set", "model.weights=run/checkpoint.pt"]],
+        "run/checkpoint.pt: damaged, it is not what was written (SHA-256)",
+    ),
+    "checkpoint of other numbers": (
+        with_checkpoint(lambda state: state["model"].update(double(state["model"]))),
+        USES_CHECKPOINT,
+        "fc3.bias is float64 [10], and must be float32 [10]",
+    ),
+    "checkpoint that is not finite": (
+        with_checkpoint(lambda state: state["model"]["fc3.bias"].fill_(torch.inf)),
+        USES_CHECKPOINT,
+        "run/checkpoint.pt: damaged, or of another run: fc3.bias is not finite",
+    ),
+    "checkpoint whose optimizer is not finite": (
+        with_checkpoint(lambda state: first_buffer(state).fill_(torch.nan)),
+        [RESUME],
+        "optimizer.state.0.momentum_buffer is not finite",
+    ),
+    "checkpoint of more epochs": (
+        with_checkpoint(lambda state: state["history"].append(state["history"][0] | {"epoch": 2})),
+        USES_CHECKPOINT,
+        "it has 2 epochs, and the recipe 1",
+    ),
+    "checkpoint of no such epoch": (
+        with_checkpoint(lambda state: state["history"][0].update(epoch=3)),
+        USES_CHECKPOINT,
+        "its history is not epoch 1, 2, ...",
+    ),
+    "metrics of another run": (
+        lambda run: other_metrics(only_checkpoint(run).parent),
+        USES_CHECKPOINT,
+        "epoch 1 is another one in run/metrics.jsonl",
     ),
     "checkpoint without a part": (
         with_checkpoint(lambda state: state.pop("history")),

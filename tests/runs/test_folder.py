@@ -21,6 +21,7 @@ from tests.kit import metrics, write_recipe
 
 PLAIN = {"quantization": {"weights": {"bits": 4}}, "training.epochs": 2}
 CONTRACT = {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt", "summary.json"}
+CONTRACT |= {"checkpoint.previous.pt", "checkpoint.pt.sha256"}
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,7 @@ def test_reports_of_two_files_in_one_folder_do_not_collide() -> None:
 def test_a_checkpoint_holds_plain_data_that_torch_reads_safely(run: Path, tmp_path: Path) -> None:
     shutil.copy(run / "checkpoint.pt", tmp_path / "c.pt")
     state = torch.load(tmp_path / "c.pt", weights_only=True)
-    assert state["format"] == 2
-    parts = {"format", "model", "optimizer", "history", "random", "architecture"}
+    assert state["format"] == 3
+    parts = {"format", "model", "optimizer", "history", "random", "architecture", "qtool"}
     assert set(state) == parts
     assert len(state["history"]) == 2
