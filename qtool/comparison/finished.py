@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from qtool.comparison.trials import ComparisonFolder
+from qtool.console import say
 from qtool.errors import InputError
 from qtool.export.proof import gate
 from qtool.export.proof.latency import latencies
@@ -19,8 +20,8 @@ from qtool.inspection.onnx import read_onnx
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Arm, Comparison
 from qtool.runs import build
-from qtool.runs.checkpoint import refuse_damaged
 from qtool.runs.folder import RunFolder
+from qtool.runs.sound import why_not_fresh
 from qtool.settings.section import check
 
 MEASURED_IN = "onnxruntime"  # the target whose runtime takes every ONNX file
@@ -75,9 +76,11 @@ def _run_arm(folder: RunFolder) -> Arm:
     summary = folder.finished_summary()
     if summary is None:
         raise InputError(f"{folder}: not finished; go on with {folder.resume_command}")
-    refuse_damaged(folder)
     size = None
-    if folder.convert.is_file() and folder.integer_is_fresh():
+    why = why_not_fresh(folder, folder.integer)
+    if why and folder.integer.is_file():
+        say(f"{folder.integer}: {why}; its size is left out")
+    elif folder.convert.is_file() and not why:
         size = read_json(folder.convert).get("integer_bytes")
     return _arm(
         folder.path,

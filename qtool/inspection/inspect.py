@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from qtool.export.writing.saturation import saturating_layers
 from qtool.files.json_data import read_json
 from qtool.files.reading import intact
+from qtool.graph.exact import load_model
 from qtool.graph.sites.frames import sites_of
 from qtool.inspection.onnx import inspect_onnx
 from qtool.integer.converted import converted_state
@@ -24,7 +25,6 @@ from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.reports.inspections import InspectedLayer, Inspection, PlanRow, SiteRow
 from qtool.runs import build
-from qtool.runs.exact import load_model
 from qtool.runs.run import NOT_OF_THIS_RUN, Run
 from qtool.runs.sources import Integer
 

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from qtool.errors import InputError
 from qtool.files.json_data import parse_json, typed_json
 from qtool.files.reading import intact
 from qtool.files.safetensors_data import read_header
-from qtool.files.whole import write_atomically
+from qtool.files.safetensors_digest import write_with_digest
 from qtool.graph.calls import count_calls
+from qtool.graph.exact import load_model
 from qtool.graph.own_norm import without_norm
 from qtool.graph.rewritten import rewrite
 from qtool.graph.sites.frames import counts_of, install
@@ -23,30 +24,37 @@ from qtool.graph.sites.value_graph import Counts
 from qtool.graph.swap import keep_state, replace_module
 from qtool.images.usage import Usage
 from qtool.integer.converted import Converted, converted_state
+from qtool.integer.format import MADE_OF, WRITTEN, read_metadata
 from qtool.integer.joins import at_site
 from qtool.integer.layers import make_integer_layer
 from qtool.integer.relu import IntegerReLU
 
-FORMAT = "3"
-# 1 has no rounding of inputs: it was always half_to_even; 2 has nothing that stands at call sites
-READABLE = ("1", "2", "3")
 _COUNTS = TypeAdapter(dict[str, list[list[tuple[str, str, int]]]])
 
 
 def save_integer(
-    integer: nn.Module, path: Path, about: Mapping[str, object], usage: Usage | None = None
+    integer: nn.Module,
+    path: Path,
+    about: Mapping[str, object],
+    usage: Usage | None = None,
+    *,
+    source: str = "",
 ) -> None:
-    """Write an integer model in one move.
+    """Write an integer model in one move; the same model gives the same bytes.
 
     Args:
         integer: from `convert`.
         path: of the file.
         about: what is needed to build the same network again: the recipe and the sizes.
         usage: its classes, and how images are prepared for it.
+        source: SHA-256 of the checkpoint, or of the network, that it was made of, if that is known.
+
+    Raises:
+        InputError: If it cannot be written there.
     """
     state = converted_state(integer)
     metadata = {
-        "format": FORMAT,
+        **WRITTEN,
         "about": json.dumps(about),
         "layers": json.dumps([spec.as_dict() for spec in state.layers]),
         "relus": json.dumps([spec.as_dict() for spec in state.relus]),
@@ -58,28 +66,20 @@ def save_integer(
         "sites": json.dumps([spec.as_dict() for spec in state.sites]),
         "counts": json.dumps(_written(counts_of(integer))),
         "rewritten": json.dumps(asdict(state.rewritten)),
+        **({MADE_OF: source} if source else {}),
         **(usage or Usage()).metadata(),
     }
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in integer.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    write_with_digest(path, save(tensors), metadata)
 
 
 def read_about(path: Path) -> tuple[dict[str, Any], Converted]:
     """Return what an integer model's file says of itself, without its tensors.
 
     Raises:
-        InputError: If the file is missing, or not an integer model.
+        InputError: If the file is missing, not an integer model, or damaged.
     """
-    try:
-        said = read_header(path).metadata
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
-            f"{path}: not an integer model ({why}); give a run folder, or a file of qtool convert"
-        ) from error
-    if said.get("format") not in READABLE:
-        formats = " or ".join(READABLE)
-        raise InputError(f"{path}: not an integer model of format {formats}, which qtool reads")
+    said = read_metadata(path)
     try:
         parts = {key: parse_json(said[key]) for key in ("layers", "left_float", "notes")}
         parts["relus"] = parse_json(said.get("relus", "[]"))
@@ -130,7 +130,7 @@ def load_integer(path: Path, float_model: nn.Module) -> nn.Module:
         count_calls(float_model)
         if state.sites:
             install(float_model, {spec.site: at_site(spec) for spec in state.sites}, counts)
-        float_model.load_state_dict(load_file(path))
+        load_model(float_model, load_file(path))
     except (AttributeError, KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: its tensors do not fit its network: {reason}") from error

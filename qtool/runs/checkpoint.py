@@ -13,10 +13,10 @@ from torch import Tensor, nn
 import qtool
 from qtool.errors import DamagedFileError, InputError
 from qtool.files.checksums import NewestAndPrevious
+from qtool.graph.exact import load_model, load_optimizer, not_finite
 from qtool.models.architecture import Architecture
 from qtool.reports.results import EpochLine
-from qtool.runs.exact import load_model, load_optimizer, not_finite
-from qtool.runs.folder import RunFolder
+from qtool.runs.sound import advice
 
 FORMAT = 3
 READABLE = (2, 3)  # 2 does not say which version of qtool wrote it
@@ -41,6 +41,7 @@ class Checkpoint:
         random: states of torch's generators, "cpu" and "cuda".
         architecture: what builds the same network again, without its initial weights.
         qtool: version that wrote it, "" before it was kept.
+        sha256: of the file that it was read from, which cannot hold it.
     """
 
     model: dict[str, Any]
@@ -49,6 +50,7 @@ class Checkpoint:
     random: dict[str, Any]
     architecture: Architecture
     qtool: str = ""
+    sha256: str = ""
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put everything back; the history is the caller's. Other contents raise as torch does.
@@ -90,55 +92,8 @@ def save(checkpoint: Checkpoint, path: Path) -> str:
     """
     lines = [line.to_json() for line in checkpoint.history]
     data = {"format": FORMAT, **vars(checkpoint), "history": lines, "qtool": qtool.__version__}
+    del data["sha256"]
     return NewestAndPrevious(path).write(lambda temporary: torch.save(data, temporary))
-
-
-def refuse_damaged(folder: RunFolder) -> None:
-    """Check that a run's checkpoint, if there is one, is what was written.
-
-    Raises:
-        InputError: If it is not; names the command that goes on from the one before.
-    """
-    _ = sha256_if_there(folder)
-
-
-def sha256_if_there(folder: RunFolder) -> str | None:
-    """Return the SHA-256 of a run's checkpoint; None where there is none.
-
-    Raises:
-        InputError: If it is not what was written.
-    """
-    pair = NewestAndPrevious(folder.checkpoint)
-    try:
-        with pair.opened(folder.checkpoint) as (_, digest):
-            return digest
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f"{folder.checkpoint}: cannot be read: {error.strerror}") from error
-    except DamagedFileError as error:
-        raise DamagedFileError(f"{error}; {_advice(folder.checkpoint)}") from error
-
-
-def to_go_on_from(folder: RunFolder) -> tuple[Path | None, str]:
-    """Return the checkpoint that a run goes on from, and what to say of one that is left out.
-
-    Returns:
-        The newest that is sound, None where there is none and never was, and a note, "" where it is
-        the newest.
-
-    Raises:
-        InputError: If the newest is damaged, and so is the one before, or there is none.
-    """
-    pair = NewestAndPrevious(folder.checkpoint)
-    there = pair.newest.is_file()
-    if pair.digest_if_sound(pair.newest) is not None:
-        return pair.newest, ""
-    if pair.digest_if_sound(pair.previous) is not None:
-        why = "damaged" if there else "missing"
-        return pair.previous, f"{pair.newest}: {why}; going on from {pair.previous.name}"
-    refuse_damaged(folder)
-    return (pair.newest if there else None), ""
 
 
 def load(path: Path, device: torch.device) -> Checkpoint:
@@ -148,16 +103,16 @@ def load(path: Path, device: torch.device) -> Checkpoint:
         InputError: If the file is missing, broken, or of another format.
     """
     try:
-        with NewestAndPrevious.of(path).opened(path) as (file, _):
+        with NewestAndPrevious.of(path).opened(path) as (file, digest):
             data = torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no checkpoint here; train the recipe first") from error
     except DamagedFileError as error:
-        raise DamagedFileError(f"{error}; {_advice(path)}") from error
+        raise DamagedFileError(f"{error}; {advice(path)}") from error
     # A hostile file can make torch fail with any error there is, each with its own long advice.
     except Exception as error:
         raise InputError(
-            f"{path}: damaged, or not a checkpoint of qtool; {_advice(path)}"
+            f"{path}: damaged, or not a checkpoint of qtool; {advice(path)}"
         ) from error
     if not isinstance(data, dict) or data.get("format") not in READABLE:
         raise InputError(f"{path}: not a checkpoint of {_formats(data)}")
@@ -172,7 +127,7 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     data["history"] = [EpochLine.of(line, path) for line in data["history"]]
     if [line.epoch for line in data["history"]] != list(range(1, len(data["history"]) + 1)):
         raise InputError(f"{path}: a damaged checkpoint, its history is not epoch 1, 2, ...")
-    return Checkpoint(**data)
+    return Checkpoint(**data, sha256=digest)
 
 
 def _formats(data: object) -> str:
@@ -187,12 +142,4 @@ def _formats(data: object) -> str:
     return f"{found}; {who} wrote format {number} and reads it"
 
 
-def _advice(path: Path) -> str:
-    """Say how to go on from the checkpoint before, or from the beginning."""
-    pair, folder = NewestAndPrevious.of(path), RunFolder(path.parent)
-    if pair.digest_if_sound(pair.previous) is not None:
-        return f"go on from {pair.previous.name} with: {folder.resume_command}"
-    return f"restore it, or delete it and train from the beginning with: {folder.resume_command}"
-
-
-assert {field.name for field in fields(Checkpoint)} == {*REQUIRED, *OPTIONAL}
+assert {field.name for field in fields(Checkpoint)} == {*REQUIRED, *OPTIONAL, "sha256"}

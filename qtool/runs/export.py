@@ -18,6 +18,7 @@ from qtool.export.writing.saved import bytes_of
 from qtool.files.whole import data_beside, unproven
 from qtool.reports.exports import AllExports, Export, NotExported, UnprovenExport, WhyNot
 from qtool.runs.folder import EXPORT, RunFolder, places_of_export, report_beside
+from qtool.runs.sound import why_not_fresh
 from qtool.runs.sources import Integer, up_to_date_integer
 
 Convert = Callable[..., object]
@@ -142,8 +143,9 @@ class Exporter:
                 ) from error
         folder = RunFolder(self.source)
         own = folder.integer_for(target)
-        if not folder.is_fresh(own):
-            say(f"converting {self.source} with --no-saturation for {target}")
+        if why := why_not_fresh(folder, own):
+            said = f"{own}: {why}; " if own.is_file() else ""
+            say(f"{said}converting {self.source} with --no-saturation for {target}")
             start = self.source if folder.checkpoint.is_file() else folder.recipe
             self.convert(start, output=own, no_saturation=True)
         return self._opened(own)

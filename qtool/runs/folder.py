@@ -1,4 +1,4 @@
-"""A run's folder: the names of everything in it, who may use it, and what is still fresh."""
+"""A run's folder: the names of everything in it, and who may use it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,19 +114,6 @@ class RunFolder:
             InputError: If it cannot.
         """
         refuse_unless_makeable(self.path)
-
-    def integer_is_fresh(self) -> bool:
-        """Tell whether the integer model is there, and not older than the checkpoint."""
-        return self.is_fresh(self.integer)
-
-    def is_fresh(self, integer: Path) -> bool:
-        """Tell whether an integer model is there, and not older than what it is made of."""
-        if not integer.is_file():
-            return False
-        source = self.checkpoint if self.checkpoint.is_file() else self.integer
-        if not source.is_file():
-            return True
-        return integer.stat().st_mtime >= source.stat().st_mtime
 
     def finished_summary(self) -> Summary | None:
         """Return the summary of a run that is finished, else None.

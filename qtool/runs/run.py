@@ -11,14 +11,15 @@ from qtool.console import say, warn
 from qtool.data.loaders import Loaders
 from qtool.errors import InputError
 from qtool.files.reading import intact
+from qtool.graph.exact import load_model
 from qtool.models.vision import rebuild_model
 from qtool.quantizers.control import set_progress
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.runs import build, checkpoint
 from qtool.runs.checkpoint import Checkpoint
-from qtool.runs.exact import load_model
 from qtool.runs.folder import RunFolder
+from qtool.runs.sound import checkpoint_to_go_on_from
 from qtool.training.loop import Trainer
 
 NOT_OF_THIS_RUN = "damaged, or of another run"
@@ -60,7 +61,7 @@ class Run:
         Raises:
             InputError: If both are damaged, or of another run.
         """
-        path, note = checkpoint.to_go_on_from(self.folder)
+        path, note = checkpoint_to_go_on_from(self.folder)
         if note:
             warn(note)
         if path is not None:

@@ -1,5 +1,7 @@
 """What conversion and export start from: a run, a recipe, or the file of an integer model."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,6 +19,7 @@ from qtool.evaluation import evaluate
 from qtool.export.proof.measure import Evidence
 from qtool.files.reading import intact
 from qtool.files.whole import refuse_unless_writable
+from qtool.graph.exact import sha256_of_state
 from qtool.images.usage import Usage
 from qtool.integer.file import load_integer, read_about, read_usage, save_integer
 from qtool.models.architecture import Architecture
@@ -31,6 +34,7 @@ from qtool.runs import build
 from qtool.runs.begin import folder_for_untrained, keep_recipe
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
+from qtool.runs.sound import why_not_fresh
 from qtool.settings.section import check
 
 CPU = torch.device("cpu")
@@ -44,6 +48,7 @@ class Quantized:
 
     Attributes:
         path: where the integer model goes.
+        source: SHA-256 of the checkpoint, or of recipe and float network where nothing was trained.
         float_accuracy: of the float network, where nothing was trained and labels are classes.
         folder: that is to keep the recipe, too.
     """
@@ -53,6 +58,7 @@ class Quantized:
     data: Loaders
     architecture: Architecture
     path: Path
+    source: str
     float_accuracy: float | None = None
     folder: RunFolder | None = None
 
@@ -82,7 +88,8 @@ class Quantized:
         if self.folder is not None:
             keep_recipe(self.recipe, self.folder, "the recipe of this conversion")
         usage = usage_of(self.data)
-        save_integer(integer, self.path, about(self.recipe, self.architecture), usage)
+        said = about(self.recipe, self.architecture)
+        save_integer(integer, self.path, said, usage, source=self.source)
 
 
 def quantized_from(source: Path, output: Path | None, device: torch.device) -> Quantized:
@@ -103,7 +110,8 @@ def quantized_from(source: Path, output: Path | None, device: torch.device) -> Q
     if source.is_dir():
         run = Run.open(source, device)
         architecture, data = run.checkpoint.architecture, run.data  # in the order of messages
-        return Quantized(run.recipe, run.model, data, architecture, output or run.folder.integer)
+        path, made_of = output or run.folder.integer, run.checkpoint.sha256
+        return Quantized(run.recipe, run.model, data, architecture, path, made_of)
     recipe = build.load_checked(source)
     folder = None if output is not None else folder_for_untrained(recipe, source)
     path = output or RunFolder(Path("runs") / source.stem).integer
@@ -122,10 +130,14 @@ def _calibrated(
     built = build.make_network(recipe, data)
     network = built.model.eval().to(device)
     score = evaluate(network, data.validation.batches(0), build.make_loss(recipe))
+    identity = json.dumps(recipe.identity(), sort_keys=True)
+    made_of = hashlib.sha256(
+        (identity + sha256_of_state(network.state_dict())).encode()
+    ).hexdigest()
     model = build.prepare_network(recipe, network, data.first_images)
     build.calibrate_on(model, recipe, data)
     set_progress(model, 1.0)
-    return Quantized(recipe, model, data, built.architecture, path, score.accuracy, folder)
+    return Quantized(recipe, model, data, built.architecture, path, made_of, score.accuracy, folder)
 
 
 @dataclass(frozen=True)
@@ -175,23 +187,30 @@ class Integer:
         return about(self.recipe, self.architecture)
 
 
-def up_to_date_integer(source: Path, convert: Callable[[Path], object]) -> Path:
+def up_to_date_integer(source: Path, convert: Callable[..., object]) -> Path:
     """Return the file of an integer model, or a run's, converted first where it is missing or old.
 
     Args:
         source: run folder or integer model.
-        convert: makes the integer model of a run.
+        convert: makes the integer model of a run, or of a recipe at the place `output`.
 
     Raises:
-        InputError: If it is a folder without a run.
+        InputError: If it is a folder without a run, or its checkpoint is damaged.
     """
     if not source.is_dir():
         return source
     folder = RunFolder(source)
     folder.refuse_unless_run()
-    if not folder.integer_is_fresh():
-        say(f"converting {source} first")
-        convert(source)
+    if why := why_not_fresh(folder, folder.integer):
+        if not folder.integer.is_file():
+            say(f"converting {source} first")
+            convert(source)
+        else:
+            say(f"{folder.integer}: {why}; converting {source} again")
+            if folder.checkpoint.is_file():
+                convert(source)
+            else:  # nothing was trained there
+                convert(folder.recipe, output=folder.integer)
     return folder.integer
 
 

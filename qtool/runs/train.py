@@ -16,6 +16,7 @@ from qtool.runs.begin import keep_recipe, open_run, summarize, write_environment
 from qtool.runs.changes import ChangeRecorder
 from qtool.runs.machine import device_name
 from qtool.runs.run import Run
+from qtool.runs.sound import checkpoint_to_go_on_from
 from qtool.training.freed_memory import keep_freed_memory
 from qtool.training.loop import Trainer
 from qtool.training.profile import StepProfile
@@ -46,7 +47,7 @@ def train_run(
     recipe, folder, device = run.recipe, run.folder, run.device
     open_run(recipe, folder, resume=resume)
     finished = folder.finished_summary()
-    if finished is not None and not checkpoint.to_go_on_from(folder)[1]:
+    if finished is not None and not checkpoint_to_go_on_from(folder)[1]:
         say(f"{folder} is finished already" + (", so nothing is measured" if profile else ""))
         return finished
     say(f"training {folder} on {device} ({device_name(device)})")

@@ -816,6 +816,7 @@ def with_metadata(change: Callable[[dict[str, str]], Any]) -> Callable[[Path], N
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
         tensors = load_file(path)
+        metadata["format"] = "3"  # of before there was a digest, or of a stranger
         change(metadata)
         save_file(tensors, path, metadata)
 
@@ -949,14 +950,29 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[list[str]], str]] = {
         "run/integer.safetensors: not an integer model",
     ),
     "integer model of another format": (
-        with_metadata(lambda metadata: metadata.update(format="7")),
+        with_metadata(lambda metadata: metadata.update(format="7", qtool="9.1")),
         USES_INTEGER,
-        "not an integer model of format 1 or 2",
+        "not an integer model of format 1, 2, 3 or 4, which qtool reads",
+    ),
+    "integer model of a newer format": (
+        with_metadata(lambda metadata: metadata.update(format="17", qtool="9.1")),
+        USES_INTEGER,
+        "qtool 9.1 wrote format 17 and reads it",
+    ),
+    "integer model with a bit of another": (
+        lambda run: flip(run / "integer.safetensors"),
+        USES_INTEGER,
+        "run/integer.safetensors: damaged, it is not what was written (SHA-256); convert again",
+    ),
+    "integer model without its digest": (
+        with_metadata(lambda metadata: metadata.update(format="4", sha256="")),
+        USES_INTEGER,
+        "run/integer.safetensors: damaged, it is not what was written",
     ),
     "integer model without metadata": (
         with_metadata(lambda metadata: metadata.clear()),
         USES_INTEGER,
-        "not an integer model of format 1 or 2",
+        "not an integer model of format 1, 2, 3 or 4",
     ),
     "integer model with broken JSON": (
         with_metadata(lambda metadata: metadata.update(about="{")),

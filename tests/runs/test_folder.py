@@ -140,19 +140,6 @@ def test_wrong_contents_become_one_error_that_names_the_file() -> None:
         raise RecipeError("mine")
 
 
-def test_an_integer_model_is_fresh_until_the_run_trains_on(tmp_path: Path) -> None:
-    integer, weights = tmp_path / "integer.safetensors", tmp_path / "checkpoint.pt"
-    assert not RunFolder(tmp_path).integer_is_fresh()
-    integer.touch()
-    assert RunFolder(tmp_path).integer_is_fresh()
-    weights.touch()
-    os.utime(integer, (100, 100))
-    os.utime(weights, (200, 200))
-    assert not RunFolder(tmp_path).integer_is_fresh()
-    os.utime(integer, (300, 300))
-    assert RunFolder(tmp_path).integer_is_fresh()
-
-
 def test_reports_of_two_files_in_one_folder_do_not_collide() -> None:
     folder = Path("runs/a")
     assert report_beside(folder / "model.onnx", "export.json") == folder / "export.json"

@@ -1,5 +1,6 @@
 """What a file holds, loaded into what it is for: the same types and shapes, every number finite."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 
@@ -45,6 +46,21 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, object]
             if isinstance(value, Tensor) and value.dim():  # counters of steps have no shape
                 name = f"optimizer.state.{index}.{key}"
                 _refuse_unlike(name, value, parameter.dtype, parameter.shape)
+
+
+def sha256_of_state(state: Mapping[str, object]) -> str:
+    """Return the SHA-256 of a state's tensors: names, types, shapes and numbers, in any order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted((k, v) for k, v in state.items() if isinstance(v, Tensor)):
+        digest.update(f"{name} {_kind(tensor.dtype)} {list(tensor.shape)}\n".encode())
+        digest.update(sha256_of_numbers(tensor).encode())
+    return digest.hexdigest()
+
+
+def sha256_of_numbers(tensor: Tensor) -> str:
+    """Return the SHA-256 of a tensor's numbers as they lie in memory, in C order."""
+    plain = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(plain.view(torch.uint8).numpy().data).hexdigest()
 
 
 def not_finite(value: object, place: str = "") -> str:
