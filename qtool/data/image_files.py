@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from qtool.images.files import decoded, lies_as_seen, named_errors, read_image
+from qtool.images.files import decoded, lies_as_seen, opened, read_image
 from qtool.images.preprocess import center_of_shorter_side
 
 # As in torchvision's RandomResizedCrop: Szegedy et al., 2014, arXiv:1409.4842.
@@ -45,7 +45,7 @@ def random_crop(path: Path, size: int, generator: torch.Generator) -> Image.Imag
     Raises:
         DataError: As `read_image`.
     """
-    with named_errors(path), Image.open(path) as image:
+    with opened(path) as image:
         # Other formats may learn how they are turned, and so their size, only as they decode.
         as_it_lies = isinstance(image, JpegImageFile) and lies_as_seen(image)
         whole = image if as_it_lies else decoded(image, path)

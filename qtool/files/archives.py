@@ -4,9 +4,9 @@ NumPy's .npz and torch's checkpoints are such. A list can say that a few bytes b
 name the same bytes a million times.
 """
 
+import os
 import struct
 import zipfile
-from pathlib import Path
 from typing import BinaryIO
 
 MOST_LISTED = 16 * 2**20  # bytes of the list of contents: 100,000 tensors and more
@@ -18,32 +18,40 @@ _TAIL = 2**16 + 22  # bytes: the longest comment, and the record of the end
 _FROM_END = 20  # bytes of the locator of the large record, right before the small one
 
 
-def is_zip(path: Path) -> bool:
-    """Tell whether a file begins as a zip archive does."""
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
+def begins_as_zip(file: BinaryIO) -> bool:
+    """Tell whether a file, which is at its beginning, begins as a zip archive does."""
+    first = file.read(2)
+    file.seek(0)
+    return first == b"PK"
 
 
-def contents_of(path: Path, *, stored: bool = False) -> dict[str, int]:
+def size_of(file: BinaryIO) -> int:
+    """Return the bytes of a file, which is at its beginning."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
+
+
+def contents_of(file: BinaryIO, *, stored: bool = False) -> dict[str, int]:
     """Return name -> bytes of an archive's files, which no reader needs more memory for.
 
     Args:
-        path: of the archive.
+        file: the archive, at its beginning, where it is left.
         stored: its files are as they are, not packed smaller; as torch writes them.
 
     Raises:
         OSError: If it cannot be read.
         ValueError: If it is no archive, or its contents are larger than such a file can hold.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if (listed := _listed(file, size)) > MOST_LISTED:
-            raise ValueError(f"its list of contents takes {listed:,} bytes")
-        try:
-            with zipfile.ZipFile(file) as archive:
-                found = archive.infolist()
-        except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
-            raise ValueError(f"no zip archive: {error}") from error
+    size = size_of(file)
+    if (listed := _listed(file, size)) > MOST_LISTED:
+        raise ValueError(f"its list of contents takes {listed:,} bytes")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            found = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
+        raise ValueError(f"no zip archive: {error}") from error
+    file.seek(0)
     total = sum(item.file_size for item in found)
     most = size if stored else max(FREE, DENSEST * size)
     if total > most:

@@ -19,6 +19,7 @@ from shutil import copyfile
 from typing import BinaryIO
 
 from qtool.errors import DamagedFileError
+from qtool.files.archives import contents_of
 from qtool.files.whole import write_atomically, write_text
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -160,14 +161,9 @@ def _zip_is_sound(file: BinaryIO) -> bool:
 
     Archives that are compressed, or whose parts overlap, are none that torch writes.
     """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
     try:
+        contents_of(file, stored=True)
         with zipfile.ZipFile(file) as archive:
-            parts = archive.infolist()
-            plain = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
-            if not plain or sum(part.file_size for part in parts) > size:
-                return False
             return archive.testzip() is None
     # A damaged archive fails in zipfile, struct or in decoding names, each with its own errors.
     except Exception:

@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
         self._nodes = self._characters = 0  # so far, aliases written out
         self._depths: list[int] = []  # of what is below each node that is not yet complete
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Return the next node, where it and all before it are small enough."""
         event = self.peek_event()
         mark = event.start_mark

@@ -1,15 +1,18 @@
 """Image files: decoded, turned as their EXIF data say, and found in folders."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from qtool.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # of SUFFIXES, whatever a file is called
+MOST_PIXELS = 100_000_000
 ORIENTATION = 0x0112  # EXIF tag: 1 as it lies, 2 to 8 mirrored or turned
 Channels = Literal["RGB", "gray"]
 
@@ -29,8 +32,34 @@ def read_image(path: Path, channels: Channels = "RGB") -> Image.Image:
     Raises:
         DataError: If it is missing, damaged, or holds more than 8 bits per channel.
     """
-    with named_errors(path), Image.open(path) as image:
+    with opened(path) as image:
         return decoded(image, path, channels)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file of a known format, of which only the header is read so far.
+
+    Formats that others may decode by running programs, as Pillow does PostScript, are not tried.
+
+    Raises:
+        DataError: If it is missing, damaged, of another format, or has more than MOST_PIXELS; also
+            in place of what goes wrong while it is used.
+    """
+    with named_errors(path), warnings.catch_warnings():
+        # Pillow warns a little before what is refused here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(path, formats=FORMATS)
+        except UnidentifiedImageError as error:
+            known = ", ".join(FORMATS)
+            raise DataError(f"{path}: cannot be read as an image of {known}") from error
+        except Image.DecompressionBombError as error:
+            raise DataError(f"{path}: has more than {MOST_PIXELS:,} pixels") from error
+        with image:
+            if image.width * image.height > MOST_PIXELS:
+                raise DataError(f"{path}: has more than {MOST_PIXELS:,} pixels")
+            yield image
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import nn
 
 from qtool.errors import InputError
@@ -28,6 +28,7 @@ from qtool.integer.format import MADE_OF, WRITTEN, read_metadata
 from qtool.integer.joins import at_site
 from qtool.integer.layers import make_integer_layer
 from qtool.integer.relu import IntegerReLU
+from qtool.tensor_files import read_safetensors
 
 _COUNTS = TypeAdapter(dict[str, list[list[tuple[str, str, int]]]])
 
@@ -130,7 +131,7 @@ def load_integer(path: Path, float_model: nn.Module) -> nn.Module:
         count_calls(float_model)
         if state.sites:
             install(float_model, {spec.site: at_site(spec) for spec in state.sites}, counts)
-        load_model(float_model, load_file(path))
+        load_model(float_model, read_safetensors(path))
     except (AttributeError, KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: its tensors do not fit its network: {reason}") from error

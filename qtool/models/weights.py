@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from qtool.errors import DamagedFileError, DataError
 from qtool.files.checksums import NewestAndPrevious
+from qtool.tensor_files import read_safetensors, read_torch
 
 SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin")
 SHOWN = 3  # keys listed in a message
@@ -46,15 +46,16 @@ def read_state_dict(path: Path) -> StateDict:
 def _load(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return read_safetensors(path)
         with warnings.catch_warnings():
             # torch warns about archives of TorchScript before it refuses them.
             warnings.simplefilter("ignore")
             pair = NewestAndPrevious.of(path)
             if not pair.digests.is_file():
-                return torch.load(path, map_location="cpu", weights_only=True)
+                with path.open("rb") as file:
+                    return read_torch(file)
             with pair.opened(path) as (file, _):  # a run's checkpoint
-                return torch.load(file, map_location="cpu", weights_only=True)
+                return read_torch(file)
     except DamagedFileError as error:
         raise DataError(f"{error}; restore it, or go on with the run that it is of") from error
     # A damaged or hostile file can make the readers fail with any error there is.

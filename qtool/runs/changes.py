@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qtool.errors import InputError
@@ -23,6 +23,7 @@ from qtool.numerics.grid import quantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.runs.folder import RunFolder
+from qtool.tensor_files import read_safetensors
 from qtool.training.watcher import Watcher
 
 WATCHED = 65_536  # weights of a layer that are recorded at most: an even sample
@@ -209,10 +210,10 @@ def _file(epoch: int) -> str:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        return read_safetensors(path)
     except FileNotFoundError as error:
         why = f"no such record; delete {path.parent.parent} to train it anew"
         raise InputError(f"{path}: {why}") from error
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         why = f"damaged ({error}); delete {path.parent.parent} to train it anew"
         raise InputError(f"{path}: {why}") from error

@@ -17,6 +17,7 @@ from qtool.graph.exact import load_model, load_optimizer, not_finite
 from qtool.models.architecture import Architecture
 from qtool.reports.results import EpochLine
 from qtool.runs.sound import advice
+from qtool.tensor_files import read_torch
 
 FORMAT = 3
 READABLE = (2, 3)  # 2 does not say which version of qtool wrote it
@@ -104,7 +105,7 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     """
     try:
         with NewestAndPrevious.of(path).opened(path) as (file, digest):
-            data = torch.load(file, map_location=device, weights_only=True)
+            data = read_torch(file, device)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no checkpoint here; train the recipe first") from error
     except DamagedFileError as error:

@@ -1,5 +1,7 @@
 """Images in .npz files: what is read, and every way a file can be wrong."""
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from qtool.data.arrays import arrays
 from qtool.data.datasets import DATASETS
 from qtool.data.sources import Split
 from qtool.errors import DataError
+from qtool.files import archives
 
 
 def good() -> dict[str, Any]:
@@ -143,3 +146,34 @@ def test_a_missing_file_says_where_files_are_looked_for(file: str, tmp_path: Pat
 
 def test_a_recipe_must_name_the_file() -> None:
     assert DATASETS.problems("arrays", {}) == [("file", "missing; arrays needs it")]
+
+
+def with_header(shape: tuple[int, ...], data: bytes) -> bytes:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(made := io.BytesIO(), header)
+    return made.getvalue() + data
+
+
+@pytest.mark.parametrize("shape", [(10**12, 4, 4), (2**40, 2**40, 2**40), (0, 4, 4)])
+def test_an_array_is_as_large_as_its_header_says_before_it_is_read(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    write(tmp_path)
+    with zipfile.ZipFile(tmp_path / "a.npz") as given:
+        files = {name: given.read(name) for name in given.namelist()}
+    files["x_train.npy"] = with_header(shape, bytes(16))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as made:
+        for name, data in files.items():
+            made.writestr(name, data)
+    with pytest.raises(DataError, match=r"x_train takes .* bytes, as it says, and has 16"):
+        arrays(tmp_path, file="a.npz")
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "FREE", 2**20)
+    images = np.zeros((2**17, 4, 4), np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", **(good() | {"x_train": images}))
+    with pytest.raises(DataError, match=r"a\.npz: cannot be read .*its contents take 2,"):
+        arrays(tmp_path, file="a.npz")

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from qtool.files import archives
-from qtool.files.archives import contents_of
+
+
+def contents_of(path: Path, *, stored: bool = False) -> dict[str, int]:
+    with path.open("rb") as file:
+        found = archives.contents_of(file, stored=stored)
+        assert file.tell() == 0
+        return found
 
 
 def archive(path: Path, files: dict[str, bytes], kind: int = zipfile.ZIP_DEFLATED) -> Path:

@@ -1,5 +1,6 @@
 """Image files as people see them."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,27 @@ def test_a_deep_gray_image_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(DataError, match="more than 8 bits"):
         read_image(tmp_path / "deep.png", "gray")
+
+
+def test_formats_that_programs_decode_are_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*argv: object, **_: object) -> None:
+        raise AssertionError(f"a program was started: {argv}")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    header = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    path = tmp_path / "x.png"
+    path.write_bytes(header + b"%%EOF\n")
+    with pytest.raises(DataError, match=r"x\.png: cannot be read as an image of JPEG, PNG, PPM"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("size", [(10_001, 10_000), (65_535, 65_535)])
+def test_an_image_of_more_than_100_million_pixels_is_refused_by_its_header(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.pgm"
+    path.write_bytes(b"P5 %d %d 255\n" % size)  # and no pixels
+    with pytest.raises(DataError, match=r"x\.pgm: has more than 100,000,000 pixels"):
+        read_image(path)
