@@ -2,8 +2,9 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import chdir, redirect_stderr, redirect_stdout
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,15 @@ def evaluate_by_hand(net: nn.Module, prepared: nn.Module, *inputs: Any) -> Any:
         if quantizer is not None:
             own.register_forward_pre_hook(lambda _, args, q=quantizer: (rounded(args[0], q),))
     return net(*[value.double() for value in inputs])
+
+
+@contextmanager
+def nothing_waits() -> Iterator[None]:
+    """Let what waits for a CUDA device raise while inside, as far as torch notices."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

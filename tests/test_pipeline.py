@@ -418,9 +418,13 @@ def test_the_shipped_digits_recipe_reaches_its_accuracy(tmp_path):
 
 
 @pytest.mark.gpu
-def test_training_on_cuda_gives_a_run_that_converts_and_exports(tmp_path):
+@pytest.mark.parametrize("place", ["layer_inputs", "every_value"])
+@pytest.mark.parametrize("way", ["plain", "compile", "cuda_graph"])
+def test_training_on_cuda_gives_a_run_that_converts_and_exports(tmp_path, way, place):
     path = write(tmp_path, RECIPE)
-    trained = pipeline.train(path, run_dir=tmp_path / "run", device="cuda")
+    chosen = [f"quantization.activations.place={place}"]
+    chosen += [] if way == "plain" else [f"training.{way}=true"]
+    trained = pipeline.train(path, run_dir=tmp_path / "run", assignments=chosen, device="cuda")
     converted = pipeline.convert(tmp_path / "run", device="cuda")
     exported = pipeline.export(tmp_path / "run", output=tmp_path / "m.onnx")
 

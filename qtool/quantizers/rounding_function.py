@@ -154,7 +154,8 @@ def _rounded(
     x_hat = round_to_steps(x, scale, *bounds, offset, rounding)
     if offset:
         x_hat.sub_(offset)
-    x_hat.mul_(scale)
+    # torch 2.11 traces a zero gradient through what such a function computed in place at its end
+    x_hat = x_hat.mul(scale) if torch.compiler.is_compiling() else x_hat.mul_(scale)
     return x_hat if x_hat.dtype == x.dtype else x_hat.to(x.dtype)
 
 

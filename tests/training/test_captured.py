@@ -15,6 +15,7 @@ from qtool.training.captured import WARM_UP, CapturedStep
 from qtool.training.losses import cross_entropy
 from qtool.training.optimizers import OPTIMIZERS, make_capturable, parameter_groups, set_rate
 from qtool.training.step import TrainingStep
+from tests.kit import nothing_waits
 
 EASED = {"name": "linear", "start": 1.0, "stop": 4.0}
 RISING = {"name": "linear", "start": 0.0, "stop": 1.0, "window": [0.0, 0.5]}
@@ -36,6 +37,10 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "at the ReLUs": {
         "weights": {"bits": 3},
         "activations": {"bits": 3, "place": "relu_outputs", "estimator": "clipped_relu"},
+    },
+    "at every value": {
+        "weights": {"bits": 3},
+        "activations": {"bits": 3, "place": "every_value", "estimator": "clipped_relu"},
     },
 }
 
@@ -87,13 +92,10 @@ def test_no_step_waits_for_the_device() -> None:
     step = made("learned", "sgd", "cuda")
     batches = [batch(index, "cuda") for index in range(4)]
     step(*batches[0])
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits():
         for index, (images, labels) in enumerate(batches):
             set_progress(step.model, index / 4)
             step(images, labels)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 class Recorded(CapturedStep):
