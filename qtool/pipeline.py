@@ -5,6 +5,7 @@ recipe -> loaders, float model -> prepare -> train -> checkpoint
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Unpack
@@ -35,12 +36,13 @@ from qtool.reports.exports import AllExports, Export, UnprovenExport
 from qtool.reports.inspections import EstimatorTable, Inspection
 from qtool.reports.predictions import Prediction
 from qtool.reports.results import Conversion, StraightThrough, Summary
+from qtool.runs.access import Access
 from qtool.runs.build import load_checked
 from qtool.runs.export import Exporter, onnx_of
 from qtool.runs.folder import CONVERT, RunFolder, report_beside
 from qtool.runs.machine import pick_device, processor_name
 from qtool.runs.run import Run
-from qtool.runs.sources import Integer, quantized_from, up_to_date_integer
+from qtool.runs.sources import integer_of, quantized_from
 from qtool.runs.train import train_run
 from qtool.straight_through.run import convert_run
 
@@ -53,18 +55,29 @@ def train(
     device: str = "auto",
     resume: bool = False,
     profile: bool = False,
+    data_root: Path | None = None,
+    run_code: bool = False,
 ) -> Summary:
     """Recipe -> data, model -> fake quantizers -> training -> checkpoint, all by `train_run`."""
-    recipe = load_checked(recipe_path, assignments)
     folder = RunFolder(run_dir or Path("runs") / recipe_path.stem)
-    return train_run(Run(folder, recipe, pick_device(device)), resume=resume, profile=profile)
+    access = Access.of(data_root, assignments, run_code=run_code).to_recipe(recipe_path)
+    recipe = load_checked(recipe_path, access=access, code=access.code_of(recipe_path, folder))
+    run = Run(folder, recipe, pick_device(device), access.taken(recipe))
+    return train_run(run, resume=resume, profile=profile)
 
 
 def convert(
-    source: Path, *, output: Path | None = None, device: str = "auto", no_saturation: bool = False
+    source: Path,
+    *,
+    output: Path | None = None,
+    device: str = "auto",
+    no_saturation: bool = False,
+    assignments: list[str] | None = None,
+    data_root: Path | None = None,
 ) -> Conversion:
     """Run, or recipe with given weights -> integer model, proven; return what convert.json says."""
-    given = quantized_from(source, output, pick_device(device))
+    access = Access.of(data_root, assignments)
+    given = quantized_from(source, output, pick_device(device), access)
     saturation = "avoid" if no_saturation else "allow"
     integer = to_integer(given.model, given.proof_images(), saturation=saturation)
     report = given.report(integer, avoids_saturation=no_saturation)
@@ -74,10 +87,17 @@ def convert(
 
 
 def convert_to_straight_through(
-    source: Path, *, output: Path | None = None, device: str = "auto"
+    source: Path,
+    *,
+    output: Path | None = None,
+    device: str = "auto",
+    assignments: list[str] | None = None,
+    data_root: Path | None = None,
+    run_code: bool = False,
 ) -> StraightThrough:
     """Run with a custom estimator -> the straight-through run it is; return convert.json."""
-    return convert_run(source, output, pick_device(device))
+    access = Access.of(data_root, assignments, run_code=run_code)
+    return convert_run(source, output, pick_device(device), access)
 
 
 def export(
@@ -93,11 +113,15 @@ def export(
     unproven: bool = False,
     preprocess: bool = False,
     softmax: bool = False,
+    assignments: list[str] | None = None,
+    data_root: Path | None = None,
 ) -> Export | UnprovenExport:
     """Run or integer model -> ONNX, run in the target's runtime; return what export.json says."""
     ends = Ends(preprocess, softmax)
     writing = Writing(target, batch, annotate, ceil, unproven=unproven, ends=ends)
-    return Exporter(source, convert, strict=strict, measure=measure).to(output, writing)
+    to_integers = partial(convert, assignments=assignments, data_root=data_root)
+    access = Access.of(data_root, assignments)
+    return Exporter(source, to_integers, access, strict=strict, measure=measure).to(output, writing)
 
 
 def export_for_all(
@@ -112,22 +136,35 @@ def export_for_all(
     unproven: bool = False,
     preprocess: bool = False,
     softmax: bool = False,
+    assignments: list[str] | None = None,
+    data_root: Path | None = None,
 ) -> AllExports:
     """Run or integer model -> one ONNX file for each target; return what each export.json says."""
     ends = Ends(preprocess, softmax)
     writing = Writing(batch=batch, annotate=annotate, ceil=ceil, unproven=unproven, ends=ends)
-    return Exporter(source, convert, strict=strict, measure=measure).to_all(output, writing)
+    to_integers = partial(convert, assignments=assignments, data_root=data_root)
+    exporter = Exporter(
+        source, to_integers, Access.of(data_root, assignments), strict=strict, measure=measure
+    )
+    return exporter.to_all(output, writing)
 
 
 def predict(
-    model: Path, images: Sequence[Path], *, top: int = 5, csv_file: Path | None = None
+    model: Path,
+    images: Sequence[Path],
+    *,
+    top: int = 5,
+    csv_file: Path | None = None,
+    assignments: list[str] | None = None,
+    data_root: Path | None = None,
 ) -> Prediction:
     """Run, integer model or ONNX file, and pictures -> their classes and shares, best first."""
     if model.suffix == ".onnx":
         return predict_onnx(model, images, top=top, csv_file=csv_file)
 
     def opened() -> Classifier:
-        given = Integer.open(up_to_date_integer(model, convert))
+        to_integers = partial(convert, assignments=assignments, data_root=data_root)
+        given = integer_of(model, to_integers, Access.of(data_root, assignments))
         return classifier_of(given.model, given.usage, str(model))
 
     return predicted(opened, images, top=top, csv_file=csv_file)
@@ -140,11 +177,15 @@ def bench(
     batches: Sequence[int] = (1,),
     rounds: int = 30,
     profile: bool = False,
+    assignments: list[str] | None = None,
+    data_root: Path | None = None,
 ) -> Benchmark:
     """ONNX files, runs, integer models -> times, beside float and the runtime's own int8."""
+    to_integers = partial(convert, assignments=assignments, data_root=data_root)
+    access = Access.of(data_root, assignments)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        files = {str(model): onnx_of(model, folder, convert) for model in models}
+        files = {str(model): onnx_of(model, folder, to_integers, access) for model in models}
         return bench_files(
             files,
             folder,
@@ -194,15 +235,21 @@ def compare_equivalence(
     question = equivalence_question(request, name, rates)
     folder = request.usable_folder("equivalence")
     trials = equivalence_trials(question, request)
-    outcomes = run_trials(trials, TrainTrial(request.device, records=True))
+    outcomes = run_trials(trials, TrainTrial(request.device, request.access, records=True))
     result = equivalence_report(str(recipe_path), question, outcomes)
     result.write(folder.report)
     return result
 
 
-def compare_runs(sources: list[Path], *, output: Path | None = None) -> Comparison:
+def compare_runs(
+    sources: list[Path],
+    *,
+    output: Path | None = None,
+    assignments: list[str] | None = None,
+    data_root: Path | None = None,
+) -> Comparison:
     """Finished runs and ONNX files -> one table; written to comparison.json where asked."""
-    return side_by_side(sources, output)
+    return side_by_side(sources, output, Access.of(data_root, assignments))
 
 
 def inspect(source: Path) -> Inspection:

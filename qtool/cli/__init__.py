@@ -1,6 +1,7 @@
 """The command line: parse arguments, call a story, show the result. Imports no torch.
 
-app: the commands. compare: those of `qtool compare`. options: what commands share.
+app: the commands. use: those that use a model. compare: those of `qtool compare`. options: what
+commands share.
 """
 
 from qtool.cli.app import app, main

@@ -15,14 +15,17 @@ from qtool.cli.options import (
     AsJson,
     Assignments,
     Ceil,
+    ConvertAssignments,
+    DataAssignments,
+    DataRoot,
     Device,
+    RunCode,
     To,
     batch_size,
-    counts_of,
     interruptible,
     present,
-    present_prediction,
 )
+from qtool.cli.use import bench, predict
 from qtool.errors import QtoolError
 
 ALL_TARGETS = "all"
@@ -57,6 +60,8 @@ def train(
         typer.Option("--run-dir", help="Folder for the run; default: runs/RECIPE'S NAME."),
     ] = None,
     assignments: Assignments = None,
+    data_root: DataRoot = None,
+    run_code: RunCode = False,
     device: Device = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on exactly from the last checkpoint.")
@@ -79,6 +84,8 @@ def train(
         device=device,
         resume=resume,
         profile=profile,
+        data_root=data_root,
+        run_code=run_code,
     )
     present(result, as_json=as_json)
 
@@ -99,6 +106,9 @@ def convert(
             help="Round channels anew that could saturate on processors without VNNI.",
         ),
     ] = False,
+    assignments: ConvertAssignments = None,
+    data_root: DataRoot = None,
+    run_code: RunCode = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -114,10 +124,24 @@ def convert(
     from qtool import pipeline
 
     if to == "integer":
-        result = pipeline.convert(source, output=output, device=device, no_saturation=no_saturation)
+        result = pipeline.convert(
+            source,
+            output=output,
+            device=device,
+            no_saturation=no_saturation,
+            assignments=assignments,
+            data_root=data_root,
+        )
         present(result, as_json=as_json)
     else:
-        result = pipeline.convert_to_straight_through(source, output=output, device=device)
+        result = pipeline.convert_to_straight_through(
+            source,
+            output=output,
+            device=device,
+            assignments=assignments,
+            data_root=data_root,
+            run_code=run_code,
+        )
         present(result, as_json=as_json)
 
 
@@ -154,6 +178,8 @@ def export(
     softmax: Annotated[
         bool, typer.Option("--softmax", help="Give shares of classes, too, beside logits.")
     ] = False,
+    assignments: DataAssignments = None,
+    data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """Export to ONNX and prove the file in its runtime: ONNX Runtime, or that of --target.
@@ -175,6 +201,8 @@ def export(
             unproven=unproven,
             preprocess=preprocess,
             softmax=softmax,
+            assignments=assignments,
+            data_root=data_root,
         )
         present(made, as_json=as_json)
         if made.failed:
@@ -192,68 +220,14 @@ def export(
         unproven=unproven,
         preprocess=preprocess,
         softmax=softmax,
+        assignments=assignments,
+        data_root=data_root,
     )
     present(result, as_json=as_json)
 
 
-@app.command()
-@interruptible
-def predict(
-    model: Annotated[Path, typer.Argument(help="Run folder, integer model or ONNX file.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    *,
-    top: Annotated[int, typer.Option("--top", min=1, help="Classes of each image.")] = 5,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write a line for each class of each image, too.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Tell the classes of images, and their shares; ONNX files need no torch.
-
-    Example: qtool predict digits.onnx photographs
-    """
-    if model.suffix == ".onnx":  # the other stories load torch, which need not be there
-        from qtool.prediction.predict import predict_onnx
-
-        result = predict_onnx(model, images, top=top, csv_file=csv_file)
-    else:
-        from qtool import pipeline
-
-        result = pipeline.predict(model, images, top=top, csv_file=csv_file)
-    present_prediction(result, as_json=as_json)
-
-
-@app.command()
-@interruptible
-def bench(
-    models: Annotated[
-        list[Path], typer.Argument(help="ONNX files, run folders or integer models.")
-    ],
-    *,
-    threads: Annotated[
-        str, typer.Option("--threads", help="How many threads, such as 1,2, or all.")
-    ] = "1",
-    batch: Annotated[
-        str, typer.Option("--batch", help="How many images at once, such as 1,8.")
-    ] = "1",
-    rounds: Annotated[
-        int, typer.Option("--rounds", min=2, help="How often each file is run, all in turn.")
-    ] = 30,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Time each operator of the runtime's graph, too.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Time files in ONNX Runtime, beside their network in float and the runtime's own int8.
-
-    Example: qtool bench digits.onnx --threads 1,2 --batch 1,8
-    """
-    counts = counts_of(threads, "--threads", word="all")
-    batches = counts_of(batch, "--batch")
-    from qtool import pipeline
-
-    result = pipeline.bench(models, threads=counts, batches=batches, rounds=rounds, profile=profile)
-    present(result, as_json=as_json)
+app.command()(predict)
+app.command()(bench)
 
 
 @app.command()

@@ -8,9 +8,12 @@ import typer
 from qtool.cli.options import (
     AsJson,
     Assignments,
+    DataAssignments,
+    DataRoot,
     Device,
     OnSchedule,
     OnSide,
+    RunCode,
     Seeds,
     SharedRecipe,
     interruptible,
@@ -41,6 +44,8 @@ def compare_estimators(
         Path | None, typer.Option("--output", help="Folder; default: runs/NAME-estimators.")
     ] = None,
     assignments: Assignments = None,
+    data_root: DataRoot = None,
+    run_code: RunCode = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -60,6 +65,8 @@ def compare_estimators(
         output=output,
         assignments=assignments,
         device=device,
+        data_root=data_root,
+        run_code=run_code,
     )
     present(result, as_json=as_json)
 
@@ -82,6 +89,8 @@ def compare_schedules(
         Path | None, typer.Option("--output", help="Folder; default: runs/NAME-schedules.")
     ] = None,
     assignments: Assignments = None,
+    data_root: DataRoot = None,
+    run_code: RunCode = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -103,6 +112,8 @@ def compare_schedules(
         output=output,
         assignments=assignments,
         device=device,
+        data_root=data_root,
+        run_code=run_code,
     )
     present(result, as_json=as_json)
 
@@ -124,6 +135,8 @@ def compare_equivalence(
         Path | None, typer.Option("--output", help="Folder; default: runs/NAME-equivalence.")
     ] = None,
     assignments: Assignments = None,
+    data_root: DataRoot = None,
+    run_code: RunCode = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -143,6 +156,8 @@ def compare_equivalence(
         output=output,
         assignments=assignments,
         device=device,
+        data_root=data_root,
+        run_code=run_code,
     )
     present(result, as_json=as_json)
 
@@ -155,6 +170,8 @@ def compare_runs(
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder for comparison.json.")
     ] = None,
+    assignments: DataAssignments = None,
+    data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """Put finished runs and exported files side by side.
@@ -163,5 +180,7 @@ def compare_runs(
     """
     from qtool import pipeline
 
-    result = pipeline.compare_runs(sources, output=output)
+    result = pipeline.compare_runs(
+        sources, output=output, assignments=assignments, data_root=data_root
+    )
     present(result, as_json=as_json)

@@ -25,6 +25,20 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override one recipe key, as key=value; may be repeated."),
 ]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", help="Folder of the data sets; default: data.root.")
+]
+DataAssignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Give other data, as data.KEY=value; may be repeated."),
+]
+ConvertAssignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Of a recipe: override a key. Of a run: data.KEY=value."),
+]
+RunCode = Annotated[
+    bool, typer.Option("--run-code", help="Run the copies of your files that a run folder keeps.")
+]
 Seeds = Annotated[str, typer.Option("--seeds", help="How many, or a list such as 1,2,3.")]
 SharedRecipe = Annotated[Path, typer.Argument(help="Recipe that all arms share.")]
 

@@ -15,7 +15,7 @@ from qtool.comparison.equivalence import (
 )
 from qtool.comparison.estimators import refuse_float, refuse_unknown, with_estimator
 from qtool.comparison.question import ComparisonRequest, rate_of, read_base
-from qtool.comparison.trials import ComparisonFolder, Trial
+from qtool.comparison.trials import Trial
 from qtool.console import say
 from qtool.errors import InputError
 from qtool.recipe.places import put, section_at
@@ -43,7 +43,7 @@ def equivalence_question(
     base = read_base(request)
     recipe, source = base.recipe, base.source
     if name is not None:
-        refuse_unknown(name, source, "--estimator")
+        refuse_unknown(name, base, "--estimator")
         refuse_float(base, "weights")
         recipe = with_estimator(base, "weights", name, recipe.seed)
     own = rate_of(recipe.training.learning_rate.params)
@@ -61,19 +61,20 @@ def equivalence_question(
 
 def equivalence_trials(question: Question, request: ComparisonRequest) -> list[Trial]:
     """Return every arm's trials at every learning rate; the mapped ones' run folders are begun."""
-    folder, source = request.folder("equivalence"), str(request.recipe)
+    folder = request.folder("equivalence")
     made: list[Trial] = []
     for rate in question.rates:
         for seed in question.seeds:
-            arms = _arms_at(question, rate, seed, folder, source)
+            arms = _arms_at(question, rate, seed, request)
             made += [folder.trial(arm_name(rate, arm), arms[arm]) for arm in question.arms]
     return made
 
 
 def _arms_at(
-    question: Question, rate: float, seed: int, folder: ComparisonFolder, source: str
+    question: Question, rate: float, seed: int, request: ComparisonRequest
 ) -> dict[str, Recipe]:
     """Return the recipe of each arm on a seed; the mapped one's run folder is begun."""
+    source = str(request.recipe)
     jitter = _with_rate(question.theory.recipe, rate * JITTER_FACTOR, seed, source)
     recipe = _with_rate(question.theory.recipe, rate, seed, source)
     theory = replace(question.theory, recipe=recipe)
@@ -85,9 +86,9 @@ def _arms_at(
     if theory.adaptive:
         made[MAPPED] = straight_through_recipe(theory)
     else:
-        run = folder.run(arm_name(rate, MAPPED), seed)
+        run = request.folder("equivalence").run(arm_name(rate, MAPPED), seed)
         made[MAPPED] = straight_through_recipe(theory, run.initial.resolve())
-        write_start(theory, made[MAPPED], run)
+        write_start(theory, made[MAPPED], run, request.access.taken(recipe))
     return made
 
 

@@ -1,7 +1,6 @@
 """The arms of a comparison of estimators: recipes that differ in whose gradient they take."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from qtool.comparison.question import (
     Base,
@@ -37,7 +36,7 @@ def estimator_trials(
     """
     base = read_base(request)
     for name in names or []:
-        refuse_unknown(name, base.source, "--estimators")
+        refuse_unknown(name, base, "--estimators")
     refuse_repeated(names or [], "--estimators", "an estimator")
     side = on or _side_of(base.recipe, names or ESTIMATORS.names())
     refuse_float(base, side)
@@ -50,14 +49,14 @@ def estimator_trials(
     return trials, side
 
 
-def refuse_unknown(name: str, source: Path, option: str) -> None:
-    """Check that an estimator is one of qtool's, or in a file beside the recipe `source`.
+def refuse_unknown(name: str, base: Base, option: str) -> None:
+    """Check that an estimator is one of qtool's, or in a file beside the recipe.
 
     Raises:
         InputError: If it is not; names the option that it was given by.
     """
     if is_users(name):
-        load_estimator(name, source.parent)
+        load_estimator(name, base.code)
     elif name not in ESTIMATORS:
         hint = did_you_mean(name, ESTIMATORS.names())
         raise InputError(f"{option}: unknown estimator {name!r}{hint}")
@@ -111,7 +110,7 @@ def with_estimator(base: Base, side: Side, name: str, seed: int) -> Recipe:
         if place == shared or shared not in sections or {"estimator", "blend"} & set(section):
             changes[f"{place}.estimator"] = _own_estimator(section, name) or usual
             changes[f"{place}.blend"] = None
-    return check_recipe(put(base.data, changes), base.source, f" with {name}")
+    return check_recipe(put(base.data, changes), base.source, f" with {name}", code=base.code)
 
 
 def _own_estimator(section: Mapping[str, object], name: str) -> object:

@@ -20,6 +20,7 @@ from qtool.inspection.onnx import read_onnx
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Arm, Comparison
 from qtool.runs import build
+from qtool.runs.access import OWN, Access
 from qtool.runs.folder import RunFolder
 from qtool.runs.sound import why_not_fresh
 from qtool.settings.section import check
@@ -27,17 +28,20 @@ from qtool.settings.section import check
 MEASURED_IN = "onnxruntime"  # the target whose runtime takes every ONNX file
 
 
-def side_by_side(sources: Sequence[Path], output: Path | None = None) -> Comparison:
+def side_by_side(
+    sources: Sequence[Path], output: Path | None = None, access: Access = OWN
+) -> Comparison:
     """Return what comparison.json says of finished runs and ONNX files.
 
     Args:
         sources: run folders and ONNX files.
         output: folder that comparison.json is written into; None writes nothing.
+        access: what the user says of the files' data.
 
     Raises:
         InputError: If a source is neither, or nothing can be written there.
     """
-    arms = [arm_of(source) for source in sources]
+    arms = [arm_of(source, access) for source in sources]
     result = Comparison(
         kind="runs", recipe=None, seeds=[], arms=arms, differences=[], verdict=verdict_on(arms)
     )
@@ -46,7 +50,7 @@ def side_by_side(sources: Sequence[Path], output: Path | None = None) -> Compari
     return result
 
 
-def arm_of(source: Path) -> Arm:
+def arm_of(source: Path, access: Access = OWN) -> Arm:
     """Return a finished run or an ONNX file as one row of a comparison.
 
     Raises:
@@ -55,7 +59,7 @@ def arm_of(source: Path) -> Arm:
     if source.is_dir():
         return _run_arm(RunFolder(source))
     if source.suffix == ".onnx":
-        return _onnx_arm(source)
+        return _onnx_arm(source, access.to(source))
     raise InputError(f"{source}: neither a run folder nor an .onnx file")
 
 
@@ -90,8 +94,11 @@ def _run_arm(folder: RunFolder) -> Arm:
     )
 
 
-def _onnx_arm(path: Path) -> Arm:
-    """Measure a file: its accuracy on the validation set of the recipe that it names."""
+def _onnx_arm(path: Path, access: Access) -> Arm:
+    """Measure a file: its accuracy on the validation set that its recipe names.
+
+    Of that recipe nothing is taken but which data they are, and what cannot do harm.
+    """
     model = read_onnx(path)
     said = annotation.read_metadata(model)
     with intact(path, "what qtool wrote into it is damaged"):
@@ -104,7 +111,7 @@ def _onnx_arm(path: Path) -> Arm:
     accuracy = latency = None
     if "recipe" in said:
         recipe = check(Recipe, said["recipe"], f"{path}, its recipe")
-        data = build.make_data(recipe, torch.device("cpu"))
+        data = build.make_data(recipe, torch.device("cpu"), access, source=str(path))
         runtime = TARGETS[MEASURED_IN]().runtime
         one, shown = data.first_images[:1], data.validation.batches(0)
         if takes_pictures(model):

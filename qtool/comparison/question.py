@@ -17,12 +17,13 @@ from qtool.comparison.trials import (
 )
 from qtool.errors import InputError
 from qtool.numerics.range_facts import Side
-from qtool.recipe.file import check_recipe, override, read_recipe_file
 from qtool.recipe.places import at, section_at
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Comparison
 from qtool.runs import build
+from qtool.runs.access import Access
 from qtool.runs.machine import pick_device
+from qtool.settings.user_code import UserCode
 
 SIDES: tuple[Side, ...] = ("weights", "activations")
 
@@ -34,6 +35,8 @@ class BatchOptions(TypedDict, total=False):
     output: Path | None
     assignments: list[str] | None
     device: str
+    data_root: Path | None
+    run_code: bool
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class ComparisonRequest:
         output: folder of the comparison; None for the usual one.
         assignments: changes of the recipe, as `--set` writes them.
         device: that trials are trained on.
+        data_root: folder of the data sets; None for the recipe's.
+        run_code: copies of the user's files that a run folder keeps may run.
     """
 
     recipe: Path
@@ -53,6 +58,8 @@ class ComparisonRequest:
     output: Path | None
     assignments: list[str] | None
     device: torch.device
+    data_root: Path | None = None
+    run_code: bool = False
 
     @classmethod
     def of(cls, recipe: Path, options: BatchOptions, *, seeds: int = 3) -> "ComparisonRequest":
@@ -67,7 +74,15 @@ class ComparisonRequest:
             options.get("output"),
             options.get("assignments"),
             pick_device(options.get("device", "auto")),
+            options.get("data_root"),
+            options.get("run_code", False),
         )
+
+    @property
+    def access(self) -> Access:
+        """What the recipe may reach, and what the user says of it."""
+        said = Access.of(self.data_root, self.assignments, run_code=self.run_code)
+        return said.to_recipe(self.recipe)
 
     def folder(self, kind: str) -> ComparisonFolder:
         """Return the folder of a comparison of this kind, which need not be there yet."""
@@ -93,12 +108,16 @@ class Base:
         data: its plain data, as the file and the assignments have them.
         recipe: the same, checked.
         seeds: one trial of each arm for each.
+        code: where the user's own files are looked for, and which run.
+        access: what the recipe may reach.
     """
 
     source: Path
     data: Mapping[str, object]
     recipe: Recipe
     seeds: list[int]
+    code: UserCode
+    access: Access
 
 
 def read_base(request: ComparisonRequest) -> Base:
@@ -108,11 +127,11 @@ def read_base(request: ComparisonRequest) -> Base:
         RecipeError: If the recipe is wrong; lists every problem.
     """
     source, seeds = request.recipe, request.seeds
-    data = override(read_recipe_file(source), request.assignments or [])
-    recipe = check_recipe(data, source)
+    code = request.access.code_of(source)
+    data, recipe = request.access.read(source, code)
     build.check_against_network(recipe, str(source))
     chosen = seeds if isinstance(seeds, list) else [recipe.seed + k for k in range(seeds)]
-    return Base(source, data, recipe, chosen)
+    return Base(source, data, recipe, chosen, code, request.access.taken(recipe))
 
 
 def compare_arms(
@@ -127,7 +146,7 @@ def compare_arms(
         trials: in the order of their arms, and of their seeds within an arm.
     """
     folder = request.usable_folder(kind)
-    outcomes = run_trials(trials, TrainTrial(request.device))
+    outcomes = run_trials(trials, TrainTrial(request.device, request.access))
     result = summarize_trials(outcomes, kind=kind, recipe=str(request.recipe), on=on)
     result.write(folder.report)
     return result

@@ -19,6 +19,7 @@ from qtool.files.whole import refuse_unless_makeable
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Arm, Comparison, Difference
 from qtool.reports.results import Summary
+from qtool.runs.access import OWN, Access
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.runs.train import train_run
@@ -106,10 +107,12 @@ class TrainTrial:
 
     Attributes:
         device: that it is trained on.
+        access: what the recipe of all trials may reach.
         records: keep every flip of its weights' codes too.
     """
 
     device: torch.device
+    access: Access = OWN
     records: bool = False
 
     def __call__(self, trial: Trial) -> Summary:
@@ -118,7 +121,7 @@ class TrainTrial:
         Raises:
             InputError: If its folder holds anything else.
         """
-        run = Run(trial.folder, trial.recipe, self.device)
+        run = Run(trial.folder, trial.recipe, self.device, self.access.taken(trial.recipe))
         try:
             return train_run(run, resume=True, with_plan=False, records=self.records)
         except TrainingError as error:

@@ -12,6 +12,7 @@ import torch
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from numpy.lib.npyio import NpzFile
 
+from qtool.data.root import DataRoot
 from qtool.data.sources import DataSource, Split, channel_statistics, make_source
 from qtool.errors import DataError
 from qtool.files.archives import contents_of
@@ -22,7 +23,11 @@ LARGEST_LABEL = 99_999
 
 
 def arrays(
-    root: Path, *, file: str, mean: list[float] | None = None, std: list[float] | None = None
+    root: Path | DataRoot,
+    *,
+    file: str,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
 ) -> DataSource:
     """Read images from `file`, an .npz under `root`.
 
@@ -33,7 +38,7 @@ def arrays(
         mean: Per channel, of images scaled to 0..1; of x_train where absent.
         std: Likewise.
     """
-    path = root / file
+    path = DataRoot.of(root).named(file)
     train, validation = read_npz(path)
     measured_mean, measured_std = channel_statistics(train.images)
     source = make_source(
@@ -74,7 +79,7 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(
             f"{path}: no such file; data.file names an .npz file under data.root "
-            "(or under the folder in the environment variable QTOOL_DATA)"
+            "(or under --data-root, or the folder in the environment variable QTOOL_DATA)"
         )
     try:
         # Given a path, NumPy leaves the file open where it is damaged.

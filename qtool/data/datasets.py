@@ -21,6 +21,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
 from qtool.data.arrays import arrays, read_npz
 from qtool.data.image_folder import image_folder
+from qtool.data.root import DataRoot
 from qtool.data.sources import DataSource, Split, channel_statistics, fixed_split, make_source
 from qtool.data.synthetic import gaussian_teacher, linear_subspaces
 from qtool.errors import DataError
@@ -48,7 +49,7 @@ def default_root() -> Path:
 
 
 @DATASETS.add
-def digits(root: Path) -> DataSource:
+def digits(root: Path | DataRoot) -> DataSource:
     """Read scikit-learn's 1,797 handwritten digits of 8 x 8 pixels: 1,297 to train, 500 to judge.
 
     Source: E. Alpaydin and C. Kaynak, 1998, UCI Optical Recognition of Handwritten Digits.
@@ -69,14 +70,14 @@ def digits(root: Path) -> DataSource:
 
 
 @DATASETS.add
-def mnist(root: Path) -> DataSource:
+def mnist(root: Path | DataRoot) -> DataSource:
     """Read the handwritten digits of LeCun et al., 1998: 60,000 to train, 10,000 to judge."""
     train, validation = _official("mnist", MNIST, root, "MNIST/raw/train-images-idx3-ubyte")
     return make_source("mnist", train, validation)
 
 
 @DATASETS.add
-def fashion_mnist(root: Path) -> DataSource:
+def fashion_mnist(root: Path | DataRoot) -> DataSource:
     """Read the pictures of clothes of Xiao et al., 2017, arXiv:1708.07747: 60,000 and 10,000."""
     train, validation = _official(
         "fashion_mnist", FashionMNIST, root, "FashionMNIST/raw/train-images-idx3-ubyte"
@@ -85,17 +86,18 @@ def fashion_mnist(root: Path) -> DataSource:
 
 
 @DATASETS.add
-def cifar10(root: Path) -> DataSource:
+def cifar10(root: Path | DataRoot) -> DataSource:
     """Read the 10-class photographs of Krizhevsky, 2009: 50,000 to train, 10,000 to judge.
 
     Where torchvision's folder is missing but cifar10.npz is there, that file is read, however
     many of the images it holds.
     """
-    packed = root / "cifar10.npz"
-    if not packed.is_file() or (root / CIFAR10.base_folder).is_dir():
+    where = DataRoot.of(root)
+    packed = where.path / "cifar10.npz"
+    if not packed.is_file() or (where.path / CIFAR10.base_folder).is_dir():
         train, validation = _official("cifar10", CIFAR10, root, "cifar-10-batches-py/data_batch_1")
         return make_source("cifar10", train, validation)
-    train, validation = read_npz(packed)
+    train, validation = read_npz(where.inside(packed))
     shape = list(train.images.shape[1:])
     largest = int(max(train.labels.max(), validation.labels.max()))
     if shape != [3, 32, 32] or largest > 9:
@@ -111,7 +113,7 @@ def cifar10(root: Path) -> DataSource:
 
 
 @DATASETS.add
-def cifar100(root: Path) -> DataSource:
+def cifar100(root: Path | DataRoot) -> DataSource:
     """Read the 100-class photographs of Krizhevsky, 2009: 50,000 to train, 10,000 to judge."""
     train, validation = _official("cifar100", CIFAR100, root, "cifar-100-python/train")
     return make_source("cifar100", train, validation)
@@ -121,8 +123,10 @@ for further in (image_folder, arrays, gaussian_teacher, linear_subspaces):
     DATASETS.add(further)
 
 
-def _official(name: str, kind: Official, root: Path, example: str) -> tuple[Split, Split]:
-    """Read a data set in torchvision's layout, downloading it where it is missing.
+def _official(
+    name: str, kind: Official, root: Path | DataRoot, example: str
+) -> tuple[Split, Split]:
+    """Read a data set in torchvision's layout, downloading it where it is missing and wanted.
 
     Args:
         name: The data set's name in recipes.
@@ -133,18 +137,28 @@ def _official(name: str, kind: Official, root: Path, example: str) -> tuple[Spli
     Raises:
         DataError: If it is neither there nor to be had, or its files are damaged.
     """
-    where = root / example
+    allowed = DataRoot.of(root)
+    where = allowed.path / example
+    if allowed.confined:
+        top = allowed.path / Path(example).parts[0]
+        allowed.all_inside([allowed.inside(top), *top.rglob("*")])
     try:
-        return _read_halves(kind, root)
+        return _read_halves(kind, allowed.path)
     except RuntimeError as error:
         if "not found" not in str(error):
             raise _damaged(name, where) from error
     # A damaged file fails in torchvision's parsing, with whatever error comes first.
     except Exception as error:
         raise _damaged(name, where) from error
-    _download(name, kind, root, where)
+    if allowed.confined:
+        raise DataError(
+            f"{name}: not found or incomplete, and nothing is downloaded for a recipe that is not "
+            f"yours; expected is torchvision's layout, such as {where}; --data-root FOLDER says "
+            "which folder holds it"
+        )
+    _download(name, kind, allowed.path, where)
     try:
-        return _read_halves(kind, root)
+        return _read_halves(kind, allowed.path)
     except Exception as error:
         raise _damaged(name, where) from error
 
@@ -181,8 +195,8 @@ def _download(name: str, kind: Official, root: Path, where: Path) -> None:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
             f"{name}: not found or incomplete, and it could not be downloaded ({reason[-1]}); "
-            f"expected is torchvision's layout, such as {where}; set data.root "
-            "or the environment variable QTOOL_DATA to the folder that holds it"
+            f"expected is torchvision's layout, such as {where}; give the folder "
+            "that holds it by --data-root, data.root or the environment variable QTOOL_DATA"
         ) from error
 
 

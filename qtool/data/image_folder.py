@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from qtool.data.class_names import imagenet_names
+from qtool.data.root import DataRoot
 from qtool.data.sources import (
     IMAGENET_CLASSES,
     DataSource,
@@ -36,7 +37,7 @@ IMAGENETTE = {
 
 
 def image_folder(
-    root: Path,
+    root: Path | DataRoot,
     *,
     folder: str = ".",
     labels: Literal["folders", "imagenet"] = "folders",
@@ -53,17 +54,19 @@ def image_folder(
             (000_n01440764).
         validation_share: Share of the images set aside where qtool splits.
     """
-    base = root / folder
-    halves = {half: base / half for half in ("train", "val") if _has_class_folders(base / half)}
+    allowed = DataRoot.of(root)
+    base = allowed.named(folder)
+    possible = {half: allowed.inside(base / half) for half in ("train", "val")}
+    halves = {half: path for half, path in possible.items() if _has_class_folders(path)}
     note = ""
     if len(halves) == 2:
         names = _class_folders(halves["train"])
-        train = _read_half(halves["train"], labels, names)
-        validation = _read_half(halves["val"], labels, names)
+        train = _read_half(halves["train"], labels, names, allowed)
+        validation = _read_half(halves["val"], labels, names, allowed)
     else:
         whole = next(iter(halves.values()), base)
         names = _class_folders(whole)
-        images = _read_half(whole, labels, names)
+        images = _read_half(whole, labels, names, allowed)
         train, validation = _split(images, validation_share, whole)
         note = (
             f"{whole} is split by a fixed seed: "
@@ -80,7 +83,7 @@ def _class_folders(base: Path) -> list[str]:
     if not base.is_dir():
         raise DataError(
             f"{base}: no such folder; data.folder names a folder of images under data.root "
-            "(or under the folder in the environment variable QTOOL_DATA)"
+            "(or under --data-root, or the folder in the environment variable QTOOL_DATA)"
         )
     names = sorted(p.name for p in base.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
@@ -94,13 +97,14 @@ def _has_class_folders(base: Path) -> bool:
     return base.is_dir() and any(path.is_dir() for path in base.iterdir())
 
 
-def _read_half(base: Path, labels: str, known: list[str]) -> FileSplit:
+def _read_half(base: Path, labels: str, known: list[str], allowed: DataRoot) -> FileSplit:
     """List the images of every class folder under `base`.
 
     Args:
         base: Holds one folder per class.
         labels: As in `image_folder`.
         known: The class folders of the training half, in the order of their labels.
+        allowed: The folder of data sets.
     """
     names = _class_folders(base)
     if labels == "imagenet":
@@ -109,7 +113,8 @@ def _read_half(base: Path, labels: str, known: list[str]) -> FileSplit:
         raise DataError(f"{base}: {_few(unknown)} not among the classes of the training images")
     else:
         label_of = {name: label for label, name in enumerate(known)}
-    files = {name: images_in(base / name) for name in names}
+    folders = {name: allowed.inside(base / name) for name in names}
+    files = {name: allowed.all_inside(images_in(path)) for name, path in folders.items()}
     if empty := [name for name, paths in files.items() if not paths]:
         raise DataError(
             f"{base}: no images in {_few(empty)}; images end in {', '.join(sorted(SUFFIXES))}"

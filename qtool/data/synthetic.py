@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from qtool.data.batches import seeded_generator
+from qtool.data.root import DataRoot
 from qtool.data.sources import DataSource, Split, Teacher, make_source
 from qtool.errors import DataError
 from qtool.numerics.coarse_gradient import spurious_minimum
@@ -20,7 +21,7 @@ HIDDEN, *HALVES = range(3)  # what is drawn, each by itself: teacher or subspace
 
 
 def gaussian_teacher(
-    root: Path,
+    root: Path | DataRoot,
     *,
     rows: Whole,
     columns: Whole,
@@ -73,7 +74,7 @@ def _matrices(teacher: Teacher, samples: int, generator: torch.Generator) -> Spl
 
 
 def linear_subspaces(
-    root: Path,
+    root: Path | DataRoot,
     *,
     classes: Annotated[int, Field(ge=2)],
     dimension: Whole,

@@ -27,6 +27,7 @@ from qtool.reports.inspections import InspectedLayer, Inspection, PlanRow, SiteR
 from qtool.runs import build
 from qtool.runs.run import NOT_OF_THIS_RUN, Run
 from qtool.runs.sources import Integer
+from qtool.settings.user_code import NO_CODE
 
 
 def inspect_source(source: Path) -> Inspection:
@@ -46,7 +47,7 @@ def inspect_source(source: Path) -> Inspection:
 
 def _inspect_recipe(path: Path) -> Inspection:
     """Plan a recipe without data, weights or downloads; random images decide the grids."""
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, code=NO_CODE)
     built = build.make_network_without_data(recipe)
     model = _prepared(recipe, built.model, built.architecture)
     rows = plan(model)

@@ -30,7 +30,12 @@ from qtool.quantizers.state import QuantizerState, decode, encode
 from qtool.settings.choices import blend_schedule
 from qtool.settings.section import Choice
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
-from qtool.settings.user_estimators import is_users, load_by_absolute_paths
+from qtool.settings.user_estimators import (
+    is_not_loaded,
+    is_users,
+    load_by_absolute_paths,
+    no_gradient,
+)
 
 FLOOR = to_float32(SMALLEST_SCALE)
 
@@ -91,6 +96,9 @@ class FakeQuantize(Part):
 
     def _choose_estimator(self, choice: Choice) -> None:
         """Take an estimator, and apart from it those of its parameters that are schedules."""
+        if is_not_loaded(choice.name):
+            self.estimator = partial(no_gradient, estimator=choice.name)
+            return
         params = choice.params.items()
         fixed = {key: value for key, value in params if not isinstance(value, dict)}
         for key, value in params:
@@ -287,7 +295,8 @@ class FakeQuantize(Part):
     def __getstate__(self) -> dict[str, object]:
         """Return what copies and pickles hold: a user's estimator goes by its name."""
         state = vars(self).copy()
-        if self.settings.estimator is not None and is_users(self.settings.estimator.name):
+        chosen = self.settings.estimator
+        if chosen is not None and is_users(chosen.name) and not is_not_loaded(chosen.name):
             del state["estimator"]
         return state
 

@@ -10,10 +10,13 @@ from qtool.errors import RecipeError
 from qtool.files.reading import read_bounded
 from qtool.files.whole import write_text
 from qtool.files.yaml_data import MOST_BYTES, parse_yaml, written_yaml
+from qtool.models.weights import is_weights_file
 from qtool.problems import brief, report, shown
+from qtool.recipe.places import at, put
 from qtool.recipe.recipe import Recipe
 from qtool.settings.section import check
-from qtool.settings.user_estimators import load_estimator, used_by
+from qtool.settings.user_code import UserCode
+from qtool.settings.user_estimators import find_estimator, load_estimator, used_by
 
 Node = dict[str, object] | list[object]  # of YAML data: what --set walks through
 
@@ -112,30 +115,76 @@ def _put(node: Node, key: str, value: object) -> None:
         node[key] = value
 
 
-def load_recipe(path: Path, assignments: list[str] | None = None) -> Recipe:
+def load_recipe(
+    path: Path, assignments: list[str] | None = None, *, code: UserCode | None = None
+) -> Recipe:
     """Read and check a recipe file, with the assignments of `--set`.
+
+    Args:
+        path: of the file.
+        assignments: of `--set`.
+        code: where the user's own files are looked for, and whether they run; None: beside the
+            recipe, and they do.
 
     Raises:
         RecipeError: If the file cannot be read. Lists every problem with its dotted place.
     """
-    return check_recipe(override(read_recipe_file(path), assignments or []), path)
+    data = with_found_paths(read_recipe_file(path), path.parent)
+    return check_recipe(override(data, assignments or []), path, code=code)
 
 
-def check_recipe(data: Mapping[str, object], path: Path, also: str = "") -> Recipe:
+def with_found_paths(data: Mapping[str, object], folder: Path) -> dict[str, object]:
+    """Return a recipe's data whose relative paths, `data.root` and `model.weights`, are absolute.
+
+    They are those of files and folders beside the recipe, or else in the working directory; what is
+    in neither stays as it is.
+
+    Args:
+        data: of the recipe.
+        folder: of the recipe.
+    """
+    found: dict[str, object] = {}
+    for place in ("data.root", "model.weights"):
+        value = at(data, place)
+        if not isinstance(value, str) or Path(value).is_absolute():
+            continue
+        if place == "model.weights" and not is_weights_file(value):
+            continue
+        here = [path for path in (folder / value, Path(value)) if value and _exists(path)]
+        if here:
+            found[place] = str(here[0].absolute())
+    return put(data, found)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # no name of a file
+        return False
+
+
+def check_recipe(
+    data: Mapping[str, object], path: Path, also: str = "", *, code: UserCode | None = None
+) -> Recipe:
     """Return a recipe's data as a Recipe; a user's own estimators are loaded first.
 
     Args:
         data: of the recipe.
-        path: of its file, beside which estimators are looked for.
+        path: of its file.
         also: what was done to the data, for messages.
+        code: where the user's own files are looked for, and whether they run; None: beside the
+            recipe, and they do.
 
     Raises:
         RecipeError: Lists every problem with its dotted place.
     """
-    found = []
+    found, allowed = [], code or UserCode.beside(path)
     for place, name, params in used_by(data.get("quantization")):
         try:
-            load_estimator(name, path.parent, params)
+            if allowed.runs:
+                load_estimator(name, allowed, params)
+            else:
+                find_estimator(name, allowed)
         except RecipeError as error:
             found.append((place, str(error)))
     if found:

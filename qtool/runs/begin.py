@@ -66,7 +66,7 @@ def keep_recipe(recipe: Recipe, folder: RunFolder, comment: str) -> None:
     """Write the resolved recipe into a folder, and the user's own estimators beside it."""
     for _, name, _ in used_by(recipe.as_dict()["quantization"]):
         source = source_of(name)
-        if source.parent != folder.path.resolve():
+        if source is not None and source.parent != folder.path.resolve():
             write_atomically(folder.path / source.name, partial(copyfile, source))
     write_recipe(recipe, folder.recipe, comment)
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from qtool.console import say
-from qtool.data.datasets import DATASETS, default_root
+from qtool.data.datasets import DATASETS
 from qtool.data.loaders import Loaders, make_loaders
 from qtool.data.sources import known_channels, known_classes, known_image_size
-from qtool.errors import InputError, ModelError, RecipeError
+from qtool.errors import DataError, InputError, ModelError, RecipeError
+from qtool.models.architecture import Architecture
 from qtool.models.two_layers import begin_near_spurious_minimum
 from qtool.models.vision import Built, build_model, input_channels
 from qtool.problems import report
@@ -24,10 +25,11 @@ from qtool.quantizers.door.entry import refuse_if_nothing_is_chosen
 from qtool.quantizers.layer import layout_of
 from qtool.quantizers.layers import plain_type
 from qtool.quantizers.prepare import pattern_problems, prepare
-from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
+from qtool.runs.access import OWN, Access
 from qtool.settings.choices import rate_schedule
 from qtool.settings.quantization import Quantization
+from qtool.settings.user_code import UserCode
 from qtool.training.batch_norm import reestimate_batch_norm
 from qtool.training.captured import CapturedStep
 from qtool.training.compiled import compiled_forward
@@ -42,18 +44,36 @@ AFTER_A_BLEND = 100  # training batches for batch norm statistics, unless the re
 
 
 def make_data(
-    recipe: Recipe, device: torch.device, *, validation_samples: int | None = None
+    recipe: Recipe,
+    device: torch.device,
+    access: Access = OWN,
+    *,
+    source: str = "the recipe",
+    validation_samples: int | None = None,
 ) -> Loaders:
     """Return the recipe's batches on a device, of validation so many images at most.
 
+    Args:
+        recipe: whose data they are.
+        device: that batches are put on.
+        access: what the recipe may reach, and what the user says of its data.
+        source: of the recipe, for messages.
+        validation_samples: at most so many, evenly over the set.
+
     Raises:
-        DataError: If the data set is missing or malformed.
+        DataError: If the data set is missing, malformed, or may not be read.
+        RecipeError: If what the user says of the data is wrong.
     """
+    recipe = access.applied(recipe, source)
     data = recipe.data
-    root = Path(data.root).expanduser() if data.root else default_root()
-    source = DATASETS.build(data.name, **data.params)(root)
+    try:
+        made = DATASETS.build(data.name, **data.params)(access.root(recipe))
+    except DataError as error:
+        if access.whose == "own":
+            raise
+        raise DataError(f"{source}: {error}") from error
     loaders = make_loaders(
-        source,
+        made,
         batch_size=data.batch_size,
         image_size=data.image_size,
         channels=input_channels(recipe.model.name),
@@ -71,13 +91,42 @@ def make_data(
     return loaders
 
 
-def load_checked(path: Path, assignments: list[str] | None = None) -> Recipe:
+def refuse_other_data(data: Loaders, architecture: Architecture, source: str) -> None:
+    """Check that images are such as a network takes, and tell as many classes apart.
+
+    Raises:
+        DataError: If they are not.
+    """
+    here = {"classes": data.classes, "image_size": data.image_size}
+    there = {"classes": architecture["classes"], "image_size": architecture["image_size"]}
+    for key, count in here.items():
+        if count != there[key]:
+            what = key.replace("_", " ")
+            raise DataError(
+                f"{source}: its network was made for {there[key]} {what}, and the data have {count}"
+            )
+
+
+def load_checked(
+    path: Path,
+    assignments: list[str] | None = None,
+    *,
+    access: Access | None = None,
+    code: UserCode | None = None,
+) -> Recipe:
     """Read a recipe and check it in full, also against its network, before anything is built.
+
+    Args:
+        path: of the recipe.
+        assignments: of `--set`, where there is no access that holds them.
+        access: what the recipe may reach, and what the user says of it.
+        code: where the user's own files are looked for, and which run; None: what access says.
 
     Raises:
         RecipeError: Lists every problem with its dotted place.
     """
-    recipe = load_recipe(path, assignments)
+    allowed = (access or Access.of(assignments=assignments)).to_recipe(path)
+    _, recipe = allowed.read(path, code or allowed.code_of(path))
     check_against_network(recipe, str(path))
     return recipe
 

@@ -17,15 +17,16 @@ from qtool.export.writing.saturation import refuse_saturating, saturating_layers
 from qtool.export.writing.saved import bytes_of
 from qtool.files.whole import data_beside, unproven
 from qtool.reports.exports import AllExports, Export, NotExported, UnprovenExport, WhyNot
+from qtool.runs.access import OWN, Access
 from qtool.runs.folder import EXPORT, RunFolder, places_of_export, report_beside
 from qtool.runs.sound import why_not_fresh
-from qtool.runs.sources import Integer, up_to_date_integer
+from qtool.runs.sources import Integer, integer_of, up_to_date_integer
 
 Convert = Callable[..., object]
 """Takes a run or recipe and, by keyword, `output` and `no_saturation`; `qtool.pipeline.convert`."""
 
 
-def onnx_of(source: Path, folder: Path, convert: Convert) -> Path:
+def onnx_of(source: Path, folder: Path, convert: Convert, access: Access = OWN) -> Path:
     """Return an ONNX file itself, or one that a run or an integer model is written to.
 
     It is not proven: that is for `Exporter`.
@@ -34,6 +35,7 @@ def onnx_of(source: Path, folder: Path, convert: Convert) -> Path:
         source: ONNX file, run folder or integer model.
         folder: where the file goes; there is none of this name.
         convert: makes the integer model of a run.
+        access: what the user says of the source.
 
     Raises:
         InputError: If there is no such source.
@@ -42,7 +44,7 @@ def onnx_of(source: Path, folder: Path, convert: Convert) -> Path:
         if not source.is_file():
             raise InputError(f"{source}: no such file; qtool export RUN --output {source} makes it")
         return source
-    given = Integer.open(up_to_date_integer(source, convert))
+    given = integer_of(source, convert, access)
     path = folder / f"{len(list(folder.iterdir()))}.onnx"
     write_onnx(given.model, given.data.first_images, path, Writing())
     return path
@@ -52,17 +54,24 @@ class Exporter:
     """A run or integer model, from which files are made."""
 
     def __init__(
-        self, source: Path, convert: Convert, *, strict: bool = False, measure: bool = False
+        self,
+        source: Path,
+        convert: Convert,
+        access: Access = OWN,
+        *,
+        strict: bool = False,
+        measure: bool = False,
     ) -> None:
         """Take where to start.
 
         Args:
             source: run folder or integer model.
             convert: makes the integer model of a run.
+            access: what the user says of the source.
             strict: check that nothing runs in float between quantized operators.
             measure: time what `--measure` does.
         """
-        self.source, self.convert = source, convert
+        self.source, self.convert, self.access = source, convert, access
         self.strict, self.measure = strict, measure
         self._open: dict[Path, Integer] = {}
 
@@ -152,7 +161,7 @@ class Exporter:
 
     def _opened(self, path: Path) -> Integer:
         if path not in self._open:
-            self._open[path] = Integer.open(path)
+            self._open[path] = Integer.open(path, self.access.to(self.source))
         return self._open[path]
 
 

@@ -48,8 +48,22 @@ class RunFolder:
 
     @property
     def resume_command(self) -> str:
-        """What goes on with the run."""
-        return f"qtool train {self.recipe} --run-dir {self} --resume"
+        """What goes on with the run, by the copies that it keeps of the user's files."""
+        more = " --run-code" if self.kept_digests() else ""
+        return f"qtool train {self.recipe} --run-dir {self} --resume{more}"
+
+    def kept_digests(self) -> dict[str, str] | None:
+        """Return file name -> SHA-256 of the user's own files that the run was trained with.
+
+        None where the folder does not say it.
+
+        Raises:
+            InputError: If what it says is damaged.
+        """
+        if not self.environment.is_file():
+            return None
+        kept = read_json(self.environment).get("estimator_sources")
+        return {str(k): str(v) for k, v in kept.items()} if isinstance(kept, dict) else None
 
     @property
     def summary(self) -> Path:

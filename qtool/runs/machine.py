@@ -2,6 +2,7 @@
 
 import os
 import platform
+import socket
 from pathlib import Path
 
 import torch
@@ -48,6 +49,11 @@ def processor_name() -> str:
     return platform.processor() or f"{platform.machine()} CPU"
 
 
+def host_name() -> str:
+    """Return what this machine calls itself on the network."""
+    return socket.gethostname()
+
+
 def environment(device: torch.device) -> dict[str, object]:
     """Return what the numbers of a run depend on beside its recipe."""
     return {
@@ -60,4 +66,5 @@ def environment(device: torch.device) -> dict[str, object]:
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "host": host_name(),
     }

@@ -17,9 +17,11 @@ from qtool.quantizers.control import set_progress
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.runs import build, checkpoint
+from qtool.runs.access import OWN, Access
 from qtool.runs.checkpoint import Checkpoint
 from qtool.runs.folder import RunFolder
 from qtool.runs.sound import checkpoint_to_go_on_from
+from qtool.settings.user_code import NO_CODE, UserCode
 from qtool.training.loop import Trainer
 
 NOT_OF_THIS_RUN = "damaged, or of another run"
@@ -27,22 +29,32 @@ NOT_OF_THIS_RUN = "damaged, or of another run"
 
 @dataclass(frozen=True)
 class Run:
-    """What a folder's recipe and checkpoint make, on a device."""
+    """What a folder's recipe and checkpoint make, on a device, with what they may reach."""
 
     folder: RunFolder
     recipe: Recipe
     device: torch.device
+    access: Access = OWN
 
     @classmethod
-    def open(cls, path: Path, device: torch.device) -> "Run":
+    def open(
+        cls, path: Path, device: torch.device, access: Access = OWN, *, code: UserCode = NO_CODE
+    ) -> "Run":
         """Return the run in a folder.
+
+        Args:
+            path: of the folder.
+            device: to compute on.
+            access: what the user says of the run.
+            code: which of the user's own files run; none are needed but for training.
 
         Raises:
             InputError: If the folder holds no run, or its recipe cannot be read.
         """
         folder = RunFolder(path)
         folder.refuse_unless_run()
-        return cls(folder, load_recipe(folder.recipe), device)
+        recipe = load_recipe(folder.recipe, code=code)
+        return cls(folder, recipe, device, access.to(path))
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -97,7 +109,7 @@ class Run:
         Raises:
             DataError: If the data set is missing or malformed.
         """
-        return build.make_data(self.recipe, self.device)
+        return build.make_data(self.recipe, self.device, self.access, source=str(self.folder))
 
     @cached_property
     def network(self) -> nn.Module:
@@ -117,6 +129,7 @@ class Run:
             InputError: If the checkpoint is of another run.
         """
         state, epochs = self.checkpoint, self.recipe.training.epochs
+        build.refuse_other_data(self.data, state.architecture, str(self.folder))
         model = build.prepare_network(
             self.recipe, self.network, self.data.first_images, search=False
         )

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,8 @@ from qtool.recipe.recipe import Recipe
 from qtool.reports.results import Conversion
 from qtool.reports.tables import show_plan
 from qtool.runs import build
-from qtool.runs.begin import folder_for_untrained, keep_recipe
+from qtool.runs.access import OF_A_FILE, OWN, Access
+from qtool.runs.begin import folder_for_untrained, keep_recipe, write_environment
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.runs.sound import why_not_fresh
@@ -87,18 +88,22 @@ class Quantized:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.folder is not None:
             keep_recipe(self.recipe, self.folder, "the recipe of this conversion")
+            write_environment(self.recipe, self.folder, self.data.first_images.device)
         usage = usage_of(self.data)
         said = about(self.recipe, self.architecture)
         save_integer(integer, self.path, said, usage, source=self.source)
 
 
-def quantized_from(source: Path, output: Path | None, device: torch.device) -> Quantized:
+def quantized_from(
+    source: Path, output: Path | None, device: torch.device, access: Access = OWN
+) -> Quantized:
     """Return what a run has trained, or a recipe's given weights, calibrated and not trained.
 
     Args:
         source: run folder or recipe.
         output: where the integer model goes; None puts it into the run's folder.
         device: to compute on.
+        access: what the user says of the source; no code of anyone's runs.
 
     Raises:
         InputError: If there is no such source, or nothing can be written there.
@@ -108,23 +113,25 @@ def quantized_from(source: Path, output: Path | None, device: torch.device) -> Q
     if output is not None:
         refuse_unless_writable(output, "--output names a .safetensors file")
     if source.is_dir():
-        run = Run.open(source, device)
+        run = Run.open(source, device, access)
         architecture, data = run.checkpoint.architecture, run.data  # in the order of messages
         path, made_of = output or run.folder.integer, run.checkpoint.sha256
         return Quantized(run.recipe, run.model, data, architecture, path, made_of)
-    recipe = build.load_checked(source)
+    allowed = access.to_recipe(source)
+    files = replace(allowed.code_of(source), runs=False)
+    recipe = build.load_checked(source, access=allowed, code=files)
     folder = None if output is not None else folder_for_untrained(recipe, source)
     path = output or RunFolder(Path("runs") / source.stem).integer
-    made = _calibrated(recipe, device, path, folder)
+    made = _calibrated(recipe, device, path, folder, allowed.taken(recipe))
     show_plan(plan(made.model), plan_sites(made.model))
     return made
 
 
 def _calibrated(
-    recipe: Recipe, device: torch.device, path: Path, folder: RunFolder | None
+    recipe: Recipe, device: torch.device, path: Path, folder: RunFolder | None, access: Access
 ) -> Quantized:
     """Return a recipe's network with its given weights, quantized without training."""
-    data = build.make_data(recipe, device)
+    data = build.make_data(recipe, device, access)
     if recipe.model.weights == "none":
         say("note: model.weights is none, so random weights are quantized")
     built = build.make_network(recipe, data)
@@ -142,16 +149,28 @@ def _calibrated(
 
 @dataclass(frozen=True)
 class Integer:
-    """An integer model from a file, on the CPU, and what it was made of."""
+    """An integer model from a file, on the CPU, and what it was made of.
+
+    Attributes:
+        recipe: as the file holds it.
+        access: what it may reach; of a file alone, unless more is known.
+        source: of the model, for messages.
+    """
 
     recipe: Recipe
     model: nn.Module
     architecture: Architecture
     said: Usage
+    access: Access
+    source: str
 
     @classmethod
-    def open(cls, path: Path) -> "Integer":
+    def open(cls, path: Path, access: Access = OF_A_FILE) -> "Integer":
         """Return what a file holds.
+
+        Args:
+            path: of the file.
+            access: what its recipe may reach.
 
         Raises:
             InputError: If the file is missing, damaged, or not an integer model.
@@ -161,12 +180,20 @@ class Integer:
             recipe = check(Recipe, said["recipe"], f"{path}, its recipe")
             network = rebuild_model(recipe.model.name, said["architecture"])
             model, usage = load_integer(path, network), read_usage(path)
-            return cls(recipe, model, said["architecture"], usage)
+            return cls(recipe, model, said["architecture"], usage, access, str(path))
 
     @cached_property
     def data(self) -> Loaders:
         """The recipe's batches, on the CPU; of validation, as many as a proof needs."""
-        return build.make_data(self.recipe, CPU, validation_samples=EXPORT_IMAGES)
+        made = build.make_data(
+            self.recipe,
+            CPU,
+            self.access,
+            source=self.source,
+            validation_samples=EXPORT_IMAGES,
+        )
+        build.refuse_other_data(made, self.architecture, self.source)
+        return made
 
     @cached_property
     def usage(self) -> Usage:
@@ -212,6 +239,20 @@ def up_to_date_integer(source: Path, convert: Callable[..., object]) -> Path:
             else:  # nothing was trained there
                 convert(folder.recipe, output=folder.integer)
     return folder.integer
+
+
+def integer_of(source: Path, convert: Callable[[Path], object], access: Access) -> Integer:
+    """Return an integer model from its file, or from a run, converted first where it must be.
+
+    Args:
+        source: run folder or integer model.
+        convert: makes the integer model of a run.
+        access: what the user says of the source.
+
+    Raises:
+        InputError: If there is none, or it is damaged.
+    """
+    return Integer.open(up_to_date_integer(source, convert), access.to(source))
 
 
 def usage_of(data: Loaders) -> Usage:

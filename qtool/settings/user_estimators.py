@@ -22,6 +22,7 @@ from torch import Tensor
 from qtool.errors import RecipeError
 from qtool.numerics.estimators import ESTIMATORS, Bound
 from qtool.problems import Problem, did_you_mean, report
+from qtool.settings.user_code import UserCode, UsersFile
 
 SIGNATURE = "(grad, u, low, high, *, parameter=1.0)"
 _SOURCES: dict[str, Path] = {}
@@ -43,21 +44,55 @@ def is_users(name: str) -> bool:
     return bool(colon) and file.endswith(".py") and function.isidentifier()
 
 
-def load_estimator(name: str, folder: Path, params: Mapping[str, object] | None = None) -> None:
+def is_not_loaded(name: str) -> bool:
+    """Tell whether a name is that of a user's estimator whose file was not run."""
+    return is_users(name) and name not in ESTIMATORS
+
+
+def no_gradient(grad: Tensor, u: Tensor, low: Bound, high: Bound, *, estimator: str) -> Tensor:
+    """Stand in for an estimator that is not loaded: a model is read, judged and converted with it.
+
+    Raises:
+        RecipeError: Always, for nothing can be trained.
+    """
+    raise RecipeError(f"{estimator}: its file was not run, so there are no gradients")
+
+
+def load_estimator(
+    name: str, code: Path | UserCode, params: Mapping[str, object] | None = None
+) -> None:
     """Put the function that `name` stands for into ESTIMATORS, after a first trial of it.
 
     Args:
-        name: FILE.py:FUNCTION, the file in `folder`.
-        folder: of the recipe.
+        name: FILE.py:FUNCTION.
+        code: where the file is looked for, and whether it may run; or the folder that holds it.
         params: of the recipe, for the trial.
 
     Raises:
-        RecipeError: If there is no such file or function, or it is no estimator.
+        RecipeError: If there is no such file or function, it may not run, or is no estimator.
     """
+    allowed = code if isinstance(code, UserCode) else UserCode((code,))
+    _load(name, allowed.find(_file_of(name)), params or {})
+
+
+def find_estimator(name: str, code: UserCode) -> None:
+    """Remember the file of an estimator that is not to run, so that it can be kept with a run.
+
+    Raises:
+        RecipeError: If the name is one of a file in another folder.
+    """
+    file = _file_of(name)
+    for folder in code.folders:
+        if (folder / file).is_file():
+            _SOURCES[name] = (folder / file).resolve()
+            return
+
+
+def _file_of(name: str) -> str:
     file = name.rpartition(":")[0]
     if Path(file).name != file:
         raise RecipeError(f"{name}: give the name of a file beside the recipe, without folders")
-    _load(name, folder / file, params or {}, "an estimator lies beside its recipe")
+    return file
 
 
 def load_by_absolute_paths(quantization: object) -> None:
@@ -81,13 +116,16 @@ def load_by_absolute_paths(quantization: object) -> None:
     if found:
         raise report("quantization", [(p.removeprefix("quantization."), why) for p, why in found])
     for _, name, params in missing:
-        _load(name, Path(name.rpartition(":")[0]), params, "give the path of a Python file")
+        path = Path(name.rpartition(":")[0])
+        if not path.exists():
+            raise RecipeError(f"{path}: no such file; give the path of a Python file")
+        _load(name, UserCode((path.parent,)).find(path.name), params)
 
 
-def _load(name: str, path: Path, params: Mapping[str, object], advice: str) -> None:
-    """Read, check and try a function, and put it into ESTIMATORS."""
-    function_name = name.rpartition(":")[2]
-    function = _read(path, function_name, advice)
+def _load(name: str, file: UsersFile, params: Mapping[str, object]) -> None:
+    """Run a file, check and try its function, and put it into ESTIMATORS."""
+    function_name, path = name.rpartition(":")[2], file.path
+    function = _run(file, function_name)
     problem = _signature_problem(function)
     if problem:
         raise RecipeError(f"{path}:{_line(function)}: {function_name} {problem}")
@@ -131,24 +169,23 @@ def used_by(quantization: object) -> Iterator[Use]:
                 yield Use(f"quantization.{place}{side}.estimator", name, params)
 
 
-def source_of(name: str) -> Path:
-    """Return the file of a loaded estimator."""
-    return _SOURCES[name]
+def source_of(name: str) -> Path | None:
+    """Return the file of an estimator that was loaded, or found; None of another."""
+    return _SOURCES.get(name)
 
 
 def source_hashes(quantization: object) -> dict[str, str]:
     """Return file name -> SHA-256 of the source of each user's estimator in a section."""
-    files = {source_of(name) for _, name, _ in used_by(quantization) if name in _SOURCES}
+    files = {_SOURCES[name] for _, name, _ in used_by(quantization) if name in _SOURCES}
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
 
 
-def _read(path: Path, function_name: str, advice: str) -> FunctionType:
-    """Run the file and return its function; `advice` is for a file that is not there."""
+def _run(file: UsersFile, function_name: str) -> FunctionType:
+    """Run a file and return its function."""
+    path = file.path
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such file; {advice}") from error
-    except (OSError, UnicodeDecodeError) as error:
+        text = file.content.decode("utf-8")
+    except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     namespace: dict[str, object] = {"__name__": path.stem, "__file__": str(path)}
     try:

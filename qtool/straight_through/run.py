@@ -12,20 +12,25 @@ from qtool.quantizers.weights import WeightQuantizer
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import StraightThrough
 from qtool.runs import build, checkpoint
+from qtool.runs.access import OWN, Access
 from qtool.runs.begin import keep_recipe, open_run, summarize, write_environment
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.straight_through import state as states
 from qtool.straight_through.recipe import Equivalent, equivalent_of, straight_through_recipe
 
+CPU = torch.device("cpu")
 
-def write_start(equivalent: Equivalent, mapped: Recipe, folder: RunFolder) -> None:
+
+def write_start(
+    equivalent: Equivalent, mapped: Recipe, folder: RunFolder, access: Access = OWN
+) -> None:
     """Begin the run folder of a straight-through recipe, with M(w0) in initial.safetensors."""
     open_run(mapped, folder, resume=True)
     if folder.initial.is_file():
         return
     recipe = equivalent.recipe
-    network = build.make_network(recipe, build.make_data(recipe, torch.device("cpu"))).model
+    network = build.make_network(recipe, build.make_data(recipe, CPU, access)).model
     state = {
         name: value.detach().clone().contiguous() for name, value in network.state_dict().items()
     }
@@ -37,8 +42,12 @@ def write_start(equivalent: Equivalent, mapped: Recipe, folder: RunFolder) -> No
     write_atomically(folder.initial, lambda temporary: save_file(state, temporary))
 
 
-def convert_run(source: Path, output: Path | None, device: torch.device) -> StraightThrough:
+def convert_run(
+    source: Path, output: Path | None, device: torch.device, access: Access = OWN
+) -> StraightThrough:
     """Write the straight-through form of a run into a folder of its own; return convert.json.
+
+    The user's own estimators run: the map is made of them.
 
     Raises:
         InputError: If there is none, or the folder is taken.
@@ -46,7 +55,8 @@ def convert_run(source: Path, output: Path | None, device: torch.device) -> Stra
     """
     if not RunFolder(source).holds_run():
         raise InputError(f"{source}: not a run folder; --to straight_through takes a run")
-    run = Run.open(source, device)
+    code = access.code_of(RunFolder(source).recipe)
+    run = Run.open(source, device, access, code=code)
     equivalent = equivalent_of(run.recipe, str(source))
     if equivalent.outside:
         raise InputError(f"{source}: has no straight-through form: {equivalent.outside}")

@@ -131,7 +131,11 @@ def test_a_run_goes_on_and_converts_without_the_original_file(
     stop_after_one_epoch(tmp_path / "run")
     (tmp_path / "my.py").unlink()
     forget()
-    code, _, err = qtool("train", "run/recipe.yaml", "--run-dir", "run", "--resume")
+    again = ["train", "run/recipe.yaml", "--run-dir", "run", "--resume"]
+    code, out, err = qtool(*again)
+    assert (code, out) == (2, "")
+    assert "my.py: not in the working directory, nor on PYTHONPATH; --run-code runs the copy" in err
+    code, _, err = qtool(*again, "--run-code")
     assert code == 0, err
     assert same(tensors(tmp_path / "run"), tensors(tmp_path / "whole"))
     forget()
@@ -238,16 +242,15 @@ WRONG: dict[str, tuple[Any, str | None, str]] = {
 }
 
 
-@pytest.mark.parametrize("command", [["train", "r.yaml"], ["inspect", "r.yaml"]], ids=str)
 @pytest.mark.parametrize(("estimator", "text", "why"), WRONG.values(), ids=WRONG.keys())
 def test_a_mistake_is_one_message_and_leaves_nothing_behind(
-    estimator: Any, text: str | None, why: str, command: list[str], tmp_path: Path, qtool: Run
+    estimator: Any, text: str | None, why: str, tmp_path: Path, qtool: Run
 ) -> None:
     write(tmp_path, estimator, text or "")
     if text is None:
         (tmp_path / "my.py").unlink()
     before = sorted(tmp_path.rglob("*"))
-    code, out, err = qtool(*command)
+    code, out, err = qtool("train", "r.yaml")
     assert (code, out) == (2, "")
     message = " ".join(err.split())
     assert message.startswith("error: r.yaml: 1 problem quantization.weights.estimator")
