@@ -19,10 +19,12 @@ from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, com
 from qtool.comparison.schedules import Scheduled, Window, schedule_trials
 from qtool.comparison.trials import TrainTrial, run_trials
 from qtool.conversion.to_integer import convert as to_integer
+from qtool.export.proof.damage import refuse_damaged
 from qtool.export.repair.repaired import repaired
 from qtool.export.writing.ends import Ends
 from qtool.export.writing.onnx_qdq import Ceil
 from qtool.export.writing.request import Writing
+from qtool.export.writing.saved import save_with_digest
 from qtool.files.whole import refuse_unless_writable, write_atomically
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
@@ -260,8 +262,9 @@ def inspect(source: Path) -> Inspection:
 def repair(source: Path, output: Path) -> Inspection:
     """ONNX file that other tools rewrote -> annotated and packed again, proven -> what it holds."""
     refuse_unless_writable(output, "--repair names an .onnx file")
+    refuse_damaged(source)
     made, done = repaired(read_onnx(source), source)
-    write_atomically(output, lambda path: path.write_bytes(made.SerializeToString()))
+    write_atomically(output, lambda path: save_with_digest(made, path))
     return inspect_source(output).model_copy(update={"repaired": str(output), "repairs": done})
 
 

@@ -270,7 +270,10 @@ def inspect(
     elif of_estimators:
         present(pipeline.inspect_estimators(output=output), as_json=as_json)
     else:
-        present(pipeline.inspect(source), as_json=as_json)
+        found = pipeline.inspect(source)
+        present(found, as_json=as_json)
+        if found.damaged:
+            raise typer.Exit(2)
 
 
 def main(argv: list[str] | None = None) -> None:

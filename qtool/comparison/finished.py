@@ -9,6 +9,7 @@ from qtool.comparison.trials import ComparisonFolder
 from qtool.console import say
 from qtool.errors import InputError
 from qtool.export.proof import gate
+from qtool.export.proof.damage import refuse_damaged
 from qtool.export.proof.latency import latencies
 from qtool.export.targets.target import TARGETS
 from qtool.export.writing import annotation
@@ -100,6 +101,7 @@ def _onnx_arm(path: Path, access: Access) -> Arm:
     Of that recipe nothing is taken but which data they are, and what cannot do harm.
     """
     model = read_onnx(path)
+    refuse_damaged(path)
     said = annotation.read_metadata(model)
     with intact(path, "what qtool wrote into it is damaged"):
         bits = [

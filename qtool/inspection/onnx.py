@@ -5,10 +5,12 @@ from pathlib import Path
 import onnx
 
 from qtool.errors import InputError
+from qtool.export.proof.damage import why_damaged
 from qtool.export.proof.lint import lint
 from qtool.export.proof.why_slow import Known, kernels_of
 from qtool.export.targets.target import TARGETS, Runtime
 from qtool.export.writing import annotation
+from qtool.export.writing.file_digest import state_of
 from qtool.export.writing.saved import bytes_of, is_large
 from qtool.files.reading import intact
 from qtool.integer.layers import LayerSpec
@@ -59,6 +61,7 @@ def inspect_onnx(path: Path) -> Inspection:
         values = any(spec.output_site for spec in specs)
         known = Known({s.name: s for s in specs}, said.get("left_float", {}), values=values)
         problems, islands = lint(model, runtime), _islands(path, known, runtime)
+    damaged = why_damaged(path) if state_of(path).kind == "damaged" else ""
     found = Inspection(
         source=str(path),
         kind="ONNX model",
@@ -69,9 +72,13 @@ def inspect_onnx(path: Path) -> Inspection:
         annotations=len(datatypes),
         layers=layers,
         left_float=said.get("left_float", {}),
-        problems=problems,
+        problems=[damaged, *problems] if damaged else problems,
     )
-    more = {"may_saturate": said.get("may_saturate"), "float_islands": islands}
+    more = {
+        "may_saturate": said.get("may_saturate"),
+        "float_islands": islands,
+        "damaged": damaged,
+    }
     return found.model_copy(update={key: value for key, value in more.items() if value})
 
 

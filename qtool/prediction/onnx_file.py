@@ -7,6 +7,7 @@ decoded pictures of any size.
 from pathlib import Path
 
 from qtool.errors import InputError
+from qtool.export.proof.damage import refuse_damaged
 from qtool.export.targets.onnxruntime import OnnxSession
 from qtool.export.targets.target import TARGETS
 from qtool.files.reading import intact
@@ -24,11 +25,12 @@ def open_onnx(path: Path) -> Classifier:
     """Return what an ONNX file computes.
 
     Raises:
-        InputError: If it is missing, no classifier of pictures, or does not say how those are
-            prepared.
+        InputError: If it is missing or damaged, no classifier of pictures, or does not say how
+            those are prepared.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a run folder, an integer model or ONNX file")
+    refuse_damaged(path)
     session = TARGETS[RUNS]().runtime.open(path)
     assert isinstance(session, OnnxSession)
     with intact(path, "what qtool wrote into it is damaged"):

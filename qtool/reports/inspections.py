@@ -121,6 +121,8 @@ class Inspection(Result):
     """The file that a repair wrote."""
     repairs: list[str] = Field(default_factory=list)
     """What it did."""
+    damaged: str = ""
+    """What of an ONNX file is not what was written, and what to do."""
 
 
 class Estimator(Result):

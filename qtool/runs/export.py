@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from qtool.console import say
 from qtool.errors import ExportError, InputError, MissingRuntimeError, ModelError, QtoolError
+from qtool.export.proof.damage import refuse_damaged
 from qtool.export.proof.ends import Shown, ends_report
 from qtool.export.proof.measure import export_report, refuse, unproven_report
 from qtool.export.targets.target import TARGETS, Runtime
@@ -38,11 +39,12 @@ def onnx_of(source: Path, folder: Path, convert: Convert, access: Access = OWN) 
         access: what the user says of the source.
 
     Raises:
-        InputError: If there is no such source.
+        InputError: If there is no such source, or it is damaged.
     """
     if source.suffix == ".onnx":
         if not source.is_file():
             raise InputError(f"{source}: no such file; qtool export RUN --output {source} makes it")
+        refuse_damaged(source)
         return source
     given = integer_of(source, convert, access)
     path = folder / f"{len(list(folder.iterdir()))}.onnx"

@@ -170,7 +170,9 @@ def test_a_target_whose_kernels_saturate_gets_an_integer_model_of_its_own(
 
     monkeypatch.setattr(pipeline, "to_integer", None)  # nothing is converted again
     pipeline.export(run, target="seven")
-    os.utime(own, (1, 1))  # older than the checkpoint
+    os.utime(own, (1, 1))  # older than the checkpoint, which says nothing
+    pipeline.export(run, target="seven")
+    own.write_bytes(own.read_bytes()[:-1] + b"?")
     with pytest.raises(TypeError):
         pipeline.export(run, target="seven")
 

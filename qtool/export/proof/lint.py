@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from qtool.export.proof.stored_weights import stored_weights
+from qtool.export.proof.stored_weights import is_real, other_scales, stored_weights
 from qtool.export.targets.target import Array, Runtime
 from qtool.export.writing.annotation import (
     DATATYPE,
@@ -171,7 +171,7 @@ def _weights(
 ) -> Iterator[str]:
     """Yield what is wrong with weights: other codes than metadata say, or packed no more."""
     layers, said = read_layers(model), {note.tensor: note for note in notes}
-    layers = {name: layer for name, layer in layers.items() if not _is_real(layer)}
+    layers = {name: layer for name, layer in layers.items() if not is_real(layer)}
     for name, layer in layers.items():
         note = said.get(layer.tensors.get("codes", ""))
         if note is not None and note.datatype not in ("UINT8", "", _datatype(layer)):
@@ -200,16 +200,7 @@ def _weights(
 
 def _other_numbers(model: onnx.ModelProto, layers: Mapping[str, LayerMetadata]) -> Iterator[str]:
     """Yield scales and zero points that are not those of the metadata."""
-    values = QuantizedValues(model.graph)
-    for name, layer in layers.items():
-        for part, expected in (
-            ("scale", layer.sha256.scale),
-            ("zero_point", layer.sha256.zero_point),
-        ):
-            tensor = layer.tensors.get(part, "")
-            array = values.array(tensor)
-            if array.size and digest(array) != expected:
-                yield f"{tensor}: not the {part} of {name} that metadata say (SHA-256)"
+    yield from (why for _, why in other_scales(model, layers))
     read = {name for node in model.graph.node for name in node.input}
     integers = {
         digest(numpy_helper.to_array(item))
@@ -224,11 +215,6 @@ def _other_numbers(model: onnx.ModelProto, layers: Mapping[str, LayerMetadata]) 
                 f"{said['name']}: no int32 tensor is the bias that metadata say (SHA-256); a float "
                 f"one is rounded anew, or keeps runtimes from integer kernels"
             )
-
-
-def _is_real(layer: LayerMetadata) -> bool:
-    """Tell whether a weight stands as real numbers, which their own operator rounds."""
-    return layer.tensors.get("codes", "").endswith(REAL)
 
 
 def _datatype(layer: LayerMetadata) -> str:

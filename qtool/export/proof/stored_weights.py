@@ -7,17 +7,19 @@ each perhaps transposed.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from qtool.errors import QtoolError
+from qtool.errors import InputError, QtoolError
 from qtool.export.proof.constants import codes_in
 from qtool.export.targets.target import Array, Runtime
-from qtool.export.writing.layer_metadata import LayerMetadata, digest
-from qtool.export.writing.quantized_values import depending
+from qtool.export.writing.layer_metadata import LayerMetadata, digest, read_layers
+from qtool.export.writing.quantized_values import QuantizedValues, depending
+from qtool.export.writing.weights import REAL
 from qtool.numerics.saturation import MIDDLE
 
 READERS = ("DequantizeLinear", "Cast")
@@ -78,6 +80,44 @@ def stored_weights(
             for name, weight in _matches(item.name, array, left, constant=True):
                 found.setdefault(name, weight)
     return found
+
+
+def lost_layers(path: Path, runtime: Runtime) -> list[str]:
+    """Return the layers of a file whose codes, or whose scale or zero point, are not in it.
+
+    Raises:
+        InputError: If it is no ONNX model.
+        ValueError: If what it says of a layer cannot be read.
+    """
+    try:
+        model = onnx.load(str(path))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: not an ONNX model: {reason}") from error
+    layers = {name: layer for name, layer in read_layers(model).items() if not is_real(layer)}
+    found, other = stored_weights(model, layers, runtime), dict(other_scales(model, layers))
+    return [name for name in layers if name not in found or name in other]
+
+
+def is_real(layer: LayerMetadata) -> bool:
+    """Tell whether a weight stands as real numbers, which their own operator rounds."""
+    return layer.tensors.get("codes", "").endswith(REAL)
+
+
+def other_scales(
+    model: onnx.ModelProto, layers: Mapping[str, LayerMetadata]
+) -> Iterator[tuple[str, str]]:
+    """Yield layers, and which of their scales and zero points are not those of the metadata."""
+    values = QuantizedValues(model.graph)
+    for name, layer in layers.items():
+        for part, expected in (
+            ("scale", layer.sha256.scale),
+            ("zero_point", layer.sha256.zero_point),
+        ):
+            tensor = layer.tensors.get(part, "")
+            array = values.array(tensor)
+            if array.size and digest(array) != expected:
+                yield name, f"{tensor}: not the {part} of {name} that metadata say (SHA-256)"
 
 
 def _largest_part(graph: onnx.GraphProto, tensor: str) -> int:

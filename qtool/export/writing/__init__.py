@@ -10,5 +10,5 @@ operators, quant_width: how those know a grid. names: of inputs and outputs; nod
 annotation: what is said of quantized tensors; layer_metadata: of each layer's weight;
 quantized_values: what a graph tells of them. ends: what stands before and behind a network;
 preparing: pictures into what it takes. saved: files, those of more than 2 GiB with their tensors
-beside them.
+beside them. file_digest: what a file was written as, kept in it; wire: protobuf without onnx.
 """

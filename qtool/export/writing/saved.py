@@ -13,6 +13,7 @@ import onnx
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from qtool.errors import ExportError
+from qtool.export.writing.file_digest import seal
 from qtool.files.whole import data_beside
 
 LIMIT = 2**31 - 2**20  # bytes: what protobuf takes, less a MiB for nodes and names
@@ -55,7 +56,7 @@ def loadable(model: onnx.ModelProto) -> Iterator[Path | bytes]:
 
 
 def save_checked(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model that is what ONNX allows.
+    """Write a model that is what ONNX allows, with the digest of all that it holds.
 
     Raises:
         ExportError: If it is not; there is no file then.
@@ -72,8 +73,16 @@ def save_checked(model: onnx.ModelProto, path: Path) -> None:
         raise ExportError(
             f"the graph is no valid ONNX: {words[0] if words else error!r}"
         ) from error
-    if not large:
-        save(model, path)
+    if large:
+        seal(path)
+    else:
+        save_with_digest(model, path)
+
+
+def save_with_digest(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model and the digest of all that it holds; that it is valid is known."""
+    save(model, path)
+    seal(path)
 
 
 def bytes_of(path: Path) -> int:
