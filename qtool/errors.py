@@ -8,6 +8,7 @@ QtoolError              exit code 1
 │   ├── MissingRuntimeError  2: what runs a target's files is not installed, or is too old
 │   └── ModelError      2: a model or an input is not what can be quantized; a ValueError, too
 ├── TrainingError       1: training cannot go on, such as after a loss that is not finite
+├── WriteError          1: a file cannot be written: the disk is full, its folder gone
 ├── ConversionError     1: the model has no integer form
 ├── PredictionError     1: some images could not be read
 └── ExportError         1: the ONNX file is invalid or the runtime disagrees with the model
@@ -51,6 +52,10 @@ class ModelError(InputError, ValueError):
 
 class TrainingError(QtoolError):
     """Training cannot go on."""
+
+
+class WriteError(QtoolError):
+    """A file, or standard output, cannot be written."""
 
 
 class ConversionError(QtoolError):

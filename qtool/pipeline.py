@@ -25,6 +25,7 @@ from qtool.export.writing.ends import Ends
 from qtool.export.writing.onnx_qdq import Ceil
 from qtool.export.writing.request import Writing
 from qtool.export.writing.saved import save_with_digest
+from qtool.files.lock import only_writer
 from qtool.files.whole import refuse_unless_writable, write_atomically
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
@@ -41,11 +42,12 @@ from qtool.reports.results import Conversion, StraightThrough, Summary
 from qtool.runs.access import Access
 from qtool.runs.build import load_checked
 from qtool.runs.export import Exporter, onnx_of
-from qtool.runs.folder import CONVERT, RunFolder, report_beside
+from qtool.runs.folder import CONVERT, RunFolder, only_writer_of, report_beside
 from qtool.runs.machine import pick_device, processor_name
 from qtool.runs.run import Run
-from qtool.runs.sources import integer_of, quantized_from
+from qtool.runs.sources import integer_of, place_of_integer, quantized_from
 from qtool.runs.train import train_run
+from qtool.stopping import held_back
 from qtool.straight_through.run import convert_run
 
 
@@ -79,13 +81,15 @@ def convert(
 ) -> Conversion:
     """Run, or recipe with given weights -> integer model, proven; return what convert.json says."""
     access = Access.of(data_root, assignments)
-    given = quantized_from(source, output, pick_device(device), access)
-    saturation = "avoid" if no_saturation else "allow"
-    integer = to_integer(given.model, given.proof_images(), saturation=saturation)
-    report = given.report(integer, avoids_saturation=no_saturation)
-    given.keep(integer)
-    report.write(report_beside(given.path, CONVERT))
-    return report
+    with only_writer_of(place_of_integer(source, output)):
+        given = quantized_from(source, output, pick_device(device), access)
+        saturation = "avoid" if no_saturation else "allow"
+        integer = to_integer(given.model, given.proof_images(), saturation=saturation)
+        report = given.report(integer, avoids_saturation=no_saturation)
+        with held_back():  # a file and its report go together
+            given.keep(integer)
+            report.write(report_beside(given.path, CONVERT))
+        return report
 
 
 def convert_to_straight_through(
@@ -236,11 +240,12 @@ def compare_equivalence(
     request = ComparisonRequest.of(recipe_path, options, seeds=1)
     question = equivalence_question(request, name, rates)
     folder = request.usable_folder("equivalence")
-    trials = equivalence_trials(question, request)
-    outcomes = run_trials(trials, TrainTrial(request.device, request.access, records=True))
-    result = equivalence_report(str(recipe_path), question, outcomes)
-    result.write(folder.report)
-    return result
+    with only_writer(folder.path):
+        trials = equivalence_trials(question, request)
+        outcomes = run_trials(trials, TrainTrial(request.device, request.access, records=True))
+        result = equivalence_report(str(recipe_path), question, outcomes)
+        result.write(folder.report)
+        return result
 
 
 def compare_runs(

@@ -27,6 +27,7 @@ from qtool.cli.options import (
 )
 from qtool.cli.use import bench, predict
 from qtool.errors import QtoolError
+from qtool.stopping import heeding_signals
 
 ALL_TARGETS = "all"
 
@@ -279,7 +280,8 @@ def inspect(
 def main(argv: list[str] | None = None) -> None:
     """Run qtool; show a QtoolError as a message and an exit code, never as a traceback."""
     try:
-        app(argv)
+        with heeding_signals():
+            app(argv)
     except QtoolError as error:
         from qtool.console import printable
 

@@ -10,6 +10,7 @@ import typer
 from typer.models import OptionInfo
 
 from qtool.errors import PredictionError
+from qtool.stopping import Stopped
 
 if TYPE_CHECKING:
     from qtool.reports.predictions import Prediction
@@ -198,12 +199,15 @@ P = ParamSpec("P")
 
 
 def interruptible(command: Callable[P, None]) -> Callable[P, None]:
-    """End a command with exit code 130 on Ctrl-C, where Typer itself would say 1."""
+    """End a command with the exit code of the signal that stopped it; Typer itself would say 1."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+        except Stopped as stopped:
+            typer.secho(f"ended by {stopped}", fg=typer.colors.RED, err=True)
+            raise typer.Exit(stopped.exit_code) from None
         except KeyboardInterrupt:
             typer.secho("interrupted", fg=typer.colors.RED, err=True)
             raise typer.Exit(INTERRUPTED) from None

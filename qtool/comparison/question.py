@@ -16,6 +16,7 @@ from qtool.comparison.trials import (
     summarize_trials,
 )
 from qtool.errors import InputError
+from qtool.files.lock import only_writer
 from qtool.numerics.range_facts import Side
 from qtool.recipe.places import at, section_at
 from qtool.recipe.recipe import Recipe
@@ -146,10 +147,11 @@ def compare_arms(
         trials: in the order of their arms, and of their seeds within an arm.
     """
     folder = request.usable_folder(kind)
-    outcomes = run_trials(trials, TrainTrial(request.device, request.access))
-    result = summarize_trials(outcomes, kind=kind, recipe=str(request.recipe), on=on)
-    result.write(folder.report)
-    return result
+    with only_writer(folder.path):
+        outcomes = run_trials(trials, TrainTrial(request.device, request.access))
+        result = summarize_trials(outcomes, kind=kind, recipe=str(request.recipe), on=on)
+        result.write(folder.report)
+        return result
 
 
 def refuse_repeated(names: Sequence[str], option: str, what: str) -> None:

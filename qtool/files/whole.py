@@ -1,35 +1,87 @@
 """Whole files or nothing: how a file is written, and whether it can be."""
 
+import errno
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from qtool.errors import InputError
+from qtool.errors import InputError, QtoolError, WriteError
+from qtool.files.held import refuse_if_gone
+from qtool.files.scratch import scratch_beside, sweep_beside
+from qtool.stopping import held_back
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+OF_THE_DISK = (*NO_ROOM, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+PROBE = bytes(2**20)  # what libraries write at once may leave less than this free
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary name beside `path`, then put the file in place in one move.
+    """Call `write` with a name in a private folder beside `path`, then put the file in place.
 
-    A kill at any moment leaves the old file or the new one, never half of one.
+    That is one move: a kill at any moment, of the process or of the machine, leaves the old file or
+    the new one, never half of one. The file's mode is what the umask says.
 
     Raises:
-        InputError: If the file cannot be written there.
+        WriteError: If the file cannot be written there, such as when the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        refuse_if_gone(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with scratch_beside(path) as folder:
+            temporary = folder / path.name
+            with _no_room_said(path, folder):
+                write(temporary)
+            put_in_place(temporary, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def put_in_place(made: Path, path: Path) -> None:
+    """Move a file of the same disk to its place, once it lies on the disk.
+
+    Raises:
+        OSError: If it cannot.
+    """
+    with made.open("rb") as file:
+        os.fsync(file.fileno())
+    refuse_if_gone(path)
+    made.replace(path)
+    with suppress(OSError):  # not every system has this for folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else the machine could stop, and forget the move
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _no_room_said(path: Path, folder: Path) -> Iterator[None]:
+    """Tell that a disk is full where a library that writes into `folder` fails and does not say so.
+
+    Raises:
+        WriteError: In place of whatever the library raised.
+    """
+    try:
+        yield
+    except (OSError, QtoolError):
+        raise
+    except Exception as error:  # torch and safetensors have errors of their own
+        why = _why_nothing_more_fits(folder)
+        if why is None:
+            raise
+        raise WriteError(f"{path}: cannot be written: {why}") from error
+
+
+def _why_nothing_more_fits(folder: Path) -> str | None:
+    """Return why a folder takes no more data, or None where it does."""
+    try:
+        with (folder / "probe").open("wb") as file:
+            file.write(PROBE)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def refuse_unless_makeable(folder: Path) -> None:
@@ -53,6 +105,8 @@ def refuse_unless_makeable(folder: Path) -> None:
 def refuse_unless_writable(path: Path, meant: str) -> None:
     """Check that a file can be written at `path`, before any work is done for it.
 
+    What killed processes left of attempts to write it is removed.
+
     Raises:
         InputError: If it is a folder, or nothing may be written there; says what is `meant`.
     """
@@ -62,6 +116,7 @@ def refuse_unless_writable(path: Path, meant: str) -> None:
     except OSError as error:
         raise InputError(f"{path}: not the name of a file: {error.strerror}") from error
     refuse_unless_makeable(path.parent)
+    sweep_beside(path)
 
 
 def data_beside(path: Path) -> Path:
@@ -75,18 +130,25 @@ def unproven(path: Path) -> Iterator[Path]:
 
     It goes there where the block ends without an error, with the tensors beside it if there are
     any, and is removed where it does not. It keeps its name, by which it finds those.
+
+    Raises:
+        WriteError: If the disk is full, or nothing may be written there.
     """
-    folder = path.with_name(f".{path.name}.unproven")
-    shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
-    folder.mkdir(parents=True)
-    trial = folder / path.name
     try:
-        yield trial
-        if data_beside(trial).exists():
-            data_beside(trial).replace(data_beside(path))
-        trial.replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        refuse_if_gone(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_beside(path) as folder:
+            trial = folder / path.name
+            with _no_room_said(path, folder):
+                yield trial
+            with held_back():  # a file and its tensors go together
+                if data_beside(trial).exists():
+                    put_in_place(data_beside(trial), data_beside(path))
+                put_in_place(trial, path)
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        raise WriteError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from qtool.graph.sites.swapped_classes import class_of
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.computed import ComputesWeight
 from qtool.quantizers.layer import QuantLayer
+from qtool.quantizers.oscillation import OscillationTracker
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.reports.layers import Kind
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
@@ -220,6 +221,12 @@ def quant_layers(model: nn.Module) -> dict[str, QuantLayer]:
     return {n: m for n, m in model.named_modules() if isinstance(m, QuantLayer)}
 
 
+def trackers_of(model: nn.Module) -> dict[str, OscillationTracker]:
+    """Return what watches the codes of every quantized weight, by its layer's name."""
+    layers = quant_layers(model).items()
+    return {n: q.tracker for n, m in layers if (q := m.weight_quantizer) is not None}
+
+
 def take_oscillations(model: nn.Module) -> dict[str, dict[str, float]]:
     """Return how often weight codes changed since the last call: measure -> layer -> value.
 
@@ -227,8 +234,7 @@ def take_oscillations(model: nn.Module) -> dict[str, dict[str, float]]:
     of changes against the last change's direction; frozen_share: where weights may be frozen.
     """
     measures: dict[str, dict[str, float]] = {}
-    for name, layer in quant_layers(model).items():
-        if layer.weight_quantizer is not None:
-            for measure, value in layer.weight_quantizer.tracker.take_metrics().items():
-                measures.setdefault(measure, {})[name] = value
+    for name, tracker in trackers_of(model).items():
+        for measure, value in tracker.take_metrics().items():
+            measures.setdefault(measure, {})[name] = value
     return measures

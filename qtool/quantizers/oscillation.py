@@ -100,6 +100,16 @@ class OscillationTracker(nn.Module):
         self.steps = 0
         return found
 
+    def counted(self) -> Tensor:
+        """Return what was seen since `take_metrics`: flips and steps, float64 [2], on the CPU."""
+        return torch.tensor([float(self.flips), self.steps], dtype=torch.float64)
+
+    def count_from(self, counted: Tensor) -> None:
+        """Go on from what `counted` returned."""
+        flips, steps = counted.tolist()
+        self.flips.fill_(flips)
+        self.steps = int(steps)
+
     def get_extra_state(self) -> Tensor:
         """Return what a checkpoint must hold beside the buffers, float32 [1], made anew."""
         return torch.tensor([float(self.started)])

@@ -286,13 +286,13 @@ def equip(
     if profile is not None:
         step.mark = profile.mark
         trainer.step = step
-        trainer.watchers.append(profile)
+        trainer.join(profile)
     elif trainer.device.type == "cuda":
         trainer.step = _fast_step(step, recipe, trainer.device)
     population = _population(recipe, trainer.model, loaders)
     if population is not None:
         trainer.step = population.around(trainer.step or step, trainer.optimizer)
-        trainer.watchers.append(population)
+        trainer.join(population)
 
 
 def _fast_step(step: TrainingStep, recipe: Recipe, device: torch.device) -> TakeStep:

@@ -24,7 +24,7 @@ from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.runs.folder import RunFolder
 from qtool.tensor_files import read_safetensors
-from qtool.training.watcher import Watcher
+from qtool.training.watcher import Watcher, WatcherState
 
 WATCHED = 65_536  # weights of a layer that are recorded at most: an even sample
 PREDICTIONS, LABELS = "predictions", "labels"
@@ -72,6 +72,20 @@ class _Watched:
             self.step.append(torch.full_like(self.index[-1], step))
         self.weights, self.codes = weights, codes
 
+    def go_on(self, kept: WatcherState) -> None:
+        """Take back what `tensors` returned.
+
+        Raises:
+            ValueError: If something has another type or shape.
+        """
+        for key, own in self.tensors().items():
+            grows = key in ("index", "code", "step")
+            if kept[key].dtype != own.dtype or (not grows and kept[key].shape != own.shape):
+                raise ValueError(f"{key} of the changes is not what it was")
+        own = {key: value.to(self.codes.device) for key, value in kept.items()}
+        self.weights, self.codes, self.path = own["weights"], own["codes"], own["path"]
+        self.index, self.code, self.step = [own["index"]], [own["code"]], [own["step"]]
+
     def tensors(self) -> dict[str, Tensor]:
         """Return what is kept of the epoch."""
         none = torch.zeros(0, dtype=torch.int32, device=self.codes.device)
@@ -90,8 +104,16 @@ class ChangeRecorder(Watcher):
     """Watches a model while it trains, without changing a number."""
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module, folder: RunFolder, done: int) -> None:
+    def __init__(
+        self, model: nn.Module, folder: RunFolder, done: int, *, begun: bool = False
+    ) -> None:
         """Begin, or go on after `done` epochs whose records lie in the run's folder.
+
+        Args:
+            model: prepared, as it is now.
+            folder: of the run.
+            done: epochs.
+            begun: the next one is begun, and what it has come to is restored.
 
         Raises:
             InputError: If the record of the last of them is missing.
@@ -104,7 +126,7 @@ class ChangeRecorder(Watcher):
             if layer.weight_quantizer is not None
         }
         self.judged: list[tuple[Tensor, Tensor]] = []
-        if not done:
+        if not done and not begun:
             self._keep(0)
 
     @torch.no_grad()
@@ -116,6 +138,23 @@ class ChangeRecorder(Watcher):
     def validated(self, logits: Tensor, labels: Tensor) -> None:
         """Note what the model says of a batch of validation images."""
         self.judged.append((logits.argmax(1).cpu(), labels.cpu()))
+
+    def state(self) -> WatcherState:
+        """Return the record of the epoch so far."""
+        return {
+            f"{name}.{key}": value
+            for name, watched in self.watched.items()
+            for key, value in watched.tensors().items()
+        }
+
+    def restore(self, state: WatcherState) -> None:
+        """Go on with a record.
+
+        Raises:
+            KeyError: If it is of other layers.
+        """
+        for name, watched in self.watched.items():
+            watched.go_on({key: state[f"{name}.{key}"] for key in watched.tensors()})
 
     def end_epoch(self, epoch: int, step: int) -> None:
         """Write the record of an epoch, which ended after `step` training steps."""

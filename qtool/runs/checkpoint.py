@@ -3,7 +3,7 @@
 To keep more in it, add a field with a default to `Checkpoint` and its type to `OPTIONAL`.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from qtool.models.architecture import Architecture
 from qtool.reports.results import EpochLine
 from qtool.runs.sound import advice
 from qtool.tensor_files import read_torch
+from qtool.training.position import Position
 
 FORMAT = 3
 READABLE = (2, 3)  # 2 does not say which version of qtool wrote it
@@ -28,7 +29,7 @@ REQUIRED: dict[str, type] = {
     "random": dict,
     "architecture": dict,
 }
-OPTIONAL: dict[str, type] = {"qtool": str}
+OPTIONAL: dict[str, type] = {"qtool": str, "inside": dict}
 
 
 @dataclass
@@ -38,11 +39,12 @@ class Checkpoint:
     Attributes:
         model: state_dict: latent weights, scales, batch norm, where blends and ranges stand.
         optimizer: its state_dict.
-        history: one line of metrics for each epoch done; its length is the position in the data.
+        history: one line of metrics for each epoch done.
         random: states of torch's generators, "cpu" and "cuda".
         architecture: what builds the same network again, without its initial weights.
         qtool: version that wrote it, "" before it was kept.
         sha256: of the file that it was read from, which cannot hold it.
+        inside: where it stands inside the epoch in progress; None at the end of one.
     """
 
     model: dict[str, Any]
@@ -52,6 +54,7 @@ class Checkpoint:
     architecture: Architecture
     qtool: str = ""
     sha256: str = ""
+    inside: Position | None = None
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put everything back; the history is the caller's. Other contents raise as torch does.
@@ -75,11 +78,13 @@ def take(
     optimizer: torch.optim.Optimizer,
     history: list[EpochLine],
     architecture: Architecture,
+    inside: Position | None = None,
 ) -> Checkpoint:
-    """Return the present state as a checkpoint."""
+    """Return the present state as a checkpoint, at an epoch's end or inside it."""
     cuda: list[Tensor] = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     random = {"cpu": torch.get_rng_state(), "cuda": cuda}
-    return Checkpoint(model.state_dict(), optimizer.state_dict(), history, random, architecture)
+    state = Checkpoint(model.state_dict(), optimizer.state_dict(), history, random, architecture)
+    return replace(state, inside=inside)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> str:
@@ -89,11 +94,13 @@ def save(checkpoint: Checkpoint, path: Path) -> str:
         The file's SHA-256.
 
     Raises:
-        InputError: If it cannot be written there.
+        WriteError: If it cannot be written there.
     """
     lines = [line.to_json() for line in checkpoint.history]
     data = {"format": FORMAT, **vars(checkpoint), "history": lines, "qtool": qtool.__version__}
     del data["sha256"]
+    if checkpoint.inside is None:
+        del data["inside"]
     return NewestAndPrevious(path).write(lambda temporary: torch.save(data, temporary))
 
 

@@ -2,9 +2,9 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from qtool.console import say
 from qtool.errors import ExportError, InputError, MissingRuntimeError, ModelError, QtoolError
@@ -16,12 +16,21 @@ from qtool.export.writing.onnx_qdq import add_ends, write_onnx
 from qtool.export.writing.request import Writing
 from qtool.export.writing.saturation import refuse_saturating, saturating_layers
 from qtool.export.writing.saved import bytes_of
+from qtool.files.scratch import scratch
 from qtool.files.whole import data_beside, unproven
 from qtool.reports.exports import AllExports, Export, NotExported, UnprovenExport, WhyNot
+from qtool.reports.results import ExportDescription
 from qtool.runs.access import OWN, Access
-from qtool.runs.folder import EXPORT, RunFolder, places_of_export, report_beside
+from qtool.runs.folder import (
+    EXPORT,
+    RunFolder,
+    only_writer_of,
+    places_of_export,
+    report_beside,
+)
 from qtool.runs.sound import why_not_fresh
 from qtool.runs.sources import Integer, integer_of, up_to_date_integer
+from qtool.stopping import held_back
 
 Convert = Callable[..., object]
 """Takes a run or recipe and, by keyword, `output` and `no_saturation`; `qtool.pipeline.convert`."""
@@ -87,24 +96,48 @@ class Exporter:
         return self._made(*places_of_export(self.source, output, writing.target), writing)
 
     def _made(self, path: Path, report_path: Path, writing: Writing) -> Export | UnprovenExport:
-        """Write and prove one file, and its report."""
+        """Write and prove one file, and its report, as the only process that writes there."""
+        with only_writer_of(path):
+            return self._proven(path, report_path, writing)
+
+    def _proven(self, path: Path, report_path: Path, writing: Writing) -> Export | UnprovenExport:
         runtime, _ = writing.runtime()
         given = self._integer(writing.target)
         writing = writing.saying(given.about(), given.usage)
-        with unproven(path) as trial:
-            described = write_onnx(given.model, given.data.first_images, trial, writing)
-            if runtime is None:
-                if writing.ends:
-                    add_ends(trial, trial, writing)
-                unrun = unproven_report(trial, path, described, given.model)
-                unrun.write(report_path)
-                return unrun
-            evidence = given.evidence()
-            report = export_report(trial, path, described, evidence, measure=self.measure)
-            if writing.ends and not report.disagreement:
-                report = _with_ends(report, trial, given, writing, runtime)
+        with ExitStack() as together:
+            with unproven(path) as trial:
+                described = write_onnx(given.model, given.data.first_images, trial, writing)
+                if runtime is None:
+                    if writing.ends:
+                        add_ends(trial, trial, writing)
+                    report = unproven_report(trial, path, described, given.model)
+                else:
+                    report = self._proof(
+                        trial, path, described, given, writing=writing, runtime=runtime
+                    )
+                    try:
+                        refuse(report, described, strict=self.strict)
+                    except ExportError:
+                        report.write(report_path)
+                        raise
+                together.enter_context(held_back())  # the file and its report go together
             report.write(report_path)
-            refuse(report, described, strict=self.strict)
+        return report
+
+    def _proof(
+        self,
+        trial: Path,
+        path: Path,
+        described: ExportDescription,
+        given: Integer,
+        *,
+        writing: Writing,
+        runtime: Runtime,
+    ) -> Export:
+        """Prove a file that is to go to `path`, and put what is wanted around its network."""
+        report = export_report(trial, path, described, given.evidence(), measure=self.measure)
+        if writing.ends and not report.disagreement:
+            return _with_ends(report, trial, given, writing, runtime)
         return report
 
     def to_all(self, output: Path | None, writing: Writing) -> AllExports:
@@ -174,11 +207,11 @@ def _with_ends(
     data = given.data
     batches = partial(data.validation.batches, 0)
     shown = Shown(given.model, batches, data.validation_pictures, data.preprocess)
-    with TemporaryDirectory() as folder:
-        alone = Path(folder) / trial.name
+    with scratch() as folder:
+        alone = folder / trial.name
         for file in (trial, data_beside(trial)):
             if file.exists():
-                shutil.move(file, Path(folder) / file.name)
+                shutil.move(file, folder / file.name)
         add_ends(alone, trial, writing)
         told = ends_report(alone, trial, writing.ends, shown, runtime)
     update = {

@@ -1,11 +1,14 @@
 """A run's folder: the names of everything in it, and who may use it."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from qtool.errors import InputError
 from qtool.files.json_data import read_json, read_json_lines
+from qtool.files.lock import OF_LOCKS, only_writer
+from qtool.files.scratch import is_scratch
 from qtool.files.whole import refuse_unless_makeable, refuse_unless_writable, write_json_lines
 from qtool.reports.results import EpochLine, Summary
 
@@ -106,7 +109,9 @@ class RunFolder:
 
     def is_free(self) -> bool:
         """Tell whether the folder is absent or empty, but for what a killed write left."""
-        return not self.path.exists() or all(c.match(".*.tmp") for c in self.path.iterdir())
+        if not self.path.exists():
+            return True
+        return all(is_scratch(c) or c.name in OF_LOCKS for c in self.path.iterdir())
 
     def holds_run(self) -> bool:
         """Tell whether the folder was made by `qtool train` or `qtool convert`."""
@@ -153,6 +158,16 @@ class RunFolder:
         write_json_lines(self.metrics, [line.to_json() for line in history])
 
 
+def only_writer_of(path: Path) -> AbstractContextManager[None]:
+    """Be the only process that writes in the run folder that a file goes to, if it is one.
+
+    Raises:
+        InputError: If another process writes there.
+    """
+    folder = RunFolder(path.parent)
+    return only_writer(folder.path) if folder.holds_run() else nullcontext()
+
+
 def report_beside(path: Path, report: str) -> Path:
     """Return where the report on a file goes, so that two files in a folder keep two reports."""
     usual = {CONVERT: INTEGER, EXPORT: ONNX}[report]
@@ -164,8 +179,8 @@ def places_of_export(
 ) -> tuple[Path, Path]:
     """Return where a file that is made of a run or an integer model goes, and its report.
 
-    In a run's folder the file for the usual target is model.onnx, and others are named after
-    theirs; each but that of the usual target has its report beside it.
+    In a run's folder the file for the usual target is model.onnx, with its report in export.json,
+    and others are named after theirs. Any other file NAME.onnx has its report in NAME.export.json.
 
     Raises:
         InputError: If there is no such source, or nothing can be written there.
@@ -180,4 +195,6 @@ def places_of_export(
     if output is None and not usual:
         path = path.with_name(f"{path.stem}.{target}{path.suffix}")
     refuse_unless_writable(path, "--output names an .onnx file")
-    return path, RunFolder(source).export if in_run and usual else report_beside(path, EXPORT)
+    of_the_run = in_run and path.resolve() == RunFolder(source).onnx.resolve()
+    plain = output is None or of_the_run
+    return path, report_beside(path, EXPORT) if plain else path.with_name(f"{path.stem}.{EXPORT}")

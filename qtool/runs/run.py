@@ -23,6 +23,7 @@ from qtool.runs.folder import RunFolder
 from qtool.runs.sound import checkpoint_to_go_on_from
 from qtool.settings.user_code import NO_CODE, UserCode
 from qtool.training.loop import Trainer
+from qtool.training.position import go_to
 
 NOT_OF_THIS_RUN = "damaged, or of another run"
 
@@ -135,11 +136,23 @@ class Run:
         )
         with intact(self.folder.checkpoint, NOT_OF_THIS_RUN):
             load_model(model, state.model)
-        done = len(state.history)
+        done = len(state.history) + self._begun
         if done < epochs:
-            say(f"{self.folder}: trained for {done} of {epochs} epochs so far")
-        set_progress(model, done / epochs)
+            say(f"{self.folder}: trained for {round(done, 2):g} of {epochs} epochs so far")
+        set_progress(model, self.progress)
         return model.eval()
+
+    @property
+    def _begun(self) -> float:
+        """Return how much of an epoch lies behind the checkpoint beside its whole ones, 0..1."""
+        inside = self.checkpoint.inside
+        return 0.0 if inside is None else inside["tally"]["steps"] / len(self.data.train)
+
+    @property
+    def progress(self) -> float:
+        """Return the share of training that lies behind the checkpoint, 0..1."""
+        done = len(self.checkpoint.history) + self._begun
+        return done / self.recipe.training.epochs
 
     def trainer(self, recipe: Recipe | None = None) -> Trainer:
         """Return what trains the checkpoint's network as a recipe has it, at its very beginning."""
@@ -155,6 +168,8 @@ class Run:
         """
         with intact(self.folder.checkpoint, NOT_OF_THIS_RUN):
             self.checkpoint.restore(trainer.model, trainer.optimizer)
+            if self.checkpoint.inside is not None:
+                go_to(trainer, self.checkpoint.inside)
         trainer.history = self.checkpoint.history
 
     def let_go(self) -> None:

@@ -94,6 +94,12 @@ class Quantized:
         save_integer(integer, self.path, said, usage, source=self.source)
 
 
+def place_of_integer(source: Path, output: Path | None) -> Path:
+    """Return where the integer model of a run, or of a recipe that is not trained, goes."""
+    folder = source if source.is_dir() else Path("runs") / source.stem
+    return output or RunFolder(folder).integer
+
+
 def quantized_from(
     source: Path, output: Path | None, device: torch.device, access: Access = OWN
 ) -> Quantized:

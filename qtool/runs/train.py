@@ -1,10 +1,14 @@
 """A run, trained: from its start or from its last checkpoint, every epoch written down."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 from torch import nn
 
 from qtool.console import say
 from qtool.conversion.biases import round_biases
 from qtool.errors import QtoolError
+from qtool.files.lock import only_writer
 from qtool.models.architecture import Architecture
 from qtool.quantizers.health import health
 from qtool.quantizers.plan import plan
@@ -14,11 +18,14 @@ from qtool.reports.tables import show_plan
 from qtool.runs import build, checkpoint
 from qtool.runs.begin import keep_recipe, open_run, summarize, write_environment
 from qtool.runs.changes import ChangeRecorder
+from qtool.runs.folder import RunFolder
 from qtool.runs.machine import device_name
 from qtool.runs.run import Run
 from qtool.runs.sound import checkpoint_to_go_on_from
+from qtool.stopping import Stopped, held_back
 from qtool.training.freed_memory import keep_freed_memory
 from qtool.training.loop import Trainer
+from qtool.training.position import Position, position_of
 from qtool.training.profile import StepProfile
 from qtool.training.progress import say_epoch
 
@@ -44,12 +51,39 @@ def train_run(
         InputError: If the folder holds anything else.
         TrainingError: If training cannot go on; the summary says why, too, whatever went wrong.
     """
-    recipe, folder, device = run.recipe, run.folder, run.device
-    open_run(recipe, folder, resume=resume)
-    finished = folder.finished_summary()
-    if finished is not None and not checkpoint_to_go_on_from(folder)[1]:
-        say(f"{folder} is finished already" + (", so nothing is measured" if profile else ""))
+    finished = _finished(run, resume=resume, profile=profile)
+    if finished is not None:  # and so nothing is written, where that may not even be possible
         return finished
+    with only_writer(run.folder.path):
+        finished = _finished(run, resume=resume, profile=profile)  # by another process meanwhile
+        if finished is not None:
+            return finished
+        try:
+            return _train(run, with_plan=with_plan, profile=profile, records=records)
+        except KeyboardInterrupt:
+            if run.folder.holds_run():
+                say(f"stopped; go on with: {run.folder.resume_command}")
+            raise
+
+
+def _finished(run: Run, *, resume: bool, profile: bool) -> Summary | None:
+    """Return the summary of a run that has nothing left to train; None of any other.
+
+    Raises:
+        InputError: If the folder holds anything else than this run.
+    """
+    folder = run.folder
+    open_run(run.recipe, folder, resume=resume)
+    finished = folder.finished_summary()
+    if finished is None or checkpoint_to_go_on_from(folder)[1]:
+        return None
+    say(f"{folder} is finished already" + (", so nothing is measured" if profile else ""))
+    return finished
+
+
+def _train(run: Run, *, with_plan: bool, profile: bool, records: bool) -> Summary:
+    """Train what is left; the summary says how that ended."""
+    recipe, folder, device = run.recipe, run.folder, run.device
     say(f"training {folder} on {device} ({device_name(device)})")
     for note in recipe.quantization.notes():
         say(f"note: {note}")
@@ -59,18 +93,34 @@ def train_run(
     trainer, architecture = start_or_resume(run, measured)
     if with_plan:
         show_plan(plan(trainer.model), plan_sites(trainer.model))
-    keep_recipe(recipe, folder, "the resolved recipe of this run")
-    write_environment(recipe, folder, device)
-    summarize(folder, "running", trainer.model, trainer.history)
-    if records:
-        trainer.watchers.append(ChangeRecorder(trainer.model, folder, len(trainer.history)))
-    if trainer.history and folder.integer.is_file():
-        say("note: what was converted and exported of this run before is of an earlier epoch")
-    _fit(run, trainer, architecture)
-    images, _ = next(iter(trainer.validation.batches(0)))
-    findings = health(trainer.model, images)
-    more = {} if measured is None else {"profile": measured.report()}
-    return summarize(folder, "finished", trainer.model, trainer.history, health=findings, **more)
+    with _failure_said(folder, trainer):
+        keep_recipe(recipe, folder, "the resolved recipe of this run")
+        write_environment(recipe, folder, device)
+        summarize(folder, "running", trainer.model, trainer.history)
+        if records:
+            begun = trainer.tally.steps > 0
+            done = len(trainer.history)
+            trainer.join(ChangeRecorder(trainer.model, folder, done, begun=begun))
+        if trainer.history and folder.integer.is_file():
+            say("note: what was converted and exported of this run before is of an earlier epoch")
+        _fit(run, trainer, architecture)
+        images, _ = next(iter(trainer.validation.batches(0)))
+        findings = health(trainer.model, images)
+        more = {} if measured is None else {"profile": measured.report()}
+        model, history = trainer.model, trainer.history
+        return summarize(folder, "finished", model, history, health=findings, **more)
+
+
+@contextmanager
+def _failure_said(folder: RunFolder, trainer: Trainer) -> Iterator[None]:
+    """Let the summary say why training failed, where that can still be written."""
+    try:
+        yield
+    except Exception as error:
+        why = str(error) if isinstance(error, QtoolError) else f"{type(error).__name__}: {error}"
+        with suppress(QtoolError):  # the first error is the one to hear of
+            summarize(folder, "failed", trainer.model, trainer.history, error=why)
+        raise
 
 
 def start_or_resume(run: Run, profile: StepProfile | None = None) -> tuple[Trainer, Architecture]:
@@ -80,7 +130,8 @@ def start_or_resume(run: Run, profile: StepProfile | None = None) -> tuple[Train
         trainer = run.trainer()
         run.restore(trainer)
         run.let_go()
-        say(f"going on after epoch {len(trainer.history)}")
+        steps = trainer.tally.steps
+        say(f"going on after epoch {len(trainer.history)}" + (f", step {steps}" if steps else ""))
     else:
         built = build.make_network(run.recipe, run.data)
         architecture = built.architecture
@@ -92,29 +143,36 @@ def start_or_resume(run: Run, profile: StepProfile | None = None) -> tuple[Train
 
 
 def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
-    """Train to the end, and leave metrics, checkpoint and summary after each epoch."""
+    """Train to the end, and leave metrics, checkpoint and summary after each epoch.
+
+    A signal that asks to stop leaves a checkpoint where it came, between two steps.
+    """
     recipe, folder = run.recipe, run.folder
+
+    def save(inside: Position | None = None) -> None:
+        state = checkpoint.take(
+            trainer.model, trainer.optimizer, trainer.history, architecture, inside
+        )
+        checkpoint.save(state, folder.checkpoint)
 
     def after_epoch(line: EpochLine) -> None:
         if line.epoch == trainer.epochs:
             trainer.refuse_constant()
         folder.write_metrics(trainer.history)
         if line.epoch % recipe.training.checkpoint_every == 0 or line.epoch == trainer.epochs:
-            state = checkpoint.take(trainer.model, trainer.optimizer, trainer.history, architecture)
-            checkpoint.save(state, folder.checkpoint)
+            save()
         summarize(folder, "running", trainer.model, trainer.history)
         say_epoch(line, trainer.epochs)
 
     def finish(model: nn.Module) -> None:
         build.reestimate_batch_norm_on(model, recipe, run.data)
-        round_biases(model)
+        with held_back():  # to estimate them again, with biases rounded, would give others
+            round_biases(model)
+            trainer.tally.finished = True
 
     try:
         trainer.fit(after_epoch, finish)
-    except Exception as error:
-        why = str(error) if isinstance(error, QtoolError) else f"{type(error).__name__}: {error}"
-        summarize(folder, "failed", trainer.model, trainer.history, error=why)
-        raise
-    except KeyboardInterrupt:
-        say(f"stopped; go on with: {folder.resume_command}")
+    except Stopped:
+        if len(trainer.history) < trainer.epochs:
+            save(position_of(trainer))
         raise

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from qtool.errors import InputError
+from qtool.files.lock import only_writer
 from qtool.files.whole import write_atomically
 from qtool.quantizers.control import set_progress
 from qtool.quantizers.weights import WeightQuantizer
@@ -16,6 +17,7 @@ from qtool.runs.access import OWN, Access
 from qtool.runs.begin import keep_recipe, open_run, summarize, write_environment
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
+from qtool.stopping import held_back
 from qtool.straight_through import state as states
 from qtool.straight_through.recipe import Equivalent, equivalent_of, straight_through_recipe
 
@@ -63,6 +65,21 @@ def convert_run(
     wanted = straight_through_recipe(equivalent)
     folder = RunFolder(output or source.with_name(f"{source.name}-straight-through"))
     open_run(wanted, folder, resume=True)
+    with only_writer(folder.path):
+        open_run(wanted, folder, resume=True)  # as it is once nobody else writes there
+        return _converted(run, equivalent, wanted, folder)
+
+
+def _converted(
+    run: Run, equivalent: Equivalent, wanted: Recipe, folder: RunFolder
+) -> StraightThrough:
+    """Write the straight-through form of a run into a folder that only this process writes in.
+
+    Raises:
+        InputError: If the folder holds a run.
+        ConversionError: If the result gives other outputs, which is a bug.
+    """
+    source, device = run.folder.path, run.device
     if folder.checkpoint.is_file():
         raise InputError(f"{folder}: holds a run already; choose another --output")
     kept = run.checkpoint
@@ -70,20 +87,15 @@ def convert_run(
     # last of what draws random numbers: the new run goes on with the old one's
     run.restore(old)
     done, epochs = len(kept.history), run.recipe.training.epochs
-    set_progress(old.model, done / epochs)
+    set_progress(old.model, run.progress)
     layers = states.carry_over(
         (old.model, old.optimizer),
         (new.model, new.optimizer),
         equivalent.maps,
         adaptive=equivalent.adaptive,
     )
-    state = checkpoint.take(new.model, new.optimizer, kept.history, kept.architecture)
+    state = checkpoint.take(new.model, new.optimizer, kept.history, kept.architecture, kept.inside)
     gap = states.prove_equal(old.model, new.model, run.data.first_images)
-    keep_recipe(wanted, folder, f"the straight-through form of {source}")
-    write_environment(wanted, folder, device)
-    folder.write_metrics(kept.history)
-    checkpoint.save(state, folder.checkpoint)
-    summarize(folder, "finished" if done == epochs else "running", new.model, kept.history)
     result = StraightThrough(
         to="straight_through",
         source=str(source),
@@ -95,5 +107,12 @@ def convert_run(
         layers=layers,
         notes=equivalent.notes,
     )
-    result.write(folder.convert)
+    with held_back():  # the folder is a run only as a whole
+        keep_recipe(wanted, folder, f"the straight-through form of {source}")
+        write_environment(wanted, folder, device)
+        folder.write_metrics(kept.history)
+        checkpoint.save(state, folder.checkpoint)
+        finished = done == epochs
+        summarize(folder, "finished" if finished else "running", new.model, kept.history)
+        result.write(folder.convert)
     return result

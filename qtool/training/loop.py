@@ -23,7 +23,7 @@ from qtool.training.progress import EpochBar, progress_bar
 from qtool.training.step import TakeStep, TrainingStep
 from qtool.training.step_watch import LossError, StepError, StepWatch, loss_problem
 from qtool.training.tally import Measures, Tally
-from qtool.training.watcher import Batch, Watcher
+from qtool.training.watcher import Batch, Watcher, WatcherState
 
 
 class Batches(Protocol):
@@ -54,6 +54,7 @@ class Trainer:
         watch: sees loss and gradients of each step.
         lost: sees numbers and quantizers after each epoch.
         tally: of the epoch in progress; one with steps in it is gone on with.
+        kept: what watchers that are to join had seen of that epoch, by their class.
     """
 
     model: nn.Module
@@ -71,10 +72,17 @@ class Trainer:
     watch: StepWatch = field(default_factory=StepWatch)
     lost: Lost = field(default_factory=Lost)
     tally: Tally = field(init=False)
+    kept: dict[str, WatcherState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Begin with an epoch of which nothing is done."""
         self.tally = Tally(self.device)
+
+    def join(self, watcher: Watcher) -> None:
+        """Let somebody look on from now on, who may have done so before in the epoch."""
+        self.watchers.append(watcher)
+        if (state := self.kept.pop(type(watcher).__name__, None)) is not None:
+            watcher.restore(state)
 
     def fit(
         self,

@@ -23,10 +23,14 @@ BEYOND = 2.0  # times the end of the grid: weights there do not come back by rou
 
 
 class Lost:
-    """Looks at a model and its optimizer after each epoch."""
+    """Looks at a model and its optimizer after each epoch.
+
+    Attributes:
+        saturated: names of quantizers that were saturated after the last one.
+    """
 
     def __init__(self) -> None:
-        self._saturated: set[str] = set()
+        self.saturated: set[str] = set()
         self._constant: Tensor | None = None
         self._first: Tensor | None = None
 
@@ -44,8 +48,8 @@ class Lost:
         found = bad_numbers(model) or bad_moments(model, optimizer)
         if not found:
             saturated = dict(saturated_tensors(model))
-            stays = [why for name, why in saturated.items() if last or name in self._saturated]
-            self._saturated, found = set(saturated), stays
+            stays = [why for name, why in saturated.items() if last or name in self.saturated]
+            self.saturated, found = set(saturated), stays
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise TrainingError(f"{found[0]} {when}{more}. {SLOWER}")

@@ -21,7 +21,7 @@ from qtool.numerics.coarse_gradient import (
 )
 from qtool.training.step import TakeStep
 from qtool.training.step_watch import LossError
-from qtool.training.watcher import Watcher
+from qtool.training.watcher import Watcher, WatcherState
 
 
 class Population(Watcher):
@@ -78,6 +78,14 @@ class Population(Watcher):
             "gradient_cosine": self._cosine(),
             "largest_rise": rise,
         }
+
+    def state(self) -> WatcherState:
+        """Return the largest rise of the epoch so far."""
+        return {"rise": torch.tensor(self._rise, dtype=torch.float64)}
+
+    def restore(self, state: WatcherState) -> None:
+        """Take it back."""
+        self._rise = float(state["rise"])
 
     def _descend(self, optimizer: torch.optim.Optimizer, estimator: str) -> Tensor:
         """Step along E dl/dv and E g_w, both at once; return the population loss before it.

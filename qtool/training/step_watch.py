@@ -7,6 +7,7 @@ finite but far beyond its start, unless it stays there.
 """
 
 import math
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -38,6 +39,27 @@ class GradientError(StepError):
     """A gradient is not finite although the loss is, or its square overflows."""
 
 
+class Seen(TypedDict):
+    """What a checkpoint inside an epoch holds of its steps.
+
+    Attributes:
+        start: the loss that others are held against, None before the first step.
+        steps: of the epoch so far.
+        in_a_row: the last so many had a loss far beyond its start.
+        beyond: the first such step, None where there was none.
+        what, beside: of its error; "" where there was none.
+        kept: what a device counted, int64 [3]; None on a CPU, or before the first step.
+    """
+
+    start: float | None
+    steps: int
+    in_a_row: int
+    beyond: int | None
+    what: str
+    beside: str
+    kept: Tensor | None
+
+
 class StepWatch:
     """Watches loss and gradients from step to step.
 
@@ -50,6 +72,7 @@ class StepWatch:
         self._kept: _Kept | None = None
         self._step = self._in_a_row = 0
         self._beyond: tuple[int, StepError] | None = None
+        self._counted: Tensor | None = None  # what a device had counted before the first step here
 
     def start_from(self, loss: float | None) -> None:
         """Hold losses against one that is known, such as that of a run's first epoch."""
@@ -98,6 +121,9 @@ class StepWatch:
             return
         if self._kept is None:
             self._kept = _Kept(loss, self.start)
+            if self._counted is not None:
+                self._kept.count_from(self._counted)
+                self._counted = None
         self._kept.take(loss.detach(), norm)
 
     def begin_epoch(self) -> None:
@@ -106,6 +132,28 @@ class StepWatch:
         self._beyond = None
         if self._kept is not None:
             self._kept.restart()
+
+    def state(self) -> Seen:
+        """Return what was seen of the epoch so far."""
+        step, error = self._beyond or (None, None)
+        return {
+            "start": self.start,
+            "steps": self._step,
+            "in_a_row": self._in_a_row,
+            "beyond": step,
+            "what": error.what if error else "",
+            "beside": error.beside if error else "",
+            "kept": self._counted if self._kept is None else self._kept.counted(),
+        }
+
+    def restore(self, state: Seen) -> None:
+        """Take back what `state` returned."""
+        start, step, counted = state["start"], state["beyond"], state["kept"]
+        self.start = None if start is None else float(start)
+        self._step, self._in_a_row = int(state["steps"]), int(state["in_a_row"])
+        error = LossError(str(state["what"]), str(state["beside"]))
+        self._beyond = None if step is None else (int(step), error)
+        self._counted = None if counted is None else counted.clone()
 
     def end_epoch(self) -> tuple[int, StepError] | None:
         """Return the first step of the epoch that failed and how, or None; waits for the device."""
@@ -146,6 +194,15 @@ class _Kept:
         sound = torch.stack([loss.float(), norm]) <= self.limits  # False for a NaN
         self.first.copy_(torch.minimum(self.first, torch.where(sound, self.never, self.steps)))
         self.steps.add_(1)
+
+    def counted(self) -> Tensor:
+        """Return steps and both first failures, int64 [3], on the CPU."""
+        return torch.cat([self.steps.reshape(1), self.first]).cpu()
+
+    def count_from(self, counted: Tensor) -> None:
+        """Go on from what `counted` returned."""
+        self.steps.copy_(counted[0])
+        self.first.copy_(counted[1:])
 
     def restart(self) -> None:
         """Begin an epoch."""

@@ -4,6 +4,7 @@ A checkpoint that is written inside an epoch holds it, so that the run goes on w
 if it had never stopped.
 """
 
+import math
 import time
 from typing import Any, TypedDict
 
@@ -99,8 +100,17 @@ class Tally:
 
     @classmethod
     def of(cls, state: Counted, device: torch.device) -> "Tally":
-        """Return what `state` returned, to go on with; other contents raise as Python does."""
+        """Return what `state` returned, to go on with; other contents raise as Python does.
+
+        Raises:
+            ValueError: If a sum has another type or shape, or a number is not finite.
+        """
         made = cls(device)
+        for given, own in ((state["loss_sum"], made.loss_sum), (state["hits"], made.hits)):
+            if given.dtype != own.dtype or given.shape != own.shape or not given.isfinite():
+                raise ValueError("the sums of the epoch are not what they were")
+        if not math.isfinite(state["rate"] + state["seconds"]):
+            raise ValueError("learning rate or seconds of the epoch are not finite")
         made.steps, made.images = int(state["steps"]), int(state["images"])
         made.loss_sum.copy_(state["loss_sum"])
         made.hits.copy_(state["hits"])

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] and labels [B]
+WatcherState = dict[str, Tensor]
 
 
 class Watcher:
@@ -35,3 +36,10 @@ class Watcher:
 
     def end_epoch(self, epoch: int, step: int) -> None:
         """See an epoch end, before its checkpoint is written."""
+
+    def state(self) -> WatcherState:
+        """Return what was counted of the epoch in progress, for a checkpoint inside it."""
+        return {}
+
+    def restore(self, state: WatcherState) -> None:
+        """Take back what `state` returned."""

@@ -201,6 +201,7 @@ def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) ->
         "qtool.cli.options",
         "qtool.cli.use",
         "qtool.errors",
+        "qtool.stopping",
     }
 
 

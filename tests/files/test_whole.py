@@ -1,6 +1,7 @@
 """A file is written whole or not at all, whoever else writes it and whenever the machine stops."""
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,14 @@ def test_what_takes_the_place_of_a_file_lies_on_the_disk_already(
 
     def sync(file: int) -> None:
         known = os.fstat(file)
-        synced.append((known.st_ino, known.st_size, path.read_text()))
+        size = -1 if stat.S_ISDIR(known.st_mode) else known.st_size
+        synced.append((known.st_ino, size, path.read_text()))
 
     monkeypatch.setattr(os, "fsync", sync)
     write_text(path, text)
     assert path.read_text() == text
-    assert synced == [(path.stat().st_ino, len(text), "old")]  # all of it, before the move
+    before = (path.stat().st_ino, len(text), "old")  # all of it, before the move
+    assert synced == [before, (tmp_path.stat().st_ino, -1, text)]  # and then that it was moved
 
 
 def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from qtool import pipeline
-from qtool.errors import InputError, RecipeError
+from qtool.errors import InputError, RecipeError, WriteError
 from qtool.files.json_data import read_json
 from qtool.files.reading import intact
 from qtool.files.whole import write_atomically, write_json
@@ -82,7 +82,7 @@ def test_a_place_that_takes_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     for name in ("file/a.json", "folder", f"{'x' * 300}"):
-        with pytest.raises(InputError, match="cannot be written"):
+        with pytest.raises(WriteError, match="cannot be written"):
             write_json(tmp_path / name, {})
     assert sorted(child.name for child in tmp_path.rglob("*")) == ["file", "folder"]
 
