@@ -222,7 +222,7 @@ def test_a_pattern_of_a_site_is_a_mistake_where_there_are_no_sites() -> None:
         "overrides": [{"match": "layer1.0:add0", "activations": {"bits": 8}}],
     }
     why = "sites are there with place: every_value alone"
-    with pytest.raises(RecipeError, match=f"'layer1.0:add0' is a site, and {why}"):
+    with pytest.raises(RecipeError, match=f"'layer1.0:add0' is a site; {why}"):
         qtool.prepare(network(), section)
 
 

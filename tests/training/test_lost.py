@@ -59,7 +59,7 @@ def made(spoil: Callable[[int, Tensor, Tensor], None] | None = None, **keys: Any
         loss=LOSSES.build("cross_entropy"),
         optimizer=optimizer(parameter_groups(model), 0.01),
         learning_rate=SCHEDULES.build("constant", value=0.01),
-        device=CPU,
+        device=keys.pop("device", CPU),
         precision=keys.pop("precision", torch.float32),
         epochs=2,
         history=[],
@@ -272,9 +272,8 @@ def test_what_a_device_keeps_needs_no_look_at_a_number() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_gpu_names_the_step_after_the_epoch() -> None:
-    run = made()
+    run = made(device=torch.device("cuda"))
     run.model.cuda()
-    run.device = torch.device("cuda")
     for data in (run.train, run.validation):
         given = data.batches
         data.batches = lambda epoch, start=0, given=given: (
