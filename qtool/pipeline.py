@@ -119,12 +119,15 @@ def export(
     unproven: bool = False,
     preprocess: bool = False,
     softmax: bool = False,
+    any_size: bool = False,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
 ) -> Export | UnprovenExport:
     """Run or integer model -> ONNX, run in the target's runtime; return what export.json says."""
     ends = Ends(preprocess, softmax)
-    writing = Writing(target, batch, annotate, ceil, unproven=unproven, ends=ends)
+    writing = Writing(
+        target, batch, annotate, ceil, unproven=unproven, ends=ends, any_size=any_size
+    )
     to_integers = partial(convert, assignments=assignments, data_root=data_root)
     access = Access.of(data_root, assignments)
     return Exporter(source, to_integers, access, strict=strict, measure=measure).to(output, writing)
@@ -142,12 +145,15 @@ def export_for_all(
     unproven: bool = False,
     preprocess: bool = False,
     softmax: bool = False,
+    any_size: bool = False,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
 ) -> AllExports:
     """Run or integer model -> one ONNX file for each target; return what each export.json says."""
     ends = Ends(preprocess, softmax)
-    writing = Writing(batch=batch, annotate=annotate, ceil=ceil, unproven=unproven, ends=ends)
+    writing = Writing(
+        batch=batch, annotate=annotate, ceil=ceil, unproven=unproven, ends=ends, any_size=any_size
+    )
     to_integers = partial(convert, assignments=assignments, data_root=data_root)
     exporter = Exporter(
         source, to_integers, Access.of(data_root, assignments), strict=strict, measure=measure

@@ -96,8 +96,9 @@ def inputs_of(
     found: dict[str, Array] = {}
     for name, shape in session.shapes.items():
         kind = session.types[name]
-        pictures = kind == "tensor(uint8)" and len(shape) == 4  # of any size, channels last
-        known = {0: batch, **({1: size[0], 2: size[1]} if pictures else {})}
+        known = {0: batch}
+        if len(shape) == 4:  # of any size; decoded pictures have their channels last
+            known |= dict(zip((1, 2) if kind == "tensor(uint8)" else (2, 3), size, strict=True))
         sizes = [n if isinstance(n, int) else known.get(axis) for axis, n in enumerate(shape)]
         told = [n for n in sizes if n is not None]
         if len(told) < len(sizes):

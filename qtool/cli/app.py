@@ -179,6 +179,9 @@ def export(
     softmax: Annotated[
         bool, typer.Option("--softmax", help="Give shares of classes, too, beside logits.")
     ] = False,
+    any_size: Annotated[
+        bool, typer.Option("--any-size", help="Leave height and width open, where they may be.")
+    ] = False,
     assignments: DataAssignments = None,
     data_root: DataRoot = None,
     as_json: AsJson = False,
@@ -202,6 +205,7 @@ def export(
             unproven=unproven,
             preprocess=preprocess,
             softmax=softmax,
+            any_size=any_size,
             assignments=assignments,
             data_root=data_root,
         )
@@ -221,6 +225,7 @@ def export(
         unproven=unproven,
         preprocess=preprocess,
         softmax=softmax,
+        any_size=any_size,
         assignments=assignments,
         data_root=data_root,
     )

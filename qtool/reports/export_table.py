@@ -31,6 +31,7 @@ def show_export(result: Export) -> None:
         ("accuracy in the runtime", percent(result.accuracy_runtime)),
         ("largest logit difference", number(result.max_abs_difference)),
         *_control_row(result),
+        *_other_size_row(result),
         ("weight codes equal", f"{result.codes_compared:,}"),
         ("bits per weight on disk", number(result.bits_per_weight_on_disk)),
         ("file", size(result.file_bytes)),
@@ -124,6 +125,15 @@ def show_why_slow(found: Sequence[FloatOperator]) -> None:
     show(table("why slow", columns, rows), on_stdout=True)
     if len(groups) > REASONS:
         say(f"note: {len(groups) - REASONS} more reasons stand under why_slow in the JSON file")
+
+
+def _other_size_row(result: Export) -> list[tuple[str, str]]:
+    other = result.other_size
+    if other is None:
+        return []
+    share = "" if other.top1_agreement is None else f"{percent(other.top1_agreement)} top-1, "
+    said = f"{share}{number(other.max_abs_difference)}"
+    return [(f"at {other.height} x {other.width}", said)]
 
 
 def _control_row(result: Export) -> list[tuple[str, str]]:

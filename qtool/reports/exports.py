@@ -146,6 +146,19 @@ class EndsReport(Result):
     """Of those, top-1 agreement with the integer model."""
 
 
+class OtherSizeReport(Result):
+    """What a file whose height or width is open says of images in another size."""
+
+    height: int
+    width: int
+    images: int
+    top1_agreement: float | None
+    """With the integer model; null where outputs are no logits."""
+    max_abs_difference: float
+    disagreement: str
+    """Why the file disagrees with the integer model, "" where it agrees."""
+
+
 class Export(Agreement, Storage):
     """export.json: what the runtime made of a file."""
 
@@ -182,6 +195,8 @@ class Export(Agreement, Storage):
     ends: EndsReport | None = None
     """Of a file that prepares pictures or gives shares; all else is of its network alone, except
     for `file_bytes`."""
+    other_size: OtherSizeReport | None = None
+    """Of a file whose height or width is open; all else is of images as the recipe has them."""
 
 
 class UnprovenExport(Result):

@@ -54,6 +54,7 @@ OPTIONS = {
         "--unproven",
         "--preprocess",
         "--softmax",
+        "--any-size",
         "--set",
         "--data-root",
         "--json",

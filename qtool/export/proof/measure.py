@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from qtool.errors import ExportError
 from qtool.export.proof import gate, latency
 from qtool.export.proof.control import explained, finding
+from qtool.export.proof.other_size import in_other_size
 from qtool.export.proof.verdict import judged
 from qtool.export.proof.why_slow import Known, kernels_of, refuse_float_operators
 from qtool.export.targets.target import TARGETS
@@ -72,6 +73,10 @@ def export_report(
     if described.ceil == "shifted":
         share = gate.shifted_share(integer, batches())
         found = found.model_copy(update={"ceil_shifted_share": share})
+    other = in_other_size(path, integer, batches, runtime)
+    if other is not None and other.disagreement:
+        said = "; ".join(filter(None, (found.disagreement, other.disagreement)))
+        found = found.model_copy(update={"disagreement": said})
     state = converted_state(integer)
     kernels = kernels_of(path, runtime.optimized(path), runtime, Known.of(state))
     fused = len(kernels.layers)
@@ -107,6 +112,7 @@ def export_report(
         control=controls.report if controls is not None else None,
         may_saturate=described.may_saturate,
         control_difference=control,
+        other_size=other,
     )
 
 

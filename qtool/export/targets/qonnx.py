@@ -245,4 +245,5 @@ def qonnx() -> Target:
         weights="qonnx",
         activations="qonnx",
         batch=1,
+        why_fixed="FINN and hls4ml take files of fixed sizes",
     )

@@ -184,6 +184,8 @@ class Target:
         ir_version: of the file; None for what the opset came with.
         batch: what a file that says nothing else of it takes at once; None for any number.
         resizes: its Resize makes pictures smaller as Pillow does; else that is written as products.
+        why_fixed: height and width are fixed in its files, whatever is asked; "" where they may be
+            open.
     """
 
     opset: int
@@ -197,6 +199,12 @@ class Target:
     ir_version: int | None = None
     batch: int | None = None
     resizes: bool = True
+    why_fixed: str = ""
+
+    @property
+    def any_size(self) -> bool:
+        """Whether height and width may be open in its files."""
+        return not self.why_fixed
 
     @property
     def runtime(self) -> Runtime:

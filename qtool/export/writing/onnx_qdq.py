@@ -36,6 +36,7 @@ from qtool.export.writing.quant_nodes import to_quant
 from qtool.export.writing.request import Writing
 from qtool.export.writing.saturation import refuse_saturating, saturating_layers
 from qtool.export.writing.saved import save_checked
+from qtool.export.writing.sizes import WINDOWS, WORDS, name_sizes
 from qtool.export.writing.trace import Call, traced
 from qtool.export.writing.weights import Stored, WeightWriter, to_proto
 from qtool.graph.copies import copy_of
@@ -63,6 +64,7 @@ def export_onnx(
     metadata: Mapping[str, object] | None = None,
     classes: Sequence[str] = (),
     preprocess: Mapping[str, object] | None = None,
+    any_size: bool = False,
 ) -> Json:
     """Write the integer model as an ONNX file.
 
@@ -80,6 +82,8 @@ def export_onnx(
         classes: their names, in the order of the outputs (`qtool.classes`).
         preprocess: how a picture is prepared (`qtool.preprocess`): mean, std, size, resize, crop
             and channels, as `qtool.images.preprocess.Preprocess` has them.
+        any_size: leave height and width of images open, where the network takes other sizes; a
+            note says why they are not.
 
     Returns:
         The description that went into metadata_props, with every layer and its bytes on disk, and
@@ -100,7 +104,7 @@ def export_onnx(
         integer,
         example,
         Path(path),
-        Writing(target, batch, annotate, ceil, metadata or {}, usage),
+        Writing(target, batch, annotate, ceil, metadata or {}, usage, any_size=any_size),
     )
     return {**(metadata or {}), **described.to_json()}
 
@@ -128,14 +132,18 @@ def write_onnx(
     codes = _codes(integer)
     refuse_unheld(codes, target.weights)
     model = copy_of(integer).cpu().eval()
-    call = Call(model, example, writing.batch or target.batch)
+    any_size = writing.any_size and target.any_size
+    call = Call(model, example, writing.batch or target.batch, any_size=any_size)
     pools = pools_of(model, call.inputs)
+    if call.other.inputs is not None and pools_of(model, call.other.inputs) != pools:
+        call.keep_size(WINDOWS)
     for name, layer in integer_layers(model).items():
         model = replace_module(model, name, QdqLayer(layer, writing.ceil))
     for name, relu in integer_relus(model).items():
         model = replace_module(model, name, QdqReLU(relu, writing.ceil))
     joins = put_joins(model, pools, writing.ceil)
     graph = traced(model, call, target.opset, target.ir_version)
+    sizes = name_sizes(graph.graph, call.given)
     mark_joins(graph.graph, [str(s.site) for s in state.sites if s.kind != "rounded"])
     # what is rounded behind a float function leaves that in the graph
     taken = [s.site for s in state.sites if s.kind != "rounded" or s.site.function in RECTIFIERS]
@@ -174,6 +182,8 @@ def write_onnx(
         f"{name}: the batch is fixed, for the model's code computes with it as with a number"
         for name in call.closed(graph.graph)
     ]
+    if writing.any_size:
+        notes += _fixed_sizes(sizes, call.other.why or target.why_fixed)
     if runtime is not None and runtime.shows_weights:
         notes += check_weights(proto, integer_layers(integer) | joins, runtime)
     could = [s.name for s in state.layers if target.sums_bytes and s.name in saturating]
@@ -209,6 +219,24 @@ def write_onnx(
         write_layers(proto, _layer_metadata(integer, annotations, stored))
     save_checked(proto, path)
     return described
+
+
+def _fixed_sizes(sizes: Mapping[str, Sequence[str]], why: str) -> list[str]:
+    """Return a note for each input of images whose sizes are not all open.
+
+    Args:
+        sizes: which are, of each.
+        why: they are not; "" where nothing spoke against it before the model was traced.
+    """
+    reason = why or "the model's code computes with it as with a number"
+    closed = {name: [word for word in WORDS if word not in open_] for name, open_ in sizes.items()}
+    if not sizes:
+        return [f"height and width are not open: {reason}"]
+    return [
+        f"{name}: {' and '.join(words)} {'is' if len(words) == 1 else 'are'} fixed: {reason}"
+        for name, words in closed.items()
+        if words
+    ]
 
 
 def add_ends(path: Path, made: Path, writing: Writing) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from qtool.errors import MissingRuntimeError
+from qtool.errors import InputError, MissingRuntimeError
 from qtool.export.targets.target import TARGETS, Runtime
 from qtool.export.writing.ends import Ends
 from qtool.export.writing.qdq_modules import Ceil
@@ -23,8 +23,10 @@ class Writing:
         usage: its classes, and how images are prepared; goes there, too.
         unproven: write the file where the target's runtime is not installed, too.
         ends: what the file does beside what its network does; `write_onnx` writes the network.
+        any_size: leave height and width open, where the network takes other sizes.
 
     Raises:
+        InputError: If it takes decoded pictures, which are prepared in one size.
         RecipeError: If there is no such target.
     """
 
@@ -36,10 +38,16 @@ class Writing:
     usage: Usage = field(default_factory=Usage)
     unproven: bool = False
     ends: Ends = field(default_factory=Ends)
+    any_size: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse an unknown target before any work is done for it."""
+        """Refuse what cannot be before any work is done for it."""
         _ = TARGETS[self.target]
+        if self.any_size and self.ends.preprocess:
+            raise InputError(
+                "--any-size: with --preprocess a file takes pictures of any size already, and "
+                "brings them to the network's; leave out one of the two"
+            )
 
     def runtime(self) -> tuple[Runtime | None, str]:
         """Return what proves the file, or None and why there is nothing.

@@ -17,6 +17,13 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from qtool.errors import ExportError
 from qtool.export.writing.names import named_inputs, named_outputs
+from qtool.export.writing.sizes import (
+    FixedSizeError,
+    OtherSize,
+    are_images,
+    in_another_size,
+    refuse_windows_of_size,
+)
 from qtool.graph.inputs import Inputs
 from qtool.limits import NO_OUTPUT, NOT_EXPRESSED
 
@@ -24,6 +31,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SUMMARY = "## Exception summary"  # what torch.onnx writes before the error itself
 _SIZE = re.compile(r"\bu\d+\b")  # torch's name for an integer that values decide; zuf0 is a float
 _CLASS = re.compile(r"^<class '(?:\w+\.)*(\w+)'>: ")
+ANY_SIZE = torch.export.Dim.AUTO  # closed again where the model's code makes a number of it
 WRITTEN = 21  # the newest opset whose operators torch.onnx is asked for
 
 
@@ -39,11 +47,14 @@ class Call:
         inputs: with the batch of the file, or of two or more where it is left open.
         given: the tensors in them by name.
         outputs: names of what the model gave.
+        other: inputs in another size, where height and width are to be open.
         alone: one tensor goes in by position, and one comes out.
     """
 
-    def __init__(self, model: nn.Module, example: object, batch: int | None) -> None:
-        """Call the model, on the CPU, once.
+    def __init__(
+        self, model: nn.Module, example: object, batch: int | None, *, any_size: bool = False
+    ) -> None:
+        """Call the model, on the CPU, once, and in another size where it is to take any.
 
         Raises:
             ExportError: If it gives no tensor.
@@ -58,25 +69,43 @@ class Call:
         self.outputs = list(named_outputs(output))
         if not self.outputs:
             raise ExportError(NO_OUTPUT.text(given=f"a {type(output).__name__}"))
+        self.other = in_another_size(model, self.inputs) if any_size else OtherSize()
         one = len(self.inputs.args) == 1 and isinstance(self.inputs.args[0], Tensor)
         self.alone = one and not self.inputs.kwargs and isinstance(output, Tensor)
 
     @property
     def sizes(self) -> tuple[dict[int, object], ...] | None:
-        """Return which dimensions are open, of each input; None where the batch is fixed."""
-        if self.batch is not None:
+        """Return which dimensions are open, of each input; None where none is."""
+        if self.batch is not None and self.other.inputs is None:
             return None
         rows, batch = max(2, self._rows), torch.export.Dim("batch")
-        return tuple({0: batch} if t.ndim and len(t) == rows else {} for t in self.given.values())
+        open_: tuple[dict[int, object], ...] = tuple(
+            {0: batch} if self._has(t, rows) else {} for t in self.given.values()
+        )
+        if self.other.inputs is None:
+            return open_
+        found = zip(open_, self.given.values(), strict=True)
+        return tuple(
+            {**one, t.ndim - 2: ANY_SIZE, t.ndim - 1: ANY_SIZE} if are_images(t) else one
+            for one, t in found
+        )
+
+    def _has(self, tensor: Tensor, rows: int) -> bool:
+        """Tell whether a tensor has an open batch."""
+        return self.batch is None and tensor.ndim > 0 and len(tensor) == rows
 
     def closed(self, graph: ir.Graph) -> list[str]:
         """Return the inputs whose batch should be open in a graph and is not."""
-        asked = zip(graph.inputs, self.sizes or (), strict=self.batch is None)
+        asked = zip(graph.inputs, self.sizes or (), strict=self.sizes is not None)
         return [
             str(value.name)
             for value, size in asked
-            if size and value.shape is not None and isinstance(value.shape[0], int)
+            if 0 in size and value.shape is not None and isinstance(value.shape[0], int)
         ]
+
+    def keep_size(self, why: str) -> None:
+        """Leave height and width as they are."""
+        self.other = OtherSize(why=why)
 
     def _sized(self, tensor: Tensor) -> Tensor:
         """Return an input with the rows that it is traced with."""
@@ -116,7 +145,15 @@ def traced(model: nn.Module, call: Call, opset: int, ir_version: int | None = No
         ExportError: If torch.onnx cannot express the model; names the operator and the layer.
     """
     written = min(opset, WRITTEN)
-    graph = _exported(model, call, written)
+    try:
+        graph = _exported(model, call, written)
+    except ExportError as error:
+        if call.other.inputs is None:
+            raise
+        call.keep_size(
+            str(error.__cause__ if isinstance(error.__cause__, FixedSizeError) else error)
+        )
+        graph = _exported(model, call, written)
     if call.closed(graph.graph):  # len(x) has to be a number, which closes the batch
         with _open_len():
             graph = _exported(model, call, written)
@@ -132,14 +169,20 @@ def _exported(model: nn.Module, call: Call, opset: int) -> ir.Model:
     entered: list[str] = []
     sizes = call.sizes
     whole = model if call.alone else Flat(model, call.inputs)
+    shapes = sizes if call.alone or sizes is None else (sizes,)
+    given = tuple(call.given.values())
     try:
         # torch prints the graph that it had got to, where it fails
         with quietly(), redirect_stderr(io.StringIO()), _noted(model, entered):
+            if call.other.inputs is not None:
+                # torch.onnx would keep open what the model's code made a number of, and forget it
+                whole = torch.export.export(whole, given, dynamic_shapes=shapes, strict=False)
+                refuse_windows_of_size(whole.graph)
             program = torch.onnx.export(
                 whole,
-                tuple(call.given.values()),
+                given,
                 dynamo=True,
-                dynamic_shapes=sizes if call.alone or sizes is None else (sizes,),
+                dynamic_shapes=shapes,
                 input_names=list(call.given),
                 output_names=call.outputs,
                 opset_version=opset,
