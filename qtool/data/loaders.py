@@ -34,6 +34,7 @@ class Loaders:
     class_names: tuple[str, ...] = ()  # in the order of labels; none where labels are numbers
     preprocess: Preprocess | None = None  # how validation images are prepared; None: no pictures
     validation_split: Split | FileSplit | None = None  # what those images are made of
+    train_split: Split | FileSplit | None = None  # likewise
 
     @cached_property
     def first_images(self) -> Tensor:
@@ -163,6 +164,7 @@ def make_loaders(
         class_names=source.class_names,
         preprocess=_preprocess(source, size, shown_channels),
         validation_split=judged_by,
+        train_split=train,
     )
 
 

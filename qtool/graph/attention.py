@@ -8,7 +8,7 @@ The fast paths of torch.nn, which read all weights of an encoder's layer themsel
 So padded places, which they fill with zeros, hold numbers, as they do in training mode.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import cast
@@ -22,6 +22,25 @@ from qtool.graph.sites.functions import argument
 PACKED, APART = ("in_proj",), ("q_proj", "k_proj", "v_proj")
 _HELD = ("in_proj_weight", "in_proj_bias", *(f"{name}_weight" for name in APART))
 _OWN = ("forward", "__call__", "_load_from_state_dict", "__getstate__")
+
+
+def held_by_attention(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the projections in a state by the names that nn.MultiheadAttention has for them."""
+    found: dict[str, Tensor] = {}
+    for key in state:
+        prefix, dot, name = key.rpartition("in_proj.")
+        if dot and name in ("weight", "bias"):
+            found[f"{prefix}in_proj_{name}"] = state[key]
+        prefix, dot, name = key.rpartition("q_proj.")
+        if dot and name in ("weight", "bias"):
+            parts = [state.get(f"{prefix}{part}.{name}") for part in APART]
+            tensors = [part for part in parts if part is not None]
+            if len({tensor.shape[1:] for tensor in tensors}) == 1 and len(tensors) == len(APART):
+                found[f"{prefix}in_proj_{name}"] = torch.cat(tensors)
+            if name == "weight":
+                own = zip(APART, parts, strict=True)
+                found |= {f"{prefix}{part}_weight": t for part, t in own if t is not None}
+    return found
 
 
 class LayeredAttention(nn.MultiheadAttention):

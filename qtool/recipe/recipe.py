@@ -92,7 +92,7 @@ class Model(_NamedSection):
 
     weights: str = "none"
     """`none`, a torchvision weight name such as DEFAULT, or a file: a state_dict, or a run's
-    checkpoint.pt."""
+    checkpoint.pt or model.safetensors."""
 
     initialization: Literal["default", "he_uniform"] = "default"
     """he_uniform draws the weights of quantized layers from U(-m, m), m = sqrt(6 / fan_in)."""

@@ -5,4 +5,5 @@ stopped. run: what the files hold, each part built once. sources: what conversio
 from. export: files that are made of it. build: what a recipe names. machine: what it runs on.
 access: what a recipe may reach. checkpoint: everything needed to go on, and the one before. sound:
 which of them is as it was written, and what is made of it. changes: what its weights' codes did.
+weights: them, for other tools.
 """

@@ -9,6 +9,9 @@ from typing import Literal
 import torch
 from torch import nn
 
+from qtool.console import warn
+from qtool.data.fingerprint import Fingerprint, changes, fingerprint
+from qtool.data.loaders import Loaders
 from qtool.errors import InputError
 from qtool.files.json_data import read_json
 from qtool.files.whole import write_atomically, write_json
@@ -21,6 +24,8 @@ from qtool.runs.folder import RunFolder
 from qtool.runs.machine import environment
 from qtool.settings.section import check
 from qtool.settings.user_estimators import source_hashes, source_of, used_by
+
+DATA = "data"  # in environment.json: what they were
 
 
 def open_run(recipe: Recipe, folder: RunFolder, *, resume: bool) -> None:
@@ -71,10 +76,30 @@ def keep_recipe(recipe: Recipe, folder: RunFolder, comment: str) -> None:
     write_recipe(recipe, folder.recipe, comment)
 
 
-def write_environment(recipe: Recipe, folder: RunFolder, device: torch.device) -> None:
-    """Write what a run's numbers depend on beside its recipe."""
+def write_environment(
+    recipe: Recipe, folder: RunFolder, device: torch.device, data: Loaders | None = None
+) -> None:
+    """Write what a run's numbers depend on beside its recipe, and what its data are."""
     hashes = source_hashes(recipe.as_dict()["quantization"])
-    write_json(folder.environment, environment(device) | {"estimator_sources": hashes})
+    said = environment(device) | {"estimator_sources": hashes}
+    if data is not None:
+        said[DATA] = fingerprint(data).to_json()
+    write_json(folder.environment, said)
+
+
+def say_changed_data(folder: RunFolder, data: Loaders) -> None:
+    """Say what of the data has changed since a run last went on with them.
+
+    Raises:
+        InputError: If what the folder says of them is damaged.
+    """
+    if not folder.environment.is_file():
+        return
+    kept = read_json(folder.environment).get(DATA)
+    if kept is None:  # of before it was kept
+        return
+    for what in changes(Fingerprint.of(kept, folder.environment), fingerprint(data)):
+        warn(f"{folder}: the data have changed: {what}")
 
 
 def summarize(

@@ -50,6 +50,11 @@ class RunFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def weights(self) -> Path:
+        """The trained network's weights in float, for other tools."""
+        return self.path / "model.safetensors"
+
+    @property
     def resume_command(self) -> str:
         """What goes on with the run, by the copies that it keeps of the user's files."""
         more = " --run-code" if self.kept_digests() else ""

@@ -16,12 +16,19 @@ from qtool.quantizers.plan_sites import plan_sites
 from qtool.reports.results import EpochLine, Summary
 from qtool.reports.tables import show_plan
 from qtool.runs import build, checkpoint
-from qtool.runs.begin import keep_recipe, open_run, summarize, write_environment
+from qtool.runs.begin import (
+    keep_recipe,
+    open_run,
+    say_changed_data,
+    summarize,
+    write_environment,
+)
 from qtool.runs.changes import ChangeRecorder
 from qtool.runs.folder import RunFolder
 from qtool.runs.machine import device_name
 from qtool.runs.run import Run
-from qtool.runs.sound import checkpoint_to_go_on_from
+from qtool.runs.sound import checkpoint_sha256, checkpoint_to_go_on_from
+from qtool.runs.weights import write_weights
 from qtool.stopping import Stopped, held_back
 from qtool.training.freed_memory import keep_freed_memory
 from qtool.training.loop import Trainer
@@ -93,9 +100,12 @@ def _train(run: Run, *, with_plan: bool, profile: bool, records: bool) -> Summar
     trainer, architecture = start_or_resume(run, measured)
     if with_plan:
         show_plan(plan(trainer.model), plan_sites(trainer.model))
+    if trainer.history or trainer.tally.steps:
+        say_changed_data(folder, run.data)
     with _failure_said(folder, trainer):
         keep_recipe(recipe, folder, "the resolved recipe of this run")
-        write_environment(recipe, folder, device)
+        write_environment(recipe, folder, device, run.data)
+        folder.weights.unlink(missing_ok=True)  # those of an earlier epoch
         summarize(folder, "running", trainer.model, trainer.history)
         if records:
             begun = trainer.tally.steps > 0
@@ -106,6 +116,8 @@ def _train(run: Run, *, with_plan: bool, profile: bool, records: bool) -> Summar
         _fit(run, trainer, architecture)
         images, _ = next(iter(trainer.validation.batches(0)))
         findings = health(trainer.model, images)
+        made_of = checkpoint_sha256(folder) or ""
+        write_weights(trainer.model, recipe, architecture, folder, made_of)
         more = {} if measured is None else {"profile": measured.report()}
         model, history = trainer.model, trainer.history
         return summarize(folder, "finished", model, history, health=findings, **more)

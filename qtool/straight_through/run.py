@@ -17,6 +17,7 @@ from qtool.runs.access import OWN, Access
 from qtool.runs.begin import keep_recipe, open_run, summarize, write_environment
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
+from qtool.runs.weights import write_weights
 from qtool.stopping import held_back
 from qtool.straight_through import state as states
 from qtool.straight_through.recipe import Equivalent, equivalent_of, straight_through_recipe
@@ -109,10 +110,12 @@ def _converted(
     )
     with held_back():  # the folder is a run only as a whole
         keep_recipe(wanted, folder, f"the straight-through form of {source}")
-        write_environment(wanted, folder, device)
+        write_environment(wanted, folder, device, run.data)
         folder.write_metrics(kept.history)
-        checkpoint.save(state, folder.checkpoint)
+        made_of = checkpoint.save(state, folder.checkpoint)
         finished = done == epochs
+        if finished:
+            write_weights(new.model, wanted, kept.architecture, folder, made_of)
         summarize(folder, "finished" if finished else "running", new.model, kept.history)
         result.write(folder.convert)
     return result

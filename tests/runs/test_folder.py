@@ -21,7 +21,7 @@ from tests.kit import metrics, write_recipe
 
 PLAIN = {"quantization": {"weights": {"bits": 4}}, "training.epochs": 2}
 CONTRACT = {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt", "summary.json"}
-CONTRACT |= {"checkpoint.previous.pt", "checkpoint.pt.sha256"}
+CONTRACT |= {"checkpoint.previous.pt", "checkpoint.pt.sha256", "model.safetensors"}
 
 
 @pytest.fixture(scope="module")
