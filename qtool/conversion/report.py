@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from qtool.evaluation import evaluate, logits_of
+from qtool.graph.own_norm import as_known
 from qtool.integer.converted import converted_state
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.health import health
@@ -59,13 +60,13 @@ def conversion_report(
         validation_accuracy_after=after.accuracy,
         validation_images=after.images,
         max_abs_difference=float((expected - given).abs().max()),
-        layers=[Layer(**spec.as_dict()) for spec in state.layers],
+        layers=[_as_known(Layer(**spec.as_dict())) for spec in state.layers],
         left_float=state.left_float,
         notes=state.notes,
         integer_model=str(path),
         validation_accuracy_float=float_accuracy,
         proof=state.proof,
-        not_folded=state.not_folded,
+        not_folded={as_known(name): why for name, why in state.not_folded.items()},
         health=health(model, next(iter(batches()))[0]),
         sites=[
             Site(
@@ -74,7 +75,7 @@ def conversion_report(
                 bits=spec.output.bits,
                 grid=spec.output.grid,
                 inputs=[given.site for given in spec.inputs],
-                norm=spec.norm,
+                norm=as_known(spec.norm),
             )
             for spec in state.sites
             if spec.output is not None
@@ -82,3 +83,9 @@ def conversion_report(
         float_sites=state.float_sites,
         **({"no_saturation": avoided} if avoids_saturation else {}),
     )
+
+
+def _as_known(layer: Layer) -> Layer:
+    """Return a layer whose batch norm is named as the network has it."""
+    norm = layer.batch_norm
+    return layer.model_copy(update={"batch_norm": None if norm is None else as_known(norm)})

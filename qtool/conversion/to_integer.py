@@ -16,7 +16,7 @@ from qtool.conversion.standing import Standing, rounding_of
 from qtool.errors import ConversionError
 from qtool.graph.copies import copy_of, itself
 from qtool.graph.inputs import Inputs, device_of, has_float64, inputs_from
-from qtool.graph.own_norm import without_norm
+from qtool.graph.own_norm import as_known, without_norm
 from qtool.graph.recorder import KEPT
 from qtool.graph.rewritten import rewritten_in
 from qtool.graph.swap import keep_state, replace_module
@@ -148,7 +148,7 @@ def _of_norms(not_folded: Mapping[str, str]) -> list[str]:
     """Return one note for each reason why norms stay beside the layers."""
     found: dict[str, list[str]] = {}
     for name, why in not_folded.items():
-        found.setdefault(why, []).append(name)
+        found.setdefault(why, []).append(as_known(name))
     return [f"{', '.join(names)}: not folded: {why}" for why, names in found.items()]
 
 

@@ -155,6 +155,11 @@ def own_norms(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if NORM in module._modules]
 
 
+def as_known(name: str) -> str:
+    """Return a norm's name as the network has it: that of the module whose own it is."""
+    return name.removesuffix(f".{NORM}")
+
+
 def has_own_norm(module: nn.Module) -> bool:
     """Tell whether a module has a norm of its own, so that it is none itself."""
     return NORM in module._modules

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qtool
+from qtool.conversion.report import conversion_report
 from qtool.graph.own_norm import NORM, OwnNorm
 from qtool.integer.file import load_integer, save_integer
 from qtool.quantizers.door.deployed import prepared_state
@@ -123,6 +124,18 @@ def test_it_is_folded_as_they_are(in_one, apart) -> None:
     ]  # fmt: skip
     stored = {name for name in one.state_dict() if name.startswith("bn") and "sites" not in name}
     assert stored == {f"bn4.{name}" for name in InOne().bn4.state_dict()}
+
+
+def test_a_report_names_norms_as_the_network_has_them(in_one, tmp_path: Path) -> None:
+    model = in_one[0]
+    batches = [(images(3), torch.arange(len(images(3))) % 5)]
+    path = tmp_path / "integer.safetensors"
+    report = conversion_report(
+        model, qtool.convert(model), lambda: batches, F.cross_entropy, path=path
+    )
+    assert [layer.batch_norm for layer in report.layers] == ["bn1", "bn2", "bn3", None, None]
+    assert "bn4" in [site.norm for site in report.sites]
+    assert NORM not in str(report.to_json())
 
 
 def test_names_of_tensors_stay_those_of_the_network(in_one) -> None:
