@@ -52,7 +52,7 @@ class Registry(Generic[F]):
         return list(self._members)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._members
+        return isinstance(name, str) and name in self._members
 
     def __getitem__(self, name: str) -> F:
         if name not in self._members:

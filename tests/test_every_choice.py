@@ -67,13 +67,10 @@ GRID_CASES = [
     ("weights", {"bits": 1, "range": "mean_abs"}),
     pytest.param("weights", {"bits": 8, "saturation": "avoid"}, marks=pytest.mark.slow),
     ("activations", {"bits": 1}),
-    pytest.param("activations", {"bits": 1, "grid": "full"}, marks=pytest.mark.slow),
+    ("activations", {"bits": 1, "grid": "full"}),
     ("activations", {"bits": 1, "grid": "unsigned", "rounding": "ceil"}),
     ("activations", {"bits": 4, "grid": "asymmetric"}),
-    pytest.param(
-        *("activations", {"bits": 4, "grid": "asymmetric", "range": "min_max"}),
-        marks=pytest.mark.slow,
-    ),
+    ("activations", {"bits": 4, "grid": "asymmetric", "range": "min_max"}),
     ("activations", {"bits": 2, "rounding": "ceil", "grid": "unsigned", "range": "half_normal"}),
 ]
 

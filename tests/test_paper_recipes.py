@@ -21,8 +21,6 @@ COUNTS = {"gaussian_teacher": "samples", "linear_subspaces": "samples_per_class"
 CLASSES = 10
 # ResNet-50 takes steps elsewhere; another recipe of each other network stays in the default suite.
 SLOW = (
-    "liu2019_mobilenet_v1_imagenet",
-    "yin2019_vgg11_cifar10",
     "liu2019_resnet50_imagenet",
     "schoenbauer2024_resnet50_imagenet",
     "yin2019_resnet20_cifar10",

@@ -8,6 +8,7 @@ import numpy as np
 
 from qtool.errors import ExportError, InputError
 from qtool.export.proof.unrounded import write_unrounded
+from qtool.export.reading import read_model
 from qtool.export.targets.onnxruntime import OnnxRuntime, OnnxSession
 from qtool.export.targets.target import Array
 from qtool.files.reading import intact
@@ -41,6 +42,7 @@ class TimedFile:
         Raises:
             InputError: If the runtime cannot load the file.
         """
+        read_model(path, tensors=False)  # before a runtime believes what it says
         session = runtime.open(path)
         others: dict[str, Path] = {}
         notes: list[str] = []

@@ -101,6 +101,7 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _array(archive: NpzFile, key: str, sizes: Mapping[str, int]) -> np.ndarray:
     """Return an array whose header says no more than what is there."""
+    assert archive.zip is not None  # it is open
     name = key if key in sizes else f"{key}.npy"
     with archive.zip.open(name) as part:
         version = read_magic(part)

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from qtool.console import say
 from qtool.errors import InputError, WriteError
 from qtool.files.held import Held, hold, let_go, refuse_if_gone
+from qtool.files.json_data import parse_json
 from qtool.files.scratch import sweep
 
 LOCK, WRITER = ".lock", ".writer.json"
@@ -128,7 +129,9 @@ def _writer(place: Path) -> str | None:
     """Return who says that it writes in a folder, None where nobody does."""
     try:
         with (place / WRITER).open("rb") as file:
-            said = json.loads(file.read(MOST))
+            said = parse_json(file.read(MOST).decode())
+        if not isinstance(said, dict):
+            return None
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(said["since"])))
         return f"process {int(said['process'])} on {said['host']}, since {since},"
     except (OSError, ValueError, TypeError, KeyError, OverflowError):

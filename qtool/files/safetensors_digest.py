@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qtool.errors import DamagedFileError
 from qtool.files.checksums import NOT_AS_WRITTEN
+from qtool.files.json_data import parse_json
 from qtool.files.safetensors_data import Header, read_header
 from qtool.files.whole import write_atomically
 
@@ -31,7 +32,8 @@ def write_with_digest(path: Path, tensors: bytes, metadata: Mapping[str, str]) -
         InputError: If it cannot be written there.
     """
     length = int.from_bytes(tensors[:_LENGTH], "little")
-    said: dict[str, object] = json.loads(tensors[_LENGTH : _LENGTH + length])
+    said = parse_json(tensors[_LENGTH : _LENGTH + length].decode())
+    assert isinstance(said, dict)
     held = memoryview(tensors)[_LENGTH + length :]
     digest = hashlib.sha256(_canonical(said | {"__metadata__": dict(metadata)}))
     digest.update(held)

@@ -6,7 +6,7 @@ which was 90; dates). An alias counts as all that it stands for, before anything
 
 import re
 from collections.abc import Hashable
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -48,8 +48,6 @@ class _Size(NamedTuple):
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain values, no tags, no key twice, and limits while nodes are read."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -134,6 +132,7 @@ class _Dumper(yaml.SafeDumper):
     """Quotes texts that the loader, or a reader of YAML 1.1, would take for something else."""
 
 
+_Loader.yaml_implicit_resolvers = {}
 for _tag, (_look, _first) in _PLAIN.items():
     _regexp = re.compile(rf"(?:{_look})\Z")
     _characters = [*_first, *([""] if _regexp.match("") else [])]

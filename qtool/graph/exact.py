@@ -36,16 +36,48 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, object]
     """
     if where := not_finite(state):
         raise ValueError(f"optimizer.{where} is not finite")
+    groups = state["param_groups"]
+    assert isinstance(groups, list)
+    for number, (own, given) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
+        for key in own.keys() & given.keys():
+            if not _alike(own[key], given[key]):
+                kind = type(own[key]).__name__
+                raise ValueError(f"optimizer.param_groups.{number}.{key} must be a {kind}")
     optimizer.load_state_dict(dict(state))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     kept = state["state"]
     assert isinstance(kept, dict)
+    known = {key for entries in kept.values() for key in entries}
     for index, entries in kept.items():
         parameter = parameters[index]
+        if missing := known - entries.keys():
+            raise ValueError(f"optimizer.state.{index} has no {', '.join(map(str, missing))}")
         for key, value in entries.items():
+            name = f"optimizer.state.{index}.{key}"
+            if not isinstance(value, Tensor | int | float):
+                raise ValueError(f"{name} must be a tensor or a number")
             if isinstance(value, Tensor) and value.dim():  # counters of steps have no shape
-                name = f"optimizer.state.{index}.{key}"
                 _refuse_unlike(name, value, parameter.dtype, parameter.shape)
+
+    if kept and isinstance(optimizer, torch.optim.SGD):
+        _begin_momentum(optimizer)
+
+
+def _begin_momentum(optimizer: torch.optim.SGD) -> None:
+    """Let parameters that were in no step yet begin at a momentum of 0.
+
+    torch does the same where none of them has any, and fails where some have.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if group["momentum"] and "momentum_buffer" not in optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def _alike(own: object, given: object) -> bool:
+    """Tell whether two settings of an optimizer are of one type; a number may be whole or not."""
+    numbers = [isinstance(v, int | float) and not isinstance(v, bool) for v in (own, given)]
+    return all(numbers) or type(own) is type(given)
 
 
 def sha256_of_state(state: Mapping[str, object]) -> str:

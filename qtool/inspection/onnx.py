@@ -8,6 +8,7 @@ from qtool.errors import InputError
 from qtool.export.proof.damage import why_damaged
 from qtool.export.proof.lint import lint
 from qtool.export.proof.why_slow import Known, kernels_of
+from qtool.export.reading import read_model
 from qtool.export.targets.target import TARGETS, Runtime
 from qtool.export.writing import annotation
 from qtool.export.writing.file_digest import state_of
@@ -28,8 +29,8 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give an ONNX file")
+    model = read_model(path)
     try:
-        model = onnx.load(str(path))
         onnx.checker.check_model(str(path) if is_large(model) else model)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,7 +10,8 @@ def at(data: object, place: str) -> object:
     """Return what stands at a place, None where there is nothing."""
     for part in place.split("."):
         if isinstance(data, list):
-            data = data[int(part)] if int(part) < len(data) else None
+            there = part.isdecimal() and int(part) < len(data)
+            data = data[int(part)] if there else None
         else:
             data = data.get(part) if isinstance(data, dict) else None
     return data

@@ -196,7 +196,7 @@ def test_calibration_sets_the_ranges_at_relus_too() -> None:
     assert float(relu.quantizers[0].scale) > 2 * before
 
 
-@pytest.mark.parametrize("rounding", [pytest.param("half_to_even", marks=pytest.mark.slow), "ceil"])
+@pytest.mark.parametrize("rounding", ["half_to_even", "ceil"])
 @pytest.mark.parametrize("name", ["lenet5", pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_it_converts_saves_exports_and_runs(tmp_path: Path, name: str, rounding: str) -> None:
     torch.manual_seed(0)

@@ -326,7 +326,7 @@ RELUS: dict[str, Any] = {
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # by torch, at a graph break
-@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("begin", [False, True])
 def test_relus_are_quantized_where_forward_alone_is_called(begin: bool, parts: int) -> None:
     """As torch.compile(model.forward) does: no hook of the model runs."""
@@ -361,11 +361,7 @@ def test_calls_beyond_those_of_the_recorded_pass_stay_float() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # by torch, at a graph break
-@pytest.mark.parametrize(
-    "section",
-    [pytest.param(SECTION, marks=pytest.mark.slow), LEARNED, RELUS],
-    ids=["followed", "learned", "relus"],
-)
+@pytest.mark.parametrize("section", [SECTION, LEARNED, RELUS], ids=["followed", "learned", "relus"])
 def test_a_compiled_model_counts_the_same_steps(section) -> None:
     expected = train(prepared(section), 5, 2)
     model = prepared(section)

@@ -165,7 +165,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param(BLENDED, marks=pytest.mark.slow),
+        BLENDED,
         RESTLESS,
         pytest.param(LEARNED, marks=pytest.mark.slow),
         pytest.param(AT_SITES, marks=pytest.mark.slow),

@@ -88,7 +88,7 @@ def train(step: TrainingStep, steps: int = 5) -> list[float]:
     return losses
 
 
-QUICK = ("blend", "moving estimator", "frozen and dampened")
+QUICK = ("blend", "moving estimator", "frozen and dampened", "zero point")
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name not in QUICK]
 
 

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from qtool.errors import ExportError
 from qtool.export.proof.constants import codes_in, nodes_behind
+from qtool.export.reading import read_model
 from qtool.export.targets.target import Array, Runtime
 from qtool.export.writing.quantized_values import depending
 from qtool.export.writing.saved import save
@@ -25,7 +26,7 @@ def write_unrounded(given: Path, made: Path, runtime: Runtime) -> Path:
     Raises:
         ExportError: As `unrounded`.
     """
-    save(unrounded(onnx.load(str(given)), runtime), made)
+    save(unrounded(read_model(given), runtime), made)
     return made
 
 

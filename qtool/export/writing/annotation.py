@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 
 from qtool import __version__
+from qtool.files.json_data import parse_json
 from qtool.images.usage import Usage
 
 SCALE = "SCALE_TENSOR"
@@ -94,7 +95,7 @@ def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
     for entry in model.metadata_props:
         if entry.key == METADATA:
             try:
-                data = json.loads(entry.value)
+                data = parse_json(entry.value)
             except ValueError:
                 return {}
             return data if isinstance(data, dict) else {}

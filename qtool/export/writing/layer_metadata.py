@@ -12,10 +12,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from qtool.export.targets.target import Array
 from qtool.export.writing.annotation import Annotation
+from qtool.files.json_data import typed_json
 from qtool.integer.layers import IntegerLayer
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.saturation import MIDDLE
@@ -64,6 +65,9 @@ class LayerMetadata(Result):
         """
         found = np.frombuffer(base64.b64decode(self.scales, validate=True), "<f4")
         return found if self.axis is not None else found.reshape(())
+
+
+_LAYER = TypeAdapter(LayerMetadata)
 
 
 def digest(array: Array) -> str:
@@ -126,7 +130,7 @@ def read_layers(model: onnx.ModelProto) -> dict[str, LayerMetadata]:
     for entry in model.metadata_props:
         if entry.key.startswith(PREFIX):
             try:
-                layer = LayerMetadata.model_validate_json(entry.value)
+                layer = typed_json(_LAYER, entry.value)
                 _ = layer.scale, IntegerGrid(layer.bits, layer.grid)
             except (ValidationError, ValueError) as error:
                 raise ValueError(f"its metadata {entry.key} is damaged") from error

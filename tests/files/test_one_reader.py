@@ -1,0 +1,30 @@
+"""What reads files of anyone stands in one place for each kind, where its limits are."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+QTOOL = Path(__file__).parents[2] / "qtool"
+# how a kind is read by its library -> the only files that may do so
+READERS = {
+    r"\bjson\.loads?\(": ["export/targets/onnxruntime.py", "files/json_data.py"],  # a profile
+    r"\byaml\.(load|safe_load|unsafe_load|full_load)\(": ["files/yaml_data.py"],
+    r"\btorch\.load\(": ["tensor_files.py"],
+    r"\b(load_file|safe_open)\(": ["tensor_files.py"],
+    r"\bnp\.(load|fromfile|memmap)\(": ["data/arrays.py"],
+    r"\bzipfile\.ZipFile\(": ["files/archives.py", "files/checksums.py"],
+    r"\bImage\.open\(": ["images/files.py"],
+    r"\bpickle\.loads?\(|\btarfile\.|\bshelve\.": [],
+    r"_validate_json\(|\.validate_json\(": ["files/json_data.py"],
+}
+
+
+@pytest.mark.parametrize("call", READERS)
+def test_a_kind_of_file_is_read_in_one_place(call: str) -> None:
+    found = [
+        str(path.relative_to(QTOOL))
+        for path in sorted(QTOOL.rglob("*.py"))
+        if re.search(call, path.read_text())
+    ]
+    assert found == READERS[call]
