@@ -6,6 +6,7 @@ the story to whoever reads data or code.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -93,7 +94,7 @@ class Access:
         if folder is not None:
             return UserCode.of_run(folder.path, folder.kept_digests(), run_copies=self.run_code)
         beside = UserCode.beside(path)
-        if into is None or not into.checkpoint.is_file():
+        if into is None or not _goes_on(into):
             return beside
         return replace(beside, digests=into.kept_digests(), into=into.path)
 
@@ -153,10 +154,20 @@ def trained_here(folder: RunFolder) -> bool:
 
 def _run_of(path: Path) -> RunFolder | None:
     """Return the run folder that a recipe file is the resolved recipe of, if there is one."""
-    resolved = path.resolve()
-    folder = RunFolder(path.parent if path.parent.resolve() == resolved.parent else resolved.parent)
-    files = (folder.environment, folder.checkpoint, folder.summary, folder.integer)
-    return folder if resolved.name == RECIPE and any(file.exists() for file in files) else None
+    with suppress(OSError, RuntimeError):  # no name of a file, or links in a circle
+        resolved = path.resolve()
+        same = path.parent.resolve() == resolved.parent
+        folder = RunFolder(path.parent if same else resolved.parent)
+        files = (folder.environment, folder.checkpoint, folder.summary, folder.integer)
+        if resolved.name == RECIPE and any(file.exists() for file in files):
+            return folder
+    return None
+
+
+def _goes_on(folder: RunFolder) -> bool:
+    with suppress(OSError):  # no name of a folder
+        return folder.checkpoint.is_file()
+    return False
 
 
 def _harmless(data: dict[str, object]) -> dict[str, object]:

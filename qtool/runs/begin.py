@@ -17,6 +17,7 @@ from qtool.files.json_data import read_json
 from qtool.files.whole import write_atomically, write_json
 from qtool.quantizers.plan import mean_weight_bits
 from qtool.recipe.file import read_recipe_file, write_recipe
+from qtool.recipe.places import put
 from qtool.recipe.recipe import Recipe
 from qtool.reports.health import Finding
 from qtool.reports.results import EpochLine, Profile, Summary
@@ -43,8 +44,11 @@ def open_run(recipe: Recipe, folder: RunFolder, *, resume: bool) -> None:
         raise InputError(f"{folder}: not empty, and not a run; choose another --run-dir")
     path = folder.recipe
     kept = check(Recipe, read_recipe_file(path), str(path))  # its estimators stay unloaded
-    if kept.identity() != recipe.identity():
-        different = ", ".join(_differences(kept.identity(), recipe.identity()))
+    old, new = kept.identity(), recipe.identity()
+    if _is_found_again(kept.model.weights, recipe.model.weights):
+        old = put(old, {"model.weights": recipe.model.weights})
+    if old != new:
+        different = ", ".join(_differences(old, new))
         raise InputError(f"{folder}: holds a different run ({different}); choose another --run-dir")
     _refuse_changed_sources(recipe, folder)
     if not resume:
@@ -151,6 +155,14 @@ def _refuse_changed_sources(recipe: Recipe, folder: RunFolder) -> None:
                 f"{folder}: holds a run with another {file}, of which it keeps a copy; choose "
                 f"another --run-dir for what the file says now"
             )
+
+
+def _is_found_again(old: str, new: str) -> bool:
+    """Tell whether a relative path of older runs may be what a recipe's absolute one is now."""
+    if Path(old).is_absolute() or not Path(new).is_absolute():
+        return False
+    parts = Path(old).parts
+    return Path(new).parts[-len(parts) :] == parts
 
 
 def _differences(old: object, new: object, place: str = "") -> Iterator[str]:

@@ -130,10 +130,9 @@ class Run:
             InputError: If the checkpoint is of another run.
         """
         state, epochs = self.checkpoint, self.recipe.training.epochs
+        network = self.network  # of an architecture that is whole
         build.refuse_other_data(self.data, state.architecture, str(self.folder))
-        model = build.prepare_network(
-            self.recipe, self.network, self.data.first_images, search=False
-        )
+        model = build.prepare_network(self.recipe, network, self.data.first_images, search=False)
         with intact(self.folder.checkpoint, NOT_OF_THIS_RUN):
             load_model(model, state.model)
         done = len(state.history) + self._begun

@@ -256,3 +256,25 @@ def test_problems_of_override_and_base_have_their_own_places() -> None:
         "  quantization.overrides.1.weights.bits: 12 is more than 8",
         "  quantization.overrides.1.weights.rage: unknown key; did you mean range?",
     ]
+
+
+def test_relative_paths_are_those_beside_the_recipe_then_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, here = tmp_path / "recipes", tmp_path / "here"
+    for folder in (beside, here):
+        folder.mkdir()
+    for path in (beside / "both", here / "both", here / "data"):
+        path.mkdir()
+    (beside / "w.pt").touch()
+    monkeypatch.chdir(here)
+    roots = {"both": str(beside / "both"), "data": str(here / "data"), "no": "no", "~/x": "~/x"}
+    for root, expected in roots.items():
+        changes = {"data.root": root, "model.weights": "w.pt"}
+        recipe = load_recipe(kit.write_recipe(beside, changes))
+        assert recipe.data.root == expected
+        assert recipe.model.weights == str(beside / "w.pt")
+    (here / "none").mkdir()  # no file of weights is called so
+    assert load_recipe(kit.write_recipe(beside)).model.weights == "none"
+    said = load_recipe(kit.write_recipe(beside), ["data.root=both"])
+    assert said.data.root == "both"  # of --set, whose paths are those of the shell
