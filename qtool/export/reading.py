@@ -7,7 +7,7 @@ as its own, and a graph may blow one number up to gigabytes: each is known befor
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import onnx
 from onnx import TensorProto, shape_inference
@@ -37,7 +37,7 @@ PASSING = (
 )
 """Operators whose results are no larger than all that they are given."""
 WIDEST = 16  # bytes of one number
-BITS = {
+BITS: dict[int, int] = {
     **dict.fromkeys((TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL), 8),
     **dict.fromkeys((TensorProto.INT16, TensorProto.UINT16, TensorProto.FLOAT16), 16),
     **dict.fromkeys((TensorProto.BFLOAT16,), 16),
@@ -88,7 +88,7 @@ def _count_parts(data: memoryview) -> None:
     Raises:
         ValueError: If there are too many, or they are not where they say.
     """
-    left, waiting = MOST_PARTS, [(0, len(data), onnx.ModelProto.DESCRIPTOR, 0)]
+    left, waiting = MOST_PARTS, [(0, len(data), cast("Descriptor", onnx.ModelProto.DESCRIPTOR), 0)]
     while waiting:
         at, end, kind, depth = waiting.pop()
         if depth > DEEPEST:
