@@ -5,7 +5,8 @@ characters that move the cursor, change colours or turn the direction of a line.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -56,6 +57,16 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 def show(made: Table, *, on_stdout: bool = False) -> None:
     """Print a table: a result on standard output, anything else on standard error."""
     _console(on_stdout=on_stdout).print(made, markup=False)
+
+
+@contextmanager
+def say_nothing(*, when: bool) -> Iterator[None]:
+    """Show nothing on standard error while inside, where another process says the same."""
+    before, SCREEN.quiet = SCREEN.quiet, when or SCREEN.quiet
+    try:
+        yield
+    finally:
+        SCREEN.quiet = before
 
 
 def _as_it_is(console: Console, message: str, style: str | None = None) -> None:

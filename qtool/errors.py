@@ -16,9 +16,14 @@ QtoolError              exit code 1
 
 
 class QtoolError(Exception):
-    """An error the user can act on: the command line shows its message, not a traceback."""
+    """An error the user can act on: the command line shows its message, not a traceback.
+
+    Attributes:
+        told: another process of the same training says it.
+    """
 
     exit_code = 1
+    told = False
 
 
 class InputError(QtoolError):

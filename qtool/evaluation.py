@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qtool.world.world import ALONE, World
+
 SURE = 0.1  # of the standard deviation: a smaller distance may be decided by a last bit
 NEEDED = 0.98  # of the images that are sure
 SAME = 1e-5  # of the largest value: what float32 makes of sums of some thousand products
@@ -55,18 +57,25 @@ def evaluate(
     model: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, Tensor], Tensor],
+    world: World = ALONE,
 ) -> Score:
     """Return accuracy and mean loss of `model` (a module should be in evaluation mode).
+
+    Of several processes each gives the batches that it has, of which some may be empty.
 
     Raises:
         ValueError: If there is no batch.
     """
     images, total_loss, hits, labels = 0, 0.0, 0, torch.empty(0)
-    for inputs, labels in batches:
+    for inputs, labels in world.in_step(batches):
+        if not len(labels):
+            continue
         logits = model(inputs).float()
         total_loss += float(loss(logits, labels)) * len(labels)
         hits += int(count_hits(logits, labels))
         images += len(labels)
+    total_loss, *counts = world.sums([total_loss, hits, images])
+    hits, images = map(int, counts)
     if not images:
         raise ValueError("there is no batch to judge by; give one at least")
     return Score(share_of_hits(hits, images, labels), total_loss / images, images)

@@ -41,6 +41,7 @@ from qtool.reports.predictions import Prediction
 from qtool.reports.results import Conversion, StraightThrough, Summary
 from qtool.runs.access import Access
 from qtool.runs.build import load_checked
+from qtool.runs.deal import refuse_differing, refuse_indivisible
 from qtool.runs.export import Exporter, onnx_of
 from qtool.runs.folder import CONVERT, RunFolder, only_writer_of, report_beside
 from qtool.runs.machine import pick_device, processor_name
@@ -49,6 +50,8 @@ from qtool.runs.sources import integer_of, place_of_integer, quantized_from
 from qtool.runs.train import train_run
 from qtool.stopping import held_back
 from qtool.straight_through.run import convert_run
+from qtool.world.forming import formed, own_device
+from qtool.world.launched import launched
 
 
 def train(
@@ -64,10 +67,17 @@ def train(
 ) -> Summary:
     """Recipe -> data, model -> fake quantizers -> training -> checkpoint, all by `train_run`."""
     folder = RunFolder(run_dir or Path("runs") / recipe_path.stem)
-    access = Access.of(data_root, assignments, run_code=run_code).to_recipe(recipe_path)
-    recipe = load_checked(recipe_path, access=access, code=access.code_of(recipe_path, folder))
-    run = Run(folder, recipe, pick_device(device), access.taken(recipe))
-    return train_run(run, resume=resume, profile=profile)
+    with formed(device) as world:
+        with world.together():
+            place = pick_device(own_device(device))
+            access = Access.of(data_root, assignments, run_code=run_code).to_recipe(recipe_path)
+            code = access.code_of(recipe_path, folder)
+            recipe = load_checked(recipe_path, access=access, code=code)
+            refuse_indivisible(recipe, world, str(recipe_path))
+        refuse_differing(recipe, world)
+        resume = resume or launched().restarts > 0  # torchrun has started all processes again
+        run = Run(folder, recipe, place, access.taken(recipe), world)
+        return train_run(run, resume=resume, profile=profile)
 
 
 def convert(

@@ -81,6 +81,11 @@ def held_back() -> Iterator[None]:
         raise Stopped(_asked.first or signal.SIGTERM)
 
 
+def waiting() -> int:
+    """Return the signal that waits for the end of a block of `held_back`, 0 where none does."""
+    return (_asked.first or 0) if _asked.waiting else 0
+
+
 @contextmanager
 def heeding_signals() -> Iterator[None]:
     """Heed signals inside as this module says; those that are ignored already stay so.

@@ -61,6 +61,7 @@ PLANTED = {
         ("prediction/classifier", "import torch", "torch"),
         ("prediction/onnx_file", "import torch", "torch"),
         ("prediction/predict", "from torchvision import transforms", "torchvision"),
+        ("world/launched", "import torch", "torch"),
     ],
     GRAPH: [
         ("graph/recording", "from qtool import errors", "qtool.errors"),

@@ -28,6 +28,7 @@ from qtool.cli.options import (
 from qtool.cli.use import bench, predict
 from qtool.errors import QtoolError
 from qtool.stopping import heeding_signals
+from qtool.world.launched import launched, refuse_several
 
 ALL_TARGETS = "all"
 
@@ -43,12 +44,15 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001 Typer calls it with the
 
 @app.callback()
 def _root(
+    context: typer.Context,
     *,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show version.")
     ] = False,
 ) -> None:
     """Train, convert, compare and export low-bit vision networks."""
+    if context.invoked_subcommand != "train":
+        refuse_several(str(context.invoked_subcommand))
 
 
 @app.command()
@@ -88,7 +92,8 @@ def train(
         data_root=data_root,
         run_code=run_code,
     )
-    present(result, as_json=as_json)
+    if launched().first:
+        present(result, as_json=as_json)
 
 
 @app.command()
@@ -290,5 +295,6 @@ def main(argv: list[str] | None = None) -> None:
     except QtoolError as error:
         from qtool.console import printable
 
-        typer.secho(printable(f"error: {error}"), fg=typer.colors.RED, err=True)
+        if not error.told:
+            typer.secho(printable(f"error: {error}"), fg=typer.colors.RED, err=True)
         sys.exit(error.exit_code)

@@ -11,6 +11,7 @@ from typer.models import OptionInfo
 
 from qtool.errors import PredictionError
 from qtool.stopping import Stopped
+from qtool.world.launched import launched
 
 if TYPE_CHECKING:
     from qtool.reports.predictions import Prediction
@@ -206,10 +207,12 @@ def interruptible(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except Stopped as stopped:
-            typer.secho(f"ended by {stopped}", fg=typer.colors.RED, err=True)
+            if launched().first:
+                typer.secho(f"ended by {stopped}", fg=typer.colors.RED, err=True)
             raise typer.Exit(stopped.exit_code) from None
         except KeyboardInterrupt:
-            typer.secho("interrupted", fg=typer.colors.RED, err=True)
+            if launched().first:
+                typer.secho("interrupted", fg=typer.colors.RED, err=True)
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapped

@@ -33,6 +33,13 @@ class Batches(Protocol):
         """
         ...
 
+    def part(self, rank: int, size: int) -> "Batches":
+        """Return the same batches with rows rank, rank + size, ... of each alone.
+
+        What happens to an image stays as it is; the last batch may leave nothing for some ranks.
+        """
+        ...
+
 
 class Repeated:
     """Batches of several passes over a set, one after the other, as one epoch."""
@@ -56,6 +63,10 @@ class Repeated:
         for number in range(epoch * self._passes + whole, (epoch + 1) * self._passes):
             yield from self._one_pass.batches(number, start)
             start = 0
+
+    def part(self, rank: int, size: int) -> "Repeated":
+        """Return the same batches with rows rank, rank + size, ... of each alone."""
+        return Repeated(self._one_pass.part(rank, size), self._passes)
 
 
 def batch_sizes(samples: int, batch_size: int, *, drop_last: bool) -> list[int]:

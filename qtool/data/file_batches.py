@@ -8,6 +8,7 @@ set is judged, so that its first batches are ready or under way when it begins.
 import multiprocessing
 import os
 from collections.abc import Iterator
+from copy import copy
 from itertools import count
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -76,6 +77,17 @@ class FileBatches:
         self._stream: Iterator[tuple[Tensor, Tensor] | str] = iter(())
         self._ready: int | None = None  # the epoch whose first batch the stream gives next
 
+    def part(self, rank: int, size: int) -> "FileBatches":
+        """Return the same batches with rows rank, rank + size, ... of each alone.
+
+        They have readers of their own, and those of the whole are let go.
+        """
+        made = copy(self)
+        made._plan = self._plan.part(rank, size)
+        made._stream, made._ready, made._loader = iter(()), None, made._new_loader()
+        self._stream, self._ready, self._loader = iter(()), None, self._new_loader()
+        return made
+
     @property
     def samples(self) -> int:
         """Number of images in the set."""
@@ -141,13 +153,20 @@ class _Plan:
         self._sizes = sizes
         self._training = training
         self._seed = seed
+        self._rows = slice(None)  # of each batch
+
+    def part(self, rank: int, size: int) -> "_Plan":
+        """Return a plan of rows rank, rank + size, ... of each batch."""
+        made = copy(self)
+        made._rows = slice(rank, None, size)
+        return made
 
     def __iter__(self) -> Iterator[Work]:
         start = self.first_batch
         for epoch in count(self.first_epoch) if self._training else [self.first_epoch]:
             order = self._order(epoch)[: sum(self._sizes)]
             for indices in order.split(self._sizes)[start:]:
-                yield epoch, [self._file(index) for index in indices.tolist()]
+                yield epoch, [self._file(index) for index in indices[self._rows].tolist()]
             start = 0
 
     def _order(self, epoch: int) -> Tensor:
@@ -181,7 +200,9 @@ class _ImageBatchReader(Dataset[tuple[Tensor, Tensor] | str]):
                 images[place] = self._read(epoch, index, path)
         except DataError as error:
             return str(error)
-        return torch.from_numpy(images), torch.tensor([label for *_, label in files])
+        return torch.from_numpy(images), torch.tensor(
+            [label for *_, label in files], dtype=torch.int64
+        )
 
     def _read(self, epoch: int, index: int, path: Path) -> np.ndarray:
         size = self._image_size

@@ -1,6 +1,7 @@
 """Batches of a data set that fits in memory: images wait on the device, and are varied there."""
 
 from collections.abc import Iterator
+from copy import copy
 from itertools import accumulate, pairwise
 
 import torch
@@ -57,6 +58,13 @@ class TensorBatches:
         self._labels = split.labels.to(device)
         self._images = _resize_all(split.images.to(device), image_size)
         self._sizes = batch_sizes(len(split), batch_size, drop_last=training)
+        self._rows = slice(None)  # of each batch
+
+    def part(self, rank: int, size: int) -> "TensorBatches":
+        """Return the same batches with rows rank, rank + size, ... of each alone."""
+        made = copy(self)  # images and labels are shared
+        made._rows = slice(rank, None, size)
+        return made
 
     @property
     def samples(self) -> int:
@@ -76,7 +84,7 @@ class TensorBatches:
         if not self._training:
             ends = list(accumulate(self._sizes, initial=0))
             for first, last in list(pairwise(ends))[start:]:
-                span = slice(first, last)
+                span = slice(first + (self._rows.start or 0), last, self._rows.step)
                 yield self._normalize(self._resized(self._images[span])), self._labels[span]
             return
         # All numbers are drawn on the CPU, so that every device sees the same order, and at once,
@@ -89,6 +97,7 @@ class TensorBatches:
         for chosen, shift, mirrored in zip(*parts, strict=True):
             if len(chosen) < self._sizes[0]:
                 return
+            chosen, shift, mirrored = (d[self._rows] for d in (chosen, shift, mirrored))
             images = self._resized(self._images[chosen])
             if self._crop_padding or self._flip:
                 images = _shift_and_mirror(images, shift, mirrored, self._crop_padding)

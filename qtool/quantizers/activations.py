@@ -12,8 +12,11 @@ from qtool.quantizers.door.finite import refuse_bad_values
 from qtool.quantizers.door.given import refuse_useless_scale
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.observers import Observer
+from qtool.quantizers.scale_gradient import Backward
 from qtool.quantizers.state import QuantizerState
 from qtool.settings.tensors import ActivationQuantization
+from qtool.world.passes import Share, this_pass
+from qtool.world.world import ALONE, World
 
 # the share of the error so far that a grid must stay below: full of unsigned's, and so on
 BETTER: dict[Kind, float] = {"full": 0.9, "mid_rise": 0.9, "asymmetric": 0.5}
@@ -123,10 +126,12 @@ class ActivationQuantizer(FakeQuantize):
                 self.observer.watch(x, self.observed, member)
             return x
         if not self.ready:
-            self.observer.watch(x, self.observed, member)
+            world = this_pass().world if self.training else ALONE
+            self.observer.watch(world.all_rows(x), self.observed, member)
             if self.waits(member):
                 return x
             self.settle()
+            self._agree(world)
         elif self.follows and self.training and self.observer.looks_now():
             self.observer.follow(x.detach(), self.observed, rectify=rectify, top=top)
             self._fit(self.observed.unsqueeze(0))
@@ -136,6 +141,23 @@ class ActivationQuantizer(FakeQuantize):
             return self.round_to_grid(x, self.offset)
         top = top if self._may_exceed else None
         return self.round_to_grid(x, bounds=self.clipped_bounds(top), top=top)
+
+    def take_share(self, share: Share) -> None:
+        """Note which part of a batch the passes see that come now."""
+        self.share = self.observer.share = share
+
+    def _backward(self, values: int, top: float | None = None) -> Backward:
+        return super()._backward(values * self.share.batch // self.share.rows, top)
+
+    def _agree(self, world: World) -> None:
+        """Take over what the first process has made of the same values, to the last bit."""
+        if world.size == 1 or self.grid is None:
+            return
+        kinds = [grid.kind for grid in self.grids]
+        chosen = self.scale.new_tensor(float(kinds.index(self.grid.kind)))
+        tensors = [self.scale, self.zero_point, self.observed, chosen]
+        world.copy_from_first(tensors if self.offset is None else [*tensors, self.offset])
+        self.grid = self.grids[int(chosen)]
 
     def waits(self, member: str) -> bool:
         """Tell, of a range that is not set yet, whether values of other members are to come."""

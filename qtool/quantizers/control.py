@@ -12,6 +12,7 @@ from qtool.quantizers.door.deployed import Prepared
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.steps import Members, modules_of
+from qtool.world.passes import this_pass
 
 
 def set_progress(model: nn.Module, progress: float) -> None:
@@ -33,7 +34,7 @@ def begin_step(model: nn.Module) -> None:
     modules = modules_of(model)
     for module in modules:
         if isinstance(state := vars(module).get(ATTRIBUTE), Prepared):
-            state.steps.by_hand = True
+            state.steps.by_hand, state.steps.share = True, this_pass().share
     Members.among(modules).begin_step()
 
 

@@ -36,6 +36,7 @@ from qtool.settings.user_estimators import (
     load_by_absolute_paths,
     no_gradient,
 )
+from qtool.world.passes import EVERYTHING, Share
 
 FLOOR = to_float32(SMALLEST_SCALE)
 
@@ -56,6 +57,7 @@ class FakeQuantize(Part):
         ahead: what is due once per training step is done before the forward pass, not in it.
         overwritten: the model computes in place with what was rounded, as `y += x` does.
         unkept: none of those who read what was rounded keeps it for its own backward pass.
+        share: which part of a batch the passes see that are made now.
     """
 
     maker = "qtool.prepare"
@@ -66,6 +68,7 @@ class FakeQuantize(Part):
     place: str = ""
     overwritten: bool = False
     unkept: bool = False
+    share: Share = EVERYTHING
 
     def __init__(
         self, settings: WeightQuantization | ActivationQuantization, grid: IntegerGrid | None
@@ -247,11 +250,10 @@ class FakeQuantize(Part):
 
     def _backward(self, values: int, top: float | None = None) -> Backward:
         """Return how gradients come back where `values` elements share a scale."""
-        grid = self.known_grid
-        compiles = self.compiles and not self.moving  # a kernel holds its numbers
+        grid, compiles = self.known_grid, self.compiles and not self.moving  # kernels hold numbers
         ends = None if top is None or not self.learns else (top, float(grid.qmax))
         if self.facts.learns == "clip":
-            rule, decay = "clip", self.settings.range_value("l2", 0.0)
+            rule, decay = "clip", self.settings.range_value("l2", 0.0) / self.share.passes
             factor = (grid.qmax - grid.offset) ** -2
         else:
             rule, decay = self.settings.scale_gradient, 0.0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qtool.quantizers.moved import in_backward
 from qtool.quantizers.samples import SAMPLE, Sample
+from qtool.world.passes import EVERYTHING, Share, this_pass
 
 
 class Observer:
@@ -25,7 +26,10 @@ class Observer:
         looks: whether the values of this training step are taken into the average.
         ahead: that is decided before the forward pass, not in it.
         shared: several values have this range, so that a batch's extremes are those of all.
+        share: which part of a batch a pass sees: its extremes are those of all parts.
     """
+
+    share: Share = EVERYTHING
 
     def __init__(self, *, follows: bool, decay: float, every: int) -> None:
         self.follows, self.decay, self.every = follows, decay, every
@@ -84,7 +88,7 @@ class Observer:
         """Decide, before a training step's forward pass, whether to look at its values."""
         self.ahead = True
         self._count_step()
-        if self.looks and self.shared:
+        if self.looks and self._in_parts:
             self._begin_batch(average)
 
     def looks_now(self) -> bool:
@@ -107,10 +111,17 @@ class Observer:
         extremes = _extremes(x).float()
         extremes = extremes.clamp_(min=0, max=top) if rectify else extremes
         weight = 1 - self.decay**self.every
-        if self.shared and self.ahead:
+        if self.share.processes > 1:
+            extremes = this_pass().world.widest(extremes)
+        if self._in_parts and self.ahead:
             self._take_in(extremes, average, weight)
         else:
             average.lerp_(extremes, weight)
+
+    @property
+    def _in_parts(self) -> bool:
+        """Tell whether a batch is seen in several parts, one after the other."""
+        return self.shared or self.share.passes > 1
 
     def _begin_batch(self, average: Tensor) -> None:
         """Keep the average from before a batch, of which nothing was seen yet."""

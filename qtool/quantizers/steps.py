@@ -26,6 +26,7 @@ from qtool.quantizers.moved import (
     watch_optimizers,
 )
 from qtool.quantizers.weights import WeightQuantizer, begin_steps, seen_at
+from qtool.world.passes import Share, this_pass
 
 Parameters = dict[str, nn.Parameter | None]  # of one module
 
@@ -89,6 +90,13 @@ class Members(NamedTuple):
             ],
         )
 
+    def take_share(self, share: Share) -> None:
+        """Tell quantizers which part of a batch the passes see that come now."""
+        for quantizer, _ in self.weights:
+            quantizer.share = share
+        for quantizer in self.inputs:
+            quantizer.take_share(share)
+
     def keep_still(self, *, ahead: bool) -> None:
         """Tell quantizers whether what is due once per step is done; none looks at its values."""
         for quantizer, _ in self.weights:
@@ -100,6 +108,7 @@ class Members(NamedTuple):
     @torch.no_grad()
     def begin_step(self) -> None:
         """Do what is due once per step, so that forward passes have no more to do for it."""
+        self.take_share(this_pass().share)
         scales: list[Tensor] = []
         for quantizer, weight in self.weights:
             quantizer.ahead, quantizer.seen = True, seen_at(weight)
@@ -126,6 +135,7 @@ class Steps(WatchesOptimizers):
         by_hand: the user calls `begin_step`, and that alone begins steps from then on.
         checkpointed: the whole model is run again in the backward pass, and without gradients
             before: that pass is one of training, too.
+        share: which part of a batch quantizers were told that passes see; None before that.
     """
 
     def __init__(self) -> None:
@@ -134,6 +144,7 @@ class Steps(WatchesOptimizers):
         self._place: Place | None = None
         self._own: set[int] = set()
         self._moved = True
+        self.share: Share | None = None
 
     def __getstate__(self) -> dict[str, object]:
         """Return nothing: a copy has parameters of its own, and its first pass begins a step."""
@@ -157,6 +168,8 @@ class Steps(WatchesOptimizers):
 
     def before(self, model: nn.Module, args: object) -> None:
         """Begin a step where this pass is the first since the parameters moved."""
+        if not torch.compiler.is_compiling() and this_pass().share != self.share:
+            self._take_share(model)
         if (torch.is_grad_enabled() or self.checkpointed) and not self.by_hand:
             self._begin_pass(model)
 
@@ -170,6 +183,12 @@ class Steps(WatchesOptimizers):
         if not self._moved:
             groups = (map(id, group["params"]) for group in optimizer.param_groups)
             self._moved = not all(self._own.isdisjoint(group) for group in groups)
+
+    def _take_share(self, model: nn.Module) -> None:
+        """Tell quantizers which part of a batch this pass sees, unless it makes one over again."""
+        if not in_backward():
+            self.share = this_pass().share
+            Members.of(model).take_share(self.share)
 
     @_disable_dynamo
     def _begin_pass(self, model: nn.Module) -> None:

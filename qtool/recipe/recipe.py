@@ -118,7 +118,7 @@ class Data(_NamedSection):
     """A data set by its name, such as digits or image_folder."""
 
     batch_size: int = Field(default=64, ge=1)
-    """Images in a training step."""
+    """Images in a training step, of all processes that train together."""
 
     image_size: int | None = Field(default=None, ge=4, le=2048)
     """Height and width in pixels that images are resized to; default: the data set's own."""
@@ -185,6 +185,12 @@ class Training(Section):
     checkpoint_every: int = Field(default=1, ge=1)
     """Epochs between checkpoints; the last epoch always has one."""
 
+    sync_batch_norm: bool = False
+    """Where several processes train together, batch norms see the images of all of them."""
+
+    gradient_accumulation: int = Field(default=1, ge=1, le=100_000)
+    """Passes whose gradients are added up for a step, each on so many shares of the batch."""
+
     @field_validator("learning_rate", mode="before")
     @classmethod
     def _number_is_constant(cls, value: object) -> object:
@@ -226,6 +232,10 @@ class Recipe(Section):
         given = "model.weights: none" if model.weights != "none" else ""
         if model.start != "random" and (why := self._why_no_student() or given):
             found.append(("model.start", f"{model.start} takes {why}"))
+        shares = training.gradient_accumulation
+        if self.data.batch_size % shares:
+            why = f"{self.data.batch_size} is not divisible by training.gradient_accumulation"
+            found.append(("data.batch_size", f"{why}; choose a multiple of {shares}"))
         why = self.why_no_closed_form()
         if not (why or self.closed_form):
             why = f"an estimator of activations among {', '.join(CLOSED_FORMS)}"

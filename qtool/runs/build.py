@@ -20,25 +20,26 @@ from qtool.models.two_layers import begin_near_spurious_minimum
 from qtool.models.vision import Built, build_model, input_channels
 from qtool.problems import report
 from qtool.quantizers.calibrate import calibrate
-from qtool.quantizers.control import blend_alphas, compile_kernels, make_traceable
+from qtool.quantizers.control import blend_alphas, compile_kernels
 from qtool.quantizers.door.entry import refuse_if_nothing_is_chosen
 from qtool.quantizers.layer import layout_of
 from qtool.quantizers.layers import plain_type
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.recipe.recipe import Recipe
 from qtool.runs.access import OWN, Access
+from qtool.runs.deal import deal
+from qtool.runs.stepping import fast_step, population_of
 from qtool.settings.choices import rate_schedule
 from qtool.settings.quantization import Quantization
 from qtool.settings.user_code import UserCode
 from qtool.training.batch_norm import reestimate_batch_norm
-from qtool.training.captured import CapturedStep
-from qtool.training.compiled import compiled_forward
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES, Loss
-from qtool.training.optimizers import OPTIMIZERS, make_capturable, parameter_groups
-from qtool.training.population import Population
+from qtool.training.optimizers import OPTIMIZERS, parameter_groups
 from qtool.training.profile import StepProfile
-from qtool.training.step import TakeStep, TrainingStep
+from qtool.training.random_numbers import OwnRandomNumbers
+from qtool.training.synced_norms import sync_norms
+from qtool.world.world import ALONE, World
 
 AFTER_A_BLEND = 100  # training batches for batch norm statistics, unless the recipe says otherwise
 
@@ -251,11 +252,22 @@ def make_loss(recipe: Recipe) -> Loss:
 
 
 def make_trainer(
-    recipe: Recipe, model: nn.Module, loaders: Loaders, device: torch.device
+    recipe: Recipe,
+    model: nn.Module,
+    loaders: Loaders,
+    device: torch.device,
+    world: World = ALONE,
 ) -> Trainer:
-    """Return what trains the model, at its very beginning; `equip` gives it its step."""
+    """Return what trains the model, at its very beginning; `equip` gives it its step.
+
+    Raises:
+        InputError: If several processes cannot train it as the recipe says.
+    """
     training = recipe.training
     on_cuda = device.type == "cuda"
+    dealt = deal(recipe, loaders, device, world)
+    if training.sync_batch_norm and world.size > 1:
+        sync_norms(model)
     compile_kernels(model, wanted=training.compile and not on_cuda)
     if training.cuda_graph and not on_cuda:
         say("note: going on without training.cuda_graph, which is for CUDA devices")
@@ -263,8 +275,8 @@ def make_trainer(
     optimizer = OPTIMIZERS.build(training.optimizer.name, **training.optimizer.params)
     return Trainer(
         model=model,
-        train=loaders.train,
-        validation=loaders.validation,
+        train=dealt.train,
+        validation=dealt.validation,
         loss=make_loss(recipe),
         optimizer=optimizer(parameter_groups(model), rate(0.0)),
         learning_rate=rate,
@@ -272,6 +284,9 @@ def make_trainer(
         precision=getattr(torch, training.precision),
         epochs=training.epochs,
         history=[],
+        world=world,
+        batch=dealt.rows,
+        shares=training.gradient_accumulation,
     )
 
 
@@ -288,29 +303,10 @@ def equip(
         trainer.step = step
         trainer.join(profile)
     elif trainer.device.type == "cuda":
-        trainer.step = _fast_step(step, recipe, trainer.device)
-    population = _population(recipe, trainer.model, loaders)
+        trainer.step = fast_step(step, recipe, trainer.device)
+    if trainer.world.size > 1:
+        trainer.join(OwnRandomNumbers(recipe.seed, trainer.world.rank))
+    population = population_of(recipe, trainer.model, loaders)
     if population is not None:
         trainer.step = population.around(trainer.step or step, trainer.optimizer)
         trainer.join(population)
-
-
-def _fast_step(step: TrainingStep, recipe: Recipe, device: torch.device) -> TakeStep:
-    """Return the step with its model compiled, its kernels captured, as far as the recipe says."""
-    if recipe.training.compile:
-        step.forward = compiled_forward(step.model)
-    if not recipe.training.cuda_graph:
-        return step
-    make_traceable(step.model)
-    make_capturable(step.optimizer, device)
-    return CapturedStep(step)
-
-
-def _population(recipe: Recipe, model: nn.Module, loaders: Loaders) -> Population | None:
-    """Return what knows the population loss of the model, where there are closed forms of it."""
-    if recipe.why_no_closed_form():
-        return None
-    assert loaders.teacher is not None
-    v, w = model.get_parameter("second.weight"), model.get_parameter("first.weight")
-    takes_over = recipe.training.gradient == "population"
-    return Population(v, w, *loaders.teacher, recipe.closed_form if takes_over else None)

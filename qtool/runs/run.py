@@ -24,18 +24,25 @@ from qtool.runs.sound import checkpoint_to_go_on_from
 from qtool.settings.user_code import NO_CODE, UserCode
 from qtool.training.loop import Trainer
 from qtool.training.position import go_to
+from qtool.world.world import ALONE, World
 
+CPU = torch.device("cpu")
 NOT_OF_THIS_RUN = "damaged, or of another run"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a folder's recipe and checkpoint make, on a device, with what they may reach."""
+    """What a folder's recipe and checkpoint make, on a device, with what they may reach.
+
+    Attributes:
+        world: processes that train it together.
+    """
 
     folder: RunFolder
     recipe: Recipe
     device: torch.device
     access: Access = OWN
+    world: World = ALONE
 
     @classmethod
     def open(
@@ -74,12 +81,17 @@ class Run:
         Raises:
             InputError: If both are damaged, or of another run.
         """
+        state = self.world.from_first(self._newest)
+        if state is not None:
+            vars(self)["checkpoint"] = state
+        return state is not None
+
+    def _newest(self) -> Checkpoint | None:
+        """Return the newest checkpoint that is sound, None where there is none yet."""
         path, note = checkpoint_to_go_on_from(self.folder)
         if note:
             warn(note)
-        if path is not None:
-            vars(self)["checkpoint"] = self._loaded(path)
-        return path is not None
+        return None if path is None else self._loaded(path)
 
     def _loaded(self, path: Path) -> Checkpoint:
         """Return a checkpoint whose history is that of the recipe and of metrics.jsonl.
@@ -87,7 +99,8 @@ class Run:
         Raises:
             InputError: If it is missing, damaged or of another run.
         """
-        state = checkpoint.load(path, self.device)
+        # other processes, which are sent it, have devices of their own
+        state = checkpoint.load(path, self.device if self.world.size == 1 else CPU)
         done, epochs = len(state.history), self.recipe.training.epochs
         if done > epochs:
             raise InputError(
@@ -157,7 +170,7 @@ class Run:
         """Return what trains the checkpoint's network as a recipe has it, at its very beginning."""
         chosen = recipe or self.recipe
         model = build.prepare_network(chosen, self.network, self.data.first_images, search=False)
-        return build.make_trainer(chosen, model, self.data, self.device)
+        return build.make_trainer(chosen, model, self.data, self.device, self.world)
 
     def restore(self, trainer: Trainer) -> None:
         """Put a trainer where the checkpoint stands, random numbers included.

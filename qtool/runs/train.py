@@ -1,7 +1,8 @@
 """A run, trained: from its start or from its last checkpoint, every epoch written down."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 from torch import nn
 
@@ -24,7 +25,6 @@ from qtool.runs.begin import (
     write_environment,
 )
 from qtool.runs.changes import ChangeRecorder
-from qtool.runs.folder import RunFolder
 from qtool.runs.machine import device_name
 from qtool.runs.run import Run
 from qtool.runs.sound import checkpoint_sha256, checkpoint_to_go_on_from
@@ -35,6 +35,7 @@ from qtool.training.loop import Trainer
 from qtool.training.position import Position, position_of
 from qtool.training.profile import StepProfile
 from qtool.training.progress import say_epoch
+from qtool.training.synced_norms import plain_norms
 
 
 def train_run(
@@ -58,11 +59,17 @@ def train_run(
         InputError: If the folder holds anything else.
         TrainingError: If training cannot go on; the summary says why, too, whatever went wrong.
     """
-    finished = _finished(run, resume=resume, profile=profile)
+    world, begun = run.world, partial(_finished, run, resume=resume, profile=profile)
+    finished = world.from_first(begun)
     if finished is not None:  # and so nothing is written, where that may not even be possible
         return finished
-    with only_writer(run.folder.path):
-        finished = _finished(run, resume=resume, profile=profile)  # by another process meanwhile
+    with ExitStack() as held:
+
+        def lock() -> None:
+            held.enter_context(only_writer(run.folder.path))
+
+        world.from_first(lock)
+        finished = world.from_first(begun)  # by another process meanwhile
         if finished is not None:
             return finished
         try:
@@ -90,8 +97,9 @@ def _finished(run: Run, *, resume: bool, profile: bool) -> Summary | None:
 
 def _train(run: Run, *, with_plan: bool, profile: bool, records: bool) -> Summary:
     """Train what is left; the summary says how that ended."""
-    recipe, folder, device = run.recipe, run.folder, run.device
-    say(f"training {folder} on {device} ({device_name(device)})")
+    recipe, folder, device, world = run.recipe, run.folder, run.device, run.world
+    among = f", {world.size} processes" if world.size > 1 else ""
+    say(f"training {folder} on {device} ({device_name(device)}{among})")
     for note in recipe.quantization.notes():
         say(f"note: {note}")
     if device.type == "cpu":
@@ -101,12 +109,9 @@ def _train(run: Run, *, with_plan: bool, profile: bool, records: bool) -> Summar
     if with_plan:
         show_plan(plan(trainer.model), plan_sites(trainer.model))
     if trainer.history or trainer.tally.steps:
-        say_changed_data(folder, run.data)
-    with _failure_said(folder, trainer):
-        keep_recipe(recipe, folder, "the resolved recipe of this run")
-        write_environment(recipe, folder, device, run.data)
-        folder.weights.unlink(missing_ok=True)  # those of an earlier epoch
-        summarize(folder, "running", trainer.model, trainer.history)
+        world.from_first(partial(say_changed_data, folder, run.data))
+    with _failure_said(run, trainer):
+        world.from_first(partial(_write_beginning, run, trainer))
         if records:
             begun = trainer.tally.steps > 0
             done = len(trainer.history)
@@ -114,24 +119,45 @@ def _train(run: Run, *, with_plan: bool, profile: bool, records: bool) -> Summar
         if trainer.history and folder.integer.is_file():
             say("note: what was converted and exported of this run before is of an earlier epoch")
         _fit(run, trainer, architecture)
-        images, _ = next(iter(trainer.validation.batches(0)))
-        findings = health(trainer.model, images)
-        made_of = checkpoint_sha256(folder) or ""
-        write_weights(trainer.model, recipe, architecture, folder, made_of)
-        more = {} if measured is None else {"profile": measured.report()}
-        model, history = trainer.model, trainer.history
-        return summarize(folder, "finished", model, history, health=findings, **more)
+        plain_norms(trainer.model)
+        return world.from_first(partial(_end, run, trainer, architecture, measured))
+
+
+def _write_beginning(run: Run, trainer: Trainer) -> None:
+    """Write down what is known before the first step."""
+    keep_recipe(run.recipe, run.folder, "the resolved recipe of this run")
+    write_environment(run.recipe, run.folder, run.device, run.data)
+    run.folder.weights.unlink(missing_ok=True)  # those of an earlier epoch
+    summarize(run.folder, "running", trainer.model, trainer.history)
+
+
+def _end(
+    run: Run, trainer: Trainer, architecture: Architecture, measured: StepProfile | None
+) -> Summary:
+    """Write and return what there is to say of a run that is finished."""
+    folder, model, history = run.folder, trainer.model, trainer.history
+    images, _ = next(iter(run.data.validation.batches(0)))
+    findings = health(model, images)
+    made_of = checkpoint_sha256(folder) or ""
+    write_weights(model, run.recipe, architecture, folder, made_of)
+    more = {} if measured is None else {"profile": measured.report()}
+    return summarize(folder, "finished", model, history, health=findings, **more)
 
 
 @contextmanager
-def _failure_said(folder: RunFolder, trainer: Trainer) -> Iterator[None]:
+def _failure_said(run: Run, trainer: Trainer) -> Iterator[None]:
     """Let the summary say why training failed, where that can still be written."""
     try:
         yield
     except Exception as error:
-        why = str(error) if isinstance(error, QtoolError) else f"{type(error).__name__}: {error}"
-        with suppress(QtoolError):  # the first error is the one to hear of
-            summarize(folder, "failed", trainer.model, trainer.history, error=why)
+        failure = run.world.meant_by(error)
+        known = isinstance(failure, QtoolError)
+        why = str(failure) if known else f"{type(failure).__name__}: {failure}"
+        if run.world.first:
+            with suppress(QtoolError):  # the first error is the one to hear of
+                summarize(run.folder, "failed", trainer.model, trainer.history, error=why)
+        if failure is not error:
+            raise failure from error
         raise
 
 
@@ -149,7 +175,8 @@ def start_or_resume(run: Run, profile: StepProfile | None = None) -> tuple[Train
         architecture = built.architecture
         model = build.prepare_network(run.recipe, built.model, run.data.first_images).train()
         build.calibrate_on(model, run.recipe, run.data)
-        trainer = build.make_trainer(run.recipe, model, run.data, run.device)
+        run.world.same_everywhere(model)
+        trainer = build.make_trainer(run.recipe, model, run.data, run.device, run.world)
     build.equip(trainer, run.recipe, run.data, profile)
     return trainer, architecture
 
@@ -159,7 +186,7 @@ def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
 
     A signal that asks to stop leaves a checkpoint where it came, between two steps.
     """
-    recipe, folder = run.recipe, run.folder
+    recipe, folder, world = run.recipe, run.folder, run.world
 
     def save(inside: Position | None = None) -> None:
         state = checkpoint.take(
@@ -167,24 +194,28 @@ def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
         )
         checkpoint.save(state, folder.checkpoint)
 
-    def after_epoch(line: EpochLine) -> None:
-        if line.epoch == trainer.epochs:
-            trainer.refuse_constant()
+    def write(line: EpochLine) -> None:
         folder.write_metrics(trainer.history)
         if line.epoch % recipe.training.checkpoint_every == 0 or line.epoch == trainer.epochs:
             save()
         summarize(folder, "running", trainer.model, trainer.history)
+
+    def after_epoch(line: EpochLine) -> None:
+        if line.epoch == trainer.epochs:
+            trainer.refuse_constant()
+        world.from_first(partial(write, line))
         say_epoch(line, trainer.epochs)
 
     def finish(model: nn.Module) -> None:
         build.reestimate_batch_norm_on(model, recipe, run.data)
         with held_back():  # to estimate them again, with biases rounded, would give others
             round_biases(model)
+            world.same_everywhere(model)
             trainer.tally.finished = True
 
     try:
         trainer.fit(after_epoch, finish)
     except Stopped:
         if len(trainer.history) < trainer.epochs:
-            save(position_of(trainer))
+            world.from_first(partial(save, position_of(trainer)))
         raise

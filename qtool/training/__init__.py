@@ -4,5 +4,7 @@ loop: epochs. step, compiled, captured: one step, in three ways. population: exp
 losses, optimizers: their tables. batch_norm: statistics estimated again. profile: where the time
 goes. freed_memory: kept for the next step. progress: what is shown. watcher: who looks on.
 step_watch: what must hold at each step. failures: where it did not. lost: after each epoch.
-tally: what the epoch in progress has come to. position: where a run stands inside it.
+tally: what the epoch in progress has come to. position: where a run stands inside it. replicas:
+one model in several processes; synced_norms, random_numbers: its batch norms, and what is random
+in each.
 """

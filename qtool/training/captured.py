@@ -10,7 +10,6 @@ from torch import Tensor
 
 from qtool.errors import TrainingError
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.control import begin_step
 from qtool.training.step import TrainingStep
 
 WARM_UP = 3  # steps that allocate what a graph cannot: states of the optimizer, workspaces
@@ -37,7 +36,7 @@ class CapturedStep:
         Raises:
             TrainingError: If the step holds something that cannot be captured.
         """
-        begin_step(self.step.model)
+        self.step.begin(len(images))
         kind = self._kind_of(images)
         seen = self._seen[kind] = self._seen.get(kind, 0) + 1
         if seen <= WARM_UP:

@@ -14,12 +14,17 @@ from qtool.quantizers.layers import QuantLayer
 from qtool.settings.user_estimators import is_users
 from qtool.training.losses import Loss
 from qtool.training.step_watch import StepError
+from qtool.world.world import ALONE, World
 
 SLOWER = "Lower training.learning_rate.start, or start from trained weights"
 
 
 def failed_step(
-    model: nn.Module, batch: tuple[Tensor, Tensor], error: StepError, when: str
+    model: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    error: StepError,
+    when: str,
+    world: World = ALONE,
 ) -> TrainingError:
     """Return the error that says what failed at a step, where, and what to do.
 
@@ -28,9 +33,11 @@ def failed_step(
         batch: images and labels of the step, or of one after it.
         error: what was seen of loss or gradients.
         when: such as "in epoch 1, step 3".
+        world: processes that have seen the same, each with a batch of its own.
     """
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    place, advice = first_bad_layer(model, *batch), SLOWER
+    found = world.told(first_bad_layer(model, *batch) if len(batch[0]) else "")
+    place, advice = next(filter(None, found), ""), SLOWER
     if not place:  # every number of the forward pass is finite
         growth = largest_growth(model, batch[0]), SLOWER
         place, advice = last_bad_gradient(model, gradients) or growth

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.errors import TrainingError
-from qtool.evaluation import Score, evaluate
+from qtool.evaluation import Score, count_hits, evaluate
 from qtool.numerics.schedules import Schedule
 from qtool.quantizers.control import blend_alphas, set_progress, without_blends
 from qtool.quantizers.layers import take_oscillations
@@ -20,10 +20,13 @@ from qtool.training.losses import Loss
 from qtool.training.lost import Lost
 from qtool.training.optimizers import set_rate
 from qtool.training.progress import EpochBar, progress_bar
+from qtool.training.replicas import Replicas
 from qtool.training.step import TakeStep, TrainingStep
 from qtool.training.step_watch import LossError, StepError, StepWatch, loss_problem
 from qtool.training.tally import Measures, Tally
 from qtool.training.watcher import Batch, Watcher, WatcherState
+from qtool.world.group import Group
+from qtool.world.world import ALONE, World
 
 
 class Batches(Protocol):
@@ -55,6 +58,9 @@ class Trainer:
         lost: sees numbers and quantizers after each epoch.
         tally: of the epoch in progress; one with steps in it is gone on with.
         kept: what watchers that are to join had seen of that epoch, by their class.
+        world: processes that train together; each has some rows of each batch.
+        batch: rows that a training batch has in all of them; 0 for as many as are given.
+        shares: passes whose gradients are added up for a step.
     """
 
     model: nn.Module
@@ -73,6 +79,9 @@ class Trainer:
     lost: Lost = field(default_factory=Lost)
     tally: Tally = field(init=False)
     kept: dict[str, WatcherState] = field(default_factory=dict)
+    world: World = ALONE
+    batch: int = 0
+    shares: int = 1
 
     def __post_init__(self) -> None:
         """Begin with an epoch of which nothing is done."""
@@ -120,7 +129,8 @@ class Trainer:
                 if last and not self.tally.finished:
                     finish(self.model)
                 when = f"after epoch {epoch + 1}, step {(epoch + 1) * steps}"
-                self.lost.refuse(self.model, self.optimizer, when, last=last)
+                with self.world.together():
+                    self.lost.refuse(self.model, self.optimizer, when, last=last)
                 judged = self._validate(epoch)
                 with held_back():
                     line = EpochLine(**trained, **judged, seconds=round(self.tally.seconds, 3))
@@ -133,7 +143,10 @@ class Trainer:
     def plain_step(self) -> TrainingStep:
         """Return what takes a step as it is, neither compiled nor captured."""
         made = TrainingStep(self.model, self.loss, self.optimizer, self.precision)
-        made.watch = self.watch
+        made.watch, made.shares, made.batch = self.watch, self.shares, self.batch
+        if isinstance(self.world, Group):
+            made.world = self.world
+            made.replicas = Replicas(self.model, self.world)
         return made
 
     def refuse_constant(self) -> None:
@@ -145,7 +158,9 @@ class Trainer:
         epoch = len(self.history)
         images = next(iter(self.validation.batches(epoch - 1)))[0]
         when = f"after epoch {epoch}, step {epoch * len(self.train)}"
-        self.lost.refuse_constant(self.model, images, when)
+        self.lost.share(self.world)
+        with self.world.together():
+            self.lost.refuse_constant(self.model, images, when)
 
     def _train_epoch(self, epoch: int, bar: EpochBar, take: TakeStep) -> Measures:
         """Take the steps of an epoch that are left; return what all of them came to."""
@@ -167,7 +182,7 @@ class Trainer:
         for watcher in self.watchers:
             batches = watcher.batches(batches)
         batch: Batch | None = None
-        for batch in batches:
+        for batch in self.world.in_step(batches):
             with held_back():
                 self._take_step(epoch, batch, take)
             if self.device.type == "cpu" or tally.steps % 20 == 0:
@@ -190,7 +205,9 @@ class Trainer:
             loss, logits = take(*batch)
         except StepError as error:
             raise self._failed(error, batch, epoch, index) from None
-        self.tally.add(loss, logits, batch[1], rate)
+        labels = batch[1]
+        hits = self.world.add_up(count_hits(logits, labels))
+        self.tally.add(loss, hits, self.batch or len(labels), rate)
 
     def _line_of_training(self, epoch: int, batch: Batch) -> Measures:
         """Return what the epoch's line says of its training; `batch` is any of it.
@@ -239,7 +256,7 @@ class Trainer:
         return line
 
     def _score(self, epoch: int, loss: Loss) -> Score:
-        score = evaluate(self.model, self.validation.batches(epoch), loss)
+        score = evaluate(self.model, self.validation.batches(epoch), loss, self.world)
         if error := loss_problem(score.loss, self.watch.start):
             batch = next(iter(self.validation.batches(epoch)))
             error = LossError(f"in validation {error.what}", error.beside)
@@ -253,4 +270,5 @@ class Trainer:
         return loss_of(self.loss, logits, labels)
 
     def _failed(self, error: StepError, batch: Batch, epoch: int, step: int) -> TrainingError:
-        return failed_step(self.model, batch, error, f"in epoch {epoch + 1}, step {step + 1}")
+        when = f"in epoch {epoch + 1}, step {step + 1}"
+        return self.world.alike(failed_step(self.model, batch, error, when, self.world))

@@ -18,6 +18,7 @@ from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.training.failures import SLOWER, each_layer
+from qtool.world.world import World
 
 BEYOND = 2.0  # times the end of the grid: weights there do not come back by rounding
 
@@ -67,6 +68,14 @@ class Lost:
     def begin_validation(self) -> None:
         """Forget what was seen before."""
         self._first = self._constant = None
+
+    def share(self, world: World) -> None:
+        """Know of the logits that all processes have seen, each those of its own images."""
+        constant = self._constant is not None and bool(self._constant)
+        first = str(self._first.tolist()) if self._first is not None and constant else "several"
+        told = {word for word in world.told("" if self._constant is None else first) if word}
+        if len(told) > 1:
+            self._constant = None
 
     def refuse_constant(self, model: nn.Module, images: Tensor, when: str) -> None:
         """Check that not all the logits that were seen are the same.

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from qtool.quantizers.control import begin_step, dampening_penalty
 from qtool.training.failures import loss_of
 from qtool.training.losses import Loss
+from qtool.training.replicas import Replicas
 from qtool.training.step_watch import StepWatch
+from qtool.world.passes import WHOLE, Pass, Share, joined
+from qtool.world.world import ALONE, World
 
 TakeStep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels -> loss, logits
 
@@ -29,6 +32,10 @@ class TrainingStep:
         mark: told which phase of the step begins.
         forward: a compiled form of the model's forward pass; None takes the model.
         watch: what sees loss and gradients before the weights move.
+        shares: into how many passes the rows are divided whose gradients are added up.
+        world: processes that take the step together.
+        replicas: runs the model where there are several of them.
+        batch: rows that all of them have together; 0 where all have as many.
     """
 
     model: nn.Module
@@ -38,9 +45,15 @@ class TrainingStep:
     mark: Callable[[str], None] = measure_nothing
     forward: Callable[[Tensor], Tensor] | None = None
     watch: StepWatch = field(default_factory=StepWatch)
+    shares: int = 1
+    world: World = ALONE
+    replicas: Replicas | None = None
+    batch: int = 0
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take the step on images [B, C, H, W]; return loss [] and logits [B, classes], detached.
+
+        The loss is that of all rows of all processes, the logits are of the images given.
 
         Raises:
             FloatingPointError: Says what is wrong with the loss or the gradients, before the
@@ -48,29 +61,88 @@ class TrainingStep:
             TrainingError: If a label is none of the classes.
         """
         self.mark("forward")
-        begin_step(self.model)
+        self.begin(len(images))
         return self.run(images, labels)
+
+    def begin(self, rows: int) -> None:
+        """Do what is due once per step, before any of its passes."""
+        with joined(self._pass_of(-(-rows // self.shares))):
+            begin_step(self.model)
 
     def run(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Do what `__call__` does, after what is due once per step: tensor arithmetic alone."""
-        with self._autocast(images.device):
-            logits = (self.forward or self.model)(images)
-        loss = loss_of(self.loss, logits.float(), labels)
-        penalty = dampening_penalty(self.model)
-        self.watch.see_loss(loss, penalty)
-        self.mark("optimizer")
-        self.optimizer.zero_grad(set_to_none=True)
-        self.mark("backward")
-        total = loss if penalty is None else loss + penalty
-        if total.requires_grad:  # not where all weights were blended, and their blend is done
-            total.backward()
+        if self.shares == 1 and self.replicas is None:
+            loss, logits, total = self._forward(images, labels)
+            self.mark("optimizer")
+            self.optimizer.zero_grad(set_to_none=True)
+            self._backward(total)
+        else:
+            loss, logits = self._in_parts(images, labels)
         self.mark("optimizer")
         groups = self.optimizer.param_groups
         gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         self.watch.see_gradients(gradients, loss)
         self.optimizer.step()
         self.mark("rest")
+        if self.replicas is not None:
+            self.replicas.agree_on_buffers()
         return loss.detach(), logits.detach()
+
+    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss [], the logits, and the loss with what is added to it []."""
+        with self._autocast(images.device):
+            logits = (self.forward or self.model)(images)
+        loss = loss_of(self.loss, logits.float(), labels)
+        penalty = dampening_penalty(self.model)
+        self.watch.see_loss(loss, penalty)
+        return loss, logits, loss if penalty is None else loss + penalty
+
+    def _backward(self, total: Tensor) -> None:
+        self.mark("backward")
+        if total.requires_grad:  # not where all weights were blended, and their blend is done
+            total.backward()
+
+    def _in_parts(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of all rows, this process's in several passes.
+
+        Returns:
+            The loss [] of all rows, and the logits of these images.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        whole = self.batch or self.world.size * len(labels)
+        parts = list(
+            zip(images.tensor_split(self.shares), labels.tensor_split(self.shares), strict=True)
+        )
+        found: list[Tensor] = []
+        seen = torch.zeros((), device=images.device)
+        for index, (some, their) in enumerate(parts):
+            last = index == len(parts) - 1
+            keeps = nullcontext()
+            if self.replicas is not None:
+                keeps = self.replicas.kept_back(wanted=not last)
+            with joined(self._pass_of(len(some))), keeps:
+                self.mark("forward")
+                with self._autocast(images.device):
+                    logits = (self.replicas or self.forward or self.model)(some)
+                loss = loss_of(self.loss, logits.float(), their)
+                seen += loss.detach() * len(their)
+                found.append(logits.detach())
+                penalty = dampening_penalty(self.model) if last else None
+                if last:
+                    seen = self.world.add_up(seen) / whole
+                    self.watch.see_loss(seen, penalty)
+                # the mean of processes' gradients is that of the mean loss of all rows
+                share = len(their) * self.world.size / whole
+                total = loss if share == 1 else loss * share
+                self._backward(total if penalty is None else total + penalty)
+        return seen, torch.cat(found)
+
+    def _pass_of(self, rows: int) -> Pass:
+        """Return which part of the batch a pass on so many rows is."""
+        if self.shares == 1 and self.world.size == 1:
+            return WHOLE
+        whole = self.batch or self.world.size * self.shares * rows
+        return Pass(self.world, Share(whole, rows, self.shares, self.world.size))
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         if self.precision == torch.float32:

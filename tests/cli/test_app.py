@@ -203,6 +203,8 @@ def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) ->
         "qtool.cli.use",
         "qtool.errors",
         "qtool.stopping",
+        "qtool.world",
+        "qtool.world.launched",
     }
 
 

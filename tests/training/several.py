@@ -1,0 +1,61 @@
+"""Several processes that train one network, for tests: forked from one that has torch loaded."""
+
+import multiprocessing
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from qtool.world.group import Group
+from qtool.world.world import ALONE, World
+
+PRELOADED = ["tests.training.several", "tests.kit", "qtool.training.loop", "qtool.runs.build"]
+
+
+def in_processes(
+    task: Callable[..., Any], size: int, folder: Path, *args: object, threads: int = 1
+) -> list[Any]:
+    """Return what `task(world, *args)` returns in each of `size` processes, by rank."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    queue = context.SimpleQueue()
+    store = folder / f"store_{len(list(folder.iterdir()))}"
+    around = (queue, store, threads, task, args)
+    started = [context.Process(target=_run, args=(rank, size, *around)) for rank in range(size)]
+    for process in started:
+        process.start()
+    found = dict(pickle.loads(queue.get()) for _ in started)
+    for process in started:
+        process.join()
+    failed = [value for value in found.values() if isinstance(value, Exception)]
+    if failed:
+        raise failed[0]
+    return [found[rank] for rank in range(size)]
+
+
+def _run(
+    rank: int,
+    size: int,
+    queue: Any,
+    store: Path,
+    threads: int,
+    task: Callable[..., Any],
+    args: tuple[object, ...],
+) -> None:
+    torch.set_num_threads(threads)
+    world: World = ALONE
+    try:
+        if size > 1:
+            method = f"file://{store}"
+            dist.init_process_group("gloo", init_method=method, rank=rank, world_size=size)
+            world = Group()
+        queue.put(pickle.dumps((rank, task(world, *args))))  # tensors by value
+    except Exception as error:
+        why = RuntimeError(f"process {rank}: {type(error).__name__}: {error}")
+        queue.put(pickle.dumps((rank, why)))
+    finally:
+        if size > 1:
+            dist.destroy_process_group()
