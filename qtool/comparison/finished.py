@@ -114,6 +114,9 @@ def _onnx_arm(path: Path, access: Access) -> Arm:
     if "recipe" in said:
         recipe = check(Recipe, said["recipe"], f"{path}, its recipe")
         data = build.make_data(recipe, torch.device("cpu"), access, source=str(path))
+        if "architecture" in said:
+            with intact(path, "what qtool wrote into it is damaged"):
+                build.refuse_other_data(data, said["architecture"], str(path))
         runtime = TARGETS[MEASURED_IN]().runtime
         one, shown = data.first_images[:1], data.validation.batches(0)
         if takes_pictures(model):

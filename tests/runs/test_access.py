@@ -152,8 +152,9 @@ def test_only_data_of_a_run_are_given_anew(theirs: Path) -> None:
 
 def test_data_of_other_classes_are_refused(theirs: Path) -> None:
     write_arrays(theirs.parent / "other" / "a.npz", classes=5)
-    message = refused(theirs.parent, "convert", "run", "--data-root", "other")
-    assert "its network was made for 3 classes, and the data have 5" in message
+    for command in (["convert", "run"], ["compare", "runs", "run/model.onnx"]):
+        message = refused(theirs.parent, *command, "--data-root", "other")
+        assert "its network was made for 3 classes, and the data have 5" in message
 
 
 def with_recipe(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
