@@ -22,6 +22,7 @@ SCALE = "SCALE_TENSOR"
 ZERO_POINT = "ZERO_POINT_TENSOR"
 DATATYPE = "finn_datatype"
 METADATA = "qtool"
+WIDEST = 64  # bits of an integer type; a name can say any number
 NAMED = {"BIPOLAR": (-1, 1), "TERNARY": (-1, 1), "BINARY": (0, 1)}
 
 
@@ -59,8 +60,8 @@ def range_of_datatype(name: str) -> tuple[int, int] | None:
     """Return the smallest and the largest integer of a `finn_datatype`; None for no integers."""
     if name in NAMED:
         return NAMED[name]
-    found = re.fullmatch(r"(U?)INT(\d+)", name)
-    if found is None:
+    found = re.fullmatch(r"(U?)INT([1-9][0-9]?)", name)
+    if found is None or int(found[2]) > WIDEST:
         return None
     bits = int(found[2])
     return (0, 2**bits - 1) if found[1] else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
