@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from qtool.evaluation import evaluate
+from qtool.integer.converted import converted_state
 from qtool.integer.format import READABLE, read_metadata
 from qtool.runs.build import make_loss
 from qtool.runs.sources import Integer
@@ -32,7 +33,7 @@ def test_an_integer_model_is_as_accurate_as_it_was(path: Path) -> None:
     opened = Integer.open(path)
     found = evaluate(opened.model, opened.data.validation.batches(0), make_loss(opened.recipe))
     assert found.accuracy == said["validation_accuracy_after"]
-    assert sorted(layer.name for layer in opened.model.qtool.layers) == sorted(
+    assert sorted(layer.name for layer in converted_state(opened.model).layers) == sorted(
         layer["name"] for layer in said["layers"]
     )
 
