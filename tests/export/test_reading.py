@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qtool.errors import InputError
 from qtool.export import reading
 from qtool.export.reading import read_model
+from qtool.export.writing.annotation import range_of_datatype
 
 SHAPE = numpy_helper.from_array(np.array([10**5, 10**5]), "s")
 NUMBERS = numpy_helper.from_array(np.arange(12, dtype=np.float32), "a")
@@ -123,3 +124,9 @@ def test_what_is_no_message_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(data)
     with pytest.raises(InputError, match="not an ONNX model"):
         read_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("name", ["INT9999999999", "UINT65", "INT0", "INT08", "UINT"])
+def test_no_integer_type_is_wider_than_64_bits(name: str) -> None:
+    assert range_of_datatype(name) is None
+    assert range_of_datatype("UINT64") == (0, 18446744073709551615)
