@@ -19,7 +19,16 @@ _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
-SCREEN = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Screen(Console):
+    """Standard error; once nothing can be written there any more, qtool goes on in silence."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing any more, where rich would end the process."""
+        self.quiet = True
+
+
+SCREEN = _Screen(stderr=True, highlight=False, soft_wrap=True)
 
 
 def printable(text: object) -> str:
@@ -28,6 +37,17 @@ def printable(text: object) -> str:
     Lines stay lines: messages have several.
     """
     return _CONTROL.sub("", str(text))
+
+
+@contextmanager
+def _while_there(console: Console) -> Iterator[None]:
+    """Let a terminal go away, or its disk be full; a result that cannot be shown is an error."""
+    try:
+        yield
+    except OSError:
+        if console is not SCREEN:
+            raise
+        SCREEN.quiet = True
 
 
 def say(message: str, *, on_stdout: bool = False) -> None:
@@ -56,7 +76,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 def show(made: Table, *, on_stdout: bool = False) -> None:
     """Print a table: a result on standard output, anything else on standard error."""
-    _console(on_stdout=on_stdout).print(made, markup=False)
+    console = _console(on_stdout=on_stdout)
+    with _while_there(console):
+        console.print(made, markup=False)
 
 
 @contextmanager
@@ -70,7 +92,8 @@ def say_nothing(*, when: bool) -> Iterator[None]:
 
 
 def _as_it_is(console: Console, message: str, style: str | None = None) -> None:
-    console.print(printable(message), style=style, markup=False, emoji=False, soft_wrap=True)
+    with _while_there(console):
+        console.print(printable(message), style=style, markup=False, emoji=False, soft_wrap=True)
 
 
 def _text(cell: object) -> Text:

@@ -19,6 +19,7 @@ from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, com
 from qtool.comparison.schedules import Scheduled, Window, schedule_trials
 from qtool.comparison.trials import TrainTrial, run_trials
 from qtool.conversion.to_integer import convert as to_integer
+from qtool.errors import InputError
 from qtool.export.proof.damage import refuse_damaged
 from qtool.export.repair.repaired import repaired
 from qtool.export.writing.ends import Ends
@@ -73,11 +74,15 @@ def train(
             access = Access.of(data_root, assignments, run_code=run_code).to_recipe(recipe_path)
             code = access.code_of(recipe_path, folder)
             recipe = load_checked(recipe_path, access=access, code=code)
+            if resume and not folder.path.exists():
+                raise InputError(
+                    f"{folder}: no such folder; leave out --resume to begin the run there"
+                )
             refuse_indivisible(recipe, world, str(recipe_path))
         refuse_differing(recipe, world)
         resume = resume or launched().restarts > 0  # torchrun has started all processes again
         run = Run(folder, recipe, place, access.taken(recipe), world)
-        return train_run(run, resume=resume, profile=profile)
+        return train_run(run, resume=resume, profile=profile, longer=resume)
 
 
 def convert(

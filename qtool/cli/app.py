@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs, so that `--help` and usage errors are quick.
 """
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ from qtool.cli.options import (
     batch_size,
     interruptible,
     present,
+    tell,
 )
 from qtool.cli.use import bench, predict
 from qtool.errors import QtoolError
@@ -31,6 +33,8 @@ from qtool.stopping import heeding_signals
 from qtool.world.launched import launched, refuse_several
 
 ALL_TARGETS = "all"
+
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # never qtool's mistake
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(compare_app, name="compare")
@@ -296,5 +300,13 @@ def main(argv: list[str] | None = None) -> None:
         from qtool.console import printable
 
         if not error.told:
-            typer.secho(printable(f"error: {error}"), fg=typer.colors.RED, err=True)
+            tell(printable(f"error: {error}"))
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        from qtool.console import printable
+
+        where = "" if error.filename is None else f"{error.filename}: "
+        tell(printable(f"error: {where}{error.strerror}"))
+        sys.exit(1)

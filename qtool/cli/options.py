@@ -2,14 +2,17 @@
 
 import functools
 import json
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 
 import typer
 from typer.models import OptionInfo
 
-from qtool.errors import PredictionError
+from qtool.errors import PredictionError, WriteError
 from qtool.stopping import Stopped
 from qtool.world.launched import launched
 
@@ -167,15 +170,43 @@ def windows_of(text: str) -> list[list[float]]:
     return windows
 
 
+@contextmanager
+def _on_standard_output() -> Iterator[None]:
+    """Print a result inside.
+
+    Raises:
+        WriteError: If nobody takes it, or the disk that it goes to is full.
+    """
+    if sys.stdout is None:
+        raise WriteError("standard output is closed, so the result is not shown")
+    try:
+        yield
+        sys.stdout.flush()
+    except (OSError, SystemExit) as error:
+        broken = error.__context__ if isinstance(error, SystemExit) else error  # rich's way out
+        if not isinstance(broken, OSError):
+            raise
+        with suppress(OSError, ValueError):  # else Python tries once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        why = broken.strerror or broken
+        raise WriteError(f"standard output: the result cannot be written: {why}") from error
+
+
 def present(result: "Result", *, as_json: bool) -> None:
-    """Print a result: as JSON for scripts, or as a table for people."""
+    """Print a result: as JSON for scripts, or as a table for people.
+
+    Raises:
+        WriteError: If it cannot be written to standard output.
+    """
     from qtool.reports.tables import show_result, warn_of
 
+    with _on_standard_output():
+        if as_json:
+            typer.echo(json.dumps(result.to_json(), indent=2))
+        else:
+            show_result(result)
     if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2))
         warn_of(result)
-    else:
-        show_result(result)
 
 
 def present_prediction(result: "Prediction", *, as_json: bool) -> None:
@@ -183,17 +214,25 @@ def present_prediction(result: "Prediction", *, as_json: bool) -> None:
 
     Raises:
         PredictionError: If images could not be read; names them.
+        WriteError: If the result cannot be written to standard output.
     """
     from qtool.reports.predictions import show_prediction
 
-    if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2))
-    else:
-        show_prediction(result)
+    with _on_standard_output():
+        if as_json:
+            typer.echo(json.dumps(result.to_json(), indent=2))
+        else:
+            show_prediction(result)
     if result.failed:
         images = f"{len(result.failed)} of {len(result.failed) + len(result.images)} images"
         named = [f"{failed.file}: {failed.why}" for failed in result.failed]
         raise PredictionError("\n  ".join([f"{images} could not be classified", *named]))
+
+
+def tell(message: str) -> None:
+    """Say how a command ended, where there is still somebody to hear it."""
+    with suppress(OSError):
+        typer.secho(message, fg=typer.colors.RED, err=True)
 
 
 P = ParamSpec("P")
@@ -208,11 +247,11 @@ def interruptible(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except Stopped as stopped:
             if launched().first:
-                typer.secho(f"ended by {stopped}", fg=typer.colors.RED, err=True)
+                tell(f"ended by {stopped}")
             raise typer.Exit(stopped.exit_code) from None
         except KeyboardInterrupt:
             if launched().first:
-                typer.secho("interrupted", fg=typer.colors.RED, err=True)
+                tell("interrupted")
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapped

@@ -4,5 +4,6 @@ datasets: those a recipe chooses from, and where to add one; arrays, image_folde
 of them. root: the folder they lie in, and what may be read there. sources: what a data set hands
 over, and what is known without its data; class_names: what classes are called. loaders: a data set
 in, batches out; batches: what every loader gives; tensor_batches: from memory; file_batches: from
-image files; image_files: one of those. fingerprint: what data were, and what of them has changed.
+image files; image_files: one of those; worker_life: processes that read them end with the reader.
+fingerprint: what data were, and what of them has changed.
 """

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from qtool.data.batches import Normalizer, batch_sizes, seeded_generator
 from qtool.data.image_files import centre_crop, random_crop
 from qtool.data.sources import FileSplit
+from qtool.data.worker_life import EndsWithReader
 from qtool.errors import DataError
 
 RGB = 3
@@ -132,6 +133,7 @@ class FileBatches:
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             multiprocessing_context=_process_context() if self._workers else None,
+            worker_init_fn=EndsWithReader() if self._workers else None,
             pin_memory=self._device.type == "cuda",
             # Without a generator of its own the loader would draw from the global one.
             generator=torch.Generator(),

@@ -17,7 +17,7 @@ from qtool.files.json_data import read_json
 from qtool.files.whole import write_atomically, write_json
 from qtool.quantizers.plan import mean_weight_bits
 from qtool.recipe.file import read_recipe_file, write_recipe
-from qtool.recipe.places import put
+from qtool.recipe.places import at, put
 from qtool.recipe.recipe import Recipe
 from qtool.reports.health import Finding
 from qtool.reports.results import EpochLine, Profile, Summary
@@ -27,10 +27,13 @@ from qtool.settings.section import check
 from qtool.settings.user_estimators import source_hashes, source_of, used_by
 
 DATA = "data"  # in environment.json: what they were
+EPOCHS = "training.epochs"
 
 
-def open_run(recipe: Recipe, folder: RunFolder, *, resume: bool) -> None:
+def open_run(recipe: Recipe, folder: RunFolder, *, resume: bool, longer: bool = False) -> None:
     """Check that a run can be in the folder: that it is free, or holds this very run.
+
+    With `longer`, a finished one may go on for more epochs.
 
     Nothing is made yet, so that a mistake found later leaves no empty folder behind.
 
@@ -47,7 +50,7 @@ def open_run(recipe: Recipe, folder: RunFolder, *, resume: bool) -> None:
     old, new = kept.identity(), recipe.identity()
     if _is_found_again(kept.model.weights, recipe.model.weights):
         old = put(old, {"model.weights": recipe.model.weights})
-    if old != new:
+    if old != new and not (longer and _goes_on(old, new, folder)):
         different = ", ".join(_differences(old, new))
         raise InputError(f"{folder}: holds a different run ({different}); choose another --run-dir")
     _refuse_changed_sources(recipe, folder)
@@ -56,6 +59,14 @@ def open_run(recipe: Recipe, folder: RunFolder, *, resume: bool) -> None:
             f"{folder}: holds this run already; add --resume to go on with it or to see its "
             f"summary, or choose another --run-dir"
         )
+
+
+def _goes_on(old: dict[str, object], new: dict[str, object], folder: RunFolder) -> bool:
+    """Tell whether a folder's run is finished, and a recipe is that of it but for more epochs."""
+    finished, epochs = folder.finished_summary(), at(new, EPOCHS)
+    if finished is None or not isinstance(epochs, int) or epochs <= finished.epochs:
+        return False
+    return put(old, {EPOCHS: epochs}) == new
 
 
 def folder_for_untrained(recipe: Recipe, source: Path) -> RunFolder:

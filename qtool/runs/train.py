@@ -45,6 +45,7 @@ def train_run(
     with_plan: bool = True,
     profile: bool = False,
     records: bool = False,
+    longer: bool = False,
 ) -> Summary:
     """Train a checked recipe in a run folder, from the start or from its last checkpoint.
 
@@ -54,12 +55,14 @@ def train_run(
         with_plan: show what happens to each layer.
         profile: measure where the time of a step goes.
         records: keep every flip of a weight's code in the folder too.
+        longer: a finished run goes on where the recipe has more epochs, as another run from there.
 
     Raises:
         InputError: If the folder holds anything else.
         TrainingError: If training cannot go on; the summary says why, too, whatever went wrong.
     """
-    world, begun = run.world, partial(_finished, run, resume=resume, profile=profile)
+    world = run.world
+    begun = partial(_finished, run, resume=resume, longer=longer, profile=profile)
     finished = world.from_first(begun)
     if finished is not None:  # and so nothing is written, where that may not even be possible
         return finished
@@ -80,16 +83,18 @@ def train_run(
             raise
 
 
-def _finished(run: Run, *, resume: bool, profile: bool) -> Summary | None:
+def _finished(run: Run, *, resume: bool, longer: bool, profile: bool) -> Summary | None:
     """Return the summary of a run that has nothing left to train; None of any other.
 
     Raises:
         InputError: If the folder holds anything else than this run.
     """
     folder = run.folder
-    open_run(run.recipe, folder, resume=resume)
+    open_run(run.recipe, folder, resume=resume, longer=longer)
     finished = folder.finished_summary()
     if finished is None or checkpoint_to_go_on_from(folder)[1]:
+        return None
+    if finished.epochs < run.recipe.training.epochs:  # it is to go on
         return None
     say(f"{folder} is finished already" + (", so nothing is measured" if profile else ""))
     return finished
@@ -98,8 +103,14 @@ def _finished(run: Run, *, resume: bool, profile: bool) -> Summary | None:
 def _train(run: Run, *, with_plan: bool, profile: bool, records: bool) -> Summary:
     """Train what is left; the summary says how that ended."""
     recipe, folder, device, world = run.recipe, run.folder, run.device, run.world
+    before, epochs = folder.finished_summary(), recipe.training.epochs
     among = f", {world.size} processes" if world.size > 1 else ""
     say(f"training {folder} on {device} ({device_name(device)}{among})")
+    if before is not None and before.epochs < epochs:
+        say(
+            f"note: {folder} was finished after {before.epochs} epochs; it goes on to {epochs} "
+            f"with the schedules of {epochs}, and from there on is another run than one of {epochs}"
+        )
     for note in recipe.quantization.notes():
         say(f"note: {note}")
     if device.type == "cpu":

@@ -306,6 +306,7 @@ READERS = [
 
 @pytest.mark.usefixtures("untimed")
 def test_json_is_one_object_and_the_same_as_the_file_that_was_written(done: Done) -> None:
+    Path("p").mkdir()  # empty, where --resume begins
     for argv, written in STORIES:
         out, err = done(*argv, "--json")
         result = as_json(out)

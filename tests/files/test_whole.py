@@ -1,14 +1,18 @@
 """A file is written whole or not at all, whoever else writes it and whenever the machine stops."""
 
+import errno
 import os
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from qtool.files.whole import write_atomically, write_text
+from qtool.errors import WriteError
+from qtool.files import whole
+from qtool.files.whole import unproven, write_atomically, write_text
 
 
 def test_what_takes_the_place_of_a_file_lies_on_the_disk_already(
@@ -49,3 +53,57 @@ def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path: P
     write_atomically(path, write)
     assert path.read_text() == "one half, and the other half"
     assert [child.name for child in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_goes_through_no_link_and_has_the_mode_of_the_umask(tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "a.txt"
+    victim.write_text("mine")
+    path.symlink_to(victim)
+    seen: list[Path] = []
+
+    def write(temporary: Path) -> None:
+        seen.append(temporary)
+        assert stat.S_IMODE(temporary.parent.stat().st_mode) == 0o700  # nobody else gets in
+        temporary.write_text("new")
+
+    before = os.umask(0o027)
+    try:
+        write_atomically(path, write)
+        write_atomically(path, write)
+    finally:
+        os.umask(before)
+    assert victim.read_text() == "mine"
+    assert not path.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert seen[0].parent != seen[1].parent  # no name that could be guessed
+
+
+def full(kind: str, path: Path) -> None:
+    """Write half of a file, and fail as libraries do where the disk is full."""
+    path.write_bytes(b"half")
+    raise (
+        OSError(errno.ENOSPC, "No space left on device")
+        if kind == "system"
+        else RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 128 vs 22")
+    )
+
+
+@pytest.mark.parametrize("kind", ["system", "library"])
+def test_a_full_disk_is_one_message_and_leaves_the_old_file(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.pt"
+    path.write_text("old")
+    if kind == "library":
+        monkeypatch.setattr(whole, "_why_nothing_more_fits", lambda folder: "No space left")
+    with pytest.raises(WriteError, match=rf"^{path}: cannot be written: No space left"):
+        write_atomically(path, partial(full, kind))
+    with pytest.raises(WriteError, match=rf"^{path}: cannot be written: No space left"):
+        fail_to_prove(kind, path)
+    assert path.read_text() == "old"
+    assert [child.name for child in tmp_path.iterdir()] == ["a.pt"]
+
+
+def fail_to_prove(kind: str, path: Path) -> None:
+    with unproven(path) as trial:
+        full(kind, trial)

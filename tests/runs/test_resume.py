@@ -1,6 +1,7 @@
 """Runs that are killed, interrupted, finished already, or going nowhere."""
 
 import json
+import math
 import re
 import signal
 import subprocess
@@ -98,7 +99,8 @@ def write(folder: Path, changes: dict[str, Any], **training: Any) -> Path:
 
 
 def start(recipe: Path, folder: Path) -> "subprocess.Popen[str]":
-    argv = ["train", str(recipe), "--run-dir", str(folder), "--device", "cpu", "--resume"]
+    argv = ["train", str(recipe), "--run-dir", str(folder), "--device", "cpu"]
+    argv += ["--resume"] if folder.exists() else []
     return subprocess.Popen(
         [sys.executable, "-m", "qtool", *argv],
         stdout=subprocess.PIPE,
@@ -216,9 +218,10 @@ def test_resume_on_a_finished_run_prints_its_summary_and_trains_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, folder = write(tmp_path, QUICK), tmp_path / "run"
-    argv = ["train", str(path), "--run-dir", str(folder), "--resume", "--json"]
+    argv = ["train", str(path), "--run-dir", str(folder), "--json"]
     argv += ["--set", "seed=4", "--device", "cpu"]
     assert shell(*argv)[0] == 0
+    argv.append("--resume")
     before = contents(folder)
 
     def too_far(*_: Any) -> None:
@@ -236,15 +239,24 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path: Path) -
     path = write(tmp_path, QUICK)
     (tmp_path / "empty").mkdir()
     pipeline.train(path, run_dir=tmp_path / "whole", device="cpu")
-    for name in ("empty", "new"):
-        pipeline.train(path, run_dir=tmp_path / name, device="cpu", resume=True)
-        assert differences(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / name)) == []
+    pipeline.train(path, run_dir=tmp_path / "empty", device="cpu", resume=True)
+    assert differences(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "empty")) == []
     stopped = tmp_path / "stopped"
     stopped.mkdir()
     for name in ("recipe.yaml", "environment.json"):
         (stopped / name).write_bytes((tmp_path / "whole" / name).read_bytes())
     pipeline.train(path, run_dir=stopped, device="cpu", resume=True)
     assert differences(checkpoint(tmp_path / "whole"), checkpoint(stopped)) == []
+
+
+def test_resume_on_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
+    path, folder = write(tmp_path, QUICK), tmp_path / "nowhere"
+    code, out, err = shell("train", str(path), "--run-dir", str(folder), "--resume")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == (
+        f"error: {folder}: no such folder; leave out --resume to begin the run there"
+    )
+    assert not folder.exists()
 
 
 def test_what_a_kill_leaves_half_written_is_no_obstacle(tmp_path: Path) -> None:
@@ -258,12 +270,34 @@ def test_what_a_kill_leaves_half_written_is_no_obstacle(tmp_path: Path) -> None:
 def test_resume_needs_the_same_recipe(tmp_path: Path) -> None:
     path, folder = write(tmp_path, QUICK, epochs=1), tmp_path / "run"
     argv = ["train", str(path), "--run-dir", str(folder), "--device", "cpu"]
-    assert shell(*argv)[0] == 0
+    assert shell(*argv, "--set", "training.epochs=2")[0] == 0
     before = contents(folder)
-    code, out, err = shell(*argv, "--resume", "--set", "training.epochs=2")
-    assert (code, out) == (2, "")
-    assert "training.epochs: 1 there, 2 here" in err
-    assert contents(folder) == before
+    for change, told in (
+        ("training.epochs=1", "training.epochs: 2 there, 1 here"),
+        ("seed=9", "seed: 3 there, 9 here"),
+    ):
+        code, out, err = shell(*argv, "--resume", "--set", "training.epochs=3", "--set", change)
+        assert (code, out) == (2, "")
+        assert told in err
+        assert contents(folder) == before
+
+
+def test_a_finished_run_goes_on_for_more_epochs_as_another_run(tmp_path: Path) -> None:
+    path, folder = write(tmp_path, QUICK, epochs=1), tmp_path / "run"
+    argv = ["train", str(path), "--run-dir", str(folder), "--device", "cpu"]
+    assert shell(*argv)[0] == 0
+    longer = ["--set", "training.epochs=3", "--resume"]
+    code, _, err = shell(*argv, *longer)
+    assert code == 0
+    assert "was finished after 1 epochs; it goes on to 3 with the schedules of 3" in err
+    assert len(metrics(folder)) == 3
+    progress = (2 * 96 - 1) / (3 * 96)  # at the last step of epoch 2, long after the warm-up
+    rate = 0.01 * (1 + math.cos(math.pi * progress))
+    assert metrics(folder)[1]["learning_rate"] == pytest.approx(rate)
+    assert "finished already" in shell(*argv, *longer)[2]
+    code, _, err = shell(*argv, "--resume")
+    assert code == 2
+    assert "training.epochs: 3 there, 1 here" in err
 
 
 # torch warns of float(loss) in training/loop.py; see Trainer._train_epoch.

@@ -1,0 +1,44 @@
+"""Worker processes end when the process that reads from them does, however that ended.
+
+Workers that a server process starts are no children of the reader, and hold what keeps the server
+alive, as it holds them: where the reader was killed, each would wait for the other for ever. So
+each worker watches the reading end of a pipe whose writing end the reader alone holds: the system
+closes that with it. Signals to a whole group of processes are the reader's business, too.
+"""
+
+import os
+import signal
+import threading
+from multiprocessing.connection import Connection, Pipe
+
+
+class EndsWithReader:
+    """What a worker calls when it starts; made in the process that reads from it."""
+
+    def __init__(self) -> None:
+        self._watched, self._held = Pipe(duplex=False)
+
+    def __getstate__(self) -> Connection:
+        """Return what goes to a worker: the end that is watched."""
+        return self._watched
+
+    def __setstate__(self, state: Connection) -> None:
+        """Take it."""
+        self._watched = state
+
+    def __call__(self, worker: int) -> None:
+        """End this process once the reader is gone; leave signals to the reader."""
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if (number := getattr(signal, name, None)) is not None:
+                signal.signal(number, signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(self._watched,), daemon=True).start()
+
+
+def _end_with(watched: Connection) -> None:
+    """Wait until nobody can write any more, and end the process where it is."""
+    try:
+        watched.recv_bytes()
+    except (EOFError, OSError):
+        pass
+    finally:
+        os._exit(1)
