@@ -97,6 +97,7 @@ class Case:
     shares: int = 1
     judged: int = 11  # an odd number of images: processes judge different numbers of them
     rate: float = 0.02
+    seed: int = 5
 
 
 @dataclass
@@ -111,7 +112,7 @@ class Made:
 
 def trained(world: World, case: Case) -> Made:
     """Train as a run does, on images of a seed."""
-    torch.manual_seed(5)
+    torch.manual_seed(case.seed)
     model = SmallNet(norms=case.norms)
     steps = case.steps // case.epochs
     pairs = [
@@ -236,13 +237,22 @@ def test_fifty_steps_of_two_processes_are_those_of_one_in_float64(tmp_path, name
 @pytest.mark.parametrize("synced", [False, True], ids=["no norms", "norms"])
 @pytest.mark.parametrize("quantization", [LEARNED, FOLLOWED], ids=["learned", "followed"])
 def test_float32_parts_no_further_than_two_threads_do(tmp_path, quantization, synced):
-    case = Case(quantization, norms=synced, synced=synced, dtype=torch.float32)
-    found = together(tmp_path, case)
-    (threads,) = in_processes(trained, 1, tmp_path, case, threads=2)
+    by_threads, by_processes = [], []
+    for seed in range(5):  # whether some value meets another code is chance
+        shape = {"norms": synced, "synced": synced, "seed": seed, "dtype": torch.float32}
+        case = Case(quantization, **shape)
+        found = together(tmp_path, case)
+        (threads,) = in_processes(trained, 1, tmp_path, case, threads=2)
+        assert apart(found.one.first, found.two[0].first) < 1e-6
+        by_threads.append(apart(weights(found.one), weights(threads)))
+        by_processes.append(apart(weights(found.one), weights(found.two[0])))
 
-    assert apart(found.one.first, found.two[0].first) < 1e-6
-    room = 3 * apart(found.one.state, threads.state)
-    assert apart(found.one.state, found.two[0].state) <= max(room, 1e-6)
+    assert max(by_processes) <= 3 * max(by_threads), (by_processes, by_threads)
+
+
+def weights(made: Made) -> dict[str, Tensor]:
+    """Return what is trained; codes and directions of a tracker are whole numbers."""
+    return {k: v for k, v in made.state.items() if k.endswith(("weight", "bias", "scale"))}
 
 
 @pytest.mark.slow
