@@ -70,7 +70,6 @@ def train(
     folder = RunFolder(run_dir or Path("runs") / recipe_path.stem)
     with formed(device) as world:
         with world.together():
-            place = pick_device(own_device(device))
             access = Access.of(data_root, assignments, run_code=run_code).to_recipe(recipe_path)
             code = access.code_of(recipe_path, folder)
             recipe = load_checked(recipe_path, access=access, code=code)
@@ -79,6 +78,7 @@ def train(
                     f"{folder}: no such folder; leave out --resume to begin the run there"
                 )
             refuse_indivisible(recipe, world, str(recipe_path))
+            place = pick_device(own_device(device))
         refuse_differing(recipe, world)
         resume = resume or launched().restarts > 0  # torchrun has started all processes again
         run = Run(folder, recipe, place, access.taken(recipe), world)
