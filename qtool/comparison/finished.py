@@ -17,6 +17,7 @@ from qtool.export.writing.ends import takes_pictures
 from qtool.export.writing.saved import bytes_of
 from qtool.files.json_data import read_json
 from qtool.files.reading import intact
+from qtool.files.whole import refuse_unless_makeable
 from qtool.inspection.onnx import read_onnx
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Arm, Comparison
@@ -42,6 +43,8 @@ def side_by_side(
     Raises:
         InputError: If a source is neither, or nothing can be written there.
     """
+    if output is not None:
+        refuse_unless_makeable(output)
     arms = [arm_of(source, access) for source in sources]
     result = Comparison(
         kind="runs", recipe=None, seeds=[], arms=arms, differences=[], verdict=verdict_on(arms)
