@@ -1,7 +1,8 @@
 """What all result files share: how they are written, read back, and checked."""
 
+import math
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,15 +22,17 @@ class Result(BaseModel):
         extra="allow",
         populate_by_name=True,
         use_attribute_docstrings=True,
-        allow_inf_nan=False,
     )
 
     figures: ClassVar[tuple[str, ...]] = ()
     """What people look for first, and so what is named first where it is missing."""
 
     def to_json(self) -> Json:
-        """Return plain data with the keys that were set, in the order of the file."""
-        return self.model_dump(by_alias=True, exclude_unset=True)
+        """Return plain data with the keys that were set, in the order of the file.
+
+        JSON has no numbers that are not finite: they become null.
+        """
+        return cast(Json, _finite(self.model_dump(by_alias=True, exclude_unset=True)))
 
     def write(self, path: Path) -> None:
         """Write the file in one move.
@@ -65,3 +68,12 @@ class Result(BaseModel):
                 raise InputError(f"{source}: damaged, it has no {', '.join(missing)}") from error
             place, item = found[0]
             raise InputError(f"{source}: damaged, {place}: {item['msg']}") from error
+
+
+def _finite(data: object) -> object:
+    """Return plain data with None in place of every number that is not finite."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in cast(Json, data).items()}
+    if isinstance(data, list):
+        return [_finite(value) for value in cast(list[object], data)]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from qtool import pipeline
+from qtool.files.checksums import NewestAndPrevious
 from qtool.runs import checkpoint
 from tests.kit import metrics, shell, write_recipe
 
@@ -214,7 +215,8 @@ def test_a_number_planted_in_a_checkpoint_is_named(
             (run / file.name).write_bytes(file.read_bytes())
     data = torch.load(run / "checkpoint.pt", weights_only=True)
     data["model"][name].reshape(-1)[0] = value
-    torch.save(data, run / "checkpoint.pt")
+    NewestAndPrevious(run / "checkpoint.pt").write(lambda path: torch.save(data, path))
+    (run / "checkpoint.previous.pt").unlink()
     for argv in (["train", str(run / "recipe.yaml"), "--resume", "--run-dir"], ["convert"]):
         ended, out, err = shell(*argv, str(run), "--device", "cpu")
         assert (ended, out) == (2, ""), err
