@@ -205,7 +205,7 @@ def test_a_file_that_ships_says_of_photographs_what_the_run_says(
         assert [c.name for c in one.classes] == [c.name for c in other.classes]
         assert {c.name for c in one.classes} == {"cat", "dog", "fish"}
         assert one.classes[0].share == pytest.approx(other.classes[0].share, abs=0.01)
-    beside = pipeline.compare_runs([path])
+    beside = pipeline.compare_runs([path], data_root=photographs)
     assert beside.arms[0].mean == pytest.approx(told.accuracy_runtime)
     assert beside.arms[0].latency_ms is not None
 
