@@ -7,7 +7,6 @@ recipe -> loaders, float model -> prepare -> train -> checkpoint
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Unpack
 
 from qtool.benchmark.bench import bench_files
@@ -27,6 +26,7 @@ from qtool.export.writing.onnx_qdq import Ceil
 from qtool.export.writing.request import Writing
 from qtool.export.writing.saved import save_with_digest
 from qtool.files.lock import only_writer
+from qtool.files.scratch import scratch
 from qtool.files.whole import refuse_unless_writable, write_atomically
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
@@ -210,8 +210,7 @@ def bench(
     """ONNX files, runs, integer models -> times, beside float and the runtime's own int8."""
     to_integers = partial(convert, assignments=assignments, data_root=data_root)
     access = Access.of(data_root, assignments)
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with scratch() as folder:
         files = {str(model): onnx_of(model, folder, to_integers, access) for model in models}
         return bench_files(
             files,

@@ -9,7 +9,6 @@ import contextlib
 import io
 import os
 import socket
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from qtool.data.root import DataRoot
 from qtool.data.sources import DataSource, Split, channel_statistics, fixed_split, make_source
 from qtool.data.synthetic import gaussian_teacher, linear_subspaces
 from qtool.errors import DataError
+from qtool.files.scratch import scratch_beside, sweep_beside
 from qtool.registry import Registry
 
 DATASETS: Registry[Callable[..., DataSource]] = Registry("data set")
@@ -186,10 +186,12 @@ def _download(name: str, kind: Official, root: Path, where: Path) -> None:
     """Download into a folder of its own, then move: an interrupted download leaves no half file."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as staging, _quiet():
-            _copy_archives(kind, root, Path(staging))
+        download = root / f"{name}.download"
+        sweep_beside(download)
+        with scratch_beside(download) as staging, _quiet():
+            _copy_archives(kind, root, staging)
             kind(staging, train=True, download=True)
-            _move_files(Path(staging), root)
+            _move_files(staging, root)
     # urllib, http, ssl, tarfile and torchvision each raise errors of their own.
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]

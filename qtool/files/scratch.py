@@ -10,8 +10,10 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from qtool.errors import WriteError
 
 try:
     import fcntl
@@ -40,13 +42,22 @@ def scratch_beside(path: Path) -> Iterator[Path]:
 def scratch() -> Iterator[Path]:
     """Lend a folder where the system wants temporary ones, and remove it.
 
+    What killed processes left there is removed, too.
+
     Raises:
-        OSError: If none can be made.
+        WriteError: If none can be made.
     """
-    where = Path(tempfile.gettempdir())
-    for left in where.glob(f"{PREFIX}*{ENDING}"):
-        _remove_unless_used(left)
-    with _lent(where, PREFIX) as folder:
+    with ExitStack() as lent:
+        try:
+            where = Path(tempfile.gettempdir())
+            for left in where.glob(f"{PREFIX}*{ENDING}"):
+                _remove_unless_used(left)
+            folder = lent.enter_context(_lent(where, PREFIX))
+        except OSError as error:
+            raise WriteError(
+                f"no temporary folder can be made: {error.strerror or error}; the environment "
+                f"variable TMPDIR names where"
+            ) from error
         yield folder
 
 

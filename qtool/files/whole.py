@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -65,13 +66,27 @@ def _no_room_said(path: Path, folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, QtoolError):
+    except (OSError, QtoolError) as error:
+        _let_go_of_files(error)
         raise
     except Exception as error:  # torch and safetensors have errors of their own
+        _let_go_of_files(error)
         why = _why_nothing_more_fits(folder)
         if why is None:
             raise
         raise WriteError(f"{path}: cannot be written: {why}") from error
+
+
+def _let_go_of_files(error: BaseException) -> None:
+    """Drop what the functions that failed had open, which an error keeps as long as it is there.
+
+    A file that is removed while it is open takes its room on the disk until it is closed, and the
+    next one to be written, such as the summary that tells of the error, may need that.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
 
 
 def _why_nothing_more_fits(folder: Path) -> str | None:

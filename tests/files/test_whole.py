@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -107,3 +108,24 @@ def test_a_full_disk_is_one_message_and_leaves_the_old_file(
 def fail_to_prove(kind: str, path: Path) -> None:
     with unproven(path) as trial:
         full(kind, trial)
+
+
+@pytest.mark.parametrize("kind", ["system", "library"])
+def test_an_error_keeps_no_file_open_whose_room_the_next_one_needs(
+    kind: str, tmp_path: Path
+) -> None:
+    writers: list[weakref.ref[Writer]] = []
+
+    def write(path: Path) -> None:
+        writer = Writer()
+        writers.append(weakref.ref(writer))
+        full(kind, path)
+
+    with pytest.raises((WriteError, RuntimeError)) as failed:
+        write_atomically(tmp_path / "a.pt", write)
+    assert failed.traceback  # which had the writer
+    assert [writer() for writer in writers] == [None]
+
+
+class Writer:
+    """Has a file open as long as anybody holds it, as torch's does."""

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from qtool.export.targets.target import Runtime
 from qtool.export.writing.saved import save
 from qtool.export.writing.trace import Call, traced
 from qtool.export.writing.weights import to_proto
+from qtool.files.scratch import scratch
 from qtool.reports.exports import Latency, Times, TimesOnAllThreads
 
 FLOAT_OPSET = 18  # of the float file, which is only timed
@@ -73,7 +73,7 @@ def latency_beside_float(
         ExportError: If the float network cannot be written, or not be quantized by the runtime.
     """
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
+        folder = stack.enter_context(scratch())
         batch = runtime.open(path).batch
         files = [folder / "float.onnx", path]
         export_float(dequantized(integer), images[:1], files[0], batch)

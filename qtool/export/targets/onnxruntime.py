@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from qtool.errors import ExportError, InputError
 from qtool.export.targets.target import TARGETS, Array, Library, Target
+from qtool.files.scratch import scratch
 
 if TYPE_CHECKING:
     import onnx
@@ -150,11 +150,11 @@ class OnnxRuntime:
         """
         import onnxruntime as ort
 
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch() as folder:
             options = ort.SessionOptions()
             options.intra_op_num_threads = 1
             options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
+            options.profile_file_prefix = str(folder / "profile")
             session = self._open(model, options)
             for _ in range(rounds):
                 session.run(given)
@@ -189,8 +189,8 @@ class OnnxRuntime:
 
         from qtool.export.writing import saved
 
-        with tempfile.TemporaryDirectory() as folder:
-            given, made = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
+        with scratch() as folder:
+            given, made = folder / "model.onnx", folder / "optimized.onnx"
             if isinstance(model, Path):
                 given = model
             else:

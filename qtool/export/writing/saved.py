@@ -7,13 +7,13 @@ find the second where the first lies. Both keep their names when they are moved 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from qtool.errors import ExportError
 from qtool.export.writing.file_digest import seal
+from qtool.files.scratch import scratch
 from qtool.files.whole import data_beside
 
 LIMIT = 2**31 - 2**20  # bytes: what protobuf takes, less a MiB for nodes and names
@@ -49,8 +49,8 @@ def loadable(model: onnx.ModelProto) -> Iterator[Path | bytes]:
     if not is_large(model):
         yield model.SerializeToString()
         return
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch() as folder:
+        path = folder / "model.onnx"
         save(model, path)
         yield path
 
