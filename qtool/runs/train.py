@@ -1,6 +1,6 @@
 """A run, trained: from its start or from its last checkpoint, every epoch written down."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
@@ -156,7 +156,7 @@ def _end(
 
 
 @contextmanager
-def _failure_said(run: Run, trainer: Trainer) -> Iterator[None]:
+def _failure_said(run: Run, trainer: Trainer) -> Generator[None]:
     """Let the summary say why training failed, where that can still be written."""
     try:
         yield

@@ -18,7 +18,7 @@ import qtool
 from qtool.errors import ExportError
 from qtool.export.proof import gate, unchanged
 from qtool.export.targets.onnxruntime import OnnxRuntime
-from qtool.export.writing import onnx_qdq
+from qtool.export.writing import written_weights
 from qtool.integer.converted import converted_state
 from qtool.integer.layers import integer_layers
 from tests.kit import float_net
@@ -244,7 +244,7 @@ def test_a_float_bias_beyond_int32_stays_float(tmp_path: Path) -> None:
 def test_an_export_whose_weights_the_runtime_would_quantize_is_refused_by_the_layers_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, named: str
 ) -> None:
-    monkeypatch.setattr(onnx_qdq, "keep_float", lambda graph: None)
+    monkeypatch.setattr(written_weights, "keep_float", lambda graph: None)
 
     with pytest.raises(ExportError, match=named):
         qtool.export_onnx(case(name)[0], IMAGES, tmp_path / "m.onnx")
@@ -257,7 +257,7 @@ def test_a_network_without_float_layers_is_written_as_if_there_were_none(
     torch.manual_seed(0)
     integer = converted(float_net(), section(FOUR))
     qtool.export_onnx(integer, IMAGES, tmp_path / "a.onnx")
-    monkeypatch.setattr(onnx_qdq, "keep_float", lambda graph: None)
+    monkeypatch.setattr(written_weights, "keep_float", lambda graph: None)
     qtool.export_onnx(integer, IMAGES, tmp_path / "b.onnx")
 
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()

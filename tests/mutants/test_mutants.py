@@ -75,9 +75,9 @@ PATCHES = {
         "pass",
         (WHOLE + "what_takes_the_place_of_a_file_lies_on_the_disk_already",),
     ),
-    "temporary name without the process": Patch(
-        'f".{path.name}.{os.getpid()}.tmp"',
-        'f".{path.name}.tmp"',
+    "temporary folders of one name": Patch(
+        "folder = Path(tempfile.mkdtemp(ENDING, prefix, where))",
+        '(folder := where / f"{prefix}folder00{ENDING}").mkdir(exist_ok=True)',
         (WHOLE + "two_processes_that_write_one_file_do_not_disturb_each_other",),
     ),
     "float32 trusted beyond its integers": Patch(
