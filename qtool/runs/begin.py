@@ -83,12 +83,15 @@ def folder_for_untrained(recipe: Recipe, source: Path) -> RunFolder:
 
 
 def keep_recipe(recipe: Recipe, folder: RunFolder, comment: str) -> None:
-    """Write the resolved recipe into a folder, and the user's own estimators beside it."""
+    """Write the resolved recipe into a folder, and then the user's own estimators beside it.
+
+    A folder that has anything but a recipe would be no run, and not free for one either.
+    """
+    write_recipe(recipe, folder.recipe, comment)
     for _, name, _ in used_by(recipe.as_dict()["quantization"]):
         source = source_of(name)
         if source is not None and source.parent != folder.path.resolve():
             write_atomically(folder.path / source.name, partial(copyfile, source))
-    write_recipe(recipe, folder.recipe, comment)
 
 
 def write_environment(

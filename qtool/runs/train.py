@@ -164,7 +164,7 @@ def _failure_said(run: Run, trainer: Trainer) -> Generator[None]:
         failure = run.world.meant_by(error)
         known = isinstance(failure, QtoolError)
         why = str(failure) if known else f"{type(failure).__name__}: {failure}"
-        if run.world.first:
+        if run.world.first and run.folder.holds_run():  # else it holds nothing, and stays free
             with suppress(QtoolError):  # the first error is the one to hear of
                 summarize(run.folder, "failed", trainer.model, trainer.history, error=why)
         if failure is not error:

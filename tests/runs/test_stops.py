@@ -56,39 +56,51 @@ def stopped(path: Path, folder: Path, place: tuple[Any, str, int], number: int) 
             pipeline.train(path, run_dir=folder, device="cpu", resume=folder.exists())
 
 
+ANYWHERE: list[tuple[tuple[Any, str, int], tuple[int, int]]] = [
+    # (where a signal comes, (epochs done, steps of the next one) in the checkpoint)
+    ((Trainer, "_take_step", 1), (0, 1)),
+    ((Trainer, "_take_step", 3), (0, 4)),
+    ((Trainer, "_take_step", 2), (0, 6)),
+    ((Trainer, "_validate", 1), (0, 6)),
+    ((Trainer, "_take_step", 2), (1, 2)),
+    ((Trainer, "_line_of_training", 1), (1, 6)),
+    ((Trainer, "_take_step", 5), (2, 5)),
+    ((build, "reestimate_batch_norm_on", 1), (2, 6)),
+    ((Trainer, "_validate", 1), (2, 6)),  # once the model is finished
+]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [
-        BLENDED,
-        RESTLESS,
-        pytest.param(LEARNED, marks=pytest.mark.slow),
-        pytest.param(AT_SITES, marks=pytest.mark.slow),
-    ],
+    [BLENDED, RESTLESS, LEARNED, AT_SITES],
     ids=["blend that freezes", "random rounding, dampening, freezing", "learned scales", "sites"],
 )
 def test_a_run_stopped_anywhere_ends_as_if_it_had_never_stopped(
     changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    path, folder, whole = write(tmp_path, small(changes)), tmp_path / "stopped", tmp_path / "whole"
+    ends_as_if_never_stopped(changes, ANYWHERE, tmp_path)
+
+
+def test_a_run_stopped_twice_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    inside = ((Trainer, "_take_step", 4), (0, 4))
+    at_the_end_of_one = ((Trainer, "_line_of_training", 2), (1, 6))
+    ends_as_if_never_stopped(RESTLESS, [inside, at_the_end_of_one], tmp_path)
+
+
+def ends_as_if_never_stopped(
+    changes: dict[str, Any],
+    stops: list[tuple[tuple[Any, str, int], tuple[int, int]]],
+    place: Path,
+) -> None:
+    """Stop a run at some moments, go on each time, and compare it with one that did not stop."""
+    path, folder, whole = write(place, small(changes)), place / "stopped", place / "whole"
     pipeline.train(path, run_dir=whole, device="cpu")
-    took = [
-        (Trainer, "_take_step", 1),  # step 1 of epoch 1
-        (Trainer, "_take_step", 3),  # step 4
-        (Trainer, "_take_step", 2),  # the last one
-        (Trainer, "_validate", 1),
-        (Trainer, "_take_step", 2),  # step 2 of epoch 2
-        (Trainer, "_line_of_training", 1),
-        (Trainer, "_take_step", 5),
-        (build, "reestimate_batch_norm_on", 1),
-        (Trainer, "_validate", 1),  # once the model is finished
-    ]
-    stands = []
-    for count, place in enumerate(took):
-        stopped(path, folder, place, (signal.SIGTERM, signal.SIGHUP)[count % 2])
+    for count, (moment, stands) in enumerate(stops):
+        stopped(path, folder, moment, (signal.SIGTERM, signal.SIGHUP)[count % 2])
         state = checkpoint(folder)
-        stands.append((len(state["history"]), state["inside"]["tally"]["steps"]))
+        assert (len(state["history"]), state["inside"]["tally"]["steps"]) == stands
         assert json.loads((folder / "summary.json").read_text())["status"] == "running"
-    assert stands == [(0, 1), (0, 4), (0, 6), (0, 6), (1, 2), (1, 6), (2, 5), (2, 6), (2, 6)]
     pipeline.train(path, run_dir=folder, device="cpu", resume=True)
     assert differences(checkpoint(whole), checkpoint(folder)) == []
     assert metrics(whole) == metrics(folder)
