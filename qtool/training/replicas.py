@@ -22,6 +22,7 @@ Forward = Callable[[Tensor], Tensor]
 # of two names, the newer of which torch has from some version on
 _ASKED = signature(DistributedDataParallel.__init__).parameters
 NO_BUFFERS = {next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in _ASKED): False}
+_parallel: Callable[..., DistributedDataParallel] = DistributedDataParallel
 
 
 class _Body(nn.Module):
@@ -86,7 +87,7 @@ class Replicas:
             self._world.copy_from_first(self._others)
 
     def _made(self) -> DistributedDataParallel:
-        return DistributedDataParallel(
+        return _parallel(
             self._body,
             process_group=self._world.group,
             **NO_BUFFERS,

@@ -157,7 +157,7 @@ def sync_norms(model: nn.Module) -> None:
 
 def plain_norms(model: nn.Module) -> None:
     """Let batch norms be again what they were before `sync_norms`, in place."""
-    plain = {synced: kind for kind, synced in KINDS.items()}
+    plain: dict[type[nn.Module], type[nn.Module]] = {s: kind for kind, s in KINDS.items()}
     for module in model.modules():
-        if isinstance(module, SyncedNorm):
-            module.__class__ = plain[type(module)]
+        if (kind := plain.get(type(module))) is not None:
+            module.__class__ = kind

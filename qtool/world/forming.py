@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from qtool.console import say_nothing
@@ -67,6 +68,7 @@ def formed(wanted: str) -> Iterator[World]:
         except Exception as error:
             if (meant := world.meant_by(error)) is not error:
                 raise meant from error
+            world.leave_word(error)
             raise
     # not after an error: who has lost another process would wait for it here
     dist.destroy_process_group()
@@ -82,11 +84,11 @@ def _found(backend: str) -> Group:
     try:
         store, rank, size = next(rendezvous("env://"))
         # torchrun's store outlives a start, and holds the addresses of processes that are gone
-        own = dist.PrefixStore(f"qtool_{here.restarts}", store)
+        own = PrefixStore(f"qtool_{here.restarts}", store)
         dist.init_process_group(backend, store=own, rank=rank, world_size=size)
     except RuntimeError as error:
         why = str(error).strip().splitlines()[0]
         failure = LostProcessError(f"{here.size} processes did not find each other: {why}", 1)
         failure.told = not here.first
         raise failure from error
-    return Group()
+    return Group(store=own)

@@ -4,8 +4,9 @@ Numbers that Python reads go through a group of processors (gloo), so that no de
 tensors go where they lie. Results are the same in all processes to the last bit.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import cast
 
@@ -13,12 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.distributed.distributed_c10d import Store
 
 from qtool.errors import QtoolError
 from qtool.stopping import Stopped, waiting
 from qtool.world.world import E, T, World
 
 FAILED = 1000  # beyond the number of any signal
+WORD = "failed"  # in the store: what, and the exit code
 # what torch's gloo and its store say where a process no longer answers
 LOST = ("gloo", "Connection closed", "Connection reset", "Broken pipe", "recvValue failed")
 
@@ -40,10 +43,11 @@ class Group(World):
 
     Attributes:
         group: theirs; None is the one of all.
+        store: where one that fails leaves word for the others; None where there is none.
     """
 
-    def __init__(self, group: ProcessGroup | None = None) -> None:
-        self.group = group
+    def __init__(self, group: ProcessGroup | None = None, store: Store | None = None) -> None:
+        self.group, self.store = group, store
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._first_rank = 0 if group is None else dist.get_global_rank(group, 0)
 
@@ -192,11 +196,27 @@ class Group(World):
             error.told = not self.first
         return error
 
+    def leave_word(self, error: Exception) -> None:
+        """Tell the others, who then wait for this process in vain, what has failed in it."""
+        if self.store is not None and not isinstance(error, OtherProcessError):
+            word = json.dumps([_message(error), getattr(error, "exit_code", 1)])
+            with suppress(RuntimeError):  # the store may be gone as well
+                self.store.set(WORD, word)
+
     def meant_by(self, error: Exception) -> Exception:
-        """Return what an error means: that of a connection, that a process has ended."""
+        """Return what an error means: that of a connection, that a process has ended.
+
+        Where that one has left word, it is what it said; and it says so itself.
+        """
         text = str(error)
         if not (isinstance(error, RuntimeError) and any(word in text for word in LOST)):
             return error
+        with suppress(RuntimeError):
+            if self.store is not None and self.store.check([WORD]):
+                message, code = json.loads(self.store.get(WORD))
+                failure = OtherProcessError(message, code)
+                failure.told = True
+                return failure
         return self.alike(
             LostProcessError(
                 f"another of the {self.size} processes of this training has ended, by a signal or "
