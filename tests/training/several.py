@@ -12,15 +12,13 @@ import torch.distributed as dist
 from qtool.world.group import Group
 from qtool.world.world import ALONE, World
 
-PRELOADED = ["tests.training.several", "tests.kit", "qtool.training.loop", "qtool.runs.build"]
-
 
 def in_processes(
     task: Callable[..., Any], size: int, folder: Path, *args: object, threads: int = 1
 ) -> list[Any]:
     """Return what `task(world, *args)` returns in each of `size` processes, by rank."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload([__name__, task.__module__])
     queue = context.SimpleQueue()
     store = folder / f"store_{len(list(folder.iterdir()))}"
     around = (queue, store, threads, task, args)
