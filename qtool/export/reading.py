@@ -14,12 +14,13 @@ from onnx import TensorProto, shape_inference
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from qtool.errors import InputError
+from qtool.export.writing.file_digest import MOST_BYTES, SHARED
 from qtool.export.writing.quantized_values import depending
+from qtool.files.reading import read_bounded
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
 
-MOST_BYTES = 2**31 - 1  # that one message of protobuf can have
 MOST_PARTS = 500_000  # fields of all messages; networks have some 50,000
 DEEPEST = 64  # messages inside each other
 FREE = 256 * 2**20  # bytes that a graph may make of constants, however small its file is
@@ -61,15 +62,14 @@ def read_model(path: Path, *, tensors: bool = True) -> onnx.ModelProto:
         InputError: If it is missing, no model, or holds what its size, or its folder, cannot.
     """
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise ValueError(f"it has {size:,} bytes, and protobuf reads {MOST_BYTES:,}")
-        data = path.read_bytes()
-        _count_parts(memoryview(data))
+        data = read_bounded(path, MOST_BYTES)
+        size = len(data)
+        _check_parts(memoryview(data))
         model = onnx.load_model_from_string(data)
         del data
         for tensor in _tensors(model):
             _refuse_other_size(tensor, path)
+        _refuse_repeats(model, path)
         _refuse_growth(model, size)
         if tensors:
             load_external_data_for_model(model, str(path.parent))
@@ -82,18 +82,19 @@ def read_model(path: Path, *, tensors: bool = True) -> onnx.ModelProto:
     return model
 
 
-def _count_parts(data: memoryview) -> None:
-    """Check how many fields a message of ModelProto has, and how deep they lie.
+def _check_parts(data: memoryview) -> None:
+    """Check how many fields a message of ModelProto has, how deep they lie, and that text is text.
 
     Raises:
-        ValueError: If there are too many, or they are not where they say.
+        ValueError: If there are too many, they are not where they say, or a name is no UTF-8:
+            protobuf would give it as bytes where everyone expects a string.
     """
     left, waiting = MOST_PARTS, [(0, len(data), cast("Descriptor", onnx.ModelProto.DESCRIPTOR), 0)]
     while waiting:
         at, end, kind, depth = waiting.pop()
         if depth > DEEPEST:
             raise ValueError(f"messages more than {DEEPEST} deep")
-        inner = _messages(kind)
+        inner, texts = _fields(kind)
         while at < end:
             left -= 1
             if left < 0:
@@ -108,6 +109,8 @@ def _count_parts(data: memoryview) -> None:
                     raise ValueError("a part is longer than the file")
                 if key >> 3 in inner:
                     waiting.append((at, at + length, inner[key >> 3], depth + 1))
+                elif key >> 3 in texts:
+                    str(data[at : at + length], "utf-8")
                 at += length
             elif wire in (1, 5):
                 at += 8 if wire == 1 else 4
@@ -117,15 +120,15 @@ def _count_parts(data: memoryview) -> None:
             raise ValueError("a part is longer than the file")
 
 
-_KNOWN: dict[str, "dict[int, Descriptor]"] = {}
+_KNOWN: dict[str, "tuple[dict[int, Descriptor], frozenset[int]]"] = {}
 
 
-def _messages(kind: "Descriptor") -> "dict[int, Descriptor]":
-    """Return the fields of a message that are messages, by their numbers."""
+def _fields(kind: "Descriptor") -> "tuple[dict[int, Descriptor], frozenset[int]]":
+    """Return the fields of a message that are messages, and those that are text, by number."""
     if kind.full_name not in _KNOWN:
-        _KNOWN[kind.full_name] = {
-            field.number: field.message_type for field in kind.fields if field.message_type
-        }
+        inner = {field.number: field.message_type for field in kind.fields if field.message_type}
+        texts = {field.number for field in kind.fields if field.type == field.TYPE_STRING}
+        _KNOWN[kind.full_name] = inner, frozenset(texts)
     return _KNOWN[kind.full_name]
 
 
@@ -203,6 +206,21 @@ def _refuse_place(tensor: onnx.TensorProto, path: Path, name: str, needed: int) 
         raise ValueError(f"{name} takes {needed:,} bytes, and {place[:60]} has others there")
     if tensor.data_type in BITS and length != needed:
         raise ValueError(f"{name} takes {needed:,} bytes, as its shape says, not {length:,}")
+
+
+def _refuse_repeats(model: onnx.ModelProto, path: Path) -> None:
+    """Check that tensors do not all take the same bytes of a file beside the model.
+
+    Raises:
+        ValueError: If together they take many times what their files hold.
+    """
+    files, needed = set[Path](), 0
+    for tensor in filter(uses_external_data, _tensors(model)):
+        files.update(path.parent / e.value for e in tensor.external_data if e.key == "location")
+        needed += -(-math.prod(tensor.dims) * _bits(tensor) // 8)
+    held = sum(file.stat().st_size for file in files)
+    if needed > SHARED * held:
+        raise ValueError(f"its tensors take {needed:,} bytes beside it, and {held:,} are there")
 
 
 def _number(text: str) -> int:

@@ -1,8 +1,10 @@
 """Files that others may have damaged: errors name the file and say what is wrong with it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 
 from qtool.errors import InputError
 
@@ -43,7 +45,10 @@ def read_bounded(path: Path, most: int) -> bytes:
         ValueError: If it has more than `most` bytes.
     """
     with path.open("rb") as file:
-        held = file.read(most + 1)
-    if len(held) > most:
-        raise ValueError(f"more than {most:,} bytes, which are the most that is read")
-    return held
+        kind = os.fstat(file.fileno())
+        plain = S_ISREG(kind.st_mode)
+        if not plain or kind.st_size <= most:
+            held = file.read((kind.st_size if plain else most) + 1)  # asks for as much memory
+            if len(held) <= most:
+                return held
+    raise ValueError(f"more than {most:,} bytes, which are the most that is read")

@@ -172,6 +172,24 @@ def test_tensors_beside_the_file_count_as_in_it(file: Path) -> None:
     assert state_of(file).kind == "damaged"
 
 
+def test_numbers_beside_are_not_read_without_end(file: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(file))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="endless")
+    tensor.external_data.add(key="length", value=str(2**62))
+    file.write_bytes(model.SerializeToString())
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    assert state_of(file).kind == "damaged"
+    with (tmp_path / "large.onnx").open("wb") as large:
+        large.truncate(2**31)  # takes no room
+    with pytest.raises(
+        InputError, match=r"large\.onnx: not an ONNX model: more than 2,147,483,647"
+    ):
+        refuse_damaged(tmp_path / "large.onnx")
+
+
 def test_taking_the_digest_out_is_the_way_to_use_a_file_as_it_is(file: Path) -> None:
     changed(file, attribute)
 

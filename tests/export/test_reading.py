@@ -12,6 +12,7 @@ from qtool.errors import InputError
 from qtool.export import reading
 from qtool.export.reading import read_model
 from qtool.export.writing.annotation import range_of_datatype
+from tests.kit import shell
 
 SHAPE = numpy_helper.from_array(np.array([10**5, 10**5]), "s")
 NUMBERS = numpy_helper.from_array(np.arange(12, dtype=np.float32), "a")
@@ -130,3 +131,32 @@ def test_what_is_no_message_is_refused(data: bytes, tmp_path: Path) -> None:
 def test_no_integer_type_is_wider_than_64_bits(name: str) -> None:
     assert range_of_datatype(name) is None
     assert range_of_datatype("UINT64") == (0, 18446744073709551615)
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["bench"], ["predict"], ["compare", "runs"]])
+def test_a_name_that_is_no_text_is_refused(command: list[str], tmp_path: Path) -> None:
+    path = written(tmp_path / "m.onnx", IDENTITY, [NUMBERS])
+    data = path.read_bytes()
+    assert data.count(b"Identity") == 1
+    path.write_bytes(data.replace(b"Identity", b"Ident\xffty"))
+    code, _, err = shell(*command, str(path), *([str(path)] if command == ["predict"] else []))
+    assert code == 2
+    assert "m.onnx: not an ONNX model: 'utf-8' codec can't decode byte 0xff" in err
+
+
+def test_tensors_do_not_all_take_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(bytes(12))
+    many = [outside("data") for _ in range(5)]
+    for index, one in enumerate(many):
+        one.name = f"a{index}"
+    nodes = [node("Concat", [one.name for one in many], axis=0)]
+    assert len(read_model(written(tmp_path / "m.onnx", nodes, many[:4])).graph.initializer) == 4
+    with pytest.raises(InputError, match="its tensors take 60 bytes beside it, and 12 are there"):
+        read_model(written(tmp_path / "m.onnx", nodes, many))
+
+
+def test_a_graph_that_grows_is_refused_before_a_runtime_opens_it(tmp_path: Path) -> None:
+    large = numpy_helper.from_array(np.array([70, 2**20]), "s")  # 280 MiB, harmless if it went off
+    path = written(tmp_path / "m.onnx", [node("ConstantOfShape", ["s"])], [large])
+    code, _, err = shell("predict", str(path), str(path))
+    assert (code, "its constants become 293,601,280 bytes" in err) == (2, True), err

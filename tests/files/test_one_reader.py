@@ -15,6 +15,12 @@ READERS = {
     r"\bnp\.(load|fromfile|memmap)\(": ["data/arrays.py"],
     r"\bzipfile\.ZipFile\(": ["files/archives.py", "files/checksums.py"],
     r"\bImage\.open\(": ["images/files.py"],
+    r"\bonnx\.load\w*\(|\bParseFromString\(": [
+        "export/reading.py",  # of anyone
+        *(f"export/targets/{name}.py" for name in ("onnxruntime", "onnxruntime_static")),
+        *(f"export/targets/{name}.py" for name in ("openvino", "qonnx")),  # what is let through
+        "export/writing/saved.py",  # what qtool has just written
+    ],
     r"\bpickle\.loads?\(|\btarfile\.|\bshelve\.": [],
     r"_validate_json\(|\.validate_json\(": ["files/json_data.py"],
 }

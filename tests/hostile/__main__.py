@@ -42,6 +42,7 @@ def run(kind: str, first: int, count: int, base: Path) -> dict[str, object]:
     """Judge cases in children; return what they ended with, and what is not as it must be."""
     codes: Counter[str] = Counter()
     problems: list[object] = []
+    failed: list[object] = []
     seconds, memory = [0.0], [0]
     at, end = first, first + count
     while at < end:
@@ -56,6 +57,8 @@ def run(kind: str, first: int, count: int, base: Path) -> dict[str, object]:
             memory.append(line["memory"])
             if line["problem"]:
                 problems.append(line)
+            elif line["code"] == 1:
+                failed.append(line)
         at += len(done)
         if len(lines) > 2 * len(done):  # one began and did not end
             code, said = child.returncode, child.stderr.decode()[-600:]
@@ -71,6 +74,7 @@ def run(kind: str, first: int, count: int, base: Path) -> dict[str, object]:
         "longest_seconds": max(seconds),
         "most_mebibytes": max(memory) // 2**20,
         "problems": problems,
+        "failed": failed,  # work, not input: to be looked at
     }
 
 
@@ -94,7 +98,7 @@ def _judge(kind: str, first: int, count: int, base: Path) -> None:
             "memory": found.memory,
             "problem": found.problem,
         }
-        if found.problem:
+        if found.problem or found.code == 1:
             line["said"] = found.said[-1500:]
         said.write(json.dumps(line) + "\n")
         said.flush()

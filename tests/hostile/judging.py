@@ -27,12 +27,14 @@ class Verdict:
         seconds: of CPU, of this process and its children.
         memory: bytes that it had at its most, over what there were before.
         said: its last words on standard error, or the traceback.
+        shown: what it printed on standard output.
     """
 
     code: object
     seconds: float
     memory: int
     said: str
+    shown: str = ""
 
     @property
     def problem(self) -> str:
@@ -41,7 +43,7 @@ class Verdict:
             return f"ended with {self.code}"
         if "Traceback" in self.said:
             return "traceback"
-        if self.code and not self.said.strip():
+        if self.code and not self.said.strip() and "damaged" not in self.shown:  # by inspect
             return "no message"
         if self.seconds > MOST_SECONDS:
             return f"{self.seconds:.1f} s of CPU"
@@ -64,7 +66,7 @@ def judged(argv: Sequence[str], folder: Path) -> Verdict:
         except BaseException as error:  # what would be a traceback, and an end by a signal
             err.write(traceback.format_exc(limit=-6))
             code = type(error).__name__
-    return Verdict(code, _cpu() - began, _resident() - before, err.getvalue())
+    return Verdict(code, _cpu() - began, _resident() - before, err.getvalue(), out.getvalue())
 
 
 def _cpu() -> float:

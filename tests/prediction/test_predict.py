@@ -259,7 +259,7 @@ def test_a_file_that_is_no_classifier_of_pictures_is_refused(
     ("argv", "message"),
     [
         (["gone.onnx", "pictures"], "gone.onnx: no such file"),
-        (["text.onnx", "pictures"], "ONNX Runtime cannot load it"),
+        (["text.onnx", "pictures"], "text.onnx: not an ONNX model"),
         (["m.onnx", "gone.png"], "gone.png: no such file or folder"),
         (["m.onnx", "empty"], "empty: holds no images"),
         (["m.onnx", "pictures", "--top", "0"], "--top"),

@@ -17,14 +17,22 @@ AT_ONCE = 3  # layers that a message names
 
 
 def refuse_damaged(path: Path) -> None:
-    """Check that a file is what was written, or what a tool made of that.
+    """Check that a file is what was written, or what a tool made of that, and no bomb.
+
+    How much a graph makes of its constants is told where onnx is installed only: who just runs
+    files may do without.
 
     Raises:
         DamagedFileError: If it is damaged; names the part.
-        InputError: If it cannot be read, or what qtool wrote into it is damaged.
+        InputError: If it cannot be read, what qtool wrote into it is damaged, or a runtime would
+            make more of it than its size allows.
     """
     if why := why_damaged(path):
         raise DamagedFileError(f"{path}: {why}")
+    if find_spec("onnx") is not None:
+        from qtool.export.reading import read_model
+
+        read_model(path, tensors=False)
 
 
 def why_damaged(path: Path) -> str:
@@ -37,6 +45,8 @@ def why_damaged(path: Path) -> str:
         state = state_of(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not an ONNX model: {error}") from error
     if state.kind == "damaged":
         return (
             f"damaged, or edited by hand: {state.why} is not what was written (SHA-256); export "

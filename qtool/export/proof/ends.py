@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from qtool.export.proof.gate import run, run_named
 from qtool.export.targets.target import Array, Runtime
 from qtool.export.writing.ends import LOGITS, SHARES, Ends, preparing_alone
 from qtool.export.writing.preparing import IMAGES
+from qtool.export.writing.saved import read_back
 from qtool.images.preprocess import Preprocess
 from qtool.reports.exports import EndsReport
 
@@ -129,7 +129,7 @@ class _Levels:
 
     def __init__(self, path: Path, rule: Preprocess | None, runtime: Runtime) -> None:
         assert rule is not None
-        alone = preparing_alone(onnx.load(str(path)))
+        alone = preparing_alone(read_back(path))
         self._session = runtime.open(alone.SerializeToString())
         self._level = torch.from_numpy(rule.scaled(rule.std)).reshape(-1, 1, 1)
         self.largest = 0.0

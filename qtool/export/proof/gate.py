@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +11,7 @@ from qtool.errors import ExportError
 from qtool.evaluation import accuracy_of, logits_of
 from qtool.export.proof.constants import codes_in
 from qtool.export.targets.target import Array, Runtime, Session
+from qtool.export.writing.saved import read_back
 from qtool.integer.layers import IntegerLayer, integer_layers
 from qtool.integer.relu import IntegerReLU, integer_relus
 from qtool.numerics.on_grid import OnGrid
@@ -57,7 +57,7 @@ def _filled(rows: Array, size: int) -> Array:
 
 def stored_codes(path: Path, names: list[str], runtime: Runtime) -> dict[str, Array]:
     """Return the weight codes that a file holds, as the runtime itself unpacks them."""
-    return codes_in(onnx.load(str(path)), names, runtime)
+    return codes_in(read_back(path), names, runtime)
 
 
 def check_codes(

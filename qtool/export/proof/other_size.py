@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-import onnx
 from torch import Tensor, nn
 
 from qtool.export.proof.verdict import Batches, judged
 from qtool.export.targets.target import Runtime
+from qtool.export.writing.saved import read_back
 from qtool.export.writing.sizes import RANKS, are_images, grown, in_another_size
 from qtool.graph.inputs import Inputs
 from qtool.reports.exports import OtherSizeReport
@@ -18,7 +18,7 @@ IMAGES = 64
 
 def takes_other_sizes(path: Path) -> bool:
     """Tell whether a file says that a height or a width is open."""
-    graph = onnx.load(str(path), load_external_data=False).graph
+    graph = read_back(path, tensors=False).graph
     sizes = [value.type.tensor_type.shape.dim for value in graph.input]
     return any(len(one) in RANKS and (one[-1].dim_param or one[-2].dim_param) for one in sizes)
 

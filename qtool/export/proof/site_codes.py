@@ -22,7 +22,7 @@ from qtool.export.proof.gate import run_named
 from qtool.export.targets.target import Runtime
 from qtool.export.writing.annotation import Annotation, read_annotations
 from qtool.export.writing.names import named_inputs
-from qtool.export.writing.saved import loadable
+from qtool.export.writing.saved import loadable, read_back
 from qtool.export.writing.weights import GATE, REAL, REPEATED, WEIGHT, part_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.module_sites import Site
@@ -69,7 +69,7 @@ def compare_site_codes(
     Raises:
         ExportError: If the file has no annotations, or names a place that the model has not.
     """
-    model = onnx.load(str(path))
+    model = read_back(path)
     weights = {part_of(name, CODES) for name in integer_layers(integer)}
     notes = [
         note

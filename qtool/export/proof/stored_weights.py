@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from qtool.errors import InputError, QtoolError
+from qtool.errors import QtoolError
 from qtool.export.proof.constants import codes_in
+from qtool.export.reading import read_model
 from qtool.export.targets.target import Array, Runtime
 from qtool.export.writing.layer_metadata import LayerMetadata, digest, read_layers
 from qtool.export.writing.quantized_values import QuantizedValues, depending
@@ -86,14 +87,10 @@ def lost_layers(path: Path, runtime: Runtime) -> list[str]:
     """Return the layers of a file whose codes, or whose scale or zero point, are not in it.
 
     Raises:
-        InputError: If it is no ONNX model.
+        InputError: If it is no ONNX model, or would take more than its size can.
         ValueError: If what it says of a layer cannot be read.
     """
-    try:
-        model = onnx.load(str(path))
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: not an ONNX model: {reason}") from error
+    model = read_model(path)
     layers = {name: layer for name, layer in read_layers(model).items() if not is_real(layer)}
     found, other = stored_weights(model, layers, runtime), dict(other_scales(model, layers))
     return [name for name in layers if name not in found or name in other]

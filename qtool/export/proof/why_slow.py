@@ -15,6 +15,7 @@ from qtool.errors import ExportError
 from qtool.export.proof.by_design import AROUND, NO_FORM, NO_KERNEL, float_by_design
 from qtool.export.proof.islands import CONVOLUTIONS, LINEARS, POOLINGS, RuntimeGraph, owners
 from qtool.export.targets.target import Runtime
+from qtool.export.writing.saved import read_back
 from qtool.integer.converted import Converted
 from qtool.integer.layers import LayerSpec
 from qtool.limits import CHOSEN, LIMITS
@@ -84,7 +85,7 @@ def kernels_of(path: Path, graph: onnx.GraphProto, runtime: Runtime, known: Know
     made = RuntimeGraph(graph, runtime)
     file = {
         name: node.name
-        for node in onnx.load(str(path), load_external_data=False).graph.node
+        for node in read_back(path, tensors=False).graph.node
         for name in node.output
     }
     quantizable = made.quantizable()

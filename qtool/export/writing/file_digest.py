@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from qtool.export.writing.wire import entry, fields, message, text_of, varint
 from qtool.files.json_data import typed_json
+from qtool.files.reading import read_bounded
 from qtool.reports.result import Result
 
 KEY = "qtool.sha256"
@@ -37,6 +38,8 @@ VALUE_TYPE, TENSOR_KIND, SHAPE, DIMENSION, FIXED = 2, 1, 2, 1, 1
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_TEXTS = 1, 2, 8, (12, 16)
 RAW, EXTERNAL, LOCATION = 9, 13, 14
 CHUNK = 2**20
+MOST_BYTES = 2**31 - 1  # that one message of protobuf can have
+SHARED = 4  # tensors may have the same bytes of a file beside; so often is each of them read
 
 
 class Part(NamedTuple):
@@ -83,7 +86,7 @@ def seal(path: Path) -> None:
         path: of a file without a reader yet: it is written twice.
     """
     data = path.read_bytes()
-    parts = list(_parts(data, path.parent))
+    parts = list(_parts(data, _Beside(path.parent)))
     said = json.dumps(_kept(parts).to_json(), separators=(",", ":"))
     with path.open("wb") as file:
         for number, field in fields(data):
@@ -97,8 +100,9 @@ def state_of(path: Path) -> State:
 
     Raises:
         OSError: If it cannot be read.
+        ValueError: If it is larger than protobuf allows.
     """
-    return state_of_bytes(path.read_bytes(), path.parent)
+    return state_of_bytes(read_bounded(path, MOST_BYTES), path.parent)
 
 
 def state_of_bytes(model: bytes, folder: Path | None) -> State:
@@ -109,7 +113,7 @@ def state_of_bytes(model: bytes, folder: Path | None) -> State:
         layers = any(key.startswith(LAYER) for key, _ in entries)
         if not said:
             return State("unknown", layers=layers)
-        parts = list(_parts(model, folder))
+        parts = list(_parts(model, _Beside(folder)))
     except ValueError:  # no protobuf, or not of a model: who opens it says so
         return State("unknown")
     try:
@@ -175,7 +179,7 @@ def _shorts(text: str) -> Counter[bytes]:
     return Counter(held[start : start + SHORT] for start in range(0, len(held), SHORT))
 
 
-def _parts(model: bytes, folder: Path | None) -> Iterator[Part]:
+def _parts(model: bytes, files: "_Beside") -> Iterator[Part]:
     """Yield the parts of a model.
 
     Raises:
@@ -183,7 +187,7 @@ def _parts(model: bytes, folder: Path | None) -> Iterator[Part]:
     """
     for number, field in fields(model):
         if number == GRAPH:
-            yield from _graph_parts(field.payload, folder)
+            yield from _graph_parts(field.payload, files)
         elif number == METADATA:
             key, _ = entry(field.payload)
             if key.startswith(OWN) and key != KEY:
@@ -192,7 +196,7 @@ def _parts(model: bytes, folder: Path | None) -> Iterator[Part]:
             yield Part("rest", f"field {number} of the model", hashlib.sha256(field.whole).digest())
 
 
-def _graph_parts(graph: memoryview, folder: Path | None) -> Iterator[Part]:
+def _graph_parts(graph: memoryview, files: "_Beside") -> Iterator[Part]:
     for number, field in fields(graph):
         if number == NODE:
             kept = [(n, f) for n, f in fields(field.payload) if n not in NODE_TEXTS]
@@ -202,7 +206,7 @@ def _graph_parts(graph: memoryview, folder: Path | None) -> Iterator[Part]:
             name = next((text_of(f.payload) for n, f in kept if n == NODE_OUTPUT), "")
             yield Part("node", name, made.digest())
         elif number == TENSOR:
-            yield _tensor_part(field.payload, folder)
+            yield _tensor_part(field.payload, files)
         elif number == SPARSE:
             yield Part("tensor", "(sparse)", hashlib.sha256(field.whole).digest())
         elif number == ANNOTATION:
@@ -242,7 +246,7 @@ def _sizes_of(value: memoryview) -> Iterator[int | None]:
         yield next((varint(f.payload, 0)[0] for n, f in fields(size) if n == FIXED), None)
 
 
-def _tensor_part(tensor: memoryview, folder: Path | None) -> Part:
+def _tensor_part(tensor: memoryview, files: "_Beside") -> Part:
     """Return a tensor as a part: its name, type, sizes and numbers, wherever those stand."""
     head, numbers, name = hashlib.sha256(), hashlib.sha256(), ""
     beside: dict[str, str] = {}
@@ -259,25 +263,38 @@ def _tensor_part(tensor: memoryview, folder: Path | None) -> Part:
             head.update(field.whole)
         elif number not in (LOCATION, *TENSOR_TEXTS):
             numbers.update(field.whole)
-    if folder is not None:
-        for chunk in _beside(beside, folder) if beside else ():
-            numbers.update(chunk)
+    for chunk in files.numbers(beside) if beside else ():
+        numbers.update(chunk)
     head.update(numbers.digest())
     return Part("tensor", name, head.digest())
 
 
-def _beside(said: Mapping[str, str], folder: Path) -> Iterator[bytes]:
-    """Yield the numbers of a tensor that stand in a file beside, as far as it has them."""
-    name = said.get("location", "")
-    try:
-        offset, length = int(said.get("offset", "0")), int(said.get("length", "-1"))
-        if name != Path(name).name or offset < 0:  # never outside of the folder
+class _Beside:
+    """The files beside a model: only plain ones, and no byte of them is read without end."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._left: dict[str, int] = {}
+
+    def numbers(self, said: Mapping[str, str]) -> Iterator[bytes]:
+        """Yield the numbers of a tensor that stand in a file beside, as far as it has them."""
+        name = said.get("location", "")
+        try:
+            offset, length = int(said.get("offset", "0")), int(said.get("length", "-1"))
+            if self._folder is None or name != Path(name).name or offset < 0:  # never outside
+                return
+            path = self._folder / name
+            if not path.is_file():  # a device has no end
+                return
+            held = path.stat().st_size
+            left = length if length >= 0 else held - offset
+            with path.open("rb") as file:
+                file.seek(offset)
+                while left > 0 and (chunk := file.read(min(left, CHUNK))):
+                    left -= len(chunk)
+                    self._left[name] = self._left.get(name, SHARED * held) - len(chunk)
+                    if self._left[name] < 0:  # who opens the model says so
+                        return
+                    yield chunk
+        except (OSError, ValueError):  # who opens the model says so
             return
-        with (folder / name).open("rb") as file:
-            file.seek(offset)
-            left = length if length >= 0 else (folder / name).stat().st_size - offset
-            while left > 0 and (chunk := file.read(min(left, CHUNK))):
-                left -= len(chunk)
-                yield chunk
-    except (OSError, ValueError):  # who opens the model says so
-        return

@@ -25,7 +25,7 @@ from qtool.export.writing.native import refuse_unheld
 from qtool.export.writing.qdq_modules import Ceil
 from qtool.export.writing.request import Writing
 from qtool.export.writing.saturation import refuse_saturating, saturating_layers
-from qtool.export.writing.saved import save_checked
+from qtool.export.writing.saved import read_back, save_checked
 from qtool.export.writing.traced_model import traced_model
 from qtool.export.writing.weights import Stored, to_proto
 from qtool.export.writing.written_weights import Written, weight_codes, write_weights
@@ -175,7 +175,7 @@ def add_ends(path: Path, made: Path, writing: Writing) -> None:
     Raises:
         InputError: If that network does not take one batch of pictures, or give one of logits.
     """
-    model = onnx.load(str(path))
+    model = read_back(path)
     by_products = not TARGETS[writing.target]().resizes
     put_ends(model, writing.ends, writing.usage, by_products=by_products)
     save_checked(model, made)

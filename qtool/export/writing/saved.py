@@ -79,6 +79,18 @@ def save_checked(model: onnx.ModelProto, path: Path) -> None:
         save_with_digest(model, path)
 
 
+def read_back(path: Path, *, tensors: bool = True) -> onnx.ModelProto:
+    """Return the model of a file that qtool has just written, or that `read_model` let through.
+
+    Of a file of anyone, `qtool.export.reading.read_model` looks first at what it would take.
+
+    Args:
+        path: of the file.
+        tensors: load those that lie in a file beside it, too.
+    """
+    return onnx.load(str(path), load_external_data=tensors)
+
+
 def save_with_digest(model: onnx.ModelProto, path: Path) -> None:
     """Write a model and the digest of all that it holds; that it is valid is known."""
     save(model, path)
@@ -87,7 +99,7 @@ def save_with_digest(model: onnx.ModelProto, path: Path) -> None:
 
 def bytes_of(path: Path) -> int:
     """Return what a file takes on disk, with the tensors beside it, if it has any there."""
-    graph = onnx.load(str(path), load_external_data=False).graph
+    graph = read_back(path, tensors=False).graph
     names = {
         entry.value
         for tensor in graph.initializer
