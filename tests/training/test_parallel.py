@@ -104,10 +104,21 @@ class Case:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a quantizer had in a step: values in steps of its scale, and the codes it made."""
+    """What a quantizer had in a step: values in steps of its scale, and what it decided on them.
+
+    Attributes:
+        steps: the values.
+        codes: what they round to.
+        inside: whether they lie in its range, else no gradient passes.
+    """
 
     steps: Tensor
     codes: Tensor
+    inside: Tensor
+
+    def decides_other(self, other: "Seen") -> Tensor:
+        """Tell where another's values are rounded, or let gradients pass, in another way."""
+        return (self.codes != other.codes) | (self.inside != other.inside)
 
 
 class Watching:
@@ -123,7 +134,8 @@ class Watching:
         if torch.is_grad_enabled():
             scale = module.used_scale.detach()
             codes = (output.detach() / scale).round().to(torch.int8)
-            self.steps[-1][name] = Seen(args[0].detach() / scale, codes)
+            steps, (low, high) = args[0].detach() / scale, module.bounds()
+            self.steps[-1][name] = Seen(steps, codes, (low <= steps) & (steps <= high))
 
 
 @dataclass
@@ -277,7 +289,7 @@ def test_fifty_steps_of_two_processes_are_those_of_one_in_float64(tmp_path, name
 @pytest.mark.parametrize("synced", [False, True], ids=["no norms", "norms"])
 @pytest.mark.parametrize("quantization", [LEARNED, FOLLOWED], ids=["learned", "followed"])
 def test_float32_parts_no_further_than_two_threads_do(tmp_path, quantization, synced):
-    by_threads, by_processes, whole = [], [], 0
+    before, ends, compared = [], [], 0  # each: by two threads, by two processes
     for seed in range(5):
         shape = {"norms": synced, "synced": synced, "seed": seed, "dtype": torch.float32}
         case = Case(quantization, **shape)
@@ -285,15 +297,20 @@ def test_float32_parts_no_further_than_two_threads_do(tmp_path, quantization, sy
         (threads,) = in_processes(trained, 1, tmp_path, case, threads=2)
         assert apart(found.one.first, found.two[0].first) < 1e-6
         ways = [(threads.seen, threads.after), (joined(found.two), found.two[0].after)]
-        same = min(steps_of_same_codes(found.one.seen, seen) for seen, _ in ways)
-        if same:
-            drifts = [apart(found.one.after[same - 1], after[same - 1]) for _, after in ways]
-            by_threads.append(drifts[0])
-            by_processes.append(drifts[1])
-        whole += same == case.steps
+        alike = min(steps_decided_alike(found.one.seen, seen) for seen, _ in ways)
+        compared += alike
+        ends.append([apart(found.one.after[-1], after[-1]) for _, after in ways])
+        if alike:
+            last = alike - 1
+            before.append([apart(found.one.after[last], after[last]) for _, after in ways])
 
-    assert whole  # else nothing was held against anything for so many steps
-    assert max(by_processes) <= 3 * max(by_threads), (by_processes, by_threads)
+    by_threads, by_processes = map(max, zip(*ends, strict=True))
+    assert by_processes <= 3 * by_threads, ends
+    assert compared >= 25, compared  # of 250 in all: ranges that follow soon decide another way
+    # after few steps threads may part by one last bit, and norms of processes, whose statistics
+    # are computed in another way, by some: 5.8e-7 against 1.5e-7 where ranges follow
+    by_threads, by_processes = map(max, zip(*before, strict=True))
+    assert by_processes <= max(3 * by_threads, 1e-6), before
 
 
 def joined(two: tuple[Made, Made]) -> list[dict[str, Seen]]:
@@ -309,24 +326,24 @@ def joined(two: tuple[Made, Made]) -> list[dict[str, Seen]]:
 
 
 def _dealt_back(one: Seen, two: Seen) -> Seen:
-    parts = zip((one.steps, one.codes), (two.steps, two.codes), strict=True)
+    parts = zip(*((s.steps, s.codes, s.inside) for s in (one, two)), strict=True)
     return Seen(*(torch.stack(pair, 1).flatten(0, 1) for pair in parts))
 
 
-def steps_of_same_codes(one: list[dict[str, Seen]], two: list[dict[str, Seen]]) -> int:
-    """Return for how many steps, from the first, all codes are the same.
+def steps_decided_alike(one: list[dict[str, Seen]], two: list[dict[str, Seen]]) -> int:
+    """Return for how many steps, from the first, all quantizers decide the same.
 
-    Where a code flips, the two trainings are other ones from there on: what a step in the rounding
-    makes of the last bits of a value is no drift. So it is, where values beside each other round
-    apart that are the same but for those bits.
+    From a step where one does not, the two are other trainings: a rounding, and the end of a range
+    behind which no gradient passes, make a step of the last bits of a value, which is no drift. A
+    range that follows its values ends at the largest of them. That it was no more than last bits
+    is looked at.
     """
     for index, (mine, other) in enumerate(zip(one, two, strict=True)):
-        flipped = [name for name in mine if not torch.equal(mine[name].codes, other[name].codes)]
-        if flipped:  # in the first layer where one has; what lies behind that has other values
-            a, b = mine[flipped[0]], other[flipped[0]]
-            at = a.codes != b.codes
-            assert float((a.steps - b.steps)[at].abs().max()) < FLIP, (index, flipped[0])
-            return index
+        for name, seen in mine.items():  # in the order of the pass: the first decides for the rest
+            at = seen.decides_other(other[name])
+            if bool(at.any()):
+                assert float((seen.steps - other[name].steps)[at].abs().max()) < FLIP, (index, name)
+                return index
     return len(one)
 
 
