@@ -27,7 +27,7 @@ from qtool.export.writing.request import Writing
 from qtool.export.writing.saved import save_with_digest
 from qtool.files.lock import only_writer
 from qtool.files.scratch import scratch
-from qtool.files.whole import refuse_unless_writable, write_atomically
+from qtool.files.whole import json_after, refuse_unless_writable, write_atomically
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
 from qtool.inspection.onnx import read_onnx
@@ -101,9 +101,11 @@ def convert(
         saturation = "avoid" if no_saturation else "allow"
         integer = to_integer(given.model, given.proof_images(), saturation=saturation)
         report = given.report(integer, avoids_saturation=no_saturation)
-        with held_back():  # a file and its report go together
+        with (  # a file and its report go together
+            held_back(),
+            json_after(report_beside(given.path, CONVERT), report.to_json()),
+        ):
             given.keep(integer)
-            report.write(report_beside(given.path, CONVERT))
         return report
 
 

@@ -173,7 +173,25 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:
     """Write a JSON file in one move."""
-    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+    write_text(path, _as_text(data))
+
+
+@contextmanager
+def json_after(path: Path, data: Mapping[str, object]) -> Iterator[None]:
+    """Write a JSON file, which takes its place after what the block puts into its own.
+
+    So there is room for it before: a file and the report on it are both there, or both are not.
+
+    Raises:
+        WriteError: If it cannot be written there.
+    """
+    with unproven(path) as trial:
+        trial.write_text(_as_text(data), encoding="utf-8")
+        yield
+
+
+def _as_text(data: Mapping[str, object]) -> str:
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
 def write_json_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> None:

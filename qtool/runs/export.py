@@ -17,7 +17,7 @@ from qtool.export.writing.request import Writing
 from qtool.export.writing.saturation import refuse_saturating, saturating_layers
 from qtool.export.writing.saved import bytes_of
 from qtool.files.scratch import scratch
-from qtool.files.whole import data_beside, unproven
+from qtool.files.whole import data_beside, json_after, unproven
 from qtool.reports.exports import AllExports, Export, NotExported, UnprovenExport, WhyNot
 from qtool.reports.results import ExportDescription
 from qtool.runs.access import OWN, Access
@@ -104,24 +104,23 @@ class Exporter:
         runtime, _ = writing.runtime()
         given = self._integer(writing.target)
         writing = writing.saying(given.about(), given.usage)
-        with ExitStack() as together:
-            with unproven(path) as trial:
-                described = write_onnx(given.model, given.data.first_images, trial, writing)
-                if runtime is None:
-                    if writing.ends:
-                        add_ends(trial, trial, writing)
-                    report = unproven_report(trial, path, described, given.model)
-                else:
-                    report = self._proof(
-                        trial, path, described, given, writing=writing, runtime=runtime
-                    )
-                    try:
-                        refuse(report, described, strict=self.strict)
-                    except ExportError:
-                        report.write(report_path)
-                        raise
-                together.enter_context(held_back())  # the file and its report go together
-            report.write(report_path)
+        with ExitStack() as together, unproven(path) as trial:
+            described = write_onnx(given.model, given.data.first_images, trial, writing)
+            if runtime is None:
+                if writing.ends:
+                    add_ends(trial, trial, writing)
+                report = unproven_report(trial, path, described, given.model)
+            else:
+                report = self._proof(
+                    trial, path, described, given, writing=writing, runtime=runtime
+                )
+                try:
+                    refuse(report, described, strict=self.strict)
+                except ExportError:
+                    report.write(report_path)
+                    raise
+            together.enter_context(held_back())  # the file and its report go together
+            together.enter_context(json_after(report_path, report.to_json()))
         return report
 
     def _proof(
