@@ -44,7 +44,7 @@ class Disk:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         """Stand in for what writes files in qtool; the disk is a good one still."""
-        self.count = dict.fromkeys(MOMENTS, 0)
+        self.count: dict[str, int] = dict.fromkeys(MOMENTS, 0)
         self.fails_at: tuple[str, int] | None = None
         self.for_good, self.reason = False, errno.ENOSPC
         writing = whole._no_room_said

@@ -50,7 +50,9 @@ def test_a_command_that_is_asked_to_stop_leaves_what_was_there(
     shutil.copytree(trained, place)
     argv, folder = argv_of(command, place)
     before = tree(place / "run")
+    first = number if isinstance(number, signal.Signals) else signal.SIGINT
     chosen = random.Random(f"{command} {number}")
+    code = 0
     for attempt in range(6):  # it may be done before it is asked
         log.unlink(missing_ok=True)
         process = start_alone(*argv, log=log)
@@ -58,7 +60,7 @@ def test_a_command_that_is_asked_to_stop_leaves_what_was_there(
             wait_until(lambda: (folder / ".writer.json").is_file(), 60)
             time.sleep(chosen.uniform(0, 1 / (1 + attempt)))
             if process.poll() is None:
-                process.send_signal(signal.SIGINT if number == TWICE else number)
+                process.send_signal(first)
             if number == TWICE:
                 time.sleep(0.02)
                 process.send_signal(signal.SIGINT)
@@ -73,8 +75,7 @@ def test_a_command_that_is_asked_to_stop_leaves_what_was_there(
     said = log.read_text()
     assert "Traceback" not in said
     if number != TWICE:
-        known = number if isinstance(number, signal.Signals) else signal.SIGINT
-        wanted, words = ENDS.get(known, (130, "interrupted"))
+        wanted, words = ENDS.get(first, (130, "interrupted"))
         assert (code, said.splitlines()[-1]) == (wanted, words)
         assert tree(place / "run") == before
         assert [p.name for p in folder.rglob(".*")] == []
@@ -93,7 +94,7 @@ def test_a_command_that_is_asked_to_stop_leaves_what_was_there(
 def test_a_training_with_workers_that_is_asked_to_stop_goes_on_to_the_same_end(
     tmp_path: Path,
 ) -> None:
-    path, whole, run = with_folders(tmp_path, 96), tmp_path / "whole", tmp_path / "run"
+    path, whole, run = with_folders(tmp_path), tmp_path / "whole", tmp_path / "run"
     pipeline.train(path, run_dir=whole, device="cpu")
     chosen, inside = random.Random(6), 0
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
@@ -102,7 +103,7 @@ def test_a_training_with_workers_that_is_asked_to_stop_goes_on_to_the_same_end(
         process = starts(path, run)
         try:
             wait_until(lambda log=log: log.is_file() and "└" in log.read_text(), 60)  # the plan
-            time.sleep(chosen.uniform(0.2, 1.5))
+            time.sleep(chosen.uniform(0.1, 0.6))
             semaphores = semaphores_of(of_session(process.pid))
             process.send_signal(number)
             begun = time.monotonic()
