@@ -327,19 +327,19 @@ def test_from_python_an_estimator_is_named_by_its_absolute_path(tmp_path: Path) 
 def test_from_python_a_relative_path_is_refused_with_the_absolute_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "my.py").write_text(SOFT)
+    (tmp_path / "unread.py").write_text(SOFT)
     monkeypatch.chdir(tmp_path)
-    names = "my.py:soft", {"name": "my.py:soft", "strength": 2.0}, "in/my.py:hard"
+    names = "unread.py:soft", {"name": "unread.py:soft", "strength": 2.0}, "in/unread.py:hard"
     with pytest.raises(RecipeError) as caught:
         qtool.prepare(nn.Linear(3, 2), section(*names))
     says = "is a relative path; from Python give the absolute one"
     assert str(caught.value).splitlines() == [
         "quantization: 3 problems",
-        f"  weights.estimator: my.py:soft {says}, {tmp_path}/my.py:soft",
-        f"  activations.estimator: my.py:soft {says}, {tmp_path}/my.py:soft",
-        f"  overrides.0.weights.estimator: in/my.py:hard {says}, {tmp_path}/in/my.py:hard",
+        f"  weights.estimator: unread.py:soft {says}, {tmp_path}/unread.py:soft",
+        f"  activations.estimator: unread.py:soft {says}, {tmp_path}/unread.py:soft",
+        f"  overrides.0.weights.estimator: in/unread.py:hard {says}, {tmp_path}/in/unread.py:hard",
     ]
-    assert "my.py:soft" not in ESTIMATORS
+    assert "unread.py:soft" not in ESTIMATORS
 
 
 def test_from_python_an_estimator_that_a_recipe_has_loaded_is_known_by_its_name(
