@@ -87,7 +87,7 @@ def changed_data(data: Any, random: Random, atoms: list[Any] | None = None) -> A
 
 def _changed_once(data: Any, random: Random, atoms: list[Any]) -> Any:
     places: list[tuple[Any, Any]] = []
-    _walk(data, places)
+    walk(data, places)
     if not places:
         return random.choice(atoms)
     section, key = random.choice(places)
@@ -113,11 +113,12 @@ def _changed_once(data: Any, random: Random, atoms: list[Any]) -> Any:
     return data
 
 
-def _walk(data: Any, places: list[tuple[Any, Any]]) -> None:
+def walk(data: Any, places: list[tuple[Any, Any]]) -> None:
+    """Add every place in nested data, as what holds it and its key there."""
     keys: Any = data if isinstance(data, dict) else range(len(data)) if _is_list(data) else ()
     for key in keys:
         places.append((data, key))
-        _walk(data[key], places)
+        walk(data[key], places)
 
 
 def _is_list(data: Any) -> bool:

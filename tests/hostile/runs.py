@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from qtool.runs import train as training
-from tests.hostile.mutations import ATOMS, changed_bytes, changed_data
+from tests.hostile.mutations import ATOMS, changed_bytes, changed_data, walk
 from tests.kit import recipe, shell
 
 EPOCHS = {"training.epochs": 2}
@@ -138,7 +138,7 @@ def _changed_tensors(given: bytes, random: Random) -> bytes:
     """Return a checkpoint with one of its values replaced."""
     data = torch.load(io.BytesIO(given), weights_only=True)
     places: list[tuple[Any, Any]] = []
-    _walk(data, places)
+    walk(data, places)
     for _ in range(random.choice((1, 1, 2))):
         section, key = random.choice(places)
         value = section[key] if _has(section, key) else None
@@ -178,14 +178,3 @@ def _changed_tensor(value: Tensor, random: Random) -> Any:
         lambda v: v * 1e30 if v.is_floating_point() else v,
     ]
     return random.choice(changes)(value)
-
-
-def _walk(data: Any, places: list[tuple[Any, Any]]) -> None:
-    keys: Any = data if isinstance(data, dict) else range(len(data)) if _is_list(data) else ()
-    for key in keys:
-        places.append((data, key))
-        _walk(data[key], places)
-
-
-def _is_list(data: Any) -> bool:
-    return isinstance(data, list)
