@@ -20,6 +20,13 @@ from tests.hostile.mutations import ATOMS, changed_bytes, changed_data, walk
 from tests.kit import recipe, shell
 
 EPOCHS = {"training.epochs": 2}
+OF_A_RUN = (  # commands that read a run
+    ("inspect", "run"),
+    ("convert", "run", "--device", "cpu"),
+    ("export", "run", "--output", "x.onnx"),
+    ("train", "r.yaml", "--run-dir", "half", "--resume", "--device", "cpu"),
+    ("compare", "runs", "run", "run"),
+)
 _FRESH = {"model.weights": "run/checkpoint.pt"}
 
 
@@ -66,11 +73,7 @@ def make(random: Random, folder: Path, index: int, base: Path) -> list[str]:
     if random.random() < 0.75:  # the rest is told by its checksum
         _vouch_for(path)
     return [
-        ["inspect", "run"],
-        ["convert", "run", "--device", "cpu"],
-        ["export", "run", "--output", "x.onnx"],
-        ["train", "r.yaml", "--run-dir", "half", "--resume", "--device", "cpu"],
-        ["compare", "runs", "run", "run"],
+        *map(list, OF_A_RUN),
         ["convert", "fresh.yaml", "--output", "made/m.safetensors", "--device", "cpu"],
     ][how]
 
@@ -95,13 +98,7 @@ def make_others(random: Random, folder: Path, index: int, base: Path) -> list[st
         path.write_text(yaml.safe_dump(changed_data(yaml.safe_load(text), random)))
     else:
         path.write_text(json.dumps(changed_data(json.loads(text), random)))
-    return [
-        ["inspect", "run"],
-        ["convert", "run", "--device", "cpu"],
-        ["export", "run", "--output", "x.onnx"],
-        ["train", "r.yaml", "--run-dir", "half", "--resume", "--device", "cpu"],
-        ["compare", "runs", "run", "run"],
-    ][how]
+    return list(OF_A_RUN[how])
 
 
 def _copied(base: Path, folder: Path, name: str) -> Path:
