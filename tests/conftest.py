@@ -1,5 +1,6 @@
 """For all tests: one thread, and Hypothesis without a deadline, as machines may be busy."""
 
+import functools
 import os
 from collections.abc import Iterator
 
@@ -16,6 +17,18 @@ from qtool.settings import user_estimators
 torch.set_num_threads(1)  # small tensors gain nothing from more, and lose much on a busy core
 settings.register_profile("qtool", deadline=None)
 settings.load_profile("qtool")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_table_of_operators() -> Iterator[None]:
+    """Let torch.onnx.export read its operators once, not anew (.6 s) for each of many files."""
+    from torch.onnx._internal.exporter import _registration
+
+    apis = _registration.onnxscript_apis
+    read = functools.cache(lambda: type(apis).__getattr__(apis, "get_torchlib_ops")())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apis, "get_torchlib_ops", read, raising=False)
+        yield
 
 
 @pytest.fixture(autouse=True)

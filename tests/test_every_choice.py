@@ -67,10 +67,14 @@ GRID_CASES = [
     ("weights", {"bits": 1, "range": "mean_abs"}),
     pytest.param("weights", {"bits": 8, "saturation": "avoid"}, marks=pytest.mark.slow),
     ("activations", {"bits": 1}),
-    ("activations", {"bits": 1, "grid": "full"}),
+    pytest.param("activations", {"bits": 1, "grid": "full"}, marks=pytest.mark.slow),
     ("activations", {"bits": 1, "grid": "unsigned", "rounding": "ceil"}),
     ("activations", {"bits": 4, "grid": "asymmetric"}),
-    ("activations", {"bits": 4, "grid": "asymmetric", "range": "min_max"}),
+    pytest.param(
+        "activations",
+        {"bits": 4, "grid": "asymmetric", "range": "min_max"},
+        marks=pytest.mark.slow,
+    ),
     ("activations", {"bits": 2, "rounding": "ceil", "grid": "unsigned", "range": "half_normal"}),
 ]
 

@@ -235,6 +235,8 @@ def tensors_in(tree: object) -> Iterator[Tensor]:
     for leaf in tree_leaves(tree):
         if isinstance(leaf, Tensor):
             yield leaf
+        elif leaf is None or isinstance(leaf, str | bytes | int | float | nn.Module):
+            continue  # most of what modules keep; an abstract class, as below, is slow to ask for
         elif isinstance(leaf, Mapping):  # of a class that torch does not look into
             yield from tensors_in(list(leaf.values()))
         elif isinstance(leaf, tuple | list):

@@ -167,7 +167,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "changes",
     [
-        BLENDED,
+        pytest.param(BLENDED, marks=pytest.mark.slow),
         RESTLESS,
         pytest.param(LEARNED, marks=pytest.mark.slow),
         pytest.param(AT_SITES, marks=pytest.mark.slow),

@@ -14,7 +14,7 @@ from tests.zoo.drawing import drawn
 from tests.zoo.grammar import OPERATORS, Program
 from tests.zoo.harness import Verdict, judge
 
-QUICK, ALL, PART = 40, 500, 25
+QUICK, ALL, PART = 20, 500, 25
 pytestmark = pytest.mark.filterwarnings("default")  # torch has its own to say of some networks
 
 

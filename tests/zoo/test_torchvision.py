@@ -50,10 +50,8 @@ def test_a_family_is_prepared_trained_and_converted(family: str) -> None:
     assert disagreement(expected, given, "logits", exact=True) == ""
 
 
-@pytest.mark.parametrize(
-    "family",
-    [name if name == "vit" else pytest.param(name, marks=pytest.mark.slow) for name in EXPORTED],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", EXPORTED)
 def test_a_family_is_exported(family: str, tmp_path: Path) -> None:
     integer = qtool.convert(trained(family))
     qtool.export_onnx(integer, images(2, 4), tmp_path / "m.onnx")
