@@ -16,6 +16,7 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 from qtool.errors import InputError
 from qtool.export.writing.file_digest import MOST_BYTES, SHARED
 from qtool.export.writing.quantized_values import depending
+from qtool.export.writing.wire import varint
 from qtool.files.reading import read_bounded
 
 if TYPE_CHECKING:
@@ -95,16 +96,17 @@ def _check_parts(data: memoryview) -> None:
         if depth > DEEPEST:
             raise ValueError(f"messages more than {DEEPEST} deep")
         inner, texts = _fields(kind)
+        part = data[:end]
         while at < end:
             left -= 1
             if left < 0:
                 raise ValueError(f"more than {MOST_PARTS:,} parts")
-            key, at = _varint(data, at, end)
+            key, at = varint(part, at)
             wire = key & 7
             if wire == 0:
-                _, at = _varint(data, at, end)
+                _, at = varint(part, at)
             elif wire == 2:
-                length, at = _varint(data, at, end)
+                length, at = varint(part, at)
                 if at + length > end:
                     raise ValueError("a part is longer than the file")
                 if key >> 3 in inner:
@@ -130,19 +132,6 @@ def _fields(kind: "Descriptor") -> "tuple[dict[int, Descriptor], frozenset[int]]
         texts = {field.number for field in kind.fields if field.type == field.TYPE_STRING}
         _KNOWN[kind.full_name] = inner, frozenset(texts)
     return _KNOWN[kind.full_name]
-
-
-def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            raise ValueError("it is cut off")
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise ValueError("a number is longer than 10 bytes")
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
