@@ -2,6 +2,6 @@
 
 results: one type for each result file; layers, exports, comparisons, inspections, predictions,
 benchmarks, health: more of them; result: what all share. tables, export_table, site_tables: for
-people; words: figures as they are written; saturation: what is said of layers that may saturate.
-figures: small pictures as SVG.
+people; spreadsheets: as CSV; words: figures as they are written; saturation: what is said of layers
+that may saturate. figures: small pictures as SVG.
 """

@@ -9,14 +9,21 @@ from qtool.errors import InputError
 from qtool.files.json_data import read_json, read_json_lines
 from qtool.files.lock import OF_LOCKS, only_writer
 from qtool.files.scratch import is_scratch
-from qtool.files.whole import refuse_unless_makeable, refuse_unless_writable, write_json_lines
+from qtool.files.whole import (
+    refuse_unless_makeable,
+    refuse_unless_writable,
+    write_json_lines,
+    write_text,
+)
 from qtool.reports.results import EpochLine, Summary
+from qtool.reports.spreadsheets import metrics_csv
 
 RECIPE = "recipe.yaml"
 INTEGER = "integer.safetensors"
 CONVERT = "convert.json"
 ONNX = "model.onnx"
 EXPORT = "export.json"
+REPORT = "report.html"
 USUAL_TARGET = "onnxruntime"
 
 
@@ -43,6 +50,16 @@ class RunFolder:
     def metrics(self) -> Path:
         """One line for each epoch."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def metrics_csv(self) -> Path:
+        """The same, for spreadsheets."""
+        return self.path / "metrics.csv"
+
+    @property
+    def report(self) -> Path:
+        """The page on the run, for people."""
+        return self.path / REPORT
 
     @property
     def checkpoint(self) -> Path:
@@ -159,8 +176,9 @@ class RunFolder:
         return [EpochLine.of(line, self.metrics) for line in read_json_lines(self.metrics)]
 
     def write_metrics(self, history: Sequence[EpochLine]) -> None:
-        """Write metrics.jsonl, one line for each epoch."""
+        """Write metrics.jsonl, one line for each epoch, and the same as metrics.csv."""
         write_json_lines(self.metrics, [line.to_json() for line in history])
+        write_text(self.metrics_csv, metrics_csv(history))
 
 
 def only_writer_of(path: Path) -> AbstractContextManager[None]:

@@ -1,5 +1,6 @@
 """Run folders: whole files or nothing, and nobody else's files."""
 
+import csv
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from tests.kit import metrics, write_recipe
 
 PLAIN = {"quantization": {"weights": {"bits": 4}}, "training.epochs": 2}
 CONTRACT = {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt", "summary.json"}
-CONTRACT |= {"checkpoint.previous.pt", "checkpoint.pt.sha256", "model.safetensors"}
+CONTRACT |= {"checkpoint.previous.pt", "checkpoint.pt.sha256", "model.safetensors", "metrics.csv"}
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,16 @@ def test_metrics_have_one_line_for_each_epoch(run: Path) -> None:
     assert summary["epochs"] == 2
     for key in ("train_loss", "validation_loss", "validation_accuracy"):
         assert summary[key] == lines[-1][key]
+
+
+def test_metrics_as_csv_say_the_same_with_a_column_for_each_layer(run: Path) -> None:
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, line in zip(rows, metrics(run), strict=True):
+        flat = {key: value for key, value in line.items() if not isinstance(value, dict)}
+        for key in ("flip_ratio", "oscillation_frequency"):
+            flat |= {f"{key}.{layer}": value for layer, value in line[key].items()}
+        assert {key: float(cell) for key, cell in row.items()} == flat
 
 
 def test_the_summary_counts_parameters_and_bits(run: Path) -> None:

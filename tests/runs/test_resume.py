@@ -15,7 +15,9 @@ import torch
 
 from qtool import pipeline
 from qtool.errors import TrainingError
+from qtool.reports.spreadsheets import metrics_csv
 from qtool.runs import build
+from qtool.runs.folder import RunFolder
 from tests import kit
 from tests.kit import shell, write_recipe
 
@@ -189,6 +191,7 @@ def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
     straight = pipeline.train(path, run_dir=whole, device="cpu").to_json()
     assert differences(checkpoint(whole), checkpoint(killed)) == []
     assert metrics(whole) == metrics(killed)
+    assert (killed / "metrics.csv").read_text() == metrics_csv(RunFolder(killed).history())
     alphas = [line["alpha"] for line in metrics(whole) if "alpha" in line]
     assert alphas in ([], [pytest.approx(1 - (1 - 0.25 / 0.4) ** 3), 1, 1, 1])
     assert bool(alphas) == (changes is BLENDED)
