@@ -114,9 +114,9 @@ def flip_agreement(a: Record, b: Record) -> dict[str, float | None]:
 
 
 def inference_agreements(a: Record, b: Record) -> list[float]:
-    """Return the share of validation images that get the same class, after each epoch."""
-    same = a.predictions == b.predictions
-    return [float(line.double().mean()) for line in same]
+    """Return the share of the images that judge an epoch which get the same class, for each."""
+    pairs = zip(a.predictions, b.predictions, strict=True)
+    return [float((one == two).double().mean()) for one, two in pairs]
 
 
 def incorrect_agreement(a: Record, b: Record) -> float | None:

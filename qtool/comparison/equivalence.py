@@ -128,8 +128,12 @@ def measure(a: Traced, b: Traced, arm: str, theory: Equivalent) -> Likeness:
     errors = agreement.alignment_errors(a.record, b.record, mapped, largest)
     codes = agreement.code_agreements(a.record, b.record)
     answers = agreement.inference_agreements(a.record, b.record)
-    losses = [[line.validation_loss for line in traced.history] for traced in (a, b)]
-    accuracies = [[line.validation_accuracy for line in traced.history] for traced in (a, b)]
+    held = all(line.holdout_loss is not None for line in (*a.history, *b.history))
+    judge = "holdout" if held else "validation"
+    losses, accuracies = (
+        [[getattr(line, f"{judge}_{figure}") for line in traced.history] for traced in (a, b)]
+        for figure in ("loss", "accuracy")
+    )
     final: Figures = {
         "weight_alignment_error": errors[-1],
         "quantized_weight_agreement": codes[-1],

@@ -5,5 +5,6 @@ of them. root: the folder they lie in, and what may be read there. sources: what
 over, and what is known without its data; class_names: what classes are called. loaders: a data set
 in, batches out; batches: what every loader gives; tensor_batches: from memory; file_batches: from
 image files; image_files: one of those; worker_life: processes that read them end with the reader.
-fingerprint: what data were, and what of them has changed.
+holdout: training images that judge each epoch. fingerprint: what data were, and what of them has
+changed.
 """

@@ -41,6 +41,8 @@ class Fingerprint(Result):
     class_names: list[str]
     train: Half
     validation: Half
+    holdout: Half | None = None
+    """Of training images, which are not among `train`; absent where none are held out."""
 
 
 def fingerprint(data: Loaders) -> Fingerprint:
@@ -51,11 +53,13 @@ def fingerprint(data: Loaders) -> Fingerprint:
     """
     if data.train_split is None or data.validation_split is None:
         raise ValueError("these loaders were not made by make_loaders")
+    held = {} if data.holdout_split is None else {"holdout": _half(data.holdout_split)}
     return Fingerprint(
         classes=data.classes,
         class_names=list(data.class_names),
         train=_half(data.train_split),
         validation=_half(data.validation_split),
+        **held,
     )
 
 

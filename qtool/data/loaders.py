@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qtool.data.batches import Batches, Normalizer, Repeated, seeded_generator
 from qtool.data.file_batches import RGB, FileBatches
+from qtool.data.holdout import hold_out
 from qtool.data.sources import SYNTHETIC, DataSource, FileSplit, Split, Teacher
 from qtool.data.tensor_batches import TensorBatches
 from qtool.errors import DataError
@@ -35,6 +36,8 @@ class Loaders:
     preprocess: Preprocess | None = None  # how validation images are prepared; None: no pictures
     validation_split: Split | FileSplit | None = None  # what those images are made of
     train_split: Split | FileSplit | None = None  # likewise
+    holdout: Batches | None = None  # of training images that are held out
+    holdout_split: Split | FileSplit | None = None  # likewise
 
     @cached_property
     def first_images(self) -> Tensor:
@@ -75,6 +78,7 @@ def make_loaders(
     channels: int | None = None,
     train_samples: int | None,
     validation_samples: int | None = None,
+    holdout: float = 0.0,
     repeats: int = 1,
     seed: int,
     device: torch.device,
@@ -93,6 +97,8 @@ def make_loaders(
             the same one for every `seed`.
         validation_samples: Take at most so many validation images, evenly over the set, which may
             be in the order of classes; None takes all.
+        holdout: Share of the training images, after `train_samples`, that is held out, 0..1; the
+            same ones for every `seed`.
         repeats: Passes over the training images in an epoch.
         seed: Sets order and augmentation, together with the epoch; the global random generator
             is neither read nor moved.
@@ -115,9 +121,14 @@ def make_loaders(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if source.name in SYNTHETIC and image_size not in (None, source.image_size):
         raise DataError(f"{source.name}: has no pictures to resize; leave out data.image_size")
+    if not 0 <= holdout < 1:
+        raise ValueError(f"holdout must be a share in 0 <= holdout < 1, got {holdout}")
     for split in (source.train, source.validation):
         _check(split, source)
     train = source.train if train_samples is None else _subset(source, train_samples)
+    held: Split | FileSplit | None = None
+    if holdout:
+        train, held = hold_out(train, holdout, source.name)
     size = image_size or source.image_size
     shown_channels = _channels(source, channels)
     normalizer = Normalizer(
@@ -165,6 +176,8 @@ def make_loaders(
         preprocess=_preprocess(source, size, shown_channels),
         validation_split=judged_by,
         train_split=train,
+        holdout=None if held is None else make(held, training=False),
+        holdout_split=held,
     )
 
 

@@ -138,6 +138,10 @@ class Data(_NamedSection):
     workers: int = Field(default=2, ge=0, le=256)
     """Processes that decode images which do not fit into memory."""
 
+    holdout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the training images that is held out: each epoch is judged by them, and by the
+    validation set the last one only."""
+
     @classmethod
     def _named_problems(cls, name: str, params: Mapping[str, object]) -> list[Problem]:
         own = {key: value for key, value in params.items() if key not in cls.model_fields}

@@ -50,6 +50,9 @@ class Summary(Result):
     error: str | None = None
     health: list[Finding] = Field(default_factory=list)
     """What should be looked at once training is done."""
+    holdout_accuracy: float | None = None
+    """On training images that are held out; absent where none are."""
+    holdout_loss: float | None = None
 
 
 class EpochLine(Result):
@@ -71,11 +74,15 @@ class EpochLine(Result):
     """Layer -> share of weight codes that change in a step."""
     oscillation_frequency: dict[str, float] | None = None
     frozen_share: dict[str, float] | None = None
-    validation_loss: float
+    validation_loss: float | None
+    """Null where images are held out, but in the last epoch."""
     validation_accuracy: float | None
     blended_validation_loss: float | None = None
     blended_validation_accuracy: float | None = None
     seconds: Seconds
+    holdout_loss: float | None = None
+    """On training images that are held out (data.holdout); absent where none are."""
+    holdout_accuracy: float | None = None
 
 
 class ExportDescription(Result):

@@ -125,7 +125,7 @@ def summarize(
     status: Literal["running", "finished", "failed"],
     model: nn.Module,
     history: Sequence[EpochLine],
-    **more: Profile | str | list[Finding] | None,
+    **more: Profile | str | float | list[Finding] | None,
 ) -> Summary:
     """Write summary.json and return it.
 
@@ -149,6 +149,8 @@ def summarize(
         "train_accuracy": last and last.train_accuracy,
         "train_loss": last and last.train_loss,
     }
+    if last is not None and last.holdout_loss is not None:
+        more |= {"holdout_accuracy": last.holdout_accuracy, "holdout_loss": last.holdout_loss}
     summary = Summary.model_validate(said | more)
     summary.write(folder.summary)
     return summary

@@ -136,7 +136,7 @@ class ChangeRecorder(Watcher):
             watched.look(step)
 
     def validated(self, logits: Tensor, labels: Tensor) -> None:
-        """Note what the model says of a batch of validation images."""
+        """Note what the model says of a batch of images that judge the epoch."""
         self.judged.append((logits.argmax(1).cpu(), labels.cpu()))
 
     def state(self) -> WatcherState:
@@ -207,12 +207,13 @@ class Record:
 
     Attributes:
         layers: by name.
-        predictions, labels: classes of the validation images after each epoch, [E, images].
+        predictions, labels: classes of the images that judge each epoch, [images] for each; those
+            of the validation set or, where training images are held out, those but at the end.
     """
 
     layers: dict[str, LayerRecord]
-    predictions: Tensor
-    labels: Tensor
+    predictions: list[Tensor]
+    labels: list[Tensor]
 
 
 def read_record(folder: RunFolder, epochs: int) -> Record:
@@ -225,7 +226,7 @@ def read_record(folder: RunFolder, epochs: int) -> Record:
     names = [key.removesuffix(".weights") for key in kept[0] if key.endswith(".weights")]
     try:
         layers = {name: _layer_record(name, kept) for name in names}
-        said, labels = (torch.stack([k[key] for k in kept[1:]]) for key in (PREDICTIONS, LABELS))
+        said, labels = ([k[key] for k in kept[1:]] for key in (PREDICTIONS, LABELS))
     except (KeyError, RuntimeError) as error:
         raise InputError(f"{folder.changes}: damaged; delete {folder} to train anew") from error
     return Record(layers, said, labels)

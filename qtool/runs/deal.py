@@ -50,11 +50,13 @@ class Dealt:
     Attributes:
         train, validation: its rows of each batch.
         rows: that a training batch has in all of several processes together; 0 in one.
+        holdout: its rows of each batch of images held out; None where there are none.
     """
 
     train: Batches
     validation: Batches
     rows: int
+    holdout: Batches | None = None
 
 
 def deal(recipe: Recipe, loaders: Loaders, device: torch.device, world: World) -> Dealt:
@@ -66,7 +68,7 @@ def deal(recipe: Recipe, loaders: Loaders, device: torch.device, world: World) -
     """
     needed = world.size * recipe.training.gradient_accumulation
     if needed == 1:
-        return Dealt(loaders.train, loaders.validation, 0)
+        return Dealt(loaders.train, loaders.validation, 0, loaders.holdout)
     rows = min(recipe.data.batch_size, loaders.train.samples)
     if rows < needed:
         raise InputError(
@@ -74,11 +76,12 @@ def deal(recipe: Recipe, loaders: Loaders, device: torch.device, world: World) -
             f"{world.size} processes and training.gradient_accumulation"
         )
     if world.size == 1:
-        return Dealt(loaders.train, loaders.validation, 0)
+        return Dealt(loaders.train, loaders.validation, 0, loaders.holdout)
     if recipe.training.cuda_graph and device.type == "cuda":
         raise InputError(
             "training.cuda_graph: captures the steps of one process alone; leave it out under "
             "torchrun"
         )
-    train = loaders.train.part(world.rank, world.size)
-    return Dealt(train, loaders.validation.part(world.rank, world.size), rows)
+    part = (world.rank, world.size)
+    held = None if loaders.holdout is None else loaders.holdout.part(*part)
+    return Dealt(loaders.train.part(*part), loaders.validation.part(*part), rows, held)

@@ -61,6 +61,8 @@ class Trainer:
         world: processes that train together; each has some rows of each batch.
         batch: rows that a training batch has in all of them; 0 for as many as are given.
         shares: passes whose gradients are added up for a step.
+        holdout: training images that are held out: they judge each epoch in place of `validation`,
+            which judges the last one only.
     """
 
     model: nn.Module
@@ -82,6 +84,7 @@ class Trainer:
     world: World = ALONE
     batch: int = 0
     shares: int = 1
+    holdout: Batches | None = None
 
     def __post_init__(self) -> None:
         """Begin with an epoch of which nothing is done."""
@@ -131,7 +134,7 @@ class Trainer:
                 when = f"after epoch {epoch + 1}, step {(epoch + 1) * steps}"
                 with self.world.together():
                     self.lost.refuse(self.model, self.optimizer, when, last=last)
-                judged = self._validate(epoch)
+                judged = self._judge(epoch, last=last)
                 with held_back():
                     line = EpochLine(**trained, **judged, seconds=round(self.tally.seconds, 3))
                     self.history.append(line)
@@ -240,26 +243,39 @@ class Trainer:
             line |= watcher.measures()
         return line | take_oscillations(self.model)
 
+    def _judge(self, epoch: int, *, last: bool) -> Measures:
+        """Judge the network by what is held out, if anything is, and by the validation set."""
+        self.model.eval()
+        if self.holdout is None:
+            return self._validate(epoch)
+        with without_blends(self.model):
+            held = self._score(self.holdout, epoch, self.loss if last else self._watched_loss)
+        line = {"validation_loss": None, "validation_accuracy": None}
+        if last:
+            line = self._validate(epoch)
+        return line | {"holdout_loss": held.loss, "holdout_accuracy": held.accuracy}
+
     def _validate(self, epoch: int) -> Measures:
         """Judge the quantized network and, where there are blends, the blended one beside it."""
-        self.model.eval()
         alphas = blend_alphas(self.model).values()
         with without_blends(self.model):
             self.lost.begin_validation()
-            score = self._score(epoch, self._watched_loss)
+            score = self._score(self.validation, epoch, self._watched_loss)
         line: Measures = {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
         if alphas:
             # once every alpha is 1 the two are the same network
-            blended = self._score(epoch, self.loss) if min(alphas) < 1 else score
+            alike = min(alphas) == 1
+            blended = score if alike else self._score(self.validation, epoch, self.loss)
             line["blended_validation_loss"] = blended.loss
             line["blended_validation_accuracy"] = blended.accuracy
         return line
 
-    def _score(self, epoch: int, loss: Loss) -> Score:
-        score = evaluate(self.model, self.validation.batches(epoch), loss, self.world)
+    def _score(self, judges: Batches, epoch: int, loss: Loss) -> Score:
+        score = evaluate(self.model, judges.batches(epoch), loss, self.world)
         if error := loss_problem(score.loss, self.watch.start):
-            batch = next(iter(self.validation.batches(epoch)))
-            error = LossError(f"in validation {error.what}", error.beside)
+            batch = next(iter(judges.batches(epoch)))
+            where = "validation" if judges is self.validation else "the hold-out"
+            error = LossError(f"in {where} {error.what}", error.beside)
             raise self._failed(error, batch, epoch, len(self.train) - 1)
         return score
 

@@ -45,17 +45,20 @@ def progress_bar(steps: int, done: int) -> Iterator[EpochBar]:
 
 def say_epoch(line: EpochLine, epochs: int) -> None:
     """Show one epoch's line of metrics."""
-    say(
-        f"epoch {line.epoch:>3}/{epochs}  "
-        f"train loss {line.train_loss:.4f}{_accuracy(line.train_accuracy)}  "
-        f"validation loss {line.validation_loss:.4f}{_accuracy(line.validation_accuracy)}"
-        f"{_blend(line)}  {line.seconds:.1f} s"
-    )
+    parts = [
+        f"epoch {line.epoch:>3}/{epochs}",
+        _judged("train", line.train_loss, line.train_accuracy),
+        _judged("hold-out", line.holdout_loss, line.holdout_accuracy),
+        _judged("validation", line.validation_loss, line.validation_accuracy),
+    ]
+    say(f"{'  '.join(filter(None, parts))}{_blend(line)}  {line.seconds:.1f} s")
 
 
-def _accuracy(share: float | None) -> str:
-    """Return the accuracy for a line, or nothing where there is none."""
-    return "" if share is None else f"  accuracy {share:.4f}"
+def _judged(by: str, loss: float | None, accuracy: float | None) -> str:
+    """Return a loss and an accuracy for a line, or nothing where there are none."""
+    if loss is None:
+        return ""
+    return f"{by} loss {loss:.4f}" + ("" if accuracy is None else f"  accuracy {accuracy:.4f}")
 
 
 def _blend(line: EpochLine) -> str:

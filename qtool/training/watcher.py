@@ -32,7 +32,11 @@ class Watcher:
         return {}
 
     def validated(self, logits: Tensor, labels: Tensor) -> None:
-        """See the logits [B, classes] and the labels [B] of a batch of validation images."""
+        """See the logits [B, classes] and the labels [B] of a batch of images that judge an epoch.
+
+        They are the validation set's or, where training images are held out, those but after the
+        last epoch.
+        """
 
     def end_epoch(self, epoch: int, step: int) -> None:
         """See an epoch end, before its checkpoint is written."""

@@ -24,7 +24,7 @@ def layer(sequences, weights=None, path=(0.0, 1.0)):
 
 def record(*layers, predictions=((0,),), labels=((0,),)):
     named = {f"layer{k}": one for k, one in enumerate(layers)}
-    return Record(named, torch.tensor(predictions), torch.tensor(labels))
+    return Record(named, list(torch.tensor(predictions)), list(torch.tensor(labels)))
 
 
 A = layer(
@@ -119,7 +119,12 @@ def test_what_networks_say_and_where_both_are_wrong():
     b = record(A, predictions=[[0, 2, 2, 4, 0]], labels=[[0, 1, 0, 0, 0]])
     assert agreement.inference_agreements(a, b) == [2 / 5]
     assert agreement.incorrect_agreement(a, b) == 1 / 2  # both wrong at 2 and 3, alike at 2
-    assert agreement.incorrect_agreement(a, record(A, predictions=a.labels.tolist())) is None
+    assert (
+        agreement.incorrect_agreement(
+            a, record(A, predictions=[line.tolist() for line in a.labels])
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize(

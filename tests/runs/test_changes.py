@@ -64,8 +64,8 @@ def test_every_change_has_its_place_its_code_and_its_step(model, tmp_path, stopp
     assert layer.weights[1].tolist() == [-1.0, 1.5, 1.0, 3.0]
     assert layer.path.tolist() == [0.0, 2 + 2 + 0.5, 4.5 + 3.5]
     assert float(layer.scale) == 2.0
-    assert record.predictions.tolist() == [[2, 1], [0, 0]]
-    assert record.labels.tolist() == [[0, 1], [0, 1]]
+    assert [line.tolist() for line in record.predictions] == [[2, 1], [0, 0]]
+    assert [line.tolist() for line in record.labels] == [[0, 1], [0, 1]]
 
 
 def test_of_a_large_layer_an_even_sample_is_watched(model, tmp_path, monkeypatch):

@@ -158,3 +158,18 @@ def test_workers_of_two_processes_read_the_rows_of_one(tmp_path: Path) -> None:
             for (images, labels), (some, their) in zip(whole, part.batches(epoch), strict=True):
                 assert torch.equal(some, images[rank::2])
                 assert torch.equal(their, labels[rank::2])
+
+
+def test_images_held_out_are_judged_by_all_processes(
+    tmp_path: Path, started: list[Training]
+) -> None:
+    path = write_recipe(tmp_path, GOING | {"data.holdout": 0.25, "data.train_samples": 200})
+    one, two = tmp_path / "one", tmp_path / "two"
+    pipeline.train(path, run_dir=one, device="cpu")
+    code, said = trained(started, path, two)
+
+    assert code == 0, said
+    first = [lines(run)[0] for run in (one, two)]
+    assert first[1]["holdout_loss"] == pytest.approx(first[0]["holdout_loss"], rel=1e-2)
+    for run in (one, two):
+        assert [line["validation_loss"] is None for line in lines(run)] == [True] * 3 + [False]
