@@ -12,7 +12,12 @@ from typing import Literal
 
 import torch
 
-from qtool.comparison.statistics import mean_and_std, paired_difference, verdict
+from qtool.comparison.statistics.differences import (
+    Reached,
+    differences_from_first,
+    mean_and_std,
+)
+from qtool.comparison.statistics.verdicts import verdict
 from qtool.console import say
 from qtool.errors import InputError, TrainingError
 from qtool.files.whole import refuse_unless_makeable
@@ -161,10 +166,8 @@ def run_trials(
 def arms_and_differences(outcomes: Outcomes) -> tuple[list[Arm], list[Difference]]:
     """Return what each arm reached, and how the others differ from the first."""
     arms = [_arm(name, done) for name, done in outcomes.items()]
-    first, *others = arms
-    return arms, [
-        paired_difference(arm.name, first.name, arm.values, first.values) for arm in others
-    ]
+    reached = [Reached.only(arm.name, arm.values) for arm in arms]
+    return arms, differences_from_first(reached)
 
 
 def _arm(name: str, outcomes: Sequence[Outcome]) -> Arm:

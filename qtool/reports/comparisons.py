@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from qtool.reports.result import Result
 
 
@@ -21,19 +23,59 @@ class Arm(Result):
 
 
 class Difference(Result):
-    """Mean paired difference of an arm from another, with its 95 % confidence interval."""
+    """Mean paired difference of an arm from another, and what may be said of it."""
 
     arm: str
     against: str
     mean: float | None
     """Of arm - against over the seeds that both finished; null where there is none."""
     low: float | None
-    """The interval; null where fewer than two pairs leave it open."""
+    """The interval, of the confidence below; null where fewer than two pairs leave it open."""
     high: float | None
     pairs: int
     """How many seeds both finished."""
     p_value: float | None = None
-    """Of the t-test that there is no difference; null where the pairs leave it open."""
+    """Of the test that there is no difference; null where the pairs leave it open."""
+    confidence: float | None = None
+    """Of the interval: 0.95, or more where Holm's correction for several arms asks for it."""
+    images: int | None = None
+    """Validation images; null where only the accuracies are known."""
+    std: float | None = None
+    """Of the difference of one seed."""
+    freedom: float | None = None
+    """Degrees of freedom of std."""
+    by_images: bool | None = None
+    """std was found by which images each network gets right, too, and not by seeds alone."""
+    new_low: float | None = None
+    """The interval for seeds and images that are both new, of the same confidence."""
+    new_high: float | None = None
+    margin: float | None = None
+    """What counts as equal."""
+    equal_low: float | None = None
+    """The 90 % interval of the test that the arms are equal within the margin."""
+    equal_high: float | None = None
+    equal: bool | None = None
+    """That interval lies within the margin."""
+    detectable: float | None = None
+    """The difference that would have been found 4 times in 5."""
+    seeds_needed: int | None = None
+    """Of them a difference as large as the margin is found 4 times in 5; null: more than 1,000."""
+    arm_only: int | None = None
+    """Of one pair: images that only the arm's network gets right."""
+    against_only: int | None = None
+    mcnemar_p: float | None = None
+    """Of one pair: McNemar's exact test of these two networks."""
+
+
+class Look(Result):
+    """One time that a comparison was judged."""
+
+    seeds: list[int]
+    alpha: float
+    """How often chance alone may name a winner at this look."""
+    planned: bool
+    """By --looks, or the first one; else seeds were added to a comparison that was judged."""
+    verdict: str
 
 
 class Comparison(Result):
@@ -47,6 +89,12 @@ class Comparison(Result):
     verdict: str
     on: str | None = None
     """Whose estimator, or which schedule, differs."""
+    margin: float | None = None
+    """Accuracies that lie no further apart count as equal."""
+    looks: list[Look] = Field(default_factory=list)
+    """Every time that this comparison was judged, the last one too."""
+    without_answers: list[str] = Field(default_factory=list)
+    """Trials of which only the accuracy is known, so that their arms are judged by seeds alone."""
 
 
 class Curve(Result):

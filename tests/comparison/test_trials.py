@@ -125,7 +125,10 @@ def test_the_report_has_its_keys_in_the_order_of_the_contract():
 
     assert list(said) == ["kind", "recipe", "seeds", "arms", "differences", "verdict", "on"]
     assert [list(arm) for arm in said["arms"]] == [["name", "values", "mean", "std", "failed"]] * 2
-    keys = ["arm", "against", "mean", "low", "high", "pairs", "p_value"]
+    keys = ["arm", "against", "mean", "low", "high", "pairs", "p_value", "confidence", "images"]
+    keys += ["std", "freedom", "by_images", "new_low", "new_high", "margin", "equal_low"]
+    keys += ["equal_high", "equal", "detectable", "seeds_needed", "arm_only", "against_only"]
+    keys += ["mcnemar_p"]
     assert [list(item) for item in said["differences"]] == [keys]
 
 

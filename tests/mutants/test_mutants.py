@@ -94,9 +94,14 @@ PATCHES = {
         ),
     ),
     "Holm's procedure without its steps": Patch(
-        "(1 - CONFIDENCE) / (len(tests) - k)",
-        "(1 - CONFIDENCE) / len(tests)",
+        "alpha / (len(tests) - k)",
+        "alpha / len(tests)",
         (STATISTICS + "holm_s_procedure_is_that_of_the_published_example",),
+    ),
+    "images predict the variance of seeds without the factor 2": Patch(
+        "C = 2.0 ",
+        "C = 1.0 ",
+        (STATISTICS + "the_spread_is_the_weighted_mean_of_both_variances",),
     ),
     "images clear from a fifth of sigma on": Patch(
         "SURE = 0.1 ",

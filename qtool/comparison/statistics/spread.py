@@ -1,0 +1,77 @@
+"""How far the differences of single seeds lie apart, from few seeds and many images.
+
+The variance over a few seeds is itself hardly known. What networks get right, image by image,
+predicts it: were their errors independent, it would be s_img^2, and of trained networks it is 1.4
+times that. So C s_img^2 counts like NU0 more seeds. Where the seeds contradict it (some collapsed,
+or one arm is far noisier than its images tell), they are believed alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qtool.comparison.statistics.gaps import Floats, Gaps
+
+NU0 = 3.0  # seeds that the prediction counts like
+C = 2.0  # seed variance over what independent errors predict; measured is 1.4
+BELIEVABLE = 3.0  # the largest such ratio under which the prediction is used
+CONTRADICTED = 0.01  # probability of the seeds' variance, if the ratio were BELIEVABLE
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The standard deviation of the difference of one seed; arrays of one shape, or [].
+
+    Attributes:
+        std: s~.
+        freedom: degrees of freedom of it.
+        by_images: the images took part in it.
+    """
+
+    std: Floats
+    freedom: Floats
+    by_images: NDArray[np.bool_]
+
+
+def spread_of(gaps: Gaps) -> Spread:
+    """Return how far seeds lie apart: by seeds and images, or by seeds alone.
+
+        s~^2 = (NU0 C s_img^2 + (n - 1) s^2) / (NU0 + n - 1),   s~ >= 1 / (N sqrt 6)
+
+    with NU0 + n - 1 degrees of freedom. By seeds alone, s with n - 1 degrees, where the images are
+    not known, or P(F(n - 1, inf) > s^2 / (BELIEVABLE s_img^2)) < CONTRADICTED. Of the floor: an
+    accuracy is a count, so that of two arms each is rounded by up to half an image.
+
+    The weighted mean is the posterior of a variance under a scaled inverse chi-square prior (Gelman
+    et al., 2013, Bayesian Data Analysis, 2.6; Smyth, 2004, has it for many variances at once).
+    """
+    from scipy.special import gammaincc
+
+    n = gaps.seeds
+    alone = np.full_like(gaps.mean, n - 1.0)
+    if not gaps.images or n < 2:
+        return Spread(np.sqrt(gaps.of_seeds), alone, np.zeros(gaps.mean.shape, dtype=bool))
+    floor = 1 / (gaps.images * 6**0.5)
+    freedom = NU0 + n - 1
+    both = (NU0 * C * gaps.of_images + (n - 1) * gaps.of_seeds) / freedom
+    expected = BELIEVABLE * np.maximum(gaps.of_images, floor**2)
+    # the upper tail of chi-square with n - 1 degrees at (n - 1) s^2 / expected
+    tail = gammaincc((n - 1) / 2, (n - 1) * gaps.of_seeds / expected / 2)
+    used = tail >= CONTRADICTED
+    std = np.maximum(np.sqrt(np.where(used, both, gaps.of_seeds)), floor)
+    return Spread(std, np.where(used, freedom, alone), used)
+
+
+def spread_on_new_images(gaps: Gaps, spread: Spread) -> Floats:
+    """Return the standard error of m as an estimate for seeds and images that are both new.
+
+        se^2 = s~^2 / n + max(0, Var_i(mean_j d_ij) / N - s_img^2 / n)
+
+    Of the variance over images the part that comes from few seeds is in s~ already.
+
+    Reference: Owen, 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), whose
+    resampling of rows and columns it is checked against.
+    """
+    by_images = gaps.over_images / gaps.images - gaps.of_images / gaps.seeds
+    return np.sqrt(spread.std**2 / gaps.seeds + np.maximum(0, by_images))
