@@ -13,10 +13,11 @@ from qtool.benchmark.bench import bench_files
 from qtool.comparison.equivalence import equivalence_report
 from qtool.comparison.equivalence_arms import equivalence_question, equivalence_trials
 from qtool.comparison.estimators import estimator_trials
+from qtool.comparison.execution import About
 from qtool.comparison.finished import side_by_side
 from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, compare_arms
 from qtool.comparison.schedules import Scheduled, Window, schedule_trials
-from qtool.comparison.trials import TrainTrial, run_trials
+from qtool.comparison.trials import TrainTrial
 from qtool.conversion.to_integer import convert as to_integer
 from qtool.errors import InputError
 from qtool.export.proof.damage import refuse_damaged
@@ -264,7 +265,10 @@ def compare_equivalence(
     folder = request.usable_folder("equivalence")
     with only_writer(folder.path):
         trials = equivalence_trials(question, request)
-        outcomes = run_trials(trials, TrainTrial(request.device, request.access, records=True))
+        keep = request.execution.keep
+        train = TrainTrial(request.device, request.access, records=True, keep=keep)
+        about = About("equivalence", str(recipe_path), folder)
+        outcomes = request.execution.outcomes_of(trials, train, about)
         result = equivalence_report(str(recipe_path), question, outcomes)
         result.write(folder.report)
         return result

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from qtool.comparison import agreement
-from qtool.comparison.trials import Outcomes, arms_and_differences
+from qtool.comparison.trials import Outcomes, arms_and_differences, of_trials
 from qtool.reports.comparisons import Arm, Curve, Difference, Equivalence
 from qtool.reports.results import EpochLine
 from qtool.runs.changes import Record, read_record
@@ -201,6 +201,7 @@ def equivalence_report(
         notes=theory.notes,
         verdict=_verdict(question, smallest, equivalent=equivalent),
         curves=[curve for at in found.values() for curve in at.curves],
+        **of_trials(outcomes),
     )
 
 

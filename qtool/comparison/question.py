@@ -1,18 +1,19 @@
 """What every comparison that trains is asked, and what its arms share."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
 import torch
 
+from qtool.comparison.execution import About, Execution
+from qtool.comparison.kept_files import Keep
 from qtool.comparison.trials import (
     ComparisonFolder,
     Kind,
     TrainTrial,
     Trial,
-    run_trials,
     summarize_trials,
 )
 from qtool.errors import InputError
@@ -38,6 +39,10 @@ class BatchOptions(TypedDict, total=False):
     device: str
     data_root: Path | None
     run_code: bool
+    jobs: int | None
+    threads: int | None
+    keep: Keep
+    cluster: str | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class ComparisonRequest:
         device: that trials are trained on.
         data_root: folder of the data sets; None for the recipe's.
         run_code: copies of the user's files that a run folder keeps may run.
+        execution: where trials are trained, and how many at once.
     """
 
     recipe: Path
@@ -61,13 +67,14 @@ class ComparisonRequest:
     device: torch.device
     data_root: Path | None = None
     run_code: bool = False
+    execution: Execution = field(default_factory=Execution)
 
     @classmethod
     def of(cls, recipe: Path, options: BatchOptions, *, seeds: int = 3) -> "ComparisonRequest":
         """Return the request that options make; `seeds` where they do not say how many.
 
         Raises:
-            InputError: If there is no such device.
+            InputError: If there is no such device, or trials cannot be trained so.
         """
         return cls(
             recipe,
@@ -77,6 +84,12 @@ class ComparisonRequest:
             pick_device(options.get("device", "auto")),
             options.get("data_root"),
             options.get("run_code", False),
+            Execution(
+                options.get("jobs"),
+                options.get("threads"),
+                options.get("keep", "all"),
+                options.get("cluster"),
+            ),
         )
 
     @property
@@ -148,7 +161,9 @@ def compare_arms(
     """
     folder = request.usable_folder(kind)
     with only_writer(folder.path):
-        outcomes = run_trials(trials, TrainTrial(request.device, request.access))
+        train = TrainTrial(request.device, request.access, keep=request.execution.keep)
+        about = About(kind, str(request.recipe), folder)
+        outcomes = request.execution.outcomes_of(trials, train, about)
         result = summarize_trials(outcomes, kind=kind, recipe=str(request.recipe), on=on)
         result.write(folder.report)
         return result

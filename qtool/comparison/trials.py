@@ -1,17 +1,18 @@
 """Arms x seeds: start, resume or reuse every trial, and collect what they reached.
 
 A trial is all that it takes to train it, and pickles; so does `TrainTrial`, which trains one. Where
-and when trials are trained is an executor's business: it takes trials and what trains one, and
-yields their outcomes. To add one, write a callable of the type `Executor` beside `one_by_one`.
+and when trials are trained is the business of `qtool.comparison.executors`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 
+from qtool.comparison.kept_files import Keep, damage_of, mend, prune
 from qtool.comparison.statistics.differences import (
     Reached,
     differences_from_first,
@@ -19,12 +20,13 @@ from qtool.comparison.statistics.differences import (
 )
 from qtool.comparison.statistics.verdicts import verdict
 from qtool.console import say
-from qtool.errors import InputError, TrainingError
+from qtool.errors import InputError, QtoolError, TrainingError
 from qtool.files.whole import refuse_unless_makeable
 from qtool.recipe.recipe import Recipe
-from qtool.reports.comparisons import Arm, Comparison, Difference
+from qtool.reports.comparisons import Arm, Comparison, Difference, FailedTrial
 from qtool.reports.results import Summary
 from qtool.runs.access import OWN, Access
+from qtool.runs.changes import read_record
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.runs.train import train_run
@@ -39,12 +41,15 @@ class Trial:
         seed: of the run; runs of the same seed are held against each other.
         recipe: resolved.
         folder: of the run.
+        threads: of the processor, on which the last bits of its numbers depend; None for as many
+            as torch takes.
     """
 
     arm: str
     seed: int
     recipe: Recipe
     folder: RunFolder
+    threads: int | None = None
 
     def __str__(self) -> str:
         return f"{self.arm}, seed {self.seed}"
@@ -103,64 +108,105 @@ class Outcome:
 Kind = Literal["estimators", "schedules"]  # what the arms are
 Outcomes = Mapping[str, Sequence[Outcome]]  # arm -> its outcomes, seed by seed
 Train = Callable[[Trial], Summary]
-Executor = Callable[[Sequence[Trial], Train], Iterable[Outcome]]
 
 
 @dataclass(frozen=True)
 class TrainTrial:
-    """Trains a trial, goes on with it, or reuses it; one that diverges does not stop the others.
+    """Trains a trial, goes on with it, or reuses it; one that fails does not stop the others.
 
     Attributes:
         device: that it is trained on.
         access: what the recipe of all trials may reach.
         records: keep every flip of its weights' codes too.
+        keep: which of its checkpoints stay once it is finished.
     """
 
     device: torch.device
     access: Access = OWN
     records: bool = False
+    keep: Keep = "all"
 
     def __call__(self, trial: Trial) -> Summary:
-        """Return how the trial ended.
+        """Return how the trial ended: also one that diverged, or whose folder is damaged.
 
         Raises:
-            InputError: If its folder holds anything else.
+            InputError: If its folder holds anything else, or nothing can be trained at all.
         """
-        run = Run(trial.folder, trial.recipe, self.device, self.access.taken(trial.recipe))
-        try:
-            return train_run(run, resume=True, with_plan=False, records=self.records)
-        except TrainingError as error:
-            say(f"trial failed: {error}")
-            return Summary.read(trial.folder.summary)
+        folder = trial.folder
+        with threads_of(trial):
+            try:
+                mend(folder)
+                reused = folder.finished_summary() is not None
+                access = self.access.taken(trial.recipe)
+                run = Run(folder, trial.recipe, self.device, access)
+                summary = train_run(run, resume=True, with_plan=False, records=self.records)
+                if self.records and reused:
+                    _ = read_record(folder, summary.epochs)
+            except TrainingError as error:
+                say(f"trial failed: {error}")
+                return Summary.read(folder.summary)
+            except InputError as error:
+                if not damage_of(folder, records=self.records):
+                    raise
+                say(f"trial failed: {error}")
+                return failed_summary(trial, str(error))
+            prune(folder, self.keep)
+            return summary
 
 
-def one_by_one(trials: Sequence[Trial], train: Train) -> Iterator[Outcome]:
-    """Train trials in this process, each after the one before it."""
-    for number, trial in enumerate(trials, 1):
-        say(f"trial {number}/{len(trials)}: {trial}")
-        yield Outcome(trial, train(trial))
+@contextmanager
+def threads_of(trial: Trial) -> Iterator[None]:
+    """Compute inside with as many threads as a trial has."""
+    before = torch.get_num_threads()
+    if trial.threads not in (None, before):
+        torch.set_num_threads(trial.threads)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
-def run_trials(
-    trials: Sequence[Trial], train: Train, executor: Executor = one_by_one
-) -> dict[str, list[Outcome]]:
-    """Run every trial, seed by seed, so that arms stay comparable when they are stopped.
+def failed_summary(trial: Trial, why: str) -> Summary:
+    """Return the summary of a trial that could not say itself why it failed."""
+    try:
+        said = Summary.read(trial.folder.summary)
+    except QtoolError:
+        nothing = dict.fromkeys(Summary.figures)
+        counts = {"epochs": 0, "seconds": 0.0, "parameters": 0, "weight_bits_mean": 0.0}
+        return Summary.model_validate(
+            {"status": "failed", "run": str(trial.folder), **counts, **nothing, "error": why}
+        )
+    return said.model_copy(update={"status": "failed", "error": why})
 
-    Args:
-        trials: in the order of their arms, and of their seeds within an arm.
-        train: trains one of them, or returns the summary of one that is done.
-        executor: calls it, now or elsewhere.
 
-    Returns:
-        The outcomes of each arm, in the order of the trials.
-    """
-    seeds = dict.fromkeys(trial.seed for trial in trials)
-    in_turn = [trial for seed in seeds for trial in trials if trial.seed == seed]
-    done = {(each.trial.arm, each.trial.seed): each for each in executor(in_turn, train)}
-    outcomes: dict[str, list[Outcome]] = {}
-    for trial in trials:
-        outcomes.setdefault(trial.arm, []).append(done[trial.arm, trial.seed])
-    return outcomes
+class OfTrials(TypedDict):
+    """What every comparison.json says of its trials."""
+
+    threads: int | None
+    failed_trials: list[FailedTrial]
+
+
+def of_trials(outcomes: Outcomes) -> OfTrials:
+    """Return with how many threads trials were trained, and which failed, in their order."""
+    every = [outcome for done in outcomes.values() for outcome in done]
+    return {
+        "threads": every[0].trial.threads if every else None,
+        "failed_trials": failed_trials(every),
+    }
+
+
+def failed_trials(outcomes: Sequence[Outcome]) -> list[FailedTrial]:
+    """Return which of some trials did not come to their end, and why."""
+    return [
+        FailedTrial(
+            arm=outcome.trial.arm,
+            seed=outcome.trial.seed,
+            error=outcome.summary.error or f"ended as {outcome.summary.status}",
+        )
+        for outcome in outcomes
+        if not outcome.finished
+    ]
 
 
 def arms_and_differences(outcomes: Outcomes) -> tuple[list[Arm], list[Difference]]:
@@ -201,4 +247,5 @@ def summarize_trials(
         differences=differences,
         verdict=verdict(differences, {arm.name: arm.failed for arm in arms}),
         on=on,
+        **of_trials(outcomes),
     )

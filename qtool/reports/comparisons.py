@@ -78,6 +78,15 @@ class Look(Result):
     verdict: str
 
 
+class FailedTrial(Result):
+    """A trial that did not come to its end."""
+
+    arm: str
+    seed: int
+    error: str
+    """Why not."""
+
+
 class Comparison(Result):
     """comparison.json: arms, differences, verdict."""
 
@@ -95,6 +104,33 @@ class Comparison(Result):
     """Every time that this comparison was judged, the last one too."""
     without_answers: list[str] = Field(default_factory=list)
     """Trials of which only the accuracy is known, so that their arms are judged by seeds alone."""
+    threads: int | None = None
+    """Of the processor, with which every trial was trained; null where nothing was."""
+    failed_trials: list[FailedTrial] = Field(default_factory=list)
+
+
+class Partial(Result):
+    """How far a comparison is."""
+
+    done: int
+    """Trials that were trained, or failed."""
+    trials: int
+
+
+class UnfinishedComparison(Result):
+    """comparison.json while trials are trained: only then it has `partial`."""
+
+    kind: Literal["estimators", "schedules", "equivalence"]
+    recipe: str
+    seeds: list[int]
+    arms: list[Arm]
+    """Their values are null also where a trial is not done."""
+    verdict: str
+    threads: int | None
+    failed_trials: list[FailedTrial]
+    partial: Partial
+    looks: list[Look] = Field(default_factory=list)
+    """Every time that a comparison of fewer trials was judged in the same folder."""
 
 
 class Curve(Result):
@@ -138,3 +174,6 @@ class Equivalence(Result):
     notes: list[str]
     verdict: str
     curves: list[Curve]
+    threads: int | None = None
+    """Of the processor, with which every trial was trained."""
+    failed_trials: list[FailedTrial] = Field(default_factory=list)

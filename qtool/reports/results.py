@@ -12,7 +12,7 @@ from pydantic import Field
 
 from qtool.errors import InputError
 from qtool.files.json_data import read_json
-from qtool.reports.comparisons import Comparison, Equivalence
+from qtool.reports.comparisons import Comparison, Equivalence, UnfinishedComparison
 from qtool.reports.exports import Export
 from qtool.reports.health import Finding
 from qtool.reports.layers import ExportedLayer, Layer, Site
@@ -211,6 +211,7 @@ def read(path: Path) -> Result:
 
 
 _MARKS: dict[str, type[Result]] = {  # a key -> the one kind of file that has it
+    "partial": UnfinishedComparison,
     "kind": Comparison,
     "status": Summary,
     "to": StraightThrough,

@@ -7,12 +7,12 @@ import pytest
 import torch
 import yaml
 
+from qtool.comparison.executors import run_trials
 from qtool.comparison.trials import (
     ComparisonFolder,
     Outcome,
     TrainTrial,
     Trial,
-    run_trials,
     summarize_trials,
 )
 from qtool.errors import InputError
@@ -123,7 +123,8 @@ def test_a_failed_trial_is_counted_and_left_out_of_the_mean():
 def test_the_report_has_its_keys_in_the_order_of_the_contract():
     said = summarized(a=[summary(0.9)], b=[summary(0.8)]).to_json()
 
-    assert list(said) == ["kind", "recipe", "seeds", "arms", "differences", "verdict", "on"]
+    before = ["kind", "recipe", "seeds", "arms", "differences", "verdict", "on"]
+    assert list(said) == [*before, "threads", "failed_trials"]
     assert [list(arm) for arm in said["arms"]] == [["name", "values", "mean", "std", "failed"]] * 2
     keys = ["arm", "against", "mean", "low", "high", "pairs", "p_value", "confidence", "images"]
     keys += ["std", "freedom", "by_images", "new_low", "new_high", "margin", "equal_low"]
