@@ -11,11 +11,14 @@ from qtool.cli.options import (
     DataAssignments,
     DataRoot,
     Device,
+    Jobs,
+    KeepCheckpoints,
     OnSchedule,
     OnSide,
     RunCode,
     Seeds,
     SharedRecipe,
+    Threads,
     interruptible,
     names_of,
     present,
@@ -47,6 +50,9 @@ def compare_estimators(
     data_root: DataRoot = None,
     run_code: RunCode = False,
     device: Device = "auto",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    keep: KeepCheckpoints = None,
     as_json: AsJson = False,
 ) -> None:
     """Train arms that differ in their gradient estimator only, seed by seed.
@@ -67,8 +73,13 @@ def compare_estimators(
         device=device,
         data_root=data_root,
         run_code=run_code,
+        jobs=jobs,
+        threads=threads,
+        keep=keep or "all",
     )
     present(result, as_json=as_json)
+    if result.failed_trials:
+        raise typer.Exit(1)
 
 
 @compare_app.command("schedules")
@@ -92,6 +103,9 @@ def compare_schedules(
     data_root: DataRoot = None,
     run_code: RunCode = False,
     device: Device = "auto",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    keep: KeepCheckpoints = None,
     as_json: AsJson = False,
 ) -> None:
     """Train arms that differ in one schedule only: alpha's against the STE, or the learning rate's.
@@ -114,8 +128,13 @@ def compare_schedules(
         device=device,
         data_root=data_root,
         run_code=run_code,
+        jobs=jobs,
+        threads=threads,
+        keep=keep or "all",
     )
     present(result, as_json=as_json)
+    if result.failed_trials:
+        raise typer.Exit(1)
 
 
 @compare_app.command("equivalence")
@@ -138,6 +157,9 @@ def compare_equivalence(
     data_root: DataRoot = None,
     run_code: RunCode = False,
     device: Device = "auto",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    keep: KeepCheckpoints = None,
     as_json: AsJson = False,
 ) -> None:
     """Train with an estimator and with the STE it should be equal to, and see how far they part.
@@ -158,8 +180,13 @@ def compare_equivalence(
         device=device,
         data_root=data_root,
         run_code=run_code,
+        jobs=jobs,
+        threads=threads,
+        keep=keep or "all",
     )
     present(result, as_json=as_json)
+    if result.failed_trials:
+        raise typer.Exit(1)
 
 
 @compare_app.command("runs")

@@ -97,6 +97,24 @@ OnSchedule = Annotated[
     ),
 ]
 
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", help="Trials at once, each in a process; default: one, in this."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", help="Of each trial; default: 1 of several at once, or all."),
+]
+KeepCheckpoints = Annotated[
+    Literal["none", "last"] | None,
+    _one_of(
+        "--keep",
+        "none",
+        "last",
+        help="none or last: checkpoints that a finished trial keeps; default: the last two.",
+    ),
+]
+
 
 def batch_size(value: str) -> int | None:
     """Return a fixed batch size, or None for a dynamic one."""

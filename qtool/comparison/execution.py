@@ -43,7 +43,6 @@ class Execution:
             this process.
         threads: of each trial; None takes 1 where several are trained at once, else all.
         keep: which checkpoints of a finished trial stay.
-        cluster: address of a Ray cluster that trains them, "local" for one on this machine.
 
     Raises:
         InputError: If there are no such numbers.
@@ -52,7 +51,6 @@ class Execution:
     jobs: int | None = None
     threads: int | None = None
     keep: Keep = "all"
-    cluster: str | None = None
 
     def __post_init__(self) -> None:
         for option, count in (("--jobs", self.jobs), ("--threads", self.threads)):
@@ -66,8 +64,7 @@ class Execution:
         """Return the threads that each trial is trained with."""
         if self.threads is not None:
             return self.threads
-        at_once = self.cluster is not None or (self.jobs or 1) > 1
-        return 1 if at_once else torch.get_num_threads()
+        return 1 if (self.jobs or 1) > 1 else torch.get_num_threads()
 
     @property
     def executor(self) -> Executor:

@@ -42,7 +42,6 @@ class BatchOptions(TypedDict, total=False):
     jobs: int | None
     threads: int | None
     keep: Keep
-    cluster: str | None
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,6 @@ class ComparisonRequest:
                 options.get("jobs"),
                 options.get("threads"),
                 options.get("keep", "all"),
-                options.get("cluster"),
             ),
         )
 

@@ -86,6 +86,9 @@ class FailedTrial(Result):
     error: str
     """Why not."""
 
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed} failed: {self.error}"
+
 
 class Comparison(Result):
     """comparison.json: arms, differences, verdict."""

@@ -32,8 +32,9 @@ def show_result(result: Result) -> None:
 
 def warn_of(result: Result) -> None:
     """Say loudly, on standard error, what of a result must not be overlooked."""
-    for warning in warnings_of(result):
-        warn(warning)
+    compared = isinstance(result, Comparison | Equivalence)
+    for warning in [*warnings_of(result), *(result.failed_trials if compared else ())]:
+        warn(str(warning))
 
 
 def show_plan(rows: Sequence[PlanRow], sites: Sequence[SiteRow] = ()) -> None:
