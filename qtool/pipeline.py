@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Unpack
 
 from qtool.benchmark.bench import bench_files
+from qtool.comparison.arms import trials_of
 from qtool.comparison.equivalence import equivalence_report
 from qtool.comparison.equivalence_arms import equivalence_question, equivalence_trials
-from qtool.comparison.estimators import estimator_trials
+from qtool.comparison.estimators import estimator_arms
 from qtool.comparison.execution import About
+from qtool.comparison.fair import AS_THEY_ARE, Fairness, fair_arms
 from qtool.comparison.finished import side_by_side
+from qtool.comparison.given_arms import given_arms
 from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, compare_arms
-from qtool.comparison.schedules import Scheduled, Window, schedule_trials
+from qtool.comparison.schedules import Scheduled, Window, schedule_arms
 from qtool.comparison.trials import TrainTrial
 from qtool.conversion.to_integer import convert as to_integer
 from qtool.errors import InputError
@@ -231,12 +234,20 @@ def compare_estimators(
     *,
     names: list[str] | None = None,
     on: Side | None = None,
+    given: list[str] | None = None,
+    fairness: Fairness = AS_THEY_ARE,
     **options: Unpack[BatchOptions],
 ) -> Comparison:
-    """Recipe x estimators x seeds -> trials -> comparison.json; return what it says."""
+    """Recipe x estimators, or arms that are written out, x seeds -> trials -> comparison.json."""
     request = ComparisonRequest.of(recipe_path, options)
-    trials, side = estimator_trials(request, names, on)
-    return compare_arms("estimators", side, request, trials)
+    if given:
+        arms, side = given_arms(request, given), None
+    else:
+        arms, side = estimator_arms(request, names, on)
+    named = bool(names or given)
+    made = fair_arms(arms, fairness, request, "estimators", on=side, named=named)
+    trials = trials_of(made.arms, request.folder("estimators"))
+    return compare_arms("estimators", side or "arms", request, trials, made.said_in)
 
 
 def compare_schedules(
@@ -245,11 +256,15 @@ def compare_schedules(
     names: list[str] | None = None,
     on: Scheduled = "alpha",
     windows: list[Window] | None = None,
+    fairness: Fairness = AS_THEY_ARE,
     **options: Unpack[BatchOptions],
 ) -> Comparison:
     """Recipe x schedules x seeds -> trials -> comparison.json; return what it says."""
     request = ComparisonRequest.of(recipe_path, options)
-    return compare_arms("schedules", on, request, schedule_trials(request, names, on, windows))
+    arms = schedule_arms(request, names, on, windows)
+    made = fair_arms(arms, fairness, request, "schedules")
+    trials = trials_of(made.arms, request.folder("schedules"))
+    return compare_arms("schedules", on, request, trials, made.said_in)
 
 
 def compare_equivalence(

@@ -13,12 +13,14 @@ from qtool.cli.options import (
     Device,
     Jobs,
     KeepCheckpoints,
+    Match,
     OnSchedule,
     OnSide,
     RunCode,
     Seeds,
     SharedRecipe,
     Threads,
+    Tune,
     interruptible,
     names_of,
     present,
@@ -42,6 +44,12 @@ def compare_estimators(
         str | None, typer.Option("--estimators", help="Arms, as a,b,c; default: all of them.")
     ] = None,
     on: OnSide = None,
+    arms: Annotated[
+        list[str] | None,
+        typer.Option("--arm", help="An arm as 'NAME: key=value, key=value'; may be repeated."),
+    ] = None,
+    tune: Tune = None,
+    match: Match = None,
     seeds: Seeds = "3",
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder; default: runs/NAME-estimators.")
@@ -60,13 +68,21 @@ def compare_estimators(
     Example: qtool compare estimators recipes/digits.yaml --estimators straight_through,identity
     """
     chosen = seeds_of(seeds)
+    if arms and (estimators is not None or on is not None):
+        excluded = "--estimators" if estimators is not None else "--on"
+        raise typer.BadParameter(
+            f"excludes {excluded}: each arm says how it differs", param_hint="--arm"
+        )
     from qtool import pipeline
+    from qtool.comparison.fair import Fairness
 
     names = None if estimators is None else names_of(estimators)
     result = pipeline.compare_estimators(
         recipe,
         names=names,
         on=on,
+        given=arms,
+        fairness=Fairness(tune or (), match),
         seeds=chosen,
         output=output,
         assignments=assignments,
@@ -95,6 +111,8 @@ def compare_schedules(
         str | None,
         typer.Option("--windows", help="Shares of training, as 0-0.8,0-1: each schedule in each."),
     ] = None,
+    tune: Tune = None,
+    match: Match = None,
     seeds: Seeds = "3",
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder; default: runs/NAME-schedules.")
@@ -115,6 +133,7 @@ def compare_schedules(
     chosen = seeds_of(seeds)
     within = None if windows is None else windows_of(windows)
     from qtool import pipeline
+    from qtool.comparison.fair import Fairness
 
     names = None if schedules is None else names_of(schedules)
     result = pipeline.compare_schedules(
@@ -122,6 +141,7 @@ def compare_schedules(
         names=names,
         on=on,
         windows=within,
+        fairness=Fairness(tune or (), match),
         seeds=chosen,
         output=output,
         assignments=assignments,

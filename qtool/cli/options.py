@@ -45,6 +45,10 @@ RunCode = Annotated[
     bool, typer.Option("--run-code", help="Run the copies of your files that a run folder keeps.")
 ]
 Seeds = Annotated[str, typer.Option("--seeds", help="How many, or a list such as 1,2,3.")]
+Tune = Annotated[
+    list[str] | None,
+    typer.Option("--tune", help="Choose for each arm, by held-out images: KEY=0.3x,1x,3x."),
+]
 SharedRecipe = Annotated[Path, typer.Argument(help="Recipe that all arms share.")]
 
 
@@ -112,6 +116,24 @@ KeepCheckpoints = Annotated[
         "none",
         "last",
         help="none or last: checkpoints that a finished trial keeps; default: the last two.",
+    ),
+]
+
+
+def _match(value: str) -> str:
+    """Return what arms are matched in."""
+    if value != "alpha":
+        raise typer.BadParameter(f"{value!r} is not alpha", param_hint="--match")
+    return value
+
+
+Match = Annotated[
+    Literal["alpha"] | None,
+    typer.Option(
+        "--match",
+        help="alpha: divide weights' learning rates by it, under SGD.",
+        parser=_match,
+        metavar=WORD,
     ),
 ]
 

@@ -1,6 +1,5 @@
 """The arms of a comparison with the straight-through equivalent, at every learning rate."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from math import isfinite
 
@@ -15,6 +14,7 @@ from qtool.comparison.equivalence import (
 )
 from qtool.comparison.estimators import refuse_float, refuse_unknown, with_estimator
 from qtool.comparison.question import ComparisonRequest, rate_of, read_base
+from qtool.comparison.scaling import scaled
 from qtool.comparison.trials import Trial
 from qtool.console import say
 from qtool.errors import InputError
@@ -95,17 +95,6 @@ def _arms_at(
 def _with_rate(recipe: Recipe, rate: float, seed: int, source: str) -> Recipe:
     """Return the recipe with another seed and learning rate; its whole schedule scales with it."""
     data = recipe.as_dict()
-    scaled = _scaled(section_at(data, "training.learning_rate"), rate)
-    changes = {"seed": seed, "training.learning_rate": scaled}
+    schedule = scaled(section_at(data, "training.learning_rate"), rate)
+    changes = {"seed": seed, "training.learning_rate": schedule}
     return check(Recipe, put(data, changes), f"{source} at learning rate {rate:g}")
-
-
-def _scaled(schedule: Mapping[str, object], rate: float) -> dict[str, object]:
-    """Return a schedule that starts at a rate, and has all its values in proportion."""
-    factor = rate / rate_of(schedule)
-    if isinstance(values := schedule.get("values"), list):
-        return {**schedule, "values": [factor * value for value in values]}
-    scaled: dict[str, object] = {**schedule, "start" if "start" in schedule else "value": rate}
-    if isinstance(stop := schedule.get("stop"), int | float):
-        scaled["stop"] = factor * stop
-    return scaled

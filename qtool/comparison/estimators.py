@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from qtool.comparison.arms import ComparedArm
 from qtool.comparison.question import (
     Base,
     ComparisonRequest,
@@ -10,21 +11,19 @@ from qtool.comparison.question import (
     refuse_repeated,
     sections_of,
 )
-from qtool.comparison.trials import Trial
 from qtool.console import say
 from qtool.errors import InputError, RecipeError
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.problems import did_you_mean
-from qtool.recipe.file import check_recipe
 from qtool.recipe.places import put
 from qtool.recipe.recipe import Recipe
 from qtool.settings.user_estimators import is_users, load_estimator
 
 
-def estimator_trials(
+def estimator_arms(
     request: ComparisonRequest, names: list[str] | None, on: Side | None
-) -> tuple[list[Trial], Side]:
-    """Return one trial for each estimator and seed, and the side whose estimators they are.
+) -> tuple[list[ComparedArm], Side]:
+    """Return one arm for each estimator, and the side whose estimators they are.
 
     Args:
         request: of which recipe, and how often.
@@ -40,13 +39,7 @@ def estimator_trials(
     refuse_repeated(names or [], "--estimators", "an estimator")
     side = on or _side_of(base.recipe, names or ESTIMATORS.names())
     refuse_float(base, side)
-    folder = request.folder("estimators")
-    trials = [
-        folder.trial(name, with_estimator(base, side, name, seed))
-        for name in names or _fitting(base, side)
-        for seed in base.seeds
-    ]
-    return trials, side
+    return [_arm(base, side, name) for name in names or _fitting(base, side)], side
 
 
 def refuse_unknown(name: str, base: Base, option: str) -> None:
@@ -96,21 +89,27 @@ def _fitting(base: Base, side: Side) -> list[str]:
 
 
 def with_estimator(base: Base, side: Side, name: str, seed: int) -> Recipe:
-    """Return the recipe of one trial: every tensor of a side has the estimator, also of overrides.
-
-    It takes the place of a blend. Where the recipe has it already, it keeps its parameters.
+    """Return the recipe of one trial.
 
     Raises:
-        RecipeError: If the recipe cannot have it.
+        RecipeError: If the recipe cannot have the estimator.
+    """
+    return _arm(base, side, name).recipe(seed)
+
+
+def _arm(base: Base, side: Side, name: str) -> ComparedArm:
+    """Return an arm: every tensor of a side has the estimator, also of overrides.
+
+    It takes the place of a blend. Where the recipe has it already, it keeps its parameters.
     """
     sections, shared = sections_of(base.data, side), f"quantization.{side}"
     usual = _own_estimator(sections.get(shared, {}), name) or name
-    changes: dict[str, object] = {"seed": seed}
+    changes: dict[str, object] = {}
     for place, section in sections.items():
         if place == shared or shared not in sections or {"estimator", "blend"} & set(section):
             changes[f"{place}.estimator"] = _own_estimator(section, name) or usual
             changes[f"{place}.blend"] = None
-    return check_recipe(put(base.data, changes), base.source, f" with {name}", code=base.code)
+    return ComparedArm(name, base, put(base.data, changes))
 
 
 def _own_estimator(section: Mapping[str, object], name: str) -> object:

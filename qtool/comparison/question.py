@@ -1,6 +1,6 @@
 """What every comparison that trains is asked, and what its arms share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -147,7 +147,11 @@ def read_base(request: ComparisonRequest) -> Base:
 
 
 def compare_arms(
-    kind: Kind, on: str, request: ComparisonRequest, trials: Sequence[Trial]
+    kind: Kind,
+    on: str,
+    request: ComparisonRequest,
+    trials: Sequence[Trial],
+    said_in: Callable[[Comparison], Comparison] = lambda result: result,
 ) -> Comparison:
     """Run every trial of a comparison; write comparison.json and return what it says.
 
@@ -156,6 +160,7 @@ def compare_arms(
         on: whose estimator, or which schedule, differs.
         request: where trials are trained, and on what.
         trials: in the order of their arms, and of their seeds within an arm.
+        said_in: returns a result with what was done to the arms before.
     """
     folder = request.usable_folder(kind)
     with only_writer(folder.path):
@@ -163,6 +168,7 @@ def compare_arms(
         about = About(kind, str(request.recipe), folder)
         outcomes = request.execution.outcomes_of(trials, train, about)
         result = summarize_trials(outcomes, kind=kind, recipe=str(request.recipe), on=on)
+        result = said_in(result)
         result.write(folder.report)
         return result
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from qtool.comparison.arms import ComparedArm
 from qtool.comparison.question import (
     SIDES,
     ComparisonRequest,
@@ -12,14 +13,11 @@ from qtool.comparison.question import (
     refuse_repeated,
     sections_of,
 )
-from qtool.comparison.trials import Trial
 from qtool.errors import InputError
 from qtool.numerics.schedules import SCHEDULES
 from qtool.problems import did_you_mean
 from qtool.recipe.places import at, put, section_at
-from qtool.recipe.recipe import Recipe
 from qtool.runs.build import AFTER_A_BLEND
-from qtool.settings.section import check
 
 Scheduled = Literal["alpha", "learning_rate"]
 Window = list[float]  # [a, b]: the share of training within which a value is scheduled
@@ -61,13 +59,13 @@ class Shape:
         return {**kept, "name": self.name, **window}
 
 
-def schedule_trials(
+def schedule_arms(
     request: ComparisonRequest,
     names: list[str] | None,
     on: Scheduled,
     windows: list[Window] | None,
-) -> list[Trial]:
-    """Return one trial for each schedule and seed, those of alpha after the straight-through arm's.
+) -> list[ComparedArm]:
+    """Return one arm for each schedule, those of alpha after the straight-through one.
 
     Args:
         request: of which recipe, and how often.
@@ -89,14 +87,7 @@ def schedule_trials(
         if str(shape) in arms:
             raise InputError(f"--windows: two of them are the same to six digits: {shape.span}")
         arms[str(shape)] = _with_alpha(data, shape) if on == "alpha" else _with_rate(data, shape)
-    folder = request.folder("schedules")
-    return [
-        folder.trial(
-            arm, check(Recipe, put(data, {**changes, "seed": seed}), f"{base.source} with {arm}")
-        )
-        for arm, changes in arms.items()
-        for seed in base.seeds
-    ]
+    return [ComparedArm(arm, base, put(data, changes)) for arm, changes in arms.items()]
 
 
 def _shapes(names: list[str], windows: list[Window] | None) -> list[Shape]:

@@ -79,6 +79,25 @@ def override(data: Mapping[str, object], assignments: Sequence[str]) -> dict[str
     return made
 
 
+def with_values(
+    data: Mapping[str, object], values: Mapping[str, object], said: str
+) -> dict[str, object]:
+    """Return a copy of a recipe's data with values at dotted keys, set as `override` does.
+
+    Args:
+        data: of the recipe.
+        values: key -> value.
+        said: what asks for them, for messages.
+
+    Raises:
+        RecipeError: If there is nothing at a place to set a key in.
+    """
+    made = dict(data)
+    for key, value in values.items():
+        _set(made, key.split("."), value, f"{said}: {key}")
+    return made
+
+
 def _set(data: dict[str, object], path: list[str], value: object, said: str) -> None:
     """Set one value, as was `said`; sections on the way are copied: an alias may share them."""
     node: Node = data

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
+from qtool.reports.fairness import Candidate
 from qtool.reports.result import Result
 
 
@@ -20,6 +21,9 @@ class Arm(Result):
     weight_bits_mean: float | None = None
     bytes: int | None = None
     latency_ms: float | None = None
+    integrated_rate: float | None = None
+    """Mean learning rate that reaches its weights, estimator and blend included, as a share of the
+    first arm's; absent under Adam, and where theory names none."""
 
 
 class Difference(Result):
@@ -110,6 +114,14 @@ class Comparison(Result):
     threads: int | None = None
     """Of the processor, with which every trial was trained; null where nothing was."""
     failed_trials: list[FailedTrial] = Field(default_factory=list)
+    match: str | None = None
+    """What learning rates were divided by; absent where nothing was matched."""
+    tuned: dict[str, dict[str, JsonValue]] | None = None
+    """Arm -> key of the recipe -> value that was chosen for it; absent where nothing was tuned."""
+    at_edge: dict[str, list[str]] | None = None
+    """Arm -> keys whose best value is the smallest or the largest of those tried."""
+    candidates: list[Candidate] | None = None
+    """All that were tried."""
 
 
 class Partial(Result):

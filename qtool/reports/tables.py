@@ -9,6 +9,7 @@ from qtool.reports.benchmarks import Benchmark, show_benchmark
 from qtool.reports.comparisons import Comparison, Difference, Equivalence
 from qtool.reports.export_table import show_all_exports, show_export, show_unproven, warnings_of
 from qtool.reports.exports import AllExports, Export, UnprovenExport
+from qtool.reports.fair_words import fair_sentences
 from qtool.reports.health import show_health
 from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow, SiteRow
 from qtool.reports.predictions import Prediction, show_prediction
@@ -142,6 +143,8 @@ def show_comparison(result: Comparison) -> None:
     first = result.arms[0].name
     columns = ["arm", "#mean", "#std", "each seed", f"#against {first}, 95 %", "#failed"]
     show(table("validation accuracy", columns, rows), on_stdout=True)
+    for sentence in fair_sentences(result):
+        say(sentence, on_stdout=True)
     say(result.verdict, on_stdout=True)
 
 

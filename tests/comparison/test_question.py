@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from qtool.comparison.estimators import estimator_trials
+from qtool.comparison.estimators import estimator_arms
 from qtool.comparison.question import ComparisonRequest, Side
 from qtool.errors import InputError
 from tests.kit import write_recipe
@@ -17,9 +17,9 @@ SHARP = {"name": "hyperbolic_tangent", "sharpness": 1.2}
 def arms(folder: Path, names: list[str], side: Side = "weights", **sides: Any) -> dict[str, Any]:
     path = write_recipe(folder, {"quantization": sides})
     request = ComparisonRequest(path, 1, folder, None, torch.device("cpu"))
-    trials, on = estimator_trials(request, names, side)
+    made, on = estimator_arms(request, names, side)
     assert on == side
-    return {trial.arm: trial.recipe.quantization for trial in trials}
+    return {arm.name: arm.recipe(0).quantization for arm in made}
 
 
 def test_the_recipe_s_own_estimator_keeps_its_parameters(tmp_path: Path) -> None:

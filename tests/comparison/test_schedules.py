@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from qtool import pipeline
+from qtool.comparison.arms import trials_of
 from qtool.comparison.question import ComparisonRequest
-from qtool.comparison.schedules import Scheduled, Window, schedule_trials
+from qtool.comparison.schedules import Scheduled, Window, schedule_arms
 from qtool.comparison.trials import Trial
 from qtool.errors import InputError
 from tests.kit import metrics, write_recipe
@@ -37,7 +38,7 @@ def trials(
     seeds: int = 1,
 ) -> list[Trial]:
     request = ComparisonRequest(path, seeds, path.parent, list(settings), torch.device("cpu"))
-    return schedule_trials(request, names, on, windows)
+    return trials_of(schedule_arms(request, names, on, windows), request.folder("schedules"))
 
 
 def arms(path: Path, *question: Any) -> dict[str, Any]:
