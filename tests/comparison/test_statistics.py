@@ -81,13 +81,13 @@ def test_the_spread_is_the_weighted_mean_of_both_variances() -> None:
     table = a.astype(float) - b.astype(float)
     of_seeds = np.var(table.mean(1), ddof=1)
     of_images = np.var(table, axis=0, ddof=1).sum() / 500**2
-    std = ((3 * 2 * of_images + 2 * of_seeds) / 5) ** 0.5
+    std = ((2 * 2 * of_images + 2 * of_seeds) / 4) ** 0.5
     found = differences_from_first([reached("b", b), reached("a", a)])[0]
     t = table.mean() / (std / 3**0.5)
 
-    assert (found.std, found.freedom, found.by_images) == (pytest.approx(std), 5, True)
-    assert found.p_value == pytest.approx(2 * stats.t.sf(abs(t), 5))
-    half = stats.t.ppf(0.975, 5) * std / 3**0.5
+    assert (found.std, found.freedom, found.by_images) == (pytest.approx(std), 4, True)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(abs(t), 4))
+    half = stats.t.ppf(0.975, 4) * std / 3**0.5
     assert (found.low, found.high) == pytest.approx((table.mean() - half, table.mean() + half))
 
 
@@ -97,7 +97,7 @@ def test_seeds_that_contradict_their_images_are_believed_alone(n: int) -> None:
     a, b = drawn(random, n, 500), drawn(random, n, 500)
     a[0, 60:400] = False  # one network has collapsed
     gaps = gaps_between(a, b)
-    tail = stats.f.sf(float(gaps.of_seeds) / (3 * float(gaps.of_images)), n - 1, 1e9)
+    tail = stats.f.sf(float(gaps.of_seeds) / float(gaps.of_images), n - 1, 1e9)
     found = spread_of(gaps)
 
     assert bool(found.by_images) == (tail >= 0.01)
