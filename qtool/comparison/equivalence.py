@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from qtool.comparison import agreement
+from qtool.comparison.equivalence_verdict import RULE, is_equivalent, sentence
+from qtool.comparison.slopes import slope_of
 from qtool.comparison.trials import Outcomes, arms_and_differences, of_trials
-from qtool.reports.comparisons import Arm, Curve, Difference, Equivalence
+from qtool.reports.comparisons import Arm, Curve, Difference, Equivalence, Slope
 from qtool.reports.results import EpochLine
 from qtool.runs.changes import Record, read_record
 from qtool.runs.folder import RunFolder
@@ -22,11 +24,6 @@ from qtool.straight_through.recipe import Equivalent
 
 CUSTOM, MAPPED, NAIVE, JITTER = "custom", "mapped", "naive", "jitter"
 JITTER_FACTOR = 1.01
-FACTOR = 2.0  # of the noise: how far mapped may be from custom
-RULE = (
-    "indistinguishable: at the smallest learning rate, both the weight alignment error of mapped "
-    f"and its share of differing codes are at most {FACTOR:g} times those of jitter"
-)
 METRIC_NAMES = (
     "weight_alignment_error",
     "quantized_weight_agreement",
@@ -153,6 +150,7 @@ class AtRate:
     Attributes:
         arms, differences, curves: as the report has them.
         figures: METRIC_NAMES -> compared arm -> the mean over seeds at the end of training.
+        errors: compared arm -> seed -> weight alignment error at the end of training.
         left_out: how many seeds some arm did not finish.
     """
 
@@ -160,6 +158,7 @@ class AtRate:
     differences: list[Difference]
     curves: list[Curve]
     figures: dict[str, Figures]
+    errors: dict[str, dict[int, float | None]]
     left_out: int
 
 
@@ -180,7 +179,11 @@ def equivalence_report(
     """
     found = {rate: _at_rate(question, rate, outcomes, read) for rate in question.rates}
     theory, smallest = question.theory, found[min(question.rates)]
-    equivalent = None if theory.outside else _is_equivalent(smallest.figures)
+    slopes = {arm: slope_of(_by_seed(found, arm)) for arm in question.compared}
+    error = smallest.figures[METRIC_NAMES[0]]
+    equivalent = None
+    if not theory.outside and error[JITTER]:
+        equivalent = is_equivalent(slopes[MAPPED], error[MAPPED], error[JITTER])
     metrics = {
         name: {arm: [at.figures[name][arm] for at in found.values()] for arm in question.compared}
         for name in METRIC_NAMES
@@ -199,8 +202,9 @@ def equivalence_report(
         equivalent=equivalent,
         rule=RULE,
         notes=theory.notes,
-        verdict=_verdict(question, smallest, equivalent=equivalent),
+        verdict=_verdict(question, smallest, slopes, equivalent=equivalent),
         curves=[curve for at in found.values() for curve in at.curves],
+        slopes=slopes,
         **of_trials(outcomes),
     )
 
@@ -218,6 +222,7 @@ def _at_rate(
     needed = [finished[arm] for arm in question.arms if arm != NAIVE]
     judged = [seed for seed in question.seeds if all(seed in seeds for seeds in needed)]
     figures: dict[str, Figures] = {name: {} for name in METRIC_NAMES}
+    errors: dict[str, dict[int, float | None]] = {}
     curves: list[Curve] = []
     for arm, trained in question.compared.items():
         alike: list[Likeness] = []
@@ -225,10 +230,20 @@ def _at_rate(
             a, b = (read(finished[name][seed]) for name in (CUSTOM, trained))
             alike.append(measure(a, b, arm, question.theory))
             curves.append(_curve(rate, seed, arm, alike[-1]))
+            errors.setdefault(arm, {})[seed] = alike[-1].final[METRIC_NAMES[0]]
         for name in METRIC_NAMES:
             figures[name][arm] = _mean(each.final[name] for each in alike)
     arms = [arm.model_copy(update={"learning_rate": rate}) for arm in arms]
-    return AtRate(arms, differences, curves, figures, len(question.seeds) - len(judged))
+    return AtRate(arms, differences, curves, figures, errors, len(question.seeds) - len(judged))
+
+
+def _by_seed(found: Mapping[float, AtRate], arm: str) -> dict[int, dict[float, float | None]]:
+    """Return seed -> learning rate -> an arm's weight alignment error."""
+    errors: dict[int, dict[float, float | None]] = {}
+    for rate, at in found.items():
+        for seed, error in at.errors.get(arm, {}).items():
+            errors.setdefault(seed, {})[rate] = error
+    return errors
 
 
 def _curve(rate: float, seed: int, arm: str, alike: Likeness) -> Curve:
@@ -247,26 +262,22 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _is_equivalent(figures: Mapping[str, Figures]) -> bool | None:
-    """Judge by RULE; None where no trial tells, or all weights stayed where they were."""
-    errors, agreements = (figures[name] for name in METRIC_NAMES[:2])
-    error, noise = errors[MAPPED], errors[JITTER]
-    agreed, agreed_noise = agreements[MAPPED], agreements[JITTER]
-    if error is None or agreed is None or agreed_noise is None or not noise:
-        return None
-    return error <= FACTOR * noise and 1 - agreed <= FACTOR * (1 - agreed_noise)
-
-
-def _verdict(question: Question, smallest: AtRate, *, equivalent: bool | None) -> str:
+def _verdict(
+    question: Question,
+    smallest: AtRate,
+    slopes: Mapping[str, Slope | None],
+    *,
+    equivalent: bool | None,
+) -> str:
     """Say in words what RULE makes of the figures, with the figures."""
     name, theory, rate = question.estimators, question.theory, min(question.rates)
     errors, agreements = (smallest.figures[key] for key in METRIC_NAMES[:2])
     if theory.outside:
         return f"{name} is outside the class of arXiv:2405.05171: {theory.outside}."
-    if equivalent is None and errors[JITTER] == 0.0:
+    if errors[JITTER] == 0.0:
         why = "a 1 % learning-rate change moved no weight, so the run is too short to say anything"
         return f"{name}: at learning rate {rate:g} {why}."
-    if equivalent is None:
+    if errors[MAPPED] is None or errors[JITTER] is None:
         return f"{name}: at the smallest learning rate some arm did not finish, so nothing is said."
     changes = ""
     if not theory.adaptive:
@@ -278,12 +289,12 @@ def _verdict(question: Question, smallest: AtRate, *, equivalent: bool | None) -
         for arm, error, agreed in pairs
         if error is not None and agreed is not None
     )
-    is_it = "indistinguishable from" if equivalent else "not the same as"
-    noise = "down to" if equivalent else "beyond"
+    what = f"{name} {{}} straight_through{changes}"
+    naive = "" if theory.adaptive else NAIVE  # there mapped is naive
+    told = sentence(what, slopes, mapped=MAPPED, naive=naive, held=equivalent)
     left_out, count = smallest.left_out, len(question.seeds)
     fewer = f" Some arm did not finish on {left_out} of {count} seeds, which are left out."
     return (
-        f"{name} is {is_it} straight_through{changes}, {noise} {FACTOR:g} times the noise of a 1 % "
-        f"learning-rate change. At learning rate {rate:g}, weight alignment error and equal codes: "
-        f"{figures}.{fewer if left_out else ''}"
+        f"{told} At learning rate {rate:g}, weight alignment error and equal codes: {figures}."
+        f"{fewer if left_out else ''}"
     )

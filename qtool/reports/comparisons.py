@@ -159,6 +159,17 @@ class Curve(Result):
     inference_agreement: list[float]
 
 
+class Slope(Result):
+    """With which power of the learning rate an error falls."""
+
+    slope: float
+    low: float | None
+    """The 95 % interval; null where too few rates and seeds leave it open."""
+    high: float | None
+    points: int
+    """Rates x seeds that it is found from."""
+
+
 ByArm = dict[str, list[float | None]]  # arm -> one value for each learning rate
 
 
@@ -192,3 +203,6 @@ class Equivalence(Result):
     threads: int | None = None
     """Of the processor, with which every trial was trained."""
     failed_trials: list[FailedTrial] = Field(default_factory=list)
+    slopes: dict[str, Slope | None] = Field(default_factory=dict[str, Slope | None])
+    """Arm -> how its weight alignment error falls with the learning rate, at the end of training;
+    null where no seed has it at two rates."""

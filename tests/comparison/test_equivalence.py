@@ -1,9 +1,12 @@
 """What a comparison with the straight-through equivalent says of trials that did not finish."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from qtool.comparison import equivalence
 from qtool.comparison.equivalence import (
@@ -13,6 +16,8 @@ from qtool.comparison.equivalence import (
     arm_name,
     equivalence_report,
 )
+from qtool.comparison.equivalence_verdict import is_equivalent
+from qtool.comparison.slopes import slope_of
 from qtool.comparison.trials import ComparisonFolder, Outcome
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Equivalence
@@ -24,6 +29,7 @@ from qtool.straight_through.recipe import Equivalent
 from qtool.straight_through.weights import WeightMap
 
 RATE = 0.01
+RATES = [RATE, RATE / 2, RATE / 4, RATE / 8]
 RECIPE: dict[str, Any] = {
     "model": {"name": "lenet5"},
     "data": {"name": "digits"},
@@ -35,7 +41,7 @@ def question(*, adaptive: bool = False, **weights: Any) -> Question:
     settings = check(WeightQuantization, {"bits": 2, "range": "he_uniform"} | weights, "weights")
     maps = {"conv": WeightMap(settings)}
     theory = Equivalent(check(Recipe, RECIPE, "r.yaml"), maps, {}, adaptive, "", [])
-    return Question(theory, [RATE], [3, 1, 2])
+    return Question(theory, RATES, [3, 1, 2])
 
 
 def summary(status: Any) -> Summary:
@@ -53,26 +59,42 @@ def summary(status: Any) -> Summary:
     )
 
 
+Errors = dict[str, Callable[[float], float]]  # arm -> rate -> weight alignment error
+USUAL: Errors = {
+    "mapped": lambda rate: 3 * rate,
+    "naive": lambda rate: 0.4,
+    "jitter": lambda rate: 0.001,
+}
+
+
 def report(
     asked: Question,
     failures: dict[str, list[int]],
     monkeypatch: pytest.MonkeyPatch,
-    error: float = 0.01,
+    errors: Errors = USUAL,
 ) -> tuple[Equivalence, list[tuple[str, int]]]:
     """Return the report where arms failed on some seeds, and which trials were read."""
     read: list[tuple[str, int]] = []
-    alike = Likeness([], [], [], dict.fromkeys(METRIC_NAMES, error))
-    monkeypatch.setattr(equivalence, "measure", lambda *_: alike)
+    last: list[float] = []
+
+    def alike(a: Any, b: Any, arm: str, theory: Any) -> Likeness:
+        final: dict[str, float | None] = dict.fromkeys(METRIC_NAMES, 0.9)
+        final["weight_alignment_error"] = errors[arm](last[-1])
+        return Likeness([], [], [], final)
+
+    monkeypatch.setattr(equivalence, "measure", alike)
     folder = ComparisonFolder(Path("c"))
     outcomes: dict[str, list[Outcome]] = {}
-    for arm in asked.arms:
-        name, failed = arm_name(RATE, arm), failures.get(arm, [])
-        for seed in asked.seeds:
-            recipe = asked.theory.recipe.model_copy(update={"seed": seed})
-            said = summary("failed" if seed in failed else "finished")
-            outcomes.setdefault(name, []).append(Outcome(folder.trial(name, recipe), said))
+    for rate in asked.rates:
+        for arm in asked.arms:
+            name, failed = arm_name(rate, arm), failures.get(arm, [])
+            for seed in asked.seeds:
+                recipe = asked.theory.recipe.model_copy(update={"seed": seed})
+                said = summary("failed" if seed in failed else "finished")
+                outcomes.setdefault(name, []).append(Outcome(folder.trial(name, recipe), said))
 
     def load(run: RunFolder) -> Any:
+        last.append(float(run.path.parent.parent.name.removeprefix("lr-")))
         read.append((run.path.parent.name, int(run.path.name.removeprefix("seed-"))))
 
     return equivalence_report("r.yaml", asked, outcomes, load), read
@@ -85,7 +107,7 @@ def test_arms_are_judged_on_the_seeds_that_all_of_them_finished(
     seeds: dict[str, list[int]] = {}
     for arm, seed in read:
         seeds.setdefault(arm, []).append(seed)
-    assert (seeds["mapped"], seeds["jitter"], seeds["naive"]) == ([3, 2], [3, 2], [3])
+    assert (seeds["mapped"], seeds["jitter"], seeds["naive"]) == ([3, 2] * 4, [3, 2] * 4, [3] * 4)
     assert result.equivalent is True
     assert "Some arm did not finish on 1 of 3 seeds, which are left out." in result.verdict
     whole, _ = report(question(), {"naive": [2]}, monkeypatch)
@@ -101,11 +123,92 @@ def test_without_a_seed_that_all_finished_nothing_is_said(monkeypatch: pytest.Mo
 def test_under_adam_a_moving_parameter_has_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     moving = {"name": "linear", "start": 1.0, "stop": 2.0}
     estimator = {"name": "hyperbolic_tangent", "sharpness": moving}
-    result, _ = report(question(adaptive=True, estimator=estimator), {}, monkeypatch)
-    assert "is indistinguishable from straight_through, down to" in result.verdict
+    errors = USUAL | {"naive": USUAL["mapped"]}
+    result, _ = report(question(adaptive=True, estimator=estimator), {}, monkeypatch, errors)
+    assert "is equivalent to straight_through: their difference falls" in result.verdict
+    assert "without the map" not in result.verdict
 
 
 def test_where_nothing_moves_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    result, _ = report(question(), {}, monkeypatch, error=0.0)
+    still: Errors = {arm: lambda rate: 0.0 for arm in USUAL}
+    result, _ = report(question(), {}, monkeypatch, still)
     assert result.equivalent is None
     assert "moved no weight, so the run is too short to say anything" in result.verdict
+
+
+def wavy(power: float, noise: float) -> Callable[[float], float]:
+    """Return an error that falls by a power of the rate, up to factors beside it."""
+    factors = dict(zip(RATES, (1 + noise, 1 - noise, 1 + noise, 1 - noise), strict=True))
+    return lambda rate: rate**power * factors[rate]
+
+
+@pytest.mark.parametrize(
+    ("mapped", "jitter", "held", "words"),
+    [
+        (wavy(1.0, 0.05), 1e-4, True, "is equivalent to straight_through with lr x 1 and"),
+        (wavy(0.0, 0.05), 1e-4, False, "is not equivalent to straight_through with lr x 1 and"),
+        # far from it, but by less than a rate of 1 % more: nothing speaks against it
+        (wavy(0.0, 0.05), 0.6, None, "may be equivalent to straight_through"),
+        (wavy(0.5, 0.9), 1e-4, None, "undecided, as their difference may vanish"),
+        (lambda rate: 0.0, 1e-4, True, "their runs are the same to the last bit"),
+    ],
+)
+def test_the_power_of_the_learning_rate_decides(
+    mapped: Callable[[float], float],
+    jitter: float,
+    held: bool | None,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = USUAL | {"mapped": mapped, "jitter": lambda rate: jitter}
+    result, _ = report(question(), {}, monkeypatch, errors)
+    assert result.equivalent is held
+    assert words in result.verdict
+    assert ("more learning rates or seeds would tell" in result.verdict) == (held is None)
+
+
+# Of recipes/papers/README.md, MNIST at four rates: errors of the mapped run, and of the naive one.
+MNIST = {2e-2: (0.149, 0.312), 4e-3: (0.057, 0.448), 1e-3: (0.018, 0.504), 5e-4: (0.0083, 0.535)}
+
+
+def test_the_slope_is_that_of_least_squares() -> None:
+    for column in (0, 1):
+        found = slope_of({0: {rate: pair[column] for rate, pair in MNIST.items()}})
+        x = np.log(list(MNIST))
+        y = np.log([pair[column] for pair in MNIST.values()])
+        slope = np.polyfit(x, y, 1)[0]
+        line: Any = stats.linregress(x, y)
+        half = stats.t.ppf(0.975, 2) * line.stderr
+        assert found is not None
+        assert found.points == 4
+        assert found.slope == pytest.approx(slope) == pytest.approx(line.slope)
+        assert (found.low, found.high) == pytest.approx((line.slope - half, line.slope + half))
+        assert is_equivalent(found, 0.0083, 0.0070) is (True if column == 0 else None)
+        assert is_equivalent(found, 0.535, 0.0070) is (column == 0)
+
+
+def test_each_seed_has_a_level_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    errors = {
+        seed: {rate: float(rate**0.8 * level * np.exp(rng.normal(0, 0.2))) for rate in RATES}
+        for seed, level in ((0, 1.0), (1, 10.0), (5, 0.1))
+    }
+    found = slope_of(errors | {7: {RATES[0]: 1.0}, 8: {RATES[0]: None, RATES[1]: 0.0}})
+    rows = [(s, r, e) for s, by_rate in errors.items() for r, e in by_rate.items()]
+    design = np.array([[np.log(r), *(s == other for other in errors)] for s, r, _ in rows], float)
+    y = np.log([e for *_, e in rows])
+    solution, residual, *_ = np.linalg.lstsq(design, y, rcond=None)
+    freedom = len(rows) - 4
+    error = np.sqrt(residual[0] / freedom * np.linalg.inv(design.T @ design)[0, 0])
+    half = stats.t.ppf(0.975, freedom) * error
+    assert found is not None
+    assert found.slope == pytest.approx(solution[0])
+    assert (found.low, found.high) == pytest.approx((solution[0] - half, solution[0] + half))
+
+
+def test_too_few_rates_leave_it_open() -> None:
+    assert slope_of({0: {0.1: 1.0}, 1: {0.1: 2.0}}) is None
+    two = slope_of({0: {0.1: 1.0, 0.01: 0.1}})
+    assert two is not None
+    assert (two.slope, two.low, two.high) == (pytest.approx(1.0), None, None)
+    assert is_equivalent(two, 0.1, 0.001) is None

@@ -72,8 +72,12 @@ def test_the_mapped_run_follows_the_custom_one_and_the_naive_one_does_not(
     changes = result.change_point_agreement
     assert changes["naive"][1] < changes["mapped"][1] <= codes["mapped"][1]
     assert result.inference_agreement["mapped"][1] >= 0.98
-    assert result.equivalent is True
-    assert "indistinguishable from straight_through with lr x 0.53" in result.verdict
+    mapped, naive = (result.slopes[arm] for arm in ("mapped", "naive"))
+    assert mapped is not None
+    assert naive is not None
+    assert mapped.slope > 0.5 > naive.slope
+    assert result.equivalent is None  # two rates on one seed do not tell how sure that is
+    assert "may be equivalent to straight_through with lr x 0.53" in result.verdict
 
 
 def test_comparison_json_has_the_keys_of_the_contract(study: tuple[Path, Equivalence]) -> None:
