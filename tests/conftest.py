@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 from collections.abc import Iterator
 
 os.environ["OMP_NUM_THREADS"] = "1"  # in child processes too: cores are shared with other tests
@@ -15,6 +16,11 @@ from qtool.numerics.estimators import ESTIMATORS
 from qtool.settings import user_estimators
 
 torch.set_num_threads(1)  # small tensors gain nothing from more, and lose much on a busy core
+# a shell ignores these in what it starts in the background, and so would all that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for ending in ("SIGHUP", "SIGTERM"):
+    if hasattr(signal, ending):
+        signal.signal(getattr(signal, ending), signal.SIG_DFL)
 settings.register_profile("qtool", deadline=None)
 settings.load_profile("qtool")
 
