@@ -291,11 +291,18 @@ def inspect(
             raise typer.Exit(2)
 
 
+def _with_local_cluster(argv: list[str]) -> list[str]:
+    """Return arguments with the address of a local cluster after a `--cluster` that has none."""
+    after = [*argv[1:], "--"]
+    bare = [a == "--cluster" and b.startswith("-") for a, b in zip(argv, after, strict=bool(argv))]
+    return ["--cluster=local" if no else a for a, no in zip(argv, bare, strict=True)]
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run qtool; show a QtoolError as a message and an exit code, never as a traceback."""
     try:
         with heeding_signals():
-            app(argv)
+            app(_with_local_cluster(sys.argv[1:] if argv is None else argv))
     except QtoolError as error:
         from qtool.console import printable
 

@@ -8,6 +8,7 @@ import typer
 from qtool.cli.options import (
     AsJson,
     Assignments,
+    Cluster,
     DataAssignments,
     DataRoot,
     Device,
@@ -61,6 +62,7 @@ def compare_estimators(
     jobs: Jobs = None,
     threads: Threads = None,
     keep: KeepCheckpoints = None,
+    cluster: Cluster = None,
     as_json: AsJson = False,
 ) -> None:
     """Train arms that differ in their gradient estimator only, seed by seed.
@@ -92,6 +94,7 @@ def compare_estimators(
         jobs=jobs,
         threads=threads,
         keep=keep or "all",
+        cluster=cluster,
     )
     present(result, as_json=as_json)
     if result.failed_trials:
@@ -124,6 +127,7 @@ def compare_schedules(
     jobs: Jobs = None,
     threads: Threads = None,
     keep: KeepCheckpoints = None,
+    cluster: Cluster = None,
     as_json: AsJson = False,
 ) -> None:
     """Train arms that differ in one schedule only: alpha's against the STE, or the learning rate's.
@@ -151,6 +155,7 @@ def compare_schedules(
         jobs=jobs,
         threads=threads,
         keep=keep or "all",
+        cluster=cluster,
     )
     present(result, as_json=as_json)
     if result.failed_trials:
@@ -180,6 +185,7 @@ def compare_equivalence(
     jobs: Jobs = None,
     threads: Threads = None,
     keep: KeepCheckpoints = None,
+    cluster: Cluster = None,
     as_json: AsJson = False,
 ) -> None:
     """Train with an estimator and with the STE it should be equal to, and see how far they part.
@@ -203,6 +209,7 @@ def compare_equivalence(
         jobs=jobs,
         threads=threads,
         keep=keep or "all",
+        cluster=cluster,
     )
     present(result, as_json=as_json)
     if result.failed_trials:

@@ -137,6 +137,11 @@ Match = Annotated[
     ),
 ]
 
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Ray cluster that trains; without an address: a local one."),
+]
+
 
 def batch_size(value: str) -> int | None:
     """Return a fixed batch size, or None for a dynamic one."""

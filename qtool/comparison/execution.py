@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from qtool.comparison.cluster import Cluster
 from qtool.comparison.executors import Executor, one_by_one, run_trials
 from qtool.comparison.kept_files import KEEPS, Keep
 from qtool.comparison.processes import Processes
@@ -43,6 +45,8 @@ class Execution:
             this process.
         threads: of each trial; None takes 1 where several are trained at once, else all.
         keep: which checkpoints of a finished trial stay.
+        cluster: address of a Ray cluster that trains them, LOCAL for one on this machine; `jobs` at
+            once at the most.
 
     Raises:
         InputError: If there are no such numbers.
@@ -51,6 +55,7 @@ class Execution:
     jobs: int | None = None
     threads: int | None = None
     keep: Keep = "all"
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         for option, count in (("--jobs", self.jobs), ("--threads", self.threads)):
@@ -64,11 +69,13 @@ class Execution:
         """Return the threads that each trial is trained with."""
         if self.threads is not None:
             return self.threads
-        return 1 if (self.jobs or 1) > 1 else torch.get_num_threads()
+        several = self.cluster is not None or (self.jobs or 1) > 1
+        return 1 if several else torch.get_num_threads()
 
-    @property
-    def executor(self) -> Executor:
-        """Return what trains trials."""
+    def executor(self, folder: Path) -> Executor:
+        """Return what trains the trials of a comparison in a folder."""
+        if self.cluster is not None:
+            return Cluster(self.cluster, folder.absolute(), self.jobs)
         return one_by_one if self.jobs is None else Processes(self.jobs)
 
     def outcomes_of(
@@ -86,7 +93,7 @@ class Execution:
         refuse_without_room(own, about.folder.path, self.keep, at_once=self.jobs or 1)
         known = frozenset(str(trial) for trial in own if is_finished(trial.folder))
         report = Unfinished(about.folder.report, about.kind, about.recipe, own, known)
-        return run_trials(own, train, self.executor, report)
+        return run_trials(own, train, self.executor(about.folder.path), report)
 
 
 def refuse_other_threads(trials: Sequence[Trial], folder: ComparisonFolder) -> None:

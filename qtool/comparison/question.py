@@ -42,6 +42,7 @@ class BatchOptions(TypedDict, total=False):
     jobs: int | None
     threads: int | None
     keep: Keep
+    cluster: str | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class ComparisonRequest:
                 options.get("jobs"),
                 options.get("threads"),
                 options.get("keep", "all"),
+                options.get("cluster"),
             ),
         )
 

@@ -14,35 +14,17 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from qtool import errors
+from qtool.comparison.tasks import Ended, Task
 from qtool.comparison.trials import Train, Trial
-from qtool.comparison.worker import SAID_ALL, Task
-from qtool.errors import InputError, QtoolError
-from qtool.files.checksums import sha256_of
-from qtool.reports.results import Summary
-from qtool.settings.user_estimators import source_of, used_by
+from qtool.comparison.worker import SAID_ALL
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LAST_WORDS = 2  # seconds for what a trial has said to be read
 PATIENCE = 300  # seconds for a checkpoint, once a trial is asked to stop
 Heard = Callable[[Trial, str], None]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a process ended: with a summary, an error that it told of, or without a word.
-
-    Attributes:
-        why: it died, in words; "" where it did not.
-    """
-
-    summary: Summary | None = None
-    error: QtoolError | None = None
-    why: str = ""
 
 
 class Slot:
@@ -64,7 +46,7 @@ class Slot:
 
     def give(self, trial: Trial, train: Train) -> None:
         """Have a trial trained."""
-        task = Task(trial, train, estimators_of(trial)).sent()
+        task = Task.of(trial, train).sent()
         self.trial = self._speaker = trial
         self._reply = {}
         self._said.clear()
@@ -98,12 +80,8 @@ class Slot:
         return self._how(int(str(code)))
 
     def _how(self, code: int) -> Ended:
-        if "summary" in self._reply:
-            summary = Summary.of(self._reply["summary"], Path("a trial's process"))
-            return Ended(summary=summary)
-        if "error" in self._reply:
-            kind = vars(errors).get(str(self._reply["error"]), QtoolError)
-            return Ended(error=kind(str(self._reply["message"])))
+        if self._reply:
+            return Ended.of(self._reply)
         last = f" after: {self._said[-1]}" if self._said and code > 0 else ""
         return Ended(why=f"{_in_words(code)}{last}")
 
@@ -171,21 +149,6 @@ class Slot:
                     self._said.append(text)
                     self._heard(self._speaker, text)
         self._said_all.set()
-
-
-def estimators_of(trial: Trial) -> dict[str, tuple[Path, str]]:
-    """Return where the user's own estimators of a trial lie, and their SHA-256.
-
-    Raises:
-        InputError: If one has no file, so that no other process can load it.
-    """
-    found: dict[str, tuple[Path, str]] = {}
-    for _, name, _ in used_by(trial.recipe.as_dict()["quantization"]):
-        path = source_of(name)
-        if path is None:
-            raise InputError(f"{name}: has no file that other processes can load; leave out --jobs")
-        found[name] = path, sha256_of(path)
-    return found
 
 
 def _in_words(code: int) -> str:

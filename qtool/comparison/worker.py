@@ -16,38 +16,16 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-from qtool.comparison.trials import Train, Trial
-from qtool.errors import InputError, QtoolError
-from qtool.files.checksums import sha256_of
-from qtool.numerics.estimators import ESTIMATORS
-from qtool.settings.user_estimators import load_estimator
+from qtool.comparison.tasks import Task
+from qtool.comparison.trials import Trial
 from qtool.stopping import Stopped, heeding_signals
 
 FORKS = sys.platform == "linux"  # elsewhere system libraries may hold locks that a child never gets
 SAID_ALL = "\0"  # a line on standard error once a trial has ended
 GONE = 1  # exit code of a process whose reader is gone
-
-
-@dataclass(frozen=True)
-class Task:
-    """A trial, what trains it, and the user's own estimators that this takes.
-
-    Attributes:
-        estimators: name -> where its file lies, and the SHA-256 that it had when it was read.
-    """
-
-    trial: Trial
-    train: Train
-    estimators: Mapping[str, tuple[Path, str]]
-
-    def sent(self) -> bytes:
-        """Return the task as it is written to a worker."""
-        return pickle.dumps(self)
 
 
 class _Serving:
@@ -109,29 +87,11 @@ def _train(task: Task, replies: BinaryIO) -> int:
         with heeding_signals():
             if FORKS:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-            for name, (path, digest) in task.estimators.items():
-                _load(name, path, digest)
-            summary = task.train(task.trial)
+            reply = task.done()
     except Stopped as stopped:
         return stopped.exit_code
-    except QtoolError as error:
-        _reply(replies, {"error": type(error).__name__, "message": str(error)})
-        return error.exit_code
-    _reply(replies, {"summary": summary.to_json()})
+    _reply(replies, reply)
     return 0
-
-
-def _load(name: str, path: Path, digest: str) -> None:
-    """Put a user's estimator into ESTIMATORS.
-
-    Raises:
-        InputError: If its file is no longer what it was.
-    """
-    if name in ESTIMATORS:
-        return
-    if sha256_of(path) != digest:
-        raise InputError(f"{path}: has changed since the comparison began; start it again")
-    load_estimator(name, path.parent)
 
 
 def _reply(replies: BinaryIO, said: Mapping[str, object]) -> None:

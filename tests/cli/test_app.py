@@ -87,6 +87,7 @@ OPTIONS = {
         "--jobs",
         "--threads",
         "--keep",
+        "--cluster",
         "--json",
     ],
     "compare schedules": [
@@ -105,6 +106,7 @@ OPTIONS = {
         "--jobs",
         "--threads",
         "--keep",
+        "--cluster",
         "--json",
     ],
     "compare equivalence": [
@@ -120,6 +122,7 @@ OPTIONS = {
         "--jobs",
         "--threads",
         "--keep",
+        "--cluster",
         "--json",
     ],
     "compare runs": ["SOURCES", "--output", "--set", "--data-root", "--json"],

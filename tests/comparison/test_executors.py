@@ -20,6 +20,7 @@ from tests.runs.left import PATIENCE, end, of_session, wait_until
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 PARENT = """
 import sys
+import typer
 from pathlib import Path
 from qtool.cli.options import interruptible
 from qtool.comparison.executors import run_trials
@@ -31,8 +32,11 @@ from tests.comparison.fake_trainings import Fake, trials_of
 def compare():
     run_trials(trials_of(Path(sys.argv[1]), "waits", seeds=(0, 1, 2)), Fake(), Processes(2))
 
-with heeding_signals():
-    compare()
+try:
+    with heeding_signals():
+        compare()
+except typer.Exit as ended:
+    sys.exit(ended.exit_code)
 """
 
 
