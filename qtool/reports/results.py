@@ -83,6 +83,17 @@ class EpochLine(Result):
     holdout_loss: float | None = None
     """On training images that are held out (data.holdout); absent where none are."""
     holdout_accuracy: float | None = None
+    saturated_weights: dict[str, float] | None = None
+    """Layer -> share of weights beyond the outermost levels of their grid, 0..1."""
+    levels_in_use: dict[str, int] | None = None
+    """Layer -> how many different codes its weight has."""
+    sqnr: dict[str, float] | None = None
+    """Layer -> its latent weight over what rounding changes, decibels:
+    10 log10(sum w^2 / sum (w - w_hat)^2); a weight that is its own rounding has none."""
+    weight_scale: dict[str, float] | None = None
+    """Layer -> step of its weight, the mean over channels."""
+    input_scale: dict[str, float] | None = None
+    """Layer, ReLU or site -> step of the activations that are quantized there."""
 
 
 class ExportDescription(Result):

@@ -13,6 +13,7 @@ from qtool.evaluation import Score, count_hits, evaluate
 from qtool.numerics.schedules import Schedule
 from qtool.quantizers.control import blend_alphas, set_progress, without_blends
 from qtool.quantizers.layers import take_oscillations
+from qtool.quantizers.measures import code_measures
 from qtool.reports.results import EpochLine
 from qtool.stopping import held_back
 from qtool.training.failures import failed_step, loss_of
@@ -241,7 +242,7 @@ class Trainer:
             line["alpha"] = min(alphas.values())
         for watcher in self.watchers:
             line |= watcher.measures()
-        return line | take_oscillations(self.model)
+        return line | take_oscillations(self.model) | code_measures(self.model)
 
     def _judge(self, epoch: int, *, last: bool) -> Measures:
         """Judge the network by what is held out, if anything is, and by the validation set."""

@@ -39,7 +39,8 @@ def test_a_run_leaves_the_files_of_the_contract_and_no_other(run: Path) -> None:
 def test_metrics_have_one_line_for_each_epoch(run: Path) -> None:
     lines = metrics(run)
     keys = """epoch step train_loss train_accuracy validation_loss validation_accuracy
-        learning_rate flip_ratio oscillation_frequency seconds"""
+        learning_rate flip_ratio oscillation_frequency seconds
+        saturated_weights levels_in_use sqnr weight_scale"""
     assert [line["epoch"] for line in lines] == [1, 2]
     assert [line["step"] for line in lines] == [2, 4]
     assert [set(line) for line in lines] == [set(keys.split())] * 2
@@ -55,7 +56,7 @@ def test_metrics_as_csv_say_the_same_with_a_column_for_each_layer(run: Path) -> 
         rows = list(csv.DictReader(file))
     for row, line in zip(rows, metrics(run), strict=True):
         flat = {key: value for key, value in line.items() if not isinstance(value, dict)}
-        for key in ("flip_ratio", "oscillation_frequency"):
+        for key in (name for name, value in line.items() if isinstance(value, dict)):
             flat |= {f"{key}.{layer}": value for layer, value in line[key].items()}
         assert {key: float(cell) for key, cell in row.items()} == flat
 

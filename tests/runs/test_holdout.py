@@ -47,7 +47,7 @@ def test_the_validation_set_judges_the_last_epoch_only(tmp_path: Path) -> None:
         assert line["validation_accuracy"] is None
         assert "blended_validation_accuracy" not in line
     assert found[-1]["validation_accuracy"] == found[-1]["blended_validation_accuracy"]
-    assert [list(line)[-2:] for line in found] == [["holdout_loss", "holdout_accuracy"]] * 3
+    assert all({"holdout_loss", "holdout_accuracy"} <= set(line) for line in found)
     of_epochs = [line for line in said.splitlines() if line.startswith("epoch ")]
     assert [line.count("hold-out loss") for line in of_epochs] == [1, 1, 1]
     assert [line.count("validation loss") for line in of_epochs] == [0, 0, 1]

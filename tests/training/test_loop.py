@@ -97,6 +97,11 @@ def test_each_epoch_leaves_a_line_of_metrics():
         "flip_ratio",
         "oscillation_frequency",
         "seconds",
+        "saturated_weights",
+        "levels_in_use",
+        "sqnr",
+        "weight_scale",
+        "input_scale",
     }
 
 
