@@ -11,16 +11,14 @@ from typing import Unpack
 
 from qtool.benchmark.bench import bench_files
 from qtool.comparison.arms import trials_of
-from qtool.comparison.equivalence import equivalence_report
-from qtool.comparison.equivalence_arms import equivalence_question, equivalence_trials
+from qtool.comparison.equivalence_arms import compare_equivalent
 from qtool.comparison.estimators import estimator_arms
-from qtool.comparison.execution import About
 from qtool.comparison.fair import AS_THEY_ARE, Fairness, fair_arms
 from qtool.comparison.finished import side_by_side
 from qtool.comparison.given_arms import given_arms
 from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, compare_arms
+from qtool.comparison.report import NOTHING, Shown, is_comparison, read_comparison, write_page
 from qtool.comparison.schedules import Scheduled, Window, schedule_arms
-from qtool.comparison.trials import TrainTrial
 from qtool.conversion.to_integer import convert as to_integer
 from qtool.errors import InputError
 from qtool.export.proof.damage import refuse_damaged
@@ -29,12 +27,12 @@ from qtool.export.writing.ends import Ends
 from qtool.export.writing.onnx_qdq import Ceil
 from qtool.export.writing.request import Writing
 from qtool.export.writing.saved import save_with_digest
-from qtool.files.lock import only_writer
 from qtool.files.scratch import scratch
 from qtool.files.whole import json_after, refuse_unless_writable, write_atomically
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
 from qtool.inspection.onnx import read_onnx
+from qtool.inspection.run_report import keep_run_page
 from qtool.prediction.classifier import Classifier
 from qtool.prediction.integer_model import classifier_of
 from qtool.prediction.predict import predict_onnx, predicted
@@ -69,6 +67,7 @@ def train(
     profile: bool = False,
     data_root: Path | None = None,
     run_code: bool = False,
+    report: bool = False,
 ) -> Summary:
     """Recipe -> data, model -> fake quantizers -> training -> checkpoint, all by `train_run`."""
     folder = RunFolder(run_dir or Path("runs") / recipe_path.stem)
@@ -86,7 +85,10 @@ def train(
         refuse_differing(recipe, world)
         resume = resume or launched().restarts > 0  # torchrun has started all processes again
         run = Run(folder, recipe, place, access.taken(recipe), world)
-        return train_run(run, resume=resume, profile=profile, longer=resume)
+        summary = train_run(run, resume=resume, profile=profile, longer=resume)
+    if report and world.first:
+        keep_run_page(folder)
+    return summary
 
 
 def convert(
@@ -276,17 +278,7 @@ def compare_equivalence(
 ) -> Equivalence:
     """Recipe x learning rates x seeds -> custom, mapped, naive, jitter -> comparison.json."""
     request = ComparisonRequest.of(recipe_path, options, seeds=1)
-    question = equivalence_question(request, name, rates)
-    folder = request.usable_folder("equivalence")
-    with only_writer(folder.path):
-        trials = equivalence_trials(question, request)
-        keep = request.execution.keep
-        train = TrainTrial(request.device, request.access, records=True, keep=keep)
-        about = About("equivalence", str(recipe_path), folder)
-        outcomes = request.execution.outcomes_of(trials, train, about)
-        result = equivalence_report(str(recipe_path), question, outcomes)
-        result.write(folder.report)
-        return result
+    return compare_equivalent(request, name, rates)
 
 
 def compare_runs(
@@ -295,14 +287,21 @@ def compare_runs(
     output: Path | None = None,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
+    shown: Shown = NOTHING,
 ) -> Comparison:
     """Finished runs and ONNX files -> one table; written to comparison.json where asked."""
-    return side_by_side(sources, output, Access.of(data_root, assignments))
+    return side_by_side(sources, output, Access.of(data_root, assignments), shown)
 
 
-def inspect(source: Path) -> Inspection:
-    """Recipe, run, integer model or ONNX file -> what it holds."""
-    return inspect_source(source)
+def inspect(source: Path) -> Inspection | Comparison | Equivalence:
+    """Recipe, run, comparison, integer model or ONNX file -> what it holds."""
+    return read_comparison(source) if is_comparison(source) else inspect_source(source)
+
+
+def draw(source: Path, output: Path) -> Inspection | Comparison | Equivalence:
+    """Run or comparison -> a page for people, report.html; return what `inspect` does."""
+    write_page(source, output)
+    return inspect(source)
 
 
 def repair(source: Path, output: Path) -> Inspection:

@@ -20,6 +20,7 @@ from qtool.cli.options import (
     DataAssignments,
     DataRoot,
     Device,
+    NoReport,
     RunCode,
     To,
     batch_size,
@@ -78,6 +79,7 @@ def train(
     profile: Annotated[
         bool, typer.Option("--profile", help="Measure where the time of a step goes.")
     ] = False,
+    no_report: NoReport = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the network that RECIPE describes.
@@ -95,6 +97,7 @@ def train(
         profile=profile,
         data_root=data_root,
         run_code=run_code,
+        report=not no_report,
     )
     if launched().first:
         present(result, as_json=as_json)
@@ -251,13 +254,15 @@ def inspect(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Recipe, run folder, integer model or ONNX file; or the word estimators."
+            help="Recipe, run, comparison, integer model or ONNX file; or the word estimators."
         ),
     ],
     *,
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="Only of estimators: draw a page NAME.html, or a folder."),
+        typer.Option(
+            "--output", help="Of a run, comparison or estimators: a page NAME.html to draw."
+        ),
     ] = None,
     repair: Annotated[
         Path | None,
@@ -269,13 +274,12 @@ def inspect(
 ) -> None:
     """Print what a file or run holds: layers, bits, scales, bytes; lint ONNX files.
 
-    With the word estimators: print every gradient estimator; --output draws them.
+    Of a run or a comparison --output draws a page; with the word estimators: print every gradient
+    estimator, or with --output draw them, into a page or a folder.
 
     Example: qtool inspect recipes/digits.yaml
     """
     of_estimators = str(source) == "estimators" and not source.exists()
-    if output is not None and not of_estimators:
-        raise typer.BadParameter("goes with qtool inspect estimators only", param_hint="--output")
     if repair is not None and source.suffix != ".onnx":
         raise typer.BadParameter("goes with ONNX files only", param_hint="--repair")
     from qtool import pipeline
@@ -285,9 +289,9 @@ def inspect(
     elif of_estimators:
         present(pipeline.inspect_estimators(output=output), as_json=as_json)
     else:
-        found = pipeline.inspect(source)
+        found = pipeline.inspect(source) if output is None else pipeline.draw(source, output)
         present(found, as_json=as_json)
-        if found.damaged:
+        if getattr(found, "damaged", ""):
             raise typer.Exit(2)
 
 

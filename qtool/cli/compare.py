@@ -6,15 +6,18 @@ from typing import Annotated
 import typer
 
 from qtool.cli.options import (
+    ArmsCsv,
     AsJson,
     Assignments,
     Cluster,
     DataAssignments,
     DataRoot,
     Device,
+    Figure,
     Jobs,
     KeepCheckpoints,
     Match,
+    NoReport,
     OnSchedule,
     OnSide,
     RunCode,
@@ -63,6 +66,9 @@ def compare_estimators(
     threads: Threads = None,
     keep: KeepCheckpoints = None,
     cluster: Cluster = None,
+    no_report: NoReport = False,
+    figure: Figure = None,
+    csv_file: ArmsCsv = None,
     as_json: AsJson = False,
 ) -> None:
     """Train arms that differ in their gradient estimator only, seed by seed.
@@ -77,6 +83,7 @@ def compare_estimators(
         )
     from qtool import pipeline
     from qtool.comparison.fair import Fairness
+    from qtool.comparison.report import Shown
 
     names = None if estimators is None else names_of(estimators)
     result = pipeline.compare_estimators(
@@ -95,6 +102,7 @@ def compare_estimators(
         threads=threads,
         keep=keep or "all",
         cluster=cluster,
+        shown=Shown(not no_report, figure, csv_file),
     )
     present(result, as_json=as_json)
     if result.failed_trials:
@@ -128,6 +136,9 @@ def compare_schedules(
     threads: Threads = None,
     keep: KeepCheckpoints = None,
     cluster: Cluster = None,
+    no_report: NoReport = False,
+    figure: Figure = None,
+    csv_file: ArmsCsv = None,
     as_json: AsJson = False,
 ) -> None:
     """Train arms that differ in one schedule only: alpha's against the STE, or the learning rate's.
@@ -138,6 +149,7 @@ def compare_schedules(
     within = None if windows is None else windows_of(windows)
     from qtool import pipeline
     from qtool.comparison.fair import Fairness
+    from qtool.comparison.report import Shown
 
     names = None if schedules is None else names_of(schedules)
     result = pipeline.compare_schedules(
@@ -156,6 +168,7 @@ def compare_schedules(
         threads=threads,
         keep=keep or "all",
         cluster=cluster,
+        shown=Shown(not no_report, figure, csv_file),
     )
     present(result, as_json=as_json)
     if result.failed_trials:
@@ -186,6 +199,9 @@ def compare_equivalence(
     threads: Threads = None,
     keep: KeepCheckpoints = None,
     cluster: Cluster = None,
+    no_report: NoReport = False,
+    figure: Figure = None,
+    csv_file: ArmsCsv = None,
     as_json: AsJson = False,
 ) -> None:
     """Train with an estimator and with the STE it should be equal to, and see how far they part.
@@ -195,6 +211,7 @@ def compare_equivalence(
     chosen = seeds_of(seeds)
     rates = None if learning_rates is None else rates_of(learning_rates)
     from qtool import pipeline
+    from qtool.comparison.report import Shown
 
     result = pipeline.compare_equivalence(
         recipe,
@@ -210,6 +227,7 @@ def compare_equivalence(
         threads=threads,
         keep=keep or "all",
         cluster=cluster,
+        shown=Shown(not no_report, figure, csv_file),
     )
     present(result, as_json=as_json)
     if result.failed_trials:
@@ -226,6 +244,9 @@ def compare_runs(
     ] = None,
     assignments: DataAssignments = None,
     data_root: DataRoot = None,
+    no_report: NoReport = False,
+    figure: Figure = None,
+    csv_file: ArmsCsv = None,
     as_json: AsJson = False,
 ) -> None:
     """Put finished runs and exported files side by side.
@@ -233,8 +254,13 @@ def compare_runs(
     Example: qtool compare runs runs/digits runs/digits/model.onnx
     """
     from qtool import pipeline
+    from qtool.comparison.report import Shown
 
     result = pipeline.compare_runs(
-        sources, output=output, assignments=assignments, data_root=data_root
+        sources,
+        output=output,
+        assignments=assignments,
+        data_root=data_root,
+        shown=Shown(not no_report, figure, csv_file),
     )
     present(result, as_json=as_json)

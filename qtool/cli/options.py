@@ -101,6 +101,16 @@ OnSchedule = Annotated[
     ),
 ]
 
+NoReport = Annotated[
+    bool, typer.Option("--no-report", help="Write no report.html, the page for people.")
+]
+Figure = Annotated[
+    Path | None,
+    typer.Option("--figure", help="Draw the main figure, too: a .pdf, .svg or .png file."),
+]
+ArmsCsv = Annotated[
+    Path | None, typer.Option("--csv", help="Write a line for each arm, too, for spreadsheets.")
+]
 Jobs = Annotated[
     int | None,
     typer.Option("--jobs", help="Trials at once, each in a process; default: one, in this."),

@@ -8,4 +8,5 @@ processes: several at once, in slots, each with a worker; cluster: by Ray; tasks
 sent. board: how far they are; unfinished: what is written meanwhile. kept_files: damage and
 checkpoints. equivalence, agreement: how alike runs are; slopes, equivalence_verdict: what that
 says. statistics: what may be said of accuracies. finished: runs and files as they stand.
+report: what is shown of it: a page, a figure, a spreadsheet.
 """

@@ -1,5 +1,6 @@
 """The arms of a comparison with the straight-through equivalent, at every learning rate."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 
@@ -11,15 +12,19 @@ from qtool.comparison.equivalence import (
     NAIVE,
     Question,
     arm_name,
+    equivalence_report,
 )
 from qtool.comparison.estimators import refuse_float, refuse_unknown, with_estimator
+from qtool.comparison.execution import About
 from qtool.comparison.question import ComparisonRequest, rate_of, read_base
 from qtool.comparison.scaling import scaled
-from qtool.comparison.trials import Trial
+from qtool.comparison.trials import TrainTrial, Trial
 from qtool.console import say
 from qtool.errors import InputError
+from qtool.files.lock import only_writer
 from qtool.recipe.places import put, section_at
 from qtool.recipe.recipe import Recipe
+from qtool.reports.comparisons import Equivalence
 from qtool.settings.section import check
 from qtool.straight_through.recipe import equivalent_of, straight_through_recipe
 from qtool.straight_through.run import write_start
@@ -98,3 +103,28 @@ def _with_rate(recipe: Recipe, rate: float, seed: int, source: str) -> Recipe:
     schedule = scaled(section_at(data, "training.learning_rate"), rate)
     changes = {"seed": seed, "training.learning_rate": schedule}
     return check(Recipe, put(data, changes), f"{source} at learning rate {rate:g}")
+
+
+def compare_equivalent(
+    request: ComparisonRequest, name: str | None, rates: Sequence[float] | None
+) -> Equivalence:
+    """Run every trial of an equivalence; write comparison.json and return what it says.
+
+    Args:
+        request: where trials are trained, and on what.
+        name: of the custom estimator; None for the recipe's.
+        rates: learning rates; None for the recipe's and some around it.
+    """
+    question = equivalence_question(request, name, None if rates is None else list(rates))
+    folder, source = request.usable_folder("equivalence"), str(request.recipe)
+    with only_writer(folder.path):
+        trials = equivalence_trials(question, request)
+        keep = request.execution.keep
+        train = TrainTrial(request.device, request.access, records=True, keep=keep)
+        outcomes = request.execution.outcomes_of(
+            trials, train, About("equivalence", source, folder)
+        )
+        result = equivalence_report(source, question, outcomes)
+        result.write(folder.report)
+        request.shown.write(result, folder)
+        return result

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from qtool.comparison.report import NOTHING, Shown
 from qtool.comparison.trials import ComparisonFolder
 from qtool.console import say
 from qtool.errors import InputError
@@ -31,7 +32,10 @@ MEASURED_IN = "onnxruntime"  # the target whose runtime takes every ONNX file
 
 
 def side_by_side(
-    sources: Sequence[Path], output: Path | None = None, access: Access = OWN
+    sources: Sequence[Path],
+    output: Path | None = None,
+    access: Access = OWN,
+    shown: Shown = NOTHING,
 ) -> Comparison:
     """Return what comparison.json says of finished runs and ONNX files.
 
@@ -39,18 +43,21 @@ def side_by_side(
         sources: run folders and ONNX files.
         output: folder that comparison.json is written into; None writes nothing.
         access: what the user says of the files' data.
+        shown: what is written beside comparison.json.
 
     Raises:
         InputError: If a source is neither, or nothing can be written there.
     """
     if output is not None:
         refuse_unless_makeable(output)
+    shown.refuse_unless_writable()
     arms = [arm_of(source, access) for source in sources]
     result = Comparison(
         kind="runs", recipe=None, seeds=[], arms=arms, differences=[], verdict=verdict_on(arms)
     )
     if output is not None:
         result.write(ComparisonFolder(output).report)
+    shown.write(result, None if output is None else ComparisonFolder(output), sources)
     return result
 
 

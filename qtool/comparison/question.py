@@ -9,6 +9,7 @@ import torch
 
 from qtool.comparison.execution import About, Execution
 from qtool.comparison.kept_files import Keep
+from qtool.comparison.report import NOTHING, Shown
 from qtool.comparison.trials import (
     ComparisonFolder,
     Kind,
@@ -43,6 +44,7 @@ class BatchOptions(TypedDict, total=False):
     threads: int | None
     keep: Keep
     cluster: str | None
+    shown: Shown
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class ComparisonRequest:
         data_root: folder of the data sets; None for the recipe's.
         run_code: copies of the user's files that a run folder keeps may run.
         execution: where trials are trained, and how many at once.
+        shown: what is written beside comparison.json.
     """
 
     recipe: Path
@@ -68,14 +71,18 @@ class ComparisonRequest:
     data_root: Path | None = None
     run_code: bool = False
     execution: Execution = field(default_factory=Execution)
+    shown: Shown = NOTHING
 
     @classmethod
     def of(cls, recipe: Path, options: BatchOptions, *, seeds: int = 3) -> "ComparisonRequest":
         """Return the request that options make; `seeds` where they do not say how many.
 
         Raises:
-            InputError: If there is no such device, or trials cannot be trained so.
+            InputError: If there is no such device, trials cannot be trained so, or what is to be
+                shown cannot be written.
         """
+        shown = options.get("shown", NOTHING)
+        shown.refuse_unless_writable()
         return cls(
             recipe,
             options.get("seeds", seeds),
@@ -90,6 +97,7 @@ class ComparisonRequest:
                 options.get("keep", "all"),
                 options.get("cluster"),
             ),
+            shown,
         )
 
     @property
@@ -172,6 +180,7 @@ def compare_arms(
         result = summarize_trials(outcomes, kind=kind, recipe=str(request.recipe), on=on)
         result = said_in(result)
         result.write(folder.report)
+        request.shown.write(result, folder)
         return result
 
 

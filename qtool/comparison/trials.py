@@ -66,6 +66,11 @@ class ComparisonFolder:
         """What the trials show."""
         return self.path / "comparison.json"
 
+    @property
+    def page(self) -> Path:
+        """The same, for people."""
+        return self.path / "report.html"
+
     def run(self, arm: str, seed: int) -> RunFolder:
         """Return the folder of a trial's run."""
         return RunFolder(self.path / arm / f"seed-{seed}")

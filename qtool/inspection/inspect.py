@@ -49,7 +49,7 @@ def _inspect_recipe(path: Path) -> Inspection:
     """Plan a recipe without data, weights or downloads; random images decide the grids."""
     recipe = load_recipe(path, code=NO_CODE)
     built = build.make_network_without_data(recipe)
-    model = _prepared(recipe, built.model, built.architecture)
+    model = prepared(recipe, built.model, built.architecture)
     rows = plan(model)
     made = Inspection(
         source=str(path),
@@ -65,7 +65,8 @@ def _inspect_recipe(path: Path) -> Inspection:
     return _with_sites(made, plan_sites(model), _could(rows))
 
 
-def _prepared(recipe: Recipe, network: nn.Module, architecture: Architecture) -> nn.Module:
+def prepared(recipe: Recipe, network: nn.Module, architecture: Architecture) -> nn.Module:
+    """Return a network prepared as a recipe has it, by random images in the place of data."""
     shape = shape_of_input(architecture)
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     return prepare(network, recipe.quantization, images, search=False)
@@ -112,7 +113,7 @@ def _inspect_run(path: Path) -> Inspection:
         return Inspection.of(found, run.folder.summary)
     state, network = run.checkpoint, run.network
     with intact(run.folder.checkpoint, NOT_OF_THIS_RUN):
-        model = _prepared(run.recipe, network, state.architecture)
+        model = prepared(run.recipe, network, state.architecture)
         load_model(model, state.model)
     rows, modules = plan(model), quant_layers(model)
     layers: list[InspectedLayer] = []

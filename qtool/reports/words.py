@@ -14,3 +14,16 @@ def number(value: float | None, digits: int = 4) -> str:
 def size(count: float) -> str:
     """Return a number of bytes in MB or kB."""
     return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def points(value: float | None) -> str:
+    """Return a difference of shares in percentage points, with its sign."""
+    return "-" if value is None else f"{100 * value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

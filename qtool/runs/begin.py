@@ -22,7 +22,7 @@ from qtool.recipe.recipe import Recipe
 from qtool.reports.health import Finding
 from qtool.reports.results import EpochLine, Profile, Summary
 from qtool.runs.folder import RunFolder
-from qtool.runs.machine import environment
+from qtool.runs.machine import command_given, environment
 from qtool.settings.section import check
 from qtool.settings.user_estimators import source_hashes, source_of, used_by
 
@@ -102,6 +102,8 @@ def write_environment(
     said = environment(device) | {"estimator_sources": hashes}
     if data is not None:
         said[DATA] = fingerprint(data).to_json()
+    if command := command_given():
+        said["command"] = command
     write_json(folder.environment, said)
 
 

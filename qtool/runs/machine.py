@@ -2,7 +2,9 @@
 
 import os
 import platform
+import shlex
 import socket
+import sys
 from pathlib import Path
 
 import torch
@@ -52,6 +54,13 @@ def processor_name() -> str:
 def host_name() -> str:
     """Return what this machine calls itself on the network."""
     return socket.gethostname()
+
+
+def command_given() -> str:
+    """Return the command that runs now, as it may be typed; "" in other programs than qtool."""
+    program = Path(sys.argv[0])
+    own = program.stem == "qtool" or program.parts[-2:] == ("qtool", "__main__.py")
+    return shlex.join(["qtool", *sys.argv[1:]]) if own else ""
 
 
 def environment(device: torch.device) -> dict[str, object]:

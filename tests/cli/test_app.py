@@ -28,6 +28,7 @@ OPTIONS = {
         "--device",
         "--resume",
         "--profile",
+        "--no-report",
         "--json",
     ],
     "convert": [
@@ -88,6 +89,9 @@ OPTIONS = {
         "--threads",
         "--keep",
         "--cluster",
+        "--no-report",
+        "--figure",
+        "--csv",
         "--json",
     ],
     "compare schedules": [
@@ -107,6 +111,9 @@ OPTIONS = {
         "--threads",
         "--keep",
         "--cluster",
+        "--no-report",
+        "--figure",
+        "--csv",
         "--json",
     ],
     "compare equivalence": [
@@ -123,9 +130,21 @@ OPTIONS = {
         "--threads",
         "--keep",
         "--cluster",
+        "--no-report",
+        "--figure",
+        "--csv",
         "--json",
     ],
-    "compare runs": ["SOURCES", "--output", "--set", "--data-root", "--json"],
+    "compare runs": [
+        "SOURCES",
+        "--output",
+        "--set",
+        "--data-root",
+        "--no-report",
+        "--figure",
+        "--csv",
+        "--json",
+    ],
     "inspect": ["SOURCE", "--output", "--repair", "--json"],
 }
 # Not pydantic: Typer itself loads it when it reads arguments.

@@ -1,0 +1,80 @@
+"""Pages: typed results in, one HTML file out that fetches nothing and runs nothing.
+
+What a page says comes from files that strangers may have made: it is escaped, and without
+characters that a terminal would obey. A content security policy in the page itself forbids the
+browser to fetch anything and to run any script.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from qtool import __version__
+from qtool.console import printable
+from qtool.reports.figures import style as style_of_panels
+from qtool.reports.page_tables import Table
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure that says what it shows, and the table beside it, where it has one of its own."""
+
+    figure: Markup
+    table: Table | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An estimator, drawn: its panels."""
+
+    name: str
+    summary: str
+    formula: str
+    panels: Sequence[Markup]
+
+
+@dataclass(frozen=True)
+class Said:
+    """A warning, and what it is of; "" where that is all."""
+
+    of: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A text that is opened by its name."""
+
+    name: str
+    note: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What it takes to do it again."""
+
+    lead: str
+    command: str
+    folded: Sequence[Folded]
+
+
+def rendered(template: str, given: Mapping[str, object]) -> str:
+    """Return a page: a template of `qtool/reports/templates`, with what it is given."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + style_of_panels()
+    page = environment.get_template(template)
+    return printable(page.render(given, style=Markup(style), version=__version__)) + "\n"

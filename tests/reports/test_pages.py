@@ -1,0 +1,157 @@
+"""The pages on comparisons and runs: whole, closed to the outside, and true to their figures."""
+
+import re
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from qtool.reports.layer_figures import LayerFigures
+from qtool.reports.page_comparison import comparison_page
+from qtool.reports.page_confusion import confusion
+from qtool.reports.page_run import RunReport, run_page
+from tests.reports.pages import HOSTILE, Page, comparison, evidence, line, summary
+
+
+@pytest.fixture(scope="module")
+def shown() -> str:
+    result = comparison()
+    return comparison_page(result, evidence(result))
+
+
+def a_run(name: str = "runs/x", **more: object) -> RunReport:
+    said: dict[str, object] = {
+        "name": name,
+        "model": "lenet5",
+        "data": "digits",
+        "epochs": 2,
+        "recipe": "seed: 0\n",
+        "summary": summary(0.75, health=[{"layer": name, "kind": "few_codes", "says": name}]),
+        "history": [line(1, 0.5), line(2, 0.75, 0.25)],
+        "images": 4,
+        "confusion": confusion([0, 0, 1, 1], [0, 1, 1, 1], ["zero", name]),
+        "layers": [
+            LayerFigures(
+                layer=name,
+                shape=[4, 1, 3, 3],
+                weight_bits=4,
+                input_bits=8,
+                levels_used=7,
+                levels=15,
+                saturated=0.125,
+                sqnr=14.75,
+                weight_scale=(0.25, 0.5),
+                input_scale=(0.5, 0.5),
+                flip_ratio=[0.25, 0.002],
+                oscillation_frequency=[0.5, 0.003],
+            )
+        ],
+    }
+    return RunReport(**{**said, **more})  # pyright: ignore[reportArgumentType] tests name all
+
+
+def closed(html: str) -> Page:
+    """Read a page; check that it can fetch nothing, run nothing and follow nothing."""
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not {"src", "srcset", "action", "data"} & {key for _, a in page.tags for key in a}
+    assert not [key for _, attrs in page.tags for key in attrs if key.startswith("on")]
+    assert all(value.startswith("#") for value in page.attributes("href"))
+    markup = re.sub(r">[^<]*<", "><", html)
+    assert not re.search(r"https?:|//|@import", re.sub(r'"[^"]*"', '""', markup))
+    assert not re.search(r"url\((?!#)", html)
+    policy = [a["content"] for tag, a in page.tags if a.get("http-equiv")]
+    assert policy == [
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    ]
+    return page
+
+
+def test_the_page_on_a_comparison_says_its_question_its_verdict_and_every_number(shown) -> None:
+    page = closed(shown)
+    for words in (
+        "Which gradient estimator of the weights trains best?",
+        "better_one is better.",
+        "62.00",  # the mean, and every seed
+        "60.00",
+        "64.00",
+        "+11.00",
+        "+5.00 to +17.00",
+        "qtool compare estimators r.yaml",
+        "-estimator: straight_through +estimator: better_one",
+    ):
+        assert words in page.text, words
+    assert page.text.index("trains best?") < page.text.index("is better.") < 900
+
+
+def test_every_figure_says_what_it_shows(shown) -> None:
+    page = closed(shown)
+    plots = [attrs for _, attrs in page.tags if attrs.get("role") == "img"]
+    assert len(plots) == 2  # seeds with differences, one arm's curve beside the first's
+    assert "better_one 62.00 %" in (plots[0]["aria-label"] or "")
+    assert "better_one ends at 62, straight_through at 51" in (plots[1]["aria-label"] or "")
+    hidden = [attrs.get("aria-hidden") for tag, attrs in page.tags if tag == "svg"]
+    assert hidden == ["true"] * 3  # of the seeds a narrow and a wide one
+
+
+def test_names_on_a_page_stand_once_so_that_no_figure_takes_another_s_parts(shown) -> None:
+    page = closed(shown)
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    assert {value.removeprefix("#") for value in page.attributes("href")} <= set(ids)
+
+
+def test_what_files_say_is_text_and_never_markup() -> None:
+    result = comparison(HOSTILE)
+    for html in (comparison_page(result, evidence(result)), run_page(a_run(HOSTILE))):
+        page = closed(html)
+        assert "<script" not in html
+        assert "\x1b" not in html
+        assert '<script>alert("1")</script>' in page.text
+
+
+def test_colours_are_the_page_s_and_text_has_its_size(shown) -> None:
+    inside = "".join(re.findall(r"<svg.*?</svg>", shown, flags=re.DOTALL))
+    assert not re.findall(r"#[0-9a-f]{6}\b", inside)
+    assert {"var(--accent)", "var(--ink)"} <= set(re.findall(r"var\(--\w+\)", inside))
+    sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", inside)]
+    assert min(sizes) >= 11
+    assert not re.search(r"\bfont: ", inside)
+
+
+def test_the_page_on_a_run_says_how_good_it_is_and_what_its_layers_are() -> None:
+    page = closed(run_page(a_run()))
+    for words in (
+        "How good is lenet5 with 4.00 bits per weight on digits?",
+        "It is right on 75.00 % of 4 validation images.",
+        "7 of 15",
+        "12.5 %",
+        "14.8",
+        "0.25 to 0.5",
+        "3 of 4 images are right.",
+        "zero runs/x 1 50.0 %",  # one of two zeros is taken for the other
+    ):
+        assert words in page.text, words
+
+
+def test_the_page_on_a_run_that_failed_says_so_first() -> None:
+    failed = summary(None, status="failed", error="the loss is not finite", epochs=1)
+    page = closed(run_page(a_run(summary=failed, history=[], layers=[], confusion=None)))
+    assert "Training failed after 1 of 2 epochs." in page.text
+    assert "the loss is not finite" in page.text
+
+
+def test_heat_is_stronger_where_there_is_more() -> None:
+    made = confusion([0] * 10 + [1] * 10, [0] * 9 + [1] + [1] * 4 + [0] * 6, ["a", "b"])
+    heat = [[cell.heat for cell in row[1:]] for row in made.matrix.rows]
+    assert heat[0][0] > heat[1][0] > heat[1][1] > heat[0][1]
+    assert [cell.text for cell in made.worst.rows[0]] == ["b", "a", "6", "60.0 %"]
+
+
+def test_of_many_classes_those_with_the_worst_confusions_are_shown() -> None:
+    labels = list(range(100)) * 2
+    answers = [*range(100), *range(98), 7, 8]  # 98 is once taken for 7, 99 for 8
+    made = confusion(labels, answers, [])
+    names = [column.name for column in made.matrix.columns[1:]]
+    assert len(names) == 20
+    assert {"7", "8", "98", "99"} <= set(names)
