@@ -8,7 +8,7 @@ loaded when the first figure is drawn, and only then.
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,17 +36,7 @@ VARIABLES = {
 }
 TEXT = 12  # pixels
 NAMED = {"pdf": "pdf", "svg": "svg", "png": "png"}
-SETTINGS: Mapping[str, Mapping[str, object]] = {
-    "text": {"parse_math": False, "color": INK},  # names of arms are no formulas
-    "svg": {"fonttype": "none", "hashsalt": "qtool"},
-    "pdf": {"fonttype": 42},
-    "font": {"family": "sans-serif", "size": TEXT},
-    "axes": {"edgecolor": EDGE, "labelcolor": QUIET, "unicode_minus": True},
-    "axes.spines": {"top": False, "right": False},
-    "xtick": {"color": EDGE, "labelcolor": QUIET},
-    "ytick": {"color": EDGE, "labelcolor": QUIET},
-    "lines": {"solid_capstyle": "round"},
-}
+STYLE = Path(__file__).parent / "templates" / "figure.mplstyle"
 
 
 @dataclass(frozen=True)
@@ -65,12 +55,10 @@ Draw = Callable[["Figure"], None]
 @contextmanager
 def _figure(width: float, height: float) -> "Iterator[Figure]":
     """Lend an empty figure of so many pixels; what stands in for a missing glyph is no warning."""
-    from matplotlib import rc, rc_context
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(), warnings.catch_warnings():
-        for group, settings in SETTINGS.items():
-            rc(group, **settings)
+    with rc_context(fname=STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield Figure(figsize=(width / 72, height / 72), dpi=72)
 
