@@ -4,18 +4,15 @@ Nothing in the file is guessed at: what does not fit is reported, all of it at o
 """
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
-from numpy.lib.npyio import NpzFile
 
 from qtool.data.root import DataRoot
 from qtool.data.sources import DataSource, Split, channel_statistics, make_source
 from qtool.errors import DataError
-from qtool.files.archives import contents_of
+from qtool.files.npz import arrays_of
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 NPY = b"\x93NUMPY"  # how a file of one array begins
@@ -86,9 +83,7 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as opened:
             if opened.read(len(NPY)) == NPY:
                 raise DataError(f"{path}: holds one array; needed is an .npz with {_listed(KEYS)}")
-            sizes = contents_of(opened)
-            loaded = np.load(opened, allow_pickle=False)
-            return {key: _array(loaded, key, sizes) for key in KEYS if key in loaded}
+            return arrays_of(opened, KEYS)
     except DataError:
         raise
     # A damaged archive fails in zipfile, zlib, struct or NumPy, each with errors of its own.
@@ -97,20 +92,6 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
             f"{path}: cannot be read as an .npz file without pickled objects ({error}); "
             "write it with numpy.savez(file, x_train=..., y_train=..., x_test=..., y_test=...)"
         ) from error
-
-
-def _array(archive: NpzFile, key: str, sizes: Mapping[str, int]) -> np.ndarray:
-    """Return an array whose header says no more than what is there."""
-    assert archive.zip is not None  # it is open
-    name = key if key in sizes else f"{key}.npy"
-    with archive.zip.open(name) as part:
-        version = read_magic(part)
-        read_header = read_array_header_1_0 if version == (1, 0) else read_array_header_2_0
-        shape, _, dtype = read_header(part)
-        said, held = math.prod(shape) * dtype.itemsize, sizes[name] - part.tell()
-    if said != held and not dtype.hasobject:  # NumPy refuses those in words of its own
-        raise ValueError(f"{key} takes {said:,} bytes, as it says, and has {held:,}")
-    return archive[key]
 
 
 def _image_problem(images: np.ndarray) -> list[str]:

@@ -6,5 +6,5 @@ from. export: files that are made of it. build: what a recipe names. machine: wh
 access: what a recipe may reach. deal: which rows go to which process. stepping: the step that it
 trains by. checkpoint: everything needed to go on, and the one before. sound: which of them is as it
 was written, and what is made of it. changes: what its weights' codes did. weights: them, for other
-tools.
+tools. answers: what its network says of each validation image.
 """

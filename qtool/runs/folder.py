@@ -72,6 +72,11 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def answers(self) -> Path:
+        """What the trained network says of each validation image."""
+        return self.path / "validation.npz"
+
+    @property
     def resume_command(self) -> str:
         """What goes on with the run, by the copies that it keeps of the user's files."""
         more = " --run-code" if self.kept_digests() else ""

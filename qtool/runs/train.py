@@ -4,7 +4,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from qtool.console import say
 from qtool.conversion.biases import round_biases
@@ -17,6 +17,7 @@ from qtool.quantizers.plan_sites import plan_sites
 from qtool.reports.results import EpochLine, Summary
 from qtool.reports.tables import show_plan
 from qtool.runs import build, checkpoint
+from qtool.runs.answers import AnswerRecorder, keep_answers
 from qtool.runs.begin import (
     keep_recipe,
     open_run,
@@ -129,28 +130,44 @@ def _train(run: Run, *, with_plan: bool, profile: bool, records: bool) -> Summar
             trainer.join(ChangeRecorder(trainer.model, folder, done, begun=begun))
         if trainer.history and folder.integer.is_file():
             say("note: what was converted and exported of this run before is of an earlier epoch")
+        trainer.join(answers := AnswerRecorder())
         _fit(run, trainer, architecture)
         plain_norms(trainer.model)
-        return world.from_first(partial(_end, run, trainer, architecture, measured))
+        found = answers.found(world)
+        return world.from_first(partial(_end, run, trainer, architecture, measured, found))
 
 
 def _write_beginning(run: Run, trainer: Trainer) -> None:
     """Write down what is known before the first step."""
     keep_recipe(run.recipe, run.folder, "the resolved recipe of this run")
     write_environment(run.recipe, run.folder, run.device, run.data)
-    run.folder.weights.unlink(missing_ok=True)  # those of an earlier epoch
+    for path in (run.folder.weights, run.folder.answers):  # those of an earlier epoch
+        path.unlink(missing_ok=True)
     summarize(run.folder, "running", trainer.model, trainer.history)
 
 
 def _end(
-    run: Run, trainer: Trainer, architecture: Architecture, measured: StepProfile | None
+    run: Run,
+    trainer: Trainer,
+    architecture: Architecture,
+    measured: StepProfile | None,
+    found: tuple[Tensor, Tensor] | None,
 ) -> Summary:
-    """Write and return what there is to say of a run that is finished."""
+    """Write and return what there is to say of a run that is finished.
+
+    Args:
+        run: which.
+        trainer: that has trained it.
+        architecture: of its network.
+        measured: where the time went, where that was asked for.
+        found: classes and labels of the validation images, where they are known.
+    """
     folder, model, history = run.folder, trainer.model, trainer.history
     images, _ = next(iter(run.data.validation.batches(0)))
     findings = health(model, images)
     made_of = checkpoint_sha256(folder) or ""
     write_weights(model, run.recipe, architecture, folder, made_of)
+    keep_answers(model, run.data, folder, found)
     more = {} if measured is None else {"profile": measured.report()}
     return summarize(folder, "finished", model, history, health=findings, **more)
 

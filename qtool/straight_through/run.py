@@ -14,6 +14,7 @@ from qtool.recipe.recipe import Recipe
 from qtool.reports.results import StraightThrough
 from qtool.runs import build, checkpoint
 from qtool.runs.access import OWN, Access
+from qtool.runs.answers import keep_answers
 from qtool.runs.begin import keep_recipe, open_run, summarize, write_environment
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
@@ -116,6 +117,7 @@ def _converted(
         finished = done == epochs
         if finished:
             write_weights(new.model, wanted, kept.architecture, folder, made_of)
+            keep_answers(new.model, run.data, folder, None)
         summarize(folder, "finished" if finished else "running", new.model, kept.history)
         result.write(folder.convert)
     return result
