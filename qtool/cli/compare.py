@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from qtool.cli.lists import looks_of, names_of, rates_of, seeds_of, windows_of
 from qtool.cli.options import (
     ArmsCsv,
     AsJson,
@@ -16,21 +17,20 @@ from qtool.cli.options import (
     Figure,
     Jobs,
     KeepCheckpoints,
+    Looks,
+    Margin,
     Match,
     NoReport,
     OnSchedule,
     OnSide,
     RunCode,
     Seeds,
+    SeedsOrLooks,
     SharedRecipe,
     Threads,
     Tune,
     interruptible,
-    names_of,
     present,
-    rates_of,
-    seeds_of,
-    windows_of,
 )
 
 compare_app = typer.Typer(
@@ -54,7 +54,9 @@ def compare_estimators(
     ] = None,
     tune: Tune = None,
     match: Match = None,
-    seeds: Seeds = "3",
+    seeds: SeedsOrLooks = None,
+    margin: Margin = 0.5,
+    looks: Looks = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder; default: runs/NAME-estimators.")
     ] = None,
@@ -75,7 +77,8 @@ def compare_estimators(
 
     Example: qtool compare estimators recipes/digits.yaml --estimators straight_through,identity
     """
-    chosen = seeds_of(seeds)
+    chosen = None if seeds is None else seeds_of(seeds)
+    planned = None if looks is None else looks_of(looks)
     if arms and (estimators is not None or on is not None):
         excluded = "--estimators" if estimators is not None else "--on"
         raise typer.BadParameter(
@@ -103,6 +106,8 @@ def compare_estimators(
         keep=keep or "all",
         cluster=cluster,
         shown=Shown(not no_report, figure, csv_file),
+        margin=margin,
+        looks=planned,
     )
     present(result, as_json=as_json)
     if result.failed_trials:
@@ -124,7 +129,9 @@ def compare_schedules(
     ] = None,
     tune: Tune = None,
     match: Match = None,
-    seeds: Seeds = "3",
+    seeds: SeedsOrLooks = None,
+    margin: Margin = 0.5,
+    looks: Looks = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder; default: runs/NAME-schedules.")
     ] = None,
@@ -145,7 +152,8 @@ def compare_schedules(
 
     Example: qtool compare schedules recipes/digits_blend.yaml --schedules linear,cubic --seeds 3
     """
-    chosen = seeds_of(seeds)
+    chosen = None if seeds is None else seeds_of(seeds)
+    planned = None if looks is None else looks_of(looks)
     within = None if windows is None else windows_of(windows)
     from qtool import pipeline
     from qtool.comparison.fair import Fairness
@@ -169,6 +177,8 @@ def compare_schedules(
         keep=keep or "all",
         cluster=cluster,
         shown=Shown(not no_report, figure, csv_file),
+        margin=margin,
+        looks=planned,
     )
     present(result, as_json=as_json)
     if result.failed_trials:

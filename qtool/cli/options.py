@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from qtool.reports.predictions import Prediction
     from qtool.reports.result import Result
 
-MOST_SEEDS = 1000
 INTERRUPTED = 130
 WORD = "<str>"  # how help writes an option of plain text
 
@@ -45,6 +44,20 @@ RunCode = Annotated[
     bool, typer.Option("--run-code", help="Run the copies of your files that a run folder keeps.")
 ]
 Seeds = Annotated[str, typer.Option("--seeds", help="How many, or a list such as 1,2,3.")]
+SeedsOrLooks = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds", help="How many, or a list such as 1,2,3; default: 3, or the last of --looks."
+    ),
+]
+Margin = Annotated[
+    float,
+    typer.Option("--margin", help="Points of accuracy within which arms count as equal."),
+]
+Looks = Annotated[
+    str | None,
+    typer.Option("--looks", help="Judge after so many seeds, as 3,5,10; stop once all is shown."),
+]
 Tune = Annotated[
     list[str] | None,
     typer.Option("--tune", help="Choose for each arm, by held-out images: KEY=0.3x,1x,3x."),
@@ -173,56 +186,6 @@ def counts_of(text: str, option: str, *, word: str = "") -> list[int]:
         raise typer.BadParameter(f"{text!r} is not a list such as 1,2{also}", param_hint=option)
     numbers = [0 if name else int(part) for part, name in zip(parts, named, strict=True)]
     return list(dict.fromkeys(numbers))
-
-
-def seeds_of(text: str) -> int | list[int]:
-    """Return how many seeds, or the seeds themselves where there is a comma."""
-    parts = [part.strip() for part in text.removesuffix(",").split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise _bad_seeds(f"{text!r} is neither a number of seeds nor a list such as 1,2,3")
-    numbers = [int(part) for part in parts]
-    if "," in text:
-        if len(set(numbers)) < len(numbers):
-            raise _bad_seeds(f"{text!r} names a seed twice")
-        return numbers
-    if not 1 <= numbers[0] <= MOST_SEEDS:
-        raise _bad_seeds(f"{text} is not a number of seeds from 1 to {MOST_SEEDS}; 3 is usual")
-    return numbers[0]
-
-
-def _bad_seeds(why: str) -> typer.BadParameter:
-    return typer.BadParameter(why, param_hint="--seeds")
-
-
-def names_of(text: str) -> list[str]:
-    """Return names from a list such as a,b,c."""
-    return [name.strip() for name in text.split(",")]
-
-
-def rates_of(text: str) -> list[float]:
-    """Return learning rates from a list such as 0.1,0.05."""
-    try:
-        rates = [float(part) for part in text.split(",")]
-    except ValueError:
-        rates = []
-    if not rates or not all(0 < rate < float("inf") for rate in rates):
-        why = f"{text!r} is not a list of learning rates such as 0.1,0.05"
-        raise typer.BadParameter(why, param_hint="--learning-rates")
-    return rates
-
-
-def windows_of(text: str) -> list[list[float]]:
-    """Return windows [a, b], shares of training, from a list such as 0-0.8,0.2-1."""
-    try:
-        windows = [[float(end) for end in part.split("-")] for part in text.split(",")]
-    except ValueError:
-        windows = []
-    if not windows or not all(len(w) == 2 and 0 <= w[0] <= w[1] <= 1 for w in windows):
-        why = f"{text!r} is not a list of windows a-b with 0 <= a <= b <= 1, such as 0-0.8,0.2-1"
-        raise typer.BadParameter(why, param_hint="--windows")
-    if len({tuple(window) for window in windows}) < len(windows):
-        raise typer.BadParameter(f"{text!r} names a window twice", param_hint="--windows")
-    return windows
 
 
 @contextmanager

@@ -6,7 +6,7 @@ matching (their rates) and tuning (their hyperparameters; scaling of numbers). t
 trained. execution: how, checked by room (of the disk) before it starts. executors: one by one;
 processes: several at once, in slots, each with a worker; cluster: by Ray; tasks: what they are
 sent. board: how far they are; unfinished: what is written meanwhile. kept_files: damage and
-checkpoints. equivalence, agreement: how alike runs are; slopes, equivalence_verdict: what that
-says. statistics: what may be said of accuracies. finished: runs and files as they stand.
-report: what is shown of it: a page, a figure, a spreadsheet.
+checkpoints. judged: what trials show, look by look. equivalence, agreement: how alike runs are;
+slopes, equivalence_verdict: what that says. statistics: what may be said of accuracies. finished:
+runs and files as they stand. report: what is shown of it: a page, a figure, a spreadsheet.
 """

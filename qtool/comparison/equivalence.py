@@ -14,8 +14,9 @@ from statistics import fmean
 
 from qtool.comparison import agreement
 from qtool.comparison.equivalence_verdict import RULE, is_equivalent, sentence
+from qtool.comparison.judged import judge
 from qtool.comparison.slopes import slope_of
-from qtool.comparison.trials import Outcomes, arms_and_differences, of_trials
+from qtool.comparison.trials import Outcomes, of_trials
 from qtool.reports.comparisons import Arm, Curve, Difference, Equivalence, Slope
 from qtool.reports.results import EpochLine
 from qtool.runs.changes import Record, read_record
@@ -214,7 +215,8 @@ def _at_rate(
 ) -> AtRate:
     """Hold every arm against custom, at one learning rate."""
     own = {arm_name(rate, arm): outcomes[arm_name(rate, arm)] for arm in question.arms}
-    arms, differences = arms_and_differences(own)
+    found = judge(own)
+    arms, differences = found.arms, found.differences
     finished = {
         arm: {o.trial.seed: o.trial.folder for o in own[arm_name(rate, arm)] if o.finished}
         for arm in question.arms

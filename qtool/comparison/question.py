@@ -8,14 +8,21 @@ from typing import TypedDict
 import torch
 
 from qtool.comparison.execution import About, Execution
+from qtool.comparison.judged import (
+    Judging,
+    all_decided,
+    looks_before,
+    stages,
+    summarize_trials,
+)
 from qtool.comparison.kept_files import Keep
 from qtool.comparison.report import NOTHING, Shown
+from qtool.comparison.statistics.equality import MARGIN
 from qtool.comparison.trials import (
     ComparisonFolder,
     Kind,
     TrainTrial,
     Trial,
-    summarize_trials,
 )
 from qtool.errors import InputError
 from qtool.files.lock import only_writer
@@ -32,9 +39,12 @@ SIDES: tuple[Side, ...] = ("weights", "activations")
 
 
 class BatchOptions(TypedDict, total=False):
-    """What may be said of every comparison that trains; see `ComparisonRequest`."""
+    """What may be said of every comparison that trains; see `ComparisonRequest`.
 
-    seeds: int | list[int]
+    `margin` is in points of accuracy, as the command line takes it.
+    """
+
+    seeds: int | list[int] | None
     output: Path | None
     assignments: list[str] | None
     device: str
@@ -45,6 +55,8 @@ class BatchOptions(TypedDict, total=False):
     keep: Keep
     cluster: str | None
     shown: Shown
+    margin: float
+    looks: list[int] | None
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,7 @@ class ComparisonRequest:
         run_code: copies of the user's files that a run folder keeps may run.
         execution: where trials are trained, and how many at once.
         shown: what is written beside comparison.json.
+        judging: what counts as equal, and when the comparison is looked at.
     """
 
     recipe: Path
@@ -72,20 +85,21 @@ class ComparisonRequest:
     run_code: bool = False
     execution: Execution = field(default_factory=Execution)
     shown: Shown = NOTHING
+    judging: Judging = field(default_factory=Judging)
 
     @classmethod
     def of(cls, recipe: Path, options: BatchOptions, *, seeds: int = 3) -> "ComparisonRequest":
         """Return the request that options make; `seeds` where they do not say how many.
 
         Raises:
-            InputError: If there is no such device, trials cannot be trained so, or what is to be
-                shown cannot be written.
+            InputError: If there is no such device, trials cannot be trained or judged so, or what
+                is to be shown cannot be written.
         """
-        shown = options.get("shown", NOTHING)
+        shown, looks = options.get("shown", NOTHING), tuple(options.get("looks") or ())
         shown.refuse_unless_writable()
         return cls(
             recipe,
-            options.get("seeds", seeds),
+            options.get("seeds") or (looks[-1] if looks else seeds),
             options.get("output"),
             options.get("assignments"),
             pick_device(options.get("device", "auto")),
@@ -98,6 +112,7 @@ class ComparisonRequest:
                 options.get("cluster"),
             ),
             shown,
+            Judging(options.get("margin", 100 * MARGIN) / 100, looks),
         )
 
     @property
@@ -176,11 +191,21 @@ def compare_arms(
     with only_writer(folder.path):
         train = TrainTrial(request.device, request.access, keep=request.execution.keep)
         about = About(kind, str(request.recipe), folder)
-        outcomes = request.execution.outcomes_of(trials, train, about)
-        result = summarize_trials(outcomes, kind=kind, recipe=str(request.recipe), on=on)
-        result = said_in(result)
-        result.write(folder.report)
-        request.shown.write(result, folder)
+        for some in stages(trials, request.judging.looks):
+            outcomes = request.execution.outcomes_of(some, train, about)
+            result = summarize_trials(
+                outcomes,
+                kind=kind,
+                recipe=about.recipe,
+                on=on,
+                judging=request.judging,
+                before=looks_before(folder.report),
+            )
+            result = said_in(result)
+            result.write(folder.report)
+            request.shown.write(result, folder)
+            if len(some) == len(trials) or all_decided(result):
+                break
         return result
 
 

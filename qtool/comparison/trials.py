@@ -13,17 +13,11 @@ from typing import Literal, TypedDict
 import torch
 
 from qtool.comparison.kept_files import Keep, damage_of, mend, prune
-from qtool.comparison.statistics.differences import (
-    Reached,
-    differences_from_first,
-    mean_and_std,
-)
-from qtool.comparison.statistics.verdicts import verdict
 from qtool.console import say
 from qtool.errors import InputError, QtoolError, TrainingError
 from qtool.files.whole import refuse_unless_makeable
 from qtool.recipe.recipe import Recipe
-from qtool.reports.comparisons import Arm, Comparison, Difference, FailedTrial
+from qtool.reports.comparisons import FailedTrial
 from qtool.reports.results import Summary
 from qtool.runs.access import OWN, Access
 from qtool.runs.changes import read_record
@@ -212,45 +206,3 @@ def failed_trials(outcomes: Sequence[Outcome]) -> list[FailedTrial]:
         for outcome in outcomes
         if not outcome.finished
     ]
-
-
-def arms_and_differences(outcomes: Outcomes) -> tuple[list[Arm], list[Difference]]:
-    """Return what each arm reached, and how the others differ from the first."""
-    arms = [_arm(name, done) for name, done in outcomes.items()]
-    reached = [Reached.only(arm.name, arm.values) for arm in arms]
-    return arms, differences_from_first(reached)
-
-
-def _arm(name: str, outcomes: Sequence[Outcome]) -> Arm:
-    values = [outcome.accuracy for outcome in outcomes]
-    mean, spread = mean_and_std([value for value in values if value is not None])
-    failed = sum(not outcome.finished for outcome in outcomes)
-    return Arm(name=name, values=values, mean=mean, std=spread, failed=failed)
-
-
-def summarize_trials(
-    outcomes: Outcomes,
-    *,
-    kind: Kind,
-    recipe: str,
-    on: str,
-) -> Comparison:
-    """Return what comparison.json says.
-
-    Args:
-        outcomes: of the arms.
-        kind: what the arms are.
-        recipe: path of what they share.
-        on: whose estimator, or which schedule, differs.
-    """
-    arms, differences = arms_and_differences(outcomes)
-    return Comparison(
-        kind=kind,
-        recipe=recipe,
-        seeds=[outcome.trial.seed for outcome in next(iter(outcomes.values()))],
-        arms=arms,
-        differences=differences,
-        verdict=verdict(differences, {arm.name: arm.failed for arm in arms}),
-        on=on,
-        **of_trials(outcomes),
-    )

@@ -8,13 +8,8 @@ import torch
 import yaml
 
 from qtool.comparison.executors import run_trials
-from qtool.comparison.trials import (
-    ComparisonFolder,
-    Outcome,
-    TrainTrial,
-    Trial,
-    summarize_trials,
-)
+from qtool.comparison.judged import summarize_trials
+from qtool.comparison.trials import ComparisonFolder, Outcome, TrainTrial, Trial
 from qtool.errors import InputError
 from qtool.recipe import load_recipe
 from qtool.reports.results import Summary
@@ -29,6 +24,7 @@ RECIPE = {
     },
     "training": {"epochs": 1, "learning_rate": 0.1},
 }
+NOWHERE = RunFolder(Path("nowhere"))
 
 
 def summary(accuracy, status="finished"):
@@ -40,7 +36,7 @@ def summary(accuracy, status="finished"):
 def outcomes(**summaries):
     """Outcomes of arms, whose trials have the seeds 0, 1, ..."""
     return {
-        arm: [Outcome(Trial(arm, seed, None, None), said) for seed, said in enumerate(done)]
+        arm: [Outcome(Trial(arm, seed, None, NOWHERE), said) for seed, said in enumerate(done)]
         for arm, done in summaries.items()
     }
 
@@ -124,7 +120,8 @@ def test_the_report_has_its_keys_in_the_order_of_the_contract():
     said = summarized(a=[summary(0.9)], b=[summary(0.8)]).to_json()
 
     before = ["kind", "recipe", "seeds", "arms", "differences", "verdict", "on"]
-    assert list(said) == [*before, "threads", "failed_trials"]
+    more = ["margin", "looks", "without_answers", "threads", "failed_trials"]
+    assert list(said) == before + more
     assert [list(arm) for arm in said["arms"]] == [["name", "values", "mean", "std", "failed"]] * 2
     keys = ["arm", "against", "mean", "low", "high", "pairs", "p_value", "confidence", "images"]
     keys += ["std", "freedom", "by_images", "new_low", "new_high", "margin", "equal_low"]

@@ -23,6 +23,13 @@ def verdict(differences: Sequence[Difference], failed: Mapping[str, int] | None 
     return "\n".join([*failures, *(_sentence(item, tests, lost) for item in differences)])
 
 
+def is_decided(item: Difference) -> bool:
+    """Tell whether a difference is shown, or shown to be none."""
+    if item.low is None or item.high is None:
+        return False
+    return bool(item.equal) or not item.low <= 0 <= item.high
+
+
 def points(value: float, decimals: int = 1, *, sign: bool = False) -> str:
     """Return a share as points, without a minus before nothing."""
     text = f"{100 * value:{'+' if sign else ''}.{decimals}f}"
