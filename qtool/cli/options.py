@@ -62,6 +62,10 @@ Tune = Annotated[
     list[str] | None,
     typer.Option("--tune", help="Choose for each arm, by held-out images: KEY=0.3x,1x,3x."),
 ]
+Explain = Annotated[
+    bool,
+    typer.Option("--explain", help="Look at gradients and activations after each epoch, too."),
+]
 SharedRecipe = Annotated[Path, typer.Argument(help="Recipe that all arms share.")]
 
 

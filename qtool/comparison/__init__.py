@@ -7,6 +7,7 @@ trained. execution: how, checked by room (of the disk) before it starts. executo
 processes: several at once, in slots, each with a worker; cluster: by Ray; tasks: what they are
 sent. board: how far they are; unfinished: what is written meanwhile. kept_files: damage and
 checkpoints. judged: what trials show, look by look. equivalence, agreement: how alike runs are;
-slopes, equivalence_verdict: what that says. statistics: what may be said of accuracies. finished:
-runs and files as they stand. report: what is shown of it: a page, a figure, a spreadsheet.
+slopes, equivalence_verdict: what that says. statistics: what may be said of accuracies. explained:
+what may explain a difference. finished: runs and files as they stand. report: what is shown of it:
+a page, a figure, a spreadsheet.
 """

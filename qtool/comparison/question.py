@@ -8,6 +8,7 @@ from typing import TypedDict
 import torch
 
 from qtool.comparison.execution import About, Execution
+from qtool.comparison.explained import explanations
 from qtool.comparison.judged import (
     Judging,
     all_decided,
@@ -50,6 +51,7 @@ class BatchOptions(TypedDict, total=False):
     device: str
     data_root: Path | None
     run_code: bool
+    explain: bool
     jobs: int | None
     threads: int | None
     keep: Keep
@@ -74,6 +76,7 @@ class ComparisonRequest:
         execution: where trials are trained, and how many at once.
         shown: what is written beside comparison.json.
         judging: what counts as equal, and when the comparison is looked at.
+        explain: look at coarse gradients and activations after each epoch.
     """
 
     recipe: Path
@@ -86,6 +89,7 @@ class ComparisonRequest:
     execution: Execution = field(default_factory=Execution)
     shown: Shown = NOTHING
     judging: Judging = field(default_factory=Judging)
+    explain: bool = False
 
     @classmethod
     def of(cls, recipe: Path, options: BatchOptions, *, seeds: int = 3) -> "ComparisonRequest":
@@ -113,6 +117,7 @@ class ComparisonRequest:
             ),
             shown,
             Judging(options.get("margin", 100 * MARGIN) / 100, looks),
+            options.get("explain", False),
         )
 
     @property
@@ -189,7 +194,12 @@ def compare_arms(
     """
     folder = request.usable_folder(kind)
     with only_writer(folder.path):
-        train = TrainTrial(request.device, request.access, keep=request.execution.keep)
+        train = TrainTrial(
+            request.device,
+            request.access,
+            keep=request.execution.keep,
+            explains=request.explain,
+        )
         about = About(kind, str(request.recipe), folder)
         for some in stages(trials, request.judging.looks):
             outcomes = request.execution.outcomes_of(some, train, about)
@@ -201,7 +211,8 @@ def compare_arms(
                 judging=request.judging,
                 before=looks_before(folder.report),
             )
-            result = said_in(result)
+            more = {"explained": explanations(outcomes)}
+            result = said_in(result).model_copy(update=more)
             result.write(folder.report)
             request.shown.write(result, folder)
             if len(some) == len(trials) or all_decided(result):

@@ -118,12 +118,14 @@ class TrainTrial:
         access: what the recipe of all trials may reach.
         records: keep every flip of its weights' codes too.
         keep: which of its checkpoints stay once it is finished.
+        explains: look at its coarse gradient and activations after each epoch.
     """
 
     device: torch.device
     access: Access = OWN
     records: bool = False
     keep: Keep = "all"
+    explains: bool = False
 
     def __call__(self, trial: Trial) -> Summary:
         """Return how the trial ended: also one that diverged, or whose folder is damaged.
@@ -138,7 +140,13 @@ class TrainTrial:
                 reused = folder.finished_summary() is not None
                 access = self.access.taken(trial.recipe)
                 run = Run(folder, trial.recipe, self.device, access)
-                summary = train_run(run, resume=True, with_plan=False, records=self.records)
+                summary = train_run(
+                    run,
+                    resume=True,
+                    with_plan=False,
+                    records=self.records,
+                    explains=self.explains,
+                )
                 if self.records and reused:
                     _ = read_record(folder, summary.epochs)
             except TrainingError as error:

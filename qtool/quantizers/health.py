@@ -18,6 +18,7 @@ from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.door.deployed import prepared_state
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
+from qtool.quantizers.measures import clipped
 from qtool.quantizers.relu import QuantReLU
 from qtool.quantizers.sites import SiteQuantizer
 from qtool.reports.health import Finding
@@ -148,7 +149,7 @@ def _watched(model: nn.Module, inputs: Inputs) -> tuple[list["_Values"], object]
             tokens = side == "values" and args[0].ndim < 4 and not _is_image(model, member)
             axis = -1 if linear or tokens else 1
             values = seen.setdefault((module, member), _Values(member, side, axis))
-            values.look(quantizer, _clipped(args[0], kwargs))
+            values.look(quantizer, clipped(args[0], kwargs))
 
         handles.append(quantizer.register_forward_pre_hook(look, with_kwargs=True))
 
@@ -172,14 +173,6 @@ def _is_image(model: nn.Module, site: str) -> bool:
     layers = quant_layers(model)
     readers = [layers.get(name) for name in (placed.readers if placed is not None else ())]
     return any(isinstance(layer, nn.modules.conv._ConvNd) for layer in readers)
-
-
-def _clipped(x: Tensor, kwargs: Mapping[str, object]) -> Tensor:
-    """Return what a quantizer rounds, where it is asked to clip x first."""
-    top = kwargs.get("top")
-    if not kwargs.get("rectify"):
-        return x
-    return x.clamp(min=0, max=top if isinstance(top, float) else None)
 
 
 @dataclass

@@ -4,6 +4,7 @@ It takes a rounding of every weight and no pass of the model, so that each epoch
 afford it.
 """
 
+from collections.abc import Mapping
 from typing import TypedDict
 
 import torch
@@ -94,6 +95,14 @@ def saturated(x: Tensor, on_grid: OnGrid) -> float:
     if on_grid.grid.kind != "unsigned":
         outside += (levels < on_grid.grid.code_min).sum()
     return int(outside) / max(1, x.numel())
+
+
+def clipped(x: Tensor, kwargs: Mapping[str, object]) -> Tensor:
+    """Return what a quantizer rounds, where it is asked to clip x first."""
+    top = kwargs.get("top")
+    if not kwargs.get("rectify"):
+        return x
+    return x.clamp(min=0, max=top if isinstance(top, float) else None)
 
 
 def levels_used(codes: Tensor, grid: IntegerGrid) -> int:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
+from qtool.reports.explanations import Explained
 from qtool.reports.fairness import Candidate
 from qtool.reports.result import Result
 
@@ -122,6 +123,8 @@ class Comparison(Result):
     """Arm -> keys whose best value is the smallest or the largest of those tried."""
     candidates: list[Candidate] | None = None
     """All that were tried."""
+    explained: list[Explained] = Field(default_factory=list[Explained])
+    """How the trials of each arm trained; none for runs."""
 
 
 class Partial(Result):

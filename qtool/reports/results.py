@@ -94,6 +94,11 @@ class EpochLine(Result):
     """Layer -> step of its weight, the mean over channels."""
     input_scale: dict[str, float] | None = None
     """Layer, ReLU or site -> step of the activations that are quantized there."""
+    coarse_gradient_cosine: float | None = None
+    """Between the gradient that training follows and that of the smoothed loss, estimated on a
+    batch with a standard error of about 0.18; absent unless asked for."""
+    saturated_activations: dict[str, float] | None = None
+    """Layer, ReLU or site -> share of its values beyond the outermost levels, on that batch."""
 
 
 class ExportDescription(Result):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from qtool.console import say, show, table, warn
 from qtool.reports.benchmarks import Benchmark, show_benchmark
 from qtool.reports.comparisons import Comparison, Difference, Equivalence
+from qtool.reports.explanations import show_explained
 from qtool.reports.export_table import show_all_exports, show_export, show_unproven, warnings_of
 from qtool.reports.exports import AllExports, Export, UnprovenExport
 from qtool.reports.fair_words import fair_sentences
@@ -143,6 +144,7 @@ def show_comparison(result: Comparison) -> None:
     first = result.arms[0].name
     columns = ["arm", "#mean", "#std", "each seed", f"#against {first}, 95 %", "#failed"]
     show(table("validation accuracy", columns, rows), on_stdout=True)
+    show_explained(result.explained)
     for sentence in fair_sentences(result):
         say(sentence, on_stdout=True)
     say(result.verdict, on_stdout=True)

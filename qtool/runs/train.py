@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ from qtool.runs.run import Run
 from qtool.runs.sound import checkpoint_sha256, checkpoint_to_go_on_from
 from qtool.runs.weights import write_weights
 from qtool.stopping import Stopped, held_back
+from qtool.training.explanation import Explanation
 from qtool.training.freed_memory import keep_freed_memory
 from qtool.training.loop import Trainer
 from qtool.training.position import Position, position_of
@@ -46,6 +48,7 @@ def train_run(
     with_plan: bool = True,
     profile: bool = False,
     records: bool = False,
+    explains: bool = False,
     longer: bool = False,
 ) -> Summary:
     """Train a checked recipe in a run folder, from the start or from its last checkpoint.
@@ -56,6 +59,7 @@ def train_run(
         with_plan: show what happens to each layer.
         profile: measure where the time of a step goes.
         records: keep every flip of a weight's code in the folder too.
+        explains: look at the coarse gradient and at activations after each epoch.
         longer: a finished run goes on where the recipe has more epochs, as another run from there.
 
     Raises:
@@ -77,7 +81,8 @@ def train_run(
         if finished is not None:
             return finished
         try:
-            return _train(run, with_plan=with_plan, profile=profile, records=records)
+            look = Looks(profile=profile, records=records, explains=explains)
+            return _train(run, look, with_plan=with_plan)
         except KeyboardInterrupt:
             if run.folder.holds_run():
                 say(f"stopped; go on with: {run.folder.resume_command}")
@@ -101,7 +106,16 @@ def _finished(run: Run, *, resume: bool, longer: bool, profile: bool) -> Summary
     return finished
 
 
-def _train(run: Run, *, with_plan: bool, profile: bool, records: bool) -> Summary:
+@dataclass(frozen=True)
+class Looks:
+    """Who looks on; see `train_run`."""
+
+    profile: bool = False
+    records: bool = False
+    explains: bool = False
+
+
+def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
     """Train what is left; the summary says how that ended."""
     recipe, folder, device, world = run.recipe, run.folder, run.device, run.world
     before, epochs = folder.finished_summary(), recipe.training.epochs
@@ -116,7 +130,7 @@ def _train(run: Run, *, with_plan: bool, profile: bool, records: bool) -> Summar
         say(f"note: {note}")
     if device.type == "cpu":
         keep_freed_memory()
-    measured = StepProfile(device) if profile else None
+    measured = StepProfile(device) if looks.profile else None
     trainer, architecture = start_or_resume(run, measured)
     if with_plan:
         show_plan(plan(trainer.model), plan_sites(trainer.model))
@@ -124,10 +138,13 @@ def _train(run: Run, *, with_plan: bool, profile: bool, records: bool) -> Summar
         world.from_first(partial(say_changed_data, folder, run.data))
     with _failure_said(run, trainer):
         world.from_first(partial(_write_beginning, run, trainer))
-        if records:
+        if looks.records:
             begun = trainer.tally.steps > 0
             done = len(trainer.history)
             trainer.join(ChangeRecorder(trainer.model, folder, done, begun=begun))
+        if looks.explains:
+            batch = next(iter(run.data.train.batches(0)))
+            trainer.join(Explanation(trainer.model, batch, trainer.loss, recipe.seed))
         if trainer.history and folder.integer.is_file():
             say("note: what was converted and exported of this run before is of an earlier epoch")
         trainer.join(answers := AnswerRecorder())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] and labels [B]
 WatcherState = dict[str, Tensor]
+Seen = float | None | Mapping[str, float]  # a figure, or one of each layer
 
 
 class Watcher:
@@ -27,7 +28,7 @@ class Watcher:
     def before_step(self, step: int) -> None:
         """See the weights after `step` training steps."""
 
-    def measures(self) -> Mapping[str, float | None]:
+    def measures(self) -> Mapping[str, Seen]:
         """Return what the epoch's line of metrics should hold, after its last step."""
         return {}
 

@@ -38,7 +38,7 @@ def test_weights_are_measured_as_numpy_does(weights: dict[str, Any], levels: Any
     layer = quant_layers(model)["conv2"]
     assert layer.weight_quantizer is not None
     layer.weight_quantizer.scale.data *= 0.6  # so that some weights lie beyond the grid
-    found = code_measures(model)
+    found: dict[str, Any] = dict(code_measures(model))
 
     weight = layer.weight.detach().double().numpy()
     step = layer.weight_quantizer.scale.double().numpy()
@@ -58,7 +58,7 @@ def test_a_weight_on_its_levels_has_no_error_to_compare_with() -> None:
     model = prepared({"bits": 4, "range": {"name": "fixed", "scale": 0.015625}})
     layer = quant_layers(model)["fc"]
     layer.weight.data = torch.randint(-7, 8, layer.weight.shape) * 0.015625
-    found = code_measures(model)
+    found: dict[str, Any] = dict(code_measures(model))
     assert "fc" not in found["sqnr"]
     assert found["saturated_weights"]["fc"] == 0.0
     assert found["weight_scale"]["fc"] == 0.015625
@@ -67,7 +67,7 @@ def test_a_weight_on_its_levels_has_no_error_to_compare_with() -> None:
 @pytest.mark.parametrize("place", ["layer_inputs", "relu_outputs", "every_value"])
 def test_steps_of_activations_stand_under_what_is_rounded(place: str) -> None:
     model = prepared(None, activations={"bits": 4, "place": place})
-    found = code_measures(model)
+    found: dict[str, Any] = dict(code_measures(model))
     assert set(found) == {"input_scale"}
     steps = found["input_scale"]
     for name, quantizer in activation_quantizers(model).items():
