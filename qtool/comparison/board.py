@@ -16,7 +16,7 @@ from qtool.console import SCREEN, say, table, warn
 from qtool.recipe.recipe import Recipe
 
 WARNING = "WARNING"
-CELL = 9  # columns that a trial takes
+CELL = 10  # columns of the screen that a trial takes, with what stands around it
 
 
 class Board(Protocol):
@@ -82,7 +82,7 @@ class Progress:
         arms = dict.fromkeys(trial.arm for trial in self.trials)
         seeds = dict.fromkeys(trial.seed for trial in self.trials)
         cells = {(trial.arm, trial.seed): self._cell(trial) for trial in self.trials}
-        if max(map(len, arms)) + CELL * len(seeds) <= width:
+        if max(map(len, arms)) + 4 + CELL * len(seeds) <= width:
             columns = ["arm", *(f"#seed {seed}" for seed in seeds)]
             rows = [[arm, *(cells.get((arm, seed), "") for seed in seeds)] for arm in arms]
         else:
@@ -91,7 +91,7 @@ class Progress:
                 begun = [cells[arm, seed] for seed in seeds if cells.get((arm, seed))]
                 rows.append([arm, ", ".join(begun)])
         made = table(str(self), columns, rows)
-        made.title_style = "none"
+        made.title_style, made.min_width = "none", min(width, len(str(self)))
         return made
 
     def _cell(self, trial: Trial) -> str:

@@ -40,9 +40,12 @@ def mend(folder: RunFolder) -> None:
             folder.write_metrics(checkpoint.load(sound, CPU).history)
             damaged.remove(folder.metrics)
             warn(f"{folder.metrics}: damaged; written again from {sound.name}")
+        if folder.environment in damaged:
+            folder.summary.unlink(missing_ok=True)  # else nothing would be written again
         for path in damaged:
             aside = path.with_name(f"{path.name}.damaged")
-            path.replace(aside)
+            if path.exists():
+                path.replace(aside)
             warn(f"{path}: damaged; put aside as {aside.name}, and made anew from {sound.name}")
 
 

@@ -1,5 +1,6 @@
 """Whether a disk has room for what a comparison keeps, before it starts."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ import torch
 from qtool.comparison.kept_files import Keep
 from qtool.comparison.trials import Trial
 from qtool.errors import QtoolError, WriteError
+from qtool.quantizers.oscillation import SAMPLE
 from qtool.recipe.recipe import Recipe
 from qtool.reports.words import size
 from qtool.runs import build
 from qtool.runs.folder import RunFolder
 from qtool.training.optimizers import OPTIMIZERS
 
+PER_TENSOR = 200  # bytes: its name, type, shape and place in a file
+RANDOM = 5056  # bytes of the state of torch's generator
 LEFT_ALONE = 16 * 2**20  # bytes: for reports, and for whatever else goes on on the disk
 
 
@@ -41,10 +45,23 @@ def sizes_of(recipe: Recipe) -> Sizes:
     """Return how large the files of a run become, as far as the recipe tells."""
     with torch.device("meta"):
         network = build.make_network_without_data(recipe).model
-    trained = sum(p.numel() * p.element_size() for p in network.parameters())
+    parameters = list(network.parameters())
+    trained = sum(p.numel() * p.element_size() for p in parameters)
     others = sum(b.numel() * b.element_size() for b in network.buffers())
     copies = 2 if OPTIMIZERS.facts(recipe.training.optimizer.name).adaptive else 1
-    return Sizes(trained + others, trained + others + copies * trained)
+    watched = sum(_watched_bytes(p.numel(), recipe) for p in parameters if p.ndim > 1)
+    named = PER_TENSOR * len(parameters)
+    return Sizes(
+        trained + others + named, (1 + copies) * trained + others + watched + 8 * named + RANDOM
+    )
+
+
+def _watched_bytes(count: int, recipe: Recipe) -> int:
+    """Return the bytes by which the oscillations of a weight are watched."""
+    sections = [recipe.quantization.weights, *(o.weights for o in recipe.quantization.overrides)]
+    if any(getattr(section, "freezing", None) is not None for section in sections):
+        return 17 * count  # codes, directions, frequencies, averages, and which are frozen
+    return 12 * math.ceil(count / math.ceil(count / SAMPLE))
 
 
 def refuse_without_room(trials: Sequence[Trial], folder: Path, keep: Keep, *, at_once: int) -> None:

@@ -21,14 +21,14 @@ model: {name: lenet5}
 data: {name: digits, image_size: 16, train_samples: 64}
 quantization:
   weights: {bits: 4, estimator: ESTIMATOR}
-training: {epochs: 1, learning_rate: 0.1}
+training: {epochs: EPOCHS, learning_rate: 0.1}
 """
 LARGE = "-" * 200_000  # more than a pipe holds
 
 
-def trials_of(folder, *arms, seeds=(0,), threads=None, estimator="identity"):
+def trials_of(folder, *arms, seeds=(0,), threads=None, estimator="identity", epochs=1):
     path = folder / "r.yaml"
-    path.write_text(RECIPE.replace("ESTIMATOR", estimator))
+    path.write_text(RECIPE.replace("ESTIMATOR", estimator).replace("EPOCHS", str(epochs)))
     recipe, place = load_recipe(path), ComparisonFolder(folder / "c")
     return [Trial(arm, s, recipe, place.run(arm, s), threads) for arm in arms for s in seeds]
 
