@@ -4,6 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -276,6 +277,10 @@ def test_runs_and_files_stand_side_by_side(story, tmp_path):
     assert second.mean == exported.accuracy_runtime
     assert second.bytes == exported.file_bytes
     assert json.loads((tmp_path / "comparison.json").read_text()) == result.to_json()
+    images = len(np.load(run / "validation.npz")["prediction"])
+    differing = result.differences[0].arm_only, result.differences[0].against_only
+    assert differing[0] - differing[1] == round(images * (second.mean - first.mean))
+    assert f"{folder / 'm.onnx'} against {run}: " in result.verdict
 
 
 def test_given_weights_are_quantized_without_training(story, tmp_path, monkeypatch):

@@ -1,14 +1,19 @@
 """Finished runs and exported files as they stand, side by side."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from qtool.comparison.report import NOTHING, Shown
+from qtool.comparison.statistics.differences import Reached, differences_from_first
+from qtool.comparison.statistics.verdicts import sentences_on_networks
 from qtool.comparison.trials import ComparisonFolder
-from qtool.console import say
+from qtool.console import say, warn
+from qtool.data.fingerprint import digest_of_images
 from qtool.errors import InputError
+from qtool.evaluation import accuracy_of, logits_of
 from qtool.export.proof import gate
 from qtool.export.proof.damage import refuse_damaged
 from qtool.export.proof.latency import latencies
@@ -21,9 +26,10 @@ from qtool.files.reading import intact
 from qtool.files.whole import refuse_unless_makeable
 from qtool.inspection.onnx import read_onnx
 from qtool.recipe.recipe import Recipe
-from qtool.reports.comparisons import Arm, Comparison
+from qtool.reports.comparisons import Arm, Comparison, Difference
 from qtool.runs import build
 from qtool.runs.access import OWN, Access
+from qtool.runs.answers import Answers, read_answers
 from qtool.runs.folder import RunFolder
 from qtool.runs.sound import why_not_fresh
 from qtool.settings.section import check
@@ -51,9 +57,11 @@ def side_by_side(
     if output is not None:
         refuse_unless_makeable(output)
     shown.refuse_unless_writable()
-    arms = [arm_of(source, access) for source in sources]
+    measured = [measured_of(source, access) for source in sources]
+    arms, differences = [each.arm for each in measured], differences_of(measured)
+    said = "\n".join([verdict_on(arms), *sentences_on_networks(differences)])
     result = Comparison(
-        kind="runs", recipe=None, seeds=[], arms=arms, differences=[], verdict=verdict_on(arms)
+        kind="runs", recipe=None, seeds=[], arms=arms, differences=differences, verdict=said
     )
     if output is not None:
         result.write(ComparisonFolder(output).report)
@@ -61,7 +69,34 @@ def side_by_side(
     return result
 
 
-def arm_of(source: Path, access: Access = OWN) -> Arm:
+@dataclass(frozen=True)
+class Measured:
+    """A run or a file.
+
+    Attributes:
+        arm: its row of a comparison.
+        answers: what its network says of each validation image; None where that is not known.
+    """
+
+    arm: Arm
+    answers: Answers | None
+
+
+def differences_of(measured: Sequence[Measured]) -> list[Difference]:
+    """Return how the others differ from the first, by images where they are the first's."""
+    images = measured[0].answers.images if measured and measured[0].answers else None
+    reached = [
+        Reached(
+            each.arm.name,
+            each.arm.values,
+            [each.answers.right if each.answers and each.answers.images == images else None],
+        )
+        for each in measured
+    ]
+    return differences_from_first(reached) if reached else []
+
+
+def measured_of(source: Path, access: Access = OWN) -> Measured:
     """Return a finished run or an ONNX file as one row of a comparison.
 
     Raises:
@@ -86,7 +121,7 @@ def verdict_on(arms: Sequence[Arm]) -> str:
     return f"The highest accuracy is {first[0]}'s, but one run each cannot tell merit from chance."
 
 
-def _run_arm(folder: RunFolder) -> Arm:
+def _run_arm(folder: RunFolder) -> Measured:
     folder.refuse_unless_run()
     summary = folder.finished_summary()
     if summary is None:
@@ -97,15 +132,20 @@ def _run_arm(folder: RunFolder) -> Arm:
         say(f"{folder.integer}: {why}; its size is left out")
     elif folder.convert.is_file() and not why:
         size = read_json(folder.convert).get("integer_bytes")
-    return _arm(
+    arm = _arm(
         folder.path,
         summary.validation_accuracy,
         bits=summary.weight_bits_mean,
         size=size if isinstance(size, int) else None,
     )
+    try:
+        return Measured(arm, read_answers(folder))
+    except InputError as error:
+        warn(f"{error}; the run is judged by its accuracy alone")
+        return Measured(arm, None)
 
 
-def _onnx_arm(path: Path, access: Access) -> Arm:
+def _onnx_arm(path: Path, access: Access) -> Measured:
     """Measure a file: its accuracy on the validation set that its recipe names.
 
     Of that recipe nothing is taken but which data they are, and what cannot do harm.
@@ -120,7 +160,7 @@ def _onnx_arm(path: Path, access: Access) -> Arm:
         ]
         weights = sum(count for _, count in bits)
         mean_bits = sum(width * count for width, count in bits) / weights if weights else None
-    accuracy = latency = None
+    accuracy = latency = answers = None
     if "recipe" in said:
         recipe = check(Recipe, said["recipe"], f"{path}, its recipe")
         data = build.make_data(recipe, torch.device("cpu"), access, source=str(path))
@@ -131,9 +171,14 @@ def _onnx_arm(path: Path, access: Access) -> Arm:
         one, shown = data.first_images[:1], data.validation.batches(0)
         if takes_pictures(model):
             one, shown = next(data.labelled_pictures())[0], data.labelled_pictures()
-        accuracy = gate.accuracy(runtime.open(path), shown)
+        session = runtime.open(path)
+        logits, labels = logits_of(lambda batch: gate.run(session, batch), shown)
+        accuracy = accuracy_of(logits, labels)
+        if accuracy is not None:
+            answers = Answers.of(logits.argmax(1), labels, digest_of_images(data))
         latency = latencies([path], one, runtime)[0]
-    return _arm(path, accuracy, bits=mean_bits, size=bytes_of(path), latency=latency)
+    arm = _arm(path, accuracy, bits=mean_bits, size=bytes_of(path), latency=latency)
+    return Measured(arm, answers)
 
 
 def _arm(

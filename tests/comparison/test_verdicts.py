@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qtool.comparison.statistics.differences import Reached, differences_from_first
-from qtool.comparison.statistics.verdicts import verdict
+from qtool.comparison.statistics.verdicts import sentences_on_networks, verdict
 from qtool.reports.comparisons import Difference
 from tests.comparison.test_statistics import drawn, reached
 
@@ -115,3 +115,21 @@ def test_an_arm_that_fails_is_not_better_on_the_seeds_that_are_left() -> None:
 
 def test_nothing_is_compared_with_nothing() -> None:
     assert verdict([]) == "There is only one arm, so nothing is compared."
+
+
+def test_several_networks_are_told_apart_by_holm_s_procedure() -> None:
+    random = np.random.default_rng(1)
+    first = drawn(random, 1, 500)
+    far, near = first.copy(), first.copy()
+    far[0, np.flatnonzero(~first[0])[:12]] = True
+    near[0, np.flatnonzero(~first[0])[:6]] = True  # alone p = 0.031
+    made = [reached(name, each) for name, each in (("b", first), ("far", far), ("near", near))]
+    said = sentences_on_networks(differences_from_first([*made, reached("like", first)]))
+
+    assert said[0] == (
+        "far against b: of 500 images 12 only far gets right, 0 only b, these two networks differ "
+        "(exact McNemar p = 0.00049)."
+    )
+    assert "6 only near gets right, 0 only b, which may be chance (exact McNemar p" in said[1]
+    assert said[2] == "like against b: the two networks are right on the same of 500 images."
+    assert "these two" in sentences_on_networks(differences_from_first(made[::2]))[0]

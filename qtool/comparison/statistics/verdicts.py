@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from qtool.comparison.statistics.differences import NOTHING
 from qtool.comparison.statistics.power import MOST_SEEDS
-from qtool.comparison.statistics.several import ALPHA
+from qtool.comparison.statistics.several import holm
 from qtool.reports.comparisons import Difference
 
 
@@ -19,8 +19,24 @@ def verdict(differences: Sequence[Difference], failed: Mapping[str, int] | None 
         return "There is only one arm, so nothing is compared."
     lost = failed or {}
     tests = sum(item.p_value is not None for item in differences)
+    networks = holm([item.mcnemar_p for item in differences])
     failures = [f"{arm} failed on {_count(count)}." for arm, count in lost.items() if count]
-    return "\n".join([*failures, *(_sentence(item, tests, lost) for item in differences)])
+    said = [
+        _sentence(item, tests, lost, differ=network.shown)
+        for item, network in zip(differences, networks, strict=True)
+    ]
+    return "\n".join([*failures, *said])
+
+
+def sentences_on_networks(differences: Sequence[Difference]) -> list[str]:
+    """Say which of some networks differ from the first, a sentence each, where images tell."""
+    return [
+        f"{item.arm} against {item.against}: {between_networks(item, differ=network.shown)}."
+        for item, network in zip(
+            differences, holm([each.mcnemar_p for each in differences]), strict=True
+        )
+        if item.mcnemar_p is not None
+    ]
 
 
 def is_decided(item: Difference) -> bool:
@@ -46,13 +62,13 @@ def _count(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
-def _sentence(item: Difference, tests: int, failed: Mapping[str, int]) -> str:
-    """Say what a difference shows, among so many tests."""
+def _sentence(item: Difference, tests: int, failed: Mapping[str, int], *, differ: bool) -> str:
+    """Say what a difference shows, among so many tests; of one seed, whether networks differ."""
     names = f"{item.arm} against {item.against}"
     if item.mean is None:
         return f"{names}: no seed has an accuracy in both."
     if item.low is None or item.high is None:
-        return f"{names}: {_of_one_seed(item, item.mean)}."
+        return f"{names}: {_of_one_seed(item, item.mean, differ=differ)}."
     if item.high - item.low < NOTHING:
         if abs(item.mean) < NOTHING:
             return f"{names}: equal on every seed."
@@ -122,22 +138,23 @@ def _undecided(item: Difference) -> str:
     return f"{said}; {found} points would have been found 4 times in 5, {margin} take {seeds}"
 
 
-def _of_one_seed(item: Difference, mean: float) -> str:
+def _of_one_seed(item: Difference, mean: float, *, differ: bool) -> str:
     """Say what one seed shows: of two networks, never of two methods."""
     gap = f"{points(mean, 2, sign=True)} points on one seed"
     if item.mcnemar_p is None:
         return f"{gap}, too few seeds to say anything"
-    return f"{gap}; {between_networks(item)}, and one seed says nothing of the methods"
+    return (
+        f"{gap}; {between_networks(item, differ=differ)}, and one seed says nothing of the methods"
+    )
 
 
-def between_networks(item: Difference) -> str:
-    """Say what McNemar's test shows of two networks."""
+def between_networks(item: Difference, *, differ: bool) -> str:
+    """Say what McNemar's test shows of two networks; `differ`: also among all that are tested."""
     if not item.arm_only and not item.against_only:
         return f"the two networks are right on the same of {item.images:,} images"
     counts = (
         f"of {item.images:,} images {item.arm_only} only {item.arm} gets right, "
         f"{item.against_only} only {item.against}"
     )
-    p = item.mcnemar_p or 0.0
-    shown = "these two networks differ" if p <= ALPHA else "which may be chance"
-    return f"{counts}, {shown} (exact McNemar p = {p:.2g})"
+    shown = "these two networks differ" if differ else "which may be chance"
+    return f"{counts}, {shown} (exact McNemar p = {item.mcnemar_p or 0.0:.2g})"

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from qtool.errors import ExportError
-from qtool.evaluation import accuracy_of, logits_of
 from qtool.export.proof.constants import codes_in
 from qtool.export.targets.target import Array, Runtime, Session
 from qtool.export.writing.saved import read_back
@@ -142,12 +141,3 @@ def shifted_share(integer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) 
         for handle in handles:
             handle.remove()
     return counted["changed"] / counted["values"] if handles else None
-
-
-def accuracy(session: Session, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
-    """Return the share of images whose top class a file gets right in the runtime.
-
-    None where labels are no classes.
-    """
-    given, labels = logits_of(lambda batch: run(session, batch), batches)
-    return accuracy_of(given, labels)
