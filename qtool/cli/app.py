@@ -12,6 +12,7 @@ import typer
 
 from qtool import __version__
 from qtool.cli.compare import compare_app
+from qtool.cli.inspect import inspect
 from qtool.cli.options import (
     AsJson,
     Assignments,
@@ -248,51 +249,7 @@ app.command()(predict)
 app.command()(bench)
 
 
-@app.command()
-@interruptible
-def inspect(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="Recipe, run, comparison, integer model or ONNX file; or the word estimators."
-        ),
-    ],
-    *,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", help="Of a run, comparison or estimators: a page NAME.html to draw."
-        ),
-    ] = None,
-    repair: Annotated[
-        Path | None,
-        typer.Option(
-            "--repair", help="Of an ONNX file that tools rewrote: annotate and pack it again."
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print what a file or run holds: layers, bits, scales, bytes; lint ONNX files.
-
-    Of a run or a comparison --output draws a page; with the word estimators: print every gradient
-    estimator, or with --output draw them, into a page or a folder.
-
-    Example: qtool inspect recipes/digits.yaml
-    """
-    of_estimators = str(source) == "estimators" and not source.exists()
-    if repair is not None and source.suffix != ".onnx":
-        raise typer.BadParameter("goes with ONNX files only", param_hint="--repair")
-    from qtool import pipeline
-
-    if repair is not None:
-        present(pipeline.repair(source, repair), as_json=as_json)
-    elif of_estimators:
-        present(pipeline.inspect_estimators(output=output), as_json=as_json)
-    else:
-        found = pipeline.inspect(source) if output is None else pipeline.draw(source, output)
-        present(found, as_json=as_json)
-        if getattr(found, "damaged", ""):
-            raise typer.Exit(2)
+app.command()(inspect)
 
 
 def _with_local_cluster(argv: list[str]) -> list[str]:

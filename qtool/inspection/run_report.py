@@ -24,8 +24,10 @@ from qtool.reports.exports import Export, UnprovenExport
 from qtool.reports.figures import figure
 from qtool.reports.layer_figures import LayerFigures
 from qtool.reports.page import Picture
+from qtool.reports.page_confusion import Confusion, confusion
 from qtool.reports.page_run import RunReport, run_page
 from qtool.reports.results import Conversion, EpochLine, Summary
+from qtool.runs.answers import read_answers
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import NOT_OF_THIS_RUN, Run
 from qtool.runs.sound import why_not_fresh
@@ -64,6 +66,7 @@ def run_report(path: Path) -> RunReport:
         summary=Summary.read(folder.summary) if folder.summary.is_file() else None,
         history=history,
         images=validation_images(environment),
+        confusion=_confusion(folder, environment),
         layers=found.layers,
         left_float=found.left_float,
         conversion=conversion,
@@ -111,6 +114,17 @@ def _deployed(
 
 def _export_of(said: Mapping[str, object], path: Path) -> Export | UnprovenExport:
     return (Export if "latency_ms" in said else UnprovenExport).of(said, path)
+
+
+def _confusion(folder: RunFolder, environment: Mapping[str, object]) -> Confusion | None:
+    """Return which classes a finished network takes for which; None where nobody knows."""
+    answers = read_answers(folder)
+    if answers is None or answers.label is None:
+        return None
+    data = environment.get("data")
+    names = data.get("class_names") if isinstance(data, dict) else None
+    told = [str(name) for name in names] if isinstance(names, list) else []
+    return confusion(answers.label.tolist(), answers.prediction.tolist(), told)
 
 
 def validation_images(environment: Mapping[str, object]) -> int | None:

@@ -5,11 +5,12 @@ characters that a terminal would obey. A content security policy in the page its
 browser to fetch anything and to run any script.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from qtool import __version__
 from qtool.console import printable
@@ -62,6 +63,13 @@ class Repeat:
     lead: str
     command: str
     folded: Sequence[Folded]
+
+
+def emphasized(verdict: str) -> list[Markup]:
+    """Return the lines of a verdict, with what is better or worse in colour."""
+    telling = re.compile(r"\bis (better|worse)\b")
+    lines = [str(escape(line)) for line in verdict.splitlines()]
+    return [Markup(telling.sub(r'is <em class="\1">\1</em>', line)) for line in lines]
 
 
 def rendered(template: str, given: Mapping[str, object]) -> str:

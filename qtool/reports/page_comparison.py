@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from qtool.reports.comparisons import Arm, Comparison, Difference
-from qtool.reports.page import Plot, rendered
+from qtool.reports.page import Plot, emphasized, rendered
 from qtool.reports.page_costs import Cost, costs
 from qtool.reports.page_curves import curves_of_arms
 from qtool.reports.page_dots import SeedRow, Standing, seed_dots
 from qtool.reports.page_drawing import for_page, named
 from qtool.reports.page_evidence import Evidence, facts, failed, histories, layers, warnings
+from qtool.reports.page_explained import explanation, how_judged
 from qtool.reports.page_repeat import again
 from qtool.reports.page_tables import Table, plain
 from qtool.reports.words import number, percent, points, size
@@ -29,8 +30,10 @@ def comparison_page(result: Comparison, shown: Evidence) -> str:
         "title": f"Comparison of {result.kind}",
         "kicker": " · ".join(filter(None, [f"qtool compare {result.kind}", result.recipe])),
         "question": QUESTIONS[result.kind].format(on=result.on or "arms"),
-        "verdict": result.verdict.splitlines(),
+        "verdict": emphasized(result.verdict),
         "facts": [*_facts(result), *facts(shown)],
+        "how_judged": list(how_judged(result)),
+        "explained": explanation(result.explained),
         "seeds": _seeds_plot(result, rows) if any(row.values for row in rows) else None,
         "judged": judged,
         "first": result.arms[0].name,

@@ -100,10 +100,16 @@ def curve_table(lines: Sequence[CurveLine], caption: str) -> Table:
     steps = range(len(epochs) - 1, -1, -max(1, -(-len(epochs) // ROWS)))
     shown = [epochs[place] for place in reversed(steps)]
     values = [dict(zip(line.epochs, line.values, strict=True)) for line in lines]
-    rows = [(epoch, *(number(of.get(epoch)) for of in values)) for epoch in shown]
+    shares = ["%" in line.name or "%" in caption for line in lines]
+    each = list(zip(values, shares, strict=True))
+    rows = [(epoch, *(_told(of.get(epoch), share=share) for of, share in each)) for epoch in shown]
     return plain(["epoch", *(f"#{line.name}" for line in lines)], rows, caption)
 
 
 def last_of(line: CurveLine) -> float | None:
     """Return the last value that a line has."""
     return next((value for value in reversed(line.values) if value is not None), None)
+
+
+def _told(value: float | None, *, share: bool) -> str:
+    return number(value) if value is None or not share else f"{value:.2f}"

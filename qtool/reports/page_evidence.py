@@ -60,32 +60,34 @@ def histories(shown: Evidence) -> list[OfArms]:
     return [OfArms(name, each) for name, each in found.items()]
 
 
-MEASURES = {
-    "oscillation_frequency": "oscillation, per thousand steps",
-    "flip_ratio": "flipped codes, per thousand in a step",
+MEASURES = {  # key -> its name, and what its values are multiplied by
+    "levels_in_use": ("levels in use", 1.0),
+    "sqnr": ("SQNR of the weight, dB", 1.0),
+    "oscillation_frequency": ("oscillation, ‰", 1000.0),
+    "flip_ratio": ("flips, ‰ a step", 1000.0),
+    "weight_scale": ("scale of the weight", 1.0),
 }
 
 
 def layers(shown: Evidence) -> Iterator[Table]:
     """Yield heat maps of arms by layers, at the end of training, mean over seeds."""
-    for measure, title in MEASURES.items():
+    for measure, (title, unit) in MEASURES.items():
         by_arm: dict[str, list[Mapping[str, float]]] = {}
         for trial in shown.trials:
             said = getattr(trial.history[-1], measure) if trial.history else None
             if said:
                 by_arm.setdefault(trial.arm, []).append(said)
-        names = list(
-            dict.fromkeys(name for many in by_arm.values() for one in many for name in one)
-        )
-        if not by_arm or not names:
+        names = list(dict.fromkeys(key for many in by_arm.values() for one in many for key in one))
+        columns = [
+            (arm, [_mean([unit * one[name] for one in many if name in one]) for name in names])
+            for arm, many in by_arm.items()
+        ]
+        known = [value for _, values in columns for value in values if value is not None]
+        if not known:
             continue
-        columns, most = [], 0.0
-        for arm, many in by_arm.items():
-            values = [_mean([1000 * one[name] for one in many if name in one]) for name in names]
-            most = max([most, *(value for value in values if value is not None)])
-            columns.append((arm, values))
+        least = 0.0 if unit > 1 else min(known)
         heats = [
-            Heat(arm, values, [number(value, 2) for value in values], 0.0, most)
+            Heat(arm, values, [number(value, 3) for value in values], least, max(known))
             for arm, values in columns
         ]
         yield heat_map("layer", names, heats, title)

@@ -63,10 +63,16 @@ class Heat:
 
 
 def plain(columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> Table:
-    """Return a table; a column whose name starts with `#` holds numbers, with `~` sentences."""
+    """Return a table; a column whose name starts with `#` holds numbers, with `~` sentences.
+
+    Columns of nothing but dashes are left out.
+    """
     kinds = {"#": "n", "~": "words"}
-    named = [Column(name.lstrip("#~"), kinds.get(name[:1], "")) for name in columns]
-    return Table(named, [[Cell(str(cell)) for cell in row] for row in rows], caption)
+    told = [[str(cell) for cell in row] for row in rows]
+    kept = [k for k in range(len(columns)) if not k or any(row[k] not in ("", "-") for row in told)]
+    names = [columns[k] for k in kept]
+    named = [Column(name.lstrip("#~"), kinds.get(name[:1], "")) for name in names]
+    return Table(named, [[Cell(row[k]) for k in kept] for row in told], caption)
 
 
 def heat_map(what: str, names: Sequence[str], columns: Sequence[Heat], caption: str = "") -> Table:

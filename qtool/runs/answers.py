@@ -1,8 +1,9 @@
 """What a finished run's network says of each validation image: validation.npz in its folder.
 
 `right`: packed bits, which images it gets right. `prediction`: its classes, uint16 (uint32 beyond
-65,536 classes). `images`: SHA-256 of what the images are, in order. Comparisons read it: which
-images two networks differ on tells more than their accuracies.
+65,536 classes). `images`: SHA-256 of what the images are, in order. `label`: what they are, as
+`prediction`; older files have none. Comparisons read it: which images two networks differ on tells
+more than their accuracies; a run's page shows which classes it takes for which.
 """
 
 import json
@@ -28,6 +29,7 @@ from qtool.training.watcher import Watcher
 from qtool.world.world import World
 
 KEYS = ("right", "prediction", "images")
+LABEL = "label"
 Rows = list[tuple[list[int], list[int]]]  # of each batch: classes and labels of its rows
 
 
@@ -39,18 +41,21 @@ class Answers:
         right: which it gets right, bool [images].
         prediction: class of each, uint16 or uint32 [images].
         images: SHA-256 of what they are.
+        label: class that each is, like `prediction`; None in a file of before it was kept.
     """
 
     right: NDArray[np.bool_]
     prediction: NDArray[np.unsignedinteger]
     images: str
+    label: NDArray[np.unsignedinteger] | None = None
 
     @classmethod
     def of(cls, predictions: Tensor, labels: Tensor, images: str) -> "Answers":
         """Return answers by classes and labels, int64 [images] each."""
-        wide = len(predictions) and int(predictions.max()) >= 2**16
-        said = predictions.cpu().numpy().astype(np.uint32 if wide else np.uint16)
-        return cls((predictions == labels).cpu().numpy(), said, images)
+        wide = len(predictions) and int(torch.maximum(predictions, labels).max()) >= 2**16
+        kind = np.uint32 if wide else np.uint16
+        said, wanted = (each.cpu().numpy().astype(kind) for each in (predictions, labels))
+        return cls((predictions == labels).cpu().numpy(), said, images, wanted)
 
     def write(self, path: Path) -> None:
         """Write the file in one move; the same answers give the same bytes.
@@ -58,16 +63,17 @@ class Answers:
         Raises:
             WriteError: If it cannot be written there.
         """
-        packed = np.packbits(self.right)
+        held = {
+            "right": np.packbits(self.right),
+            "prediction": self.prediction,
+            "images": np.array(self.images),
+        }
+        if self.label is not None:
+            held[LABEL] = self.label
 
         def save(place: Path) -> None:
             with place.open("wb") as file:
-                np.savez(
-                    file,
-                    right=packed,
-                    prediction=self.prediction,
-                    images=np.array(self.images),
-                )
+                np.savez(file, **held)
 
         write_atomically(path, save)
 
@@ -83,8 +89,8 @@ def read_answers(folder: RunFolder) -> Answers | None:
         return None
     try:
         with path.open("rb") as file:
-            held = arrays_of(file, KEYS)
-        answers = _checked(*(held[key] for key in KEYS))
+            held = arrays_of(file, (*KEYS, LABEL))
+        answers = _checked(*(held[key] for key in KEYS), label=held.get(LABEL))
         summary = folder.finished_summary()
         reached = None if summary is None else summary.validation_accuracy
         if reached is not None and abs(float(answers.right.mean()) - reached) > 1e-6:
@@ -94,7 +100,9 @@ def read_answers(folder: RunFolder) -> Answers | None:
     return answers
 
 
-def _checked(right: np.ndarray, prediction: np.ndarray, images: np.ndarray) -> Answers:
+def _checked(
+    right: np.ndarray, prediction: np.ndarray, images: np.ndarray, *, label: np.ndarray | None
+) -> Answers:
     """Return answers as a file holds them.
 
     Raises:
@@ -107,7 +115,13 @@ def _checked(right: np.ndarray, prediction: np.ndarray, images: np.ndarray) -> A
         raise ValueError(f"right is {right.dtype} {list(right.shape)} of {count} images")
     if images.dtype.kind != "U" or images.ndim:
         raise ValueError("images is no text")
-    return Answers(np.unpackbits(right, count=count).astype(np.bool_), prediction, str(images))
+    hits = np.unpackbits(right, count=count).astype(np.bool_)
+    if label is not None:
+        if label.dtype != prediction.dtype or label.shape != prediction.shape:
+            raise ValueError(f"label is {label.dtype} {list(label.shape)} of {count} images")
+        if not np.array_equal(label == prediction, hits):
+            raise ValueError("right is not where label and prediction are the same")
+    return Answers(hits, prediction, str(images), label)
 
 
 class AnswerRecorder(Watcher):

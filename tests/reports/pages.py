@@ -7,6 +7,7 @@ from qtool.reports.page_evidence import Evidence, TrialShown
 from qtool.reports.results import EpochLine, Summary
 
 HOSTILE = '<script>alert("1")</script><img src="https://evil.example/x.png">\x1b[2J'
+INLINE = {"em", "b", "span", "code"}
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
@@ -99,6 +100,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert len({key for key, _ in attrs}) == len(attrs), (tag, attrs)
         self.tags.append((tag, dict(attrs)))
+        if tag not in INLINE:
+            self.texts.append(" ")
         if tag not in VOID:
             self.open.append(tag)
 
@@ -107,6 +110,8 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag, (tag, self.getpos())
+        if tag not in INLINE:
+            self.texts.append(" ")
 
     def handle_data(self, data: str) -> None:
         if not self.open or self.open[-1] != "style":
@@ -114,7 +119,7 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
+        return " ".join("".join(self.texts).split())
 
     def attributes(self, name: str) -> list[str]:
         return [value for _, attrs in self.tags if (value := attrs.get(name)) is not None]

@@ -41,8 +41,10 @@ def test_a_finished_run_keeps_what_its_network_says(trained: RunFolder) -> None:
     assert np.array_equal(found.prediction, torch.cat(said).numpy())
     assert np.array_equal(found.right, (torch.cat(said) == torch.cat(labels)).numpy())
     assert found.right.mean() == pytest.approx(Summary.read(trained.summary).validation_accuracy)
+    assert found.label is not None
+    assert np.array_equal(found.label, torch.cat(labels).numpy())
     with np.load(trained.answers) as file:
-        assert sorted(file) == ["images", "prediction", "right"]
+        assert sorted(file) == ["images", "label", "prediction", "right"]
         assert file["right"].nbytes == -(-len(found.right) // 8)
 
 
