@@ -9,6 +9,7 @@ import torch
 
 from qtool.comparison.execution import About, Execution
 from qtool.comparison.explained import explanations
+from qtool.comparison.forecast import say_forecast
 from qtool.comparison.judged import (
     Judging,
     all_decided,
@@ -201,7 +202,9 @@ def compare_arms(
             explains=request.explain,
         )
         about = About(kind, str(request.recipe), folder)
-        for some in stages(trials, request.judging.looks):
+        planned = stages(trials, request.judging.looks)
+        say_forecast(trials, request.execution, request.device, request.access, request.judging)
+        for some in planned:
             outcomes = request.execution.outcomes_of(some, train, about)
             result = summarize_trials(
                 outcomes,
