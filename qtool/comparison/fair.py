@@ -11,7 +11,7 @@ from qtool.comparison.question import ComparisonRequest, Side
 from qtool.comparison.trials import ComparisonFolder, Kind, Outcome, TrainTrial
 from qtool.comparison.tuning import FOLDER, Choice, Tuned, choices_of, grid_of, tuned_arm
 from qtool.console import say
-from qtool.errors import InputError
+from qtool.errors import InputError, QtoolError
 from qtool.files.lock import only_writer
 from qtool.reports.comparisons import Comparison
 from qtool.reports.fairness import Candidate
@@ -53,7 +53,7 @@ class FairArms:
 
     def said_in(self, result: Comparison) -> Comparison:
         """Return what comparison.json says, with what was done to the arms, and their rates."""
-        rates = {arm.name: integrated_rate(arm.recipe(arm.base.recipe.seed)) for arm in self.arms}
+        rates = {arm.name: _rate_of(arm) for arm in self.arms}
         first = next(iter(rates.values()))
         shares = {name: rate / first if rate and first else None for name, rate in rates.items()}
         arms = [
@@ -72,6 +72,14 @@ class FairArms:
                 "candidates": self.candidates,
             }
         return result.model_copy(update=more)
+
+
+def _rate_of(arm: ComparedArm) -> float | None:
+    """Return the mean learning rate that reaches an arm's weights, where it can be known."""
+    try:
+        return integrated_rate(arm.recipe(arm.base.recipe.seed))
+    except QtoolError:  # a network that only its data can tell: its trials are what counts
+        return None
 
 
 def fair_arms(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,6 +18,7 @@ from qtool.runs.changes import read_record
 from qtool.runs.checkpoint import load
 from qtool.runs.folder import RunFolder
 from qtool.straight_through.recipe import equivalent_of
+from tests import kit
 from tests.kit import refused
 
 SHARP = {"name": "hyperbolic_tangent", "sharpness": 2.0}
@@ -425,3 +427,23 @@ def test_a_comparison_may_be_gone_on_with_by_another_path_to_it(
     whole = compare(path, *small, rates=[0.01])
     monkeypatch.chdir(tmp_path)
     assert compare(path, *small, rates=[0.01], output=Path("c")) == whole
+
+
+@pytest.mark.slow
+def test_what_is_held_out_judges_each_epoch(tmp_path: Path) -> None:
+    small = ["training.epochs=2", "data.train_samples=128", "data.holdout=0.25"]
+    result = compare(write(tmp_path), *small, rates=[0.01])
+    folder = tmp_path / "c" / "lr-0.01"
+    lines = [kit.metrics(folder / arm / "seed-0") for arm in ("custom", "mapped")]
+    for figure in ("loss", "accuracy"):
+        a, b = ([line[f"holdout_{figure}"] for line in each] for each in lines)
+        flat = len({*a}) == 1 or len({*b}) == 1
+        expected = None if flat else np.corrcoef(a, b)[0, 1]
+        assert getattr(result, f"{figure}_correlation")["mapped"] == [pytest.approx(expected)]
+    for curve in result.curves:
+        assert len(curve.inference_agreement) == 2
+        held_out, whole = (
+            share * count for share, count in zip(curve.inference_agreement, (32, 500), strict=True)
+        )
+        assert held_out == pytest.approx(round(held_out))
+        assert whole == pytest.approx(round(whole))

@@ -20,7 +20,8 @@ from qtool.comparison.schedules import schedule_arms
 from qtool.comparison.trials import Outcome
 from qtool.comparison.tuning import Choice, best_of, choices_of, grid_of
 from qtool.errors import InputError, RecipeError
-from qtool.reports.comparisons import Comparison
+from qtool.reports.comparisons import Arm, Comparison
+from qtool.reports.fair_words import fair_sentences
 from tests.kit import metrics, refused, shell, write_recipe
 
 COSINE = {"name": "cosine", "start": 0.1, "stop": 0.01}
@@ -337,8 +338,9 @@ def test_arms_are_tuned_and_then_compared_with_what_is_best(tmp_path: Path) -> N
         "compare", "estimators", str(path), "--estimators", "identity",
         "--tune", "learning_rate=0.01x,1x", "--seeds", "1", "--output", str(out),
     )  # fmt: skip
-    code, _, said = shell(*argv, "--device", "cpu")
+    code, shown, said = shell(*argv, "--device", "cpu")
     assert code == 0, said
+    assert "identity was tuned: training.learning_rate = 0.0" in shown
     result = Comparison.read(out / "comparison.json")
     assert result.candidates is not None
     assert result.tuned is not None
@@ -383,3 +385,47 @@ def test_python_takes_the_same(tmp_path: Path) -> None:
     assert [arm.integrated_rate for arm in result.arms] == pytest.approx([1.0, 1.0])
     with pytest.raises(RecipeError, match="with c: "):
         pipeline.compare_estimators(path, given=["c: training.epochs=0"], seeds=1, device="cpu")
+
+
+def test_what_was_done_to_arms_is_said() -> None:
+    usual: dict[str, Any] = {"values": [0.5], "mean": 0.5, "std": None, "failed": 0}
+    arms = [
+        Arm(name="ste", integrated_rate=1.0, **usual),
+        Arm(name="blend", integrated_rate=0.363, **usual),
+        Arm(name="adam", **usual),
+    ]
+    result = Comparison(
+        kind="schedules",
+        recipe="r.yaml",
+        seeds=[0],
+        arms=arms,
+        differences=[],
+        verdict="",
+        match="alpha",
+        tuned={"ste": {"training.learning_rate": 0.1, "data.batch_size": 8}, "blend": {}},
+        at_edge={"ste": ["data.batch_size"]},
+    )
+    assert list(fair_sentences(result)) == [
+        "Learning rates of weights are divided by alpha, layer by layer.",
+        "Learning rate that reaches the weights, as a share of ste's: blend 36 %.",
+        "ste was tuned: training.learning_rate = 0.1, data.batch_size = 8 (edge of the grid).",
+        "blend was tuned in vain: none of its candidates finished.",
+    ]
+    plain = result.model_copy(update={"match": None, "tuned": None, "arms": arms[:1]})
+    assert list(fair_sentences(plain)) == []
+
+
+def test_images_of_arrays_have_a_rate_too(tmp_path: Path) -> None:
+    images = np.zeros((40, 28, 28), np.uint8)
+    labels = np.arange(40) % 10
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    path = write_recipe(
+        tmp_path,
+        {
+            "data": {"name": "arrays", "file": "a.npz", "root": str(tmp_path)},
+            "quantization": {"weights": WEIGHTS},
+        },
+    )
+    arm = estimator_arms(request(path), ["sinusoidal"], "weights")[0][0]
+    rate = integrated_rate(matched(arm).recipe(0))
+    assert rate == pytest.approx(0.01)
