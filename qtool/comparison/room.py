@@ -20,7 +20,7 @@ from qtool.training.optimizers import OPTIMIZERS
 
 PER_TENSOR = 200  # bytes: its name, type, shape and place in a file
 RANDOM = 5056  # bytes of the state of torch's generator
-LEFT_ALONE = 16 * 2**20  # bytes: for reports, and for whatever else goes on on the disk
+LEFT_ALONE = 2**20  # bytes: for reports
 
 
 @dataclass(frozen=True)
@@ -79,23 +79,23 @@ def refuse_without_room(trials: Sequence[Trial], folder: Path, keep: Keep, *, at
     left = [trial for trial in trials if not is_finished(trial.folder)]
     sizes = _sizes_of_all(left)
     free = _free(folder)
-    if not sizes or needed(sizes, keep, at_once) + LEFT_ALONE <= free:
+    if not sizes or needed(sizes, keep, at_once) <= free:
         return
-    fits = [k for k in ("last", "none") if needed(sizes, k, at_once) + LEFT_ALONE <= free]
+    fits = [k for k in ("last", "none") if needed(sizes, k, at_once) <= free]
     less = f"--keep {fits[0]} prunes them as trials finish, or choose" if fits else "choose"
     raise WriteError(
-        f"{folder}: {len(left)} trials with their checkpoints take about "
+        f"{folder}: {len(left)} trials with their checkpoints and reports take about "
         f"{size(needed(sizes, keep, at_once))}, and {size(free)} are free there; {less} another "
         f"--output"
     )
 
 
 def needed(sizes: Sequence[Sizes], keep: Keep, at_once: int) -> int:
-    """Return the bytes that trials take at their most."""
+    """Return the bytes that trials and reports take at their most."""
     largest = max(each.checkpoint for each in sizes)
     training = 3 - {"all": 2, "last": 1, "none": 0}[keep]  # newest, previous, and one being written
     kept = sum(each.kept(keep) for each in sizes)
-    return kept + min(at_once, len(sizes)) * training * largest
+    return kept + min(at_once, len(sizes)) * training * largest + LEFT_ALONE
 
 
 def is_finished(folder: RunFolder) -> bool:

@@ -21,7 +21,7 @@ from tests.runs.test_stops import small, stop_at
 pytestmark = pytest.mark.slow
 
 KIB = 1024
-SIZE = 4096  # KiB
+SIZE = 8192  # KiB
 BEFORE = "nothing may be written into"  # said before anything is done
 
 
@@ -126,10 +126,11 @@ def test_a_comparison_that_does_not_fit_goes_on_when_there_is_room(
     assert shell(*argv, str(tmp_path / "whole"))[0] == 0
     fill(disk, 1700)  # KiB: one trial, not all of them, and so none is begun
     said = the_message(*shell(*argv, str(disk / "comparison")))
-    assert "4 trials with their checkpoints take about" in said
+    assert "4 trials with their checkpoints and reports take about" in said
     assert not list(disk.rglob("checkpoint.pt"))
     empty(disk)
-    assert shell(*argv, str(disk / "comparison"))[0] == 0
+    went_on, _, why = shell(*argv, str(disk / "comparison"))
+    assert went_on == 0, why
     assert arms(disk / "comparison") == arms(tmp_path / "whole")
 
 
