@@ -241,6 +241,7 @@ def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) ->
         "qtool.cli",
         "qtool.cli.app",
         "qtool.cli.compare",
+        "qtool.cli.inspect",
         "qtool.cli.lists",
         "qtool.cli.options",
         "qtool.cli.use",
