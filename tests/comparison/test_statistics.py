@@ -100,7 +100,7 @@ def test_seeds_that_contradict_their_images_are_believed_alone(n: int) -> None:
     tail = stats.f.sf(float(gaps.of_seeds) / float(gaps.of_images), n - 1, 1e9)
     found = spread_of(gaps)
 
-    assert bool(found.by_images) == (tail >= 0.01)
+    assert bool(found.by_images) == (tail >= (0.01 if n < 4 else 0.1))
     if not found.by_images:
         assert (float(found.std), float(found.freedom)) == (
             pytest.approx(float(gaps.of_seeds) ** 0.5),

@@ -20,6 +20,8 @@ from qtool.comparison.statistics.gaps import Floats, Gaps
 NU0 = 2.0  # seeds that the prediction counts like
 C = 2.0  # seed variance over what independent errors predict; measured is 1.4
 CONTRADICTED = 0.01  # probability of the seeds' variance, if errors were independent
+BY_MANY = 0.1  # the same of MANY seeds and more, which know their variance themselves
+MANY = 4
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def spread_of(gaps: Gaps) -> Spread:
         s~^2 = (NU0 C s_img^2 + (n - 1) s^2) / (NU0 + n - 1),   s~ >= 1 / (N sqrt 6)
 
     with NU0 + n - 1 degrees of freedom. By seeds alone, s with n - 1 degrees, where the images are
-    not known, or P(F(n - 1, inf) > s^2 / s_img^2) < CONTRADICTED. Of the floor: an
+    not known, or P(F(n - 1, inf) > s^2 / s_img^2) < CONTRADICTED (BY_MANY). Of the floor: an
     accuracy is a count, so that of two arms each is rounded by up to half an image.
 
     The weighted mean is the posterior of a variance under a scaled inverse chi-square prior (Gelman
@@ -61,7 +63,7 @@ def spread_of(gaps: Gaps) -> Spread:
     expected = np.maximum(gaps.of_images, floor**2)
     # the upper tail of chi-square with n - 1 degrees at (n - 1) s^2 / expected
     tail = gammaincc((n - 1) / 2, (n - 1) * gaps.of_seeds / expected / 2)
-    used = tail >= CONTRADICTED
+    used = tail >= (CONTRADICTED if n < MANY else BY_MANY)
     std = np.maximum(np.sqrt(np.where(used, both, gaps.of_seeds)), floor)
     return Spread(std, np.where(used, freedom, alone), used)
 
