@@ -17,6 +17,9 @@ from qtool.console import printable
 from qtool.reports.figures import style as style_of_panels
 from qtool.reports.page_tables import Table
 
+FEW = 3  # lines of a verdict that are all as large
+TELLING = re.compile(r"\bis (better|worse)\b")
+LONG_NAME = re.compile(r"[^\s-]{24}")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -65,11 +68,29 @@ class Repeat:
     folded: Sequence[Folded]
 
 
-def emphasized(verdict: str) -> list[Markup]:
-    """Return the lines of a verdict, with what is better or worse in colour."""
-    telling = re.compile(r"\bis (better|worse)\b")
-    lines = [str(escape(line)) for line in verdict.splitlines()]
-    return [Markup(telling.sub(r'is <em class="\1">\1</em>', line)) for line in lines]
+@dataclass(frozen=True)
+class Sentence:
+    """A line of a verdict, and whether it tells something for certain."""
+
+    words: Markup
+    telling: bool
+
+
+def verdict_of(text: str) -> list[Sentence]:
+    """Return the lines of a verdict, of many those first that tell something for certain."""
+    lines = text.splitlines()
+    found = []
+    for line in lines:
+        words, certain = TELLING.subn(r'is <em class="\1">\1</em>', str(breakable(line)))
+        found.append(Sentence(Markup(words), bool(certain) or len(lines) <= FEW))
+    return sorted(found, key=lambda each: not each.telling)
+
+
+def breakable(text: str) -> Markup:
+    """Return a text whose long names may go on in another line, after each _, / and comma."""
+    if not LONG_NAME.search(text):
+        return escape(text)
+    return Markup(re.sub(r"([_/,])(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
 def rendered(template: str, given: Mapping[str, object]) -> str:
@@ -83,6 +104,7 @@ def rendered(template: str, given: Mapping[str, object]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + style_of_panels()
     page = environment.get_template(template)
     return printable(page.render(given, style=Markup(style), version=__version__)) + "\n"

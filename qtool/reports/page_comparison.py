@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from qtool.reports.comparisons import Arm, Comparison, Difference
-from qtool.reports.page import Plot, emphasized, rendered
+from qtool.reports.page import Plot, rendered, verdict_of
 from qtool.reports.page_costs import Cost, costs
 from qtool.reports.page_curves import curves_of_arms
 from qtool.reports.page_dots import SeedRow, Standing, seed_dots
@@ -29,8 +29,10 @@ def comparison_page(result: Comparison, shown: Evidence) -> str:
     given = {
         "title": f"Comparison of {result.kind}",
         "kicker": " · ".join(filter(None, [f"qtool compare {result.kind}", result.recipe])),
-        "question": QUESTIONS[result.kind].format(on=result.on or "arms"),
-        "verdict": emphasized(result.verdict),
+        "question": "Which of these arms trains best?"
+        if result.on == "arms"
+        else QUESTIONS[result.kind].format(on=result.on or "weights"),
+        "verdict": verdict_of(result.verdict),
         "facts": [*_facts(result), *facts(shown)],
         "how_judged": list(how_judged(result)),
         "explained": explanation(result.explained),
@@ -90,7 +92,7 @@ def _facts(result: Comparison) -> Iterator[tuple[str, str]]:
         yield "failed", str(lost)
     found = [each.detectable for each in result.differences if each.detectable is not None]
     if found:
-        yield "would have been found", f"{100 * max(found):.1f} points"
+        yield "found 4 times in 5", f"{100 * max(found):.1f} points"
 
 
 def _seeds_plot(result: Comparison, rows: Sequence[SeedRow]) -> Plot:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from qtool.reports.page_drawing import ACCENT, EDGE, INK, QUIET, TEXT, Box, axes
@@ -38,7 +39,16 @@ def cheapest(found: Sequence[Cost]) -> list[Cost]:
     return kept
 
 
-BESIDE = ((9, 0, "left"), (-9, 0, "right"), (0, 14, "center"), (0, -14, "center"))  # a point
+BESIDE = (  # a point: where its name may stand, pixels
+    (0, 14, "center"),
+    (-8, 12, "right"),
+    (9, 0, "left"),
+    (0, -14, "center"),
+    (-9, 0, "right"),
+    (8, -12, "left"),
+    (-8, -12, "right"),
+    (8, 12, "left"),
+)
 
 
 def costs(found: Sequence[Cost], unit: str) -> Drawing:
@@ -78,8 +88,13 @@ def _names_of_points(ax: "Axes", found: Sequence[Cost], best: Sequence[Cost]) ->
     ax.get_ylim()
     places = [ax.transData.transform((one.cost, 100 * one.accuracy)) for one in found]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
-    right = float(ax.transAxes.transform((1, 0))[0]) + 22
-    for one, (x, y) in sorted(zip(found, places, strict=True), key=lambda each: -each[1][1]):
+    line = [ax.transData.transform((one.cost, 100 * one.accuracy)) for one in best]
+    for (x, y), (x2, y2) in pairwise(line):
+        taken += [(x, y - 2, x2, y + 2), (x2 - 2, y, x2 + 2, y2)]
+    left, right = (float(ax.transAxes.transform((end, 0))[0]) for end in (0, 1))
+    for one, (x, y) in sorted(
+        zip(found, places, strict=True), key=lambda each: (each[0] not in best, -each[1][1])
+    ):
         words = shortened(one.name, 200, 11)
         long = LETTER * 11 * len(words)
         for dx, dy, anchor in (
@@ -88,12 +103,12 @@ def _names_of_points(ax: "Axes", found: Sequence[Cost], best: Sequence[Cost]) ->
             (0, 14, "center"),
             (0, -14, "center"),
         ):
-            left = x + dx - {"left": 0, "right": long, "center": long / 2}[anchor]
-            box = (left, y + dy - 7, left + long, y + dy + 7)
+            start = x + dx - {"left": 0, "right": long, "center": long / 2}[anchor]
+            box = (start, y + dy - 7, start + long, y + dy + 7)
             free = all(
                 box[2] < t[0] or box[0] > t[2] or box[3] < t[1] or box[1] > t[3] for t in taken
             )
-            if free and box[0] >= 2 and box[2] <= right:
+            if free and box[0] >= left - 4 and box[2] <= right + 22:
                 taken.append(box)
                 ax.annotate(
                     words, (one.cost, 100 * one.accuracy), (dx, dy), "data", "offset points",

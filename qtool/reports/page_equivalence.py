@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qtool.reports.comparisons import ByArm, Equivalence
-from qtool.reports.page import Plot, emphasized, rendered
+from qtool.reports.page import Plot, rendered, verdict_of
 from qtool.reports.page_curves import curves_of_arms
 from qtool.reports.page_drawing import ACCENT, INK, QUIET, WARN, for_page, named
 from qtool.reports.page_evidence import Evidence, facts, failed, histories, layers, warnings
@@ -37,7 +37,7 @@ def equivalence_page(result: Equivalence, shown: Evidence) -> str:
         "title": f"Equivalence of {result.estimator}",
         "kicker": f"qtool compare equivalence · {result.recipe}",
         "question": f"Is {result.estimator} straight_through in disguise?",
-        "verdict": emphasized(result.verdict),
+        "verdict": verdict_of(result.verdict),
         "facts": [*_facts(result), *facts(shown)],
         "rule": result.rule,
         "notes": result.notes,

@@ -96,6 +96,8 @@ def _epochs_below(ax: "Axes", lines: Sequence[CurveLine]) -> None:
 
 def _names_at_ends(ax: "Axes", lines: Sequence[CurveLine]) -> None:
     """Write at the end of each line what it is, none over another."""
+    ax.autoscale_view()  # else places are those before the last line
+    ax.get_ylim()
     ends: list[tuple[float, CurveLine]] = []
     for line in lines:
         known = [value for value in line.values if value is not None]

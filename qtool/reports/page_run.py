@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from qtool.reports.exports import Export, UnprovenExport
 from qtool.reports.layer_figures import LayerFigures
-from qtool.reports.page import Picture, Plot, Said, rendered
+from qtool.reports.page import Picture, Plot, Said, rendered, verdict_of
 from qtool.reports.page_confusion import Confusion
 from qtool.reports.page_curves import Curves, curve_table, last_of
 from qtool.reports.page_drawing import ACCENT, QUIET, for_page, named
@@ -55,7 +55,7 @@ def run_page(report: RunReport) -> str:
         "title": f"Run {report.name}",
         "kicker": f"qtool run · {report.name}",
         "question": f"How good is {report.model}{bits} on {report.data}?",
-        "verdict": [" ".join(_verdict(report))],
+        "verdict": verdict_of(" ".join(_verdict(report))),
         "facts": list(_facts(report)),
         "curves": _curves(report.history),
         "confusion": report.confusion,

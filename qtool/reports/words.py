@@ -23,6 +23,8 @@ def points(value: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time as people say it."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

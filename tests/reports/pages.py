@@ -7,8 +7,8 @@ from qtool.reports.page_evidence import Evidence, TrialShown
 from qtool.reports.results import EpochLine, Summary
 
 HOSTILE = '<script>alert("1")</script><img src="https://evil.example/x.png">\x1b[2J'
-INLINE = {"em", "b", "span", "code"}
-VOID = {"meta", "link", "br", "img", "input", "hr"}
+INLINE = {"em", "b", "span", "code", "wbr"}
+VOID = {"meta", "link", "br", "wbr", "img", "input", "hr"}
 
 
 def line(epoch: int, accuracy: float | None, loss: float = 0.5) -> EpochLine:
