@@ -90,13 +90,16 @@ def matched(arm: ComparedArm) -> ComparedArm:
 def integrated_rate(recipe: Recipe) -> float | None:
     """Return the mean over training and layers of the rate at which weights move under SGD.
 
-    It is the learning rate times `learning_rate_scale` and what an estimator or a blend lets
-    through; straight_through lets through all. None under Adam, where no weights are quantized, and
-    where an estimator has no alpha.
+    It is the learning rate over 1 - momentum (what one gradient moves a weight by in all) times
+    `learning_rate_scale` and what an estimator or a blend lets through; straight_through lets
+    through all. None under Adam, where no weights are quantized, and where an estimator has no
+    alpha.
     """
-    if OPTIMIZERS.facts(recipe.training.optimizer.name).adaptive:
+    optimizer = recipe.training.optimizer
+    if OPTIMIZERS.facts(optimizer.name).adaptive:
         return None
-    rate = fmean(_rates(recipe))
+    momentum = OPTIMIZERS.values(optimizer.name, optimizer.params).get("momentum", 0.0)
+    rate = fmean(_rates(recipe)) / (1 - float(momentum) if isinstance(momentum, int | float) else 1)
     layers = [(each.alpha, each.settings.learning_rate_scale) for each in layer_rates(recipe)]
     known = [alpha * scale for alpha, scale in layers if alpha is not None]
     return rate * fmean(known) if known and len(known) == len(layers) else None

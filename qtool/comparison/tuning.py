@@ -157,7 +157,8 @@ def tuned_arm(
     edges = [key for key in best.values if _is_edge(key, best, choices)]
     say(f"tuned {arm.name}: {best.name} is best on what is held out ({figures})")
     if edges:
-        say(f"note: {arm.name}: the best {' and '.join(edges)} lies at the edge of what was tried")
+        lie = "lies" if len(edges) == 1 else "lie"
+        say(f"note: {arm.name}: the best {' and '.join(edges)} {lie} at the edge of what was tried")
     return best.arm, Tuned(values=best.values, at_edge=edges), candidates
 
 

@@ -23,8 +23,8 @@ class Arm(Result):
     bytes: int | None = None
     latency_ms: float | None = None
     integrated_rate: float | None = None
-    """Mean learning rate that reaches its weights, estimator and blend included, as a share of the
-    first arm's; absent under Adam, and where theory names none."""
+    """Mean learning rate that reaches its weights, with momentum and what estimator or blend lets
+    through, as a share of the first arm's; absent under Adam, and where theory names none."""
 
 
 class Difference(Result):
