@@ -87,10 +87,14 @@ def waiting() -> int:
 
 
 @contextmanager
-def heeding_signals() -> Iterator[None]:
+def heeding_signals(*, at_the_end: bool = False) -> Iterator[None]:
     """Heed signals inside as this module says; those that are ignored already stay so.
 
     A shell ignores SIGINT for what it starts in the background, and nohup SIGHUP.
+
+    Args:
+        at_the_end: the process ends with the block, so that one more Ctrl-C, which would come
+            while Python takes itself down, ends it at once and silently.
 
     Raises:
         ValueError: If called outside the main thread, as Python has it.
@@ -104,6 +108,8 @@ def heeding_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        if at_the_end and signal.SIGINT in before:
+            before[signal.SIGINT] = signal.SIG_DFL
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -85,3 +85,16 @@ def test_a_second_ctrl_c_ends_the_process_where_it_is_and_silently(first: signal
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_ctrl_c_while_python_takes_itself_down_ends_it_silently() -> None:
+    program = (
+        "import atexit, os, signal\n"
+        "from qtool.stopping import heeding_signals\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "with heeding_signals(at_the_end=True):\n"
+        "    pass\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, b"", b"")

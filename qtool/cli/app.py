@@ -262,7 +262,7 @@ def _with_local_cluster(argv: list[str]) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """Run qtool; show a QtoolError as a message and an exit code, never as a traceback."""
     try:
-        with heeding_signals():
+        with heeding_signals(at_the_end=argv is None):
             app(_with_local_cluster(sys.argv[1:] if argv is None else argv))
     except QtoolError as error:
         from qtool.console import printable
