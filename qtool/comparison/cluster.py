@@ -24,7 +24,7 @@ from qtool.comparison.slots import PATIENCE
 from qtool.comparison.tasks import Ended, Reply, Task
 from qtool.comparison.trials import Outcome, Train, TrainTrial, Trial, failed_summary
 from qtool.errors import InputError
-from qtool.stopping import Stopped, heeding_signals
+from qtool.stopping import Stopped, heeding_signals, held_back
 
 LOCAL = "local"
 INSTALL = 'pip install "qtool[cluster]"'
@@ -71,7 +71,9 @@ class Cluster:
                         task = Task.of(trial, train).sent()
                         running[remote.remote(task, str(Path.cwd()), str(self.folder))] = trial
                         seen.begins(trial)
-                    for done in ray.wait(list(running), timeout=PAUSE)[0]:
+                    with held_back():  # Ray would make a mere KeyboardInterrupt of it
+                        found = ray.wait(list(running), timeout=PAUSE)[0]
+                    for done in found:
                         trial = running.pop(done)
                         outcome = self._outcome(trial, _ended(ray, done), tries, waiting)
                         if outcome is not None:

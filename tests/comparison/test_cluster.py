@@ -1,5 +1,7 @@
 """Trials on a local Ray cluster."""
 
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -9,6 +11,7 @@ from qtool.comparison.executors import run_trials
 from qtool.errors import InputError
 from tests.comparison.executor_cases import ExecutorTestCase
 from tests.comparison.fake_trainings import Fake, trials_of, tries_of
+from tests.runs.left import PATIENCE, end, of_session, wait_until
 
 
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
@@ -45,3 +48,51 @@ class TestCluster(ExecutorTestCase):
         nowhere = Cluster("127.0.0.1:1", tmp_path)
         with pytest.raises(InputError, match=r"--cluster 127\.0\.0\.1:1: no such cluster"):
             run_trials(trials_of(tmp_path, "a"), Fake(), nowhere)
+
+
+PARENT = """
+import sys
+import typer
+from pathlib import Path
+from qtool.cli.options import interruptible
+from qtool.comparison.cluster import Cluster
+from qtool.comparison.executors import run_trials
+from qtool.stopping import heeding_signals
+from tests.comparison.fake_trainings import Fake, trials_of
+
+@interruptible
+def compare():
+    place = Path(sys.argv[1])
+    run_trials(trials_of(place, "waits", seeds=(0, 1, 2)), Fake(), Cluster("local", place, 2))
+
+try:
+    with heeding_signals():
+        compare()
+except typer.Exit as ended:
+    sys.exit(ended.exit_code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_cluster_that_is_asked_to_stop_leaves_checkpoints_and_no_process(number, code, tmp_path):
+    pytest.importorskip("ray")
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    folders = [trial.folder.path for trial in trials_of(tmp_path, "waits", seeds=(0, 1, 2))]
+    try:
+        wait_until(lambda: all((place / "waits").exists() for place in folders[:2]), 90)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        wait_until(lambda: not of_session(process.pid), PATIENCE)
+        assert of_session(process.pid) == set()
+    finally:
+        end(process)
+
+    assert [(place / "checkpoint").exists() for place in folders] == [True, True, False]
+    assert process.returncode == code, said.decode()
