@@ -32,7 +32,7 @@ from qtool.files.whole import json_after, refuse_unless_writable, write_atomical
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
 from qtool.inspection.onnx import read_onnx
-from qtool.inspection.run_report import keep_run_page
+from qtool.inspection.run_report import PageAtEnd
 from qtool.prediction.classifier import Classifier
 from qtool.prediction.integer_model import classifier_of
 from qtool.prediction.predict import predict_onnx, predicted
@@ -85,9 +85,11 @@ def train(
         refuse_differing(recipe, world)
         resume = resume or launched().restarts > 0  # torchrun has started all processes again
         run = Run(folder, recipe, place, access.taken(recipe), world)
-        summary = train_run(run, resume=resume, profile=profile, longer=resume)
+        page = PageAtEnd(folder)
+        look = page.look if report else None
+        summary = train_run(run, resume=resume, profile=profile, longer=resume, at_end=look)
     if report and world.first:
-        keep_run_page(folder)
+        page.write()
     return summary
 
 

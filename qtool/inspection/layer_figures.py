@@ -14,28 +14,40 @@ from qtool.reports.results import EpochLine
 
 
 @torch.no_grad()
-def layer_figures(model: nn.Module, history: Sequence[EpochLine] = ()) -> list[LayerFigures]:
+def layer_figures(model: nn.Module) -> list[LayerFigures]:
     """Return what there is to say of each quantized layer of a prepared and trained model.
 
     Args:
         model: from `prepare`; it is left as it was.
-        history: of its epochs.
     """
-    return [_figures(name, layer, history) for name, layer in quant_layers(model).items()]
+    return [_figures(name, layer) for name, layer in quant_layers(model).items()]
 
 
-def _figures(name: str, layer: QuantLayer, history: Sequence[EpochLine]) -> LayerFigures:
+def with_history(
+    figures: Sequence[LayerFigures], history: Sequence[EpochLine]
+) -> list[LayerFigures]:
+    """Return the same with how restless codes were, epoch by epoch."""
+    return [
+        each.model_copy(
+            update={
+                measure: [
+                    values[each.layer]
+                    for line in history
+                    if each.layer in (values := getattr(line, measure) or {})
+                ]
+                for measure in ("flip_ratio", "oscillation_frequency")
+            }
+        )
+        for each in figures
+    ]
+
+
+def _figures(name: str, layer: QuantLayer) -> LayerFigures:
     weights, inputs = layer.weight_quantizer, layer.quantizer_of_input
     said: Mapping[str, object] = dict.fromkeys(("levels_used", "levels", "saturated", "sqnr"))
     if weights is not None and weights.ready:
         rows = weights.before_rounding(layer.whole_weight.detach())
         said = _of_codes(rows, weights.on_grid)
-    moved = {
-        measure: [
-            values[name] for line in history if name in (values := getattr(line, measure) or {})
-        ]
-        for measure in ("flip_ratio", "oscillation_frequency")
-    }
     return LayerFigures.model_validate(
         {
             "layer": name,
@@ -45,7 +57,6 @@ def _figures(name: str, layer: QuantLayer, history: Sequence[EpochLine]) -> Laye
             **said,
             "weight_scale": _ends(weights),
             "input_scale": _ends(inputs),
-            **moved,
         }
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from markupsafe import Markup
+from torch import nn
 
 from qtool.console import warn
 from qtool.errors import QtoolError
@@ -17,7 +18,7 @@ from qtool.files.whole import write_text
 from qtool.graph.exact import load_model
 from qtool.inspection.estimators import describe, panels
 from qtool.inspection.inspect import prepared
-from qtool.inspection.layer_figures import layer_figures
+from qtool.inspection.layer_figures import layer_figures, with_history
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.quantizers.door.deployed import prepared_state
 from qtool.reports.exports import Export, UnprovenExport
@@ -26,27 +27,61 @@ from qtool.reports.layer_figures import LayerFigures
 from qtool.reports.page import Picture
 from qtool.reports.page_confusion import Confusion, confusion
 from qtool.reports.page_run import RunReport, run_page
-from qtool.reports.results import Conversion, EpochLine, Summary
+from qtool.reports.results import Conversion, Summary
 from qtool.runs.answers import read_answers
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import NOT_OF_THIS_RUN, Run
 from qtool.runs.sound import why_not_fresh
 
 CPU = torch.device("cpu")
+NO_CHECKPOINT = "There is no checkpoint, so nothing is said of the layers."
 
 
-def write_run_page(path: Path, output: Path) -> None:
+@dataclass(frozen=True)
+class Network:
+    """What a trained network's layers are like."""
+
+    layers: Sequence[LayerFigures]
+    left_float: Mapping[str, str]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Network":
+        """Return what there is to say of a prepared model."""
+        return cls(layer_figures(model), prepared_state(model).left_float)
+
+    @classmethod
+    def kept(cls, run: Run) -> "Network | None":
+        """Return what the checkpoint of a run tells; None where there is none."""
+        if not run.folder.checkpoint.is_file():
+            return None
+        state = run.checkpoint
+        with intact(run.folder.checkpoint, NOT_OF_THIS_RUN):
+            model = prepared(run.recipe, run.network, state.architecture)
+            load_model(model, state.model)
+        return cls.of(model)
+
+
+def write_run_page(path: Path, output: Path, network: Network | None = None) -> None:
     """Write the page on the run in a folder.
+
+    Args:
+        path: of the folder.
+        output: the page.
+        network: what is known of it; None reads the checkpoint.
 
     Raises:
         InputError: If the folder holds no run, or what it holds is damaged.
         WriteError: If the page cannot be written.
     """
-    write_text(output, run_page(run_report(path)))
+    write_text(output, run_page(run_report(path, network)))
 
 
-def run_report(path: Path) -> RunReport:
+def run_report(path: Path, network: Network | None = None) -> RunReport:
     """Return what the folder of a run tells.
+
+    Args:
+        path: of the folder.
+        network: what is known of it; None reads the checkpoint.
 
     Raises:
         InputError: If it holds no run, or what it holds is damaged.
@@ -55,7 +90,7 @@ def run_report(path: Path) -> RunReport:
     folder, recipe = run.folder, run.recipe
     history = folder.history() if folder.metrics.is_file() else []
     environment = read_json(folder.environment) if folder.environment.is_file() else {}
-    found = _Network.of(run, history)
+    found = network or Network.kept(run)
     conversion, export, notes = _deployed(folder)
     return RunReport(
         name=str(path),
@@ -67,34 +102,15 @@ def run_report(path: Path) -> RunReport:
         history=history,
         images=validation_images(environment),
         confusion=_confusion(folder, environment),
-        layers=found.layers,
-        left_float=found.left_float,
+        layers=[] if found is None else with_history(found.layers, history),
+        left_float={} if found is None else found.left_float,
         conversion=conversion,
         export=export,
         pictures=pictured(estimators_of(recipe.as_dict())),
         environment=environment,
         command=command_of(environment, folder),
-        notes=[*found.notes, *notes],
+        notes=notes if found is not None else [NO_CHECKPOINT, *notes],
     )
-
-
-@dataclass(frozen=True)
-class _Network:
-    """What the checkpoint tells of the layers."""
-
-    layers: Sequence[LayerFigures]
-    left_float: Mapping[str, str]
-    notes: Sequence[str]
-
-    @classmethod
-    def of(cls, run: Run, history: Sequence[EpochLine]) -> "_Network":
-        if not run.folder.checkpoint.is_file():
-            return cls([], {}, ["There is no checkpoint, so nothing is said of the layers."])
-        state = run.checkpoint
-        with intact(run.folder.checkpoint, NOT_OF_THIS_RUN):
-            model = prepared(run.recipe, run.network, state.architecture)
-            load_model(model, state.model)
-        return cls(layer_figures(model, history), prepared_state(model).left_float, [])
 
 
 def _deployed(
@@ -173,13 +189,26 @@ def pictured(names: Iterable[str]) -> list[Picture]:
     return found
 
 
-def keep_run_page(folder: RunFolder) -> None:
-    """Write the page on a finished run into its folder, where it is not there yet."""
-    with suppress(OSError):
-        if folder.report.stat().st_mtime_ns >= folder.summary.stat().st_mtime_ns:
-            return
-    with unless_impossible(folder.report):
-        write_run_page(folder.path, folder.report)
+class PageAtEnd:
+    """Writes the page on a run once it is finished, where it is not there yet."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Keep the folder of the run."""
+        self.folder = folder
+        self.network: Network | None = None
+
+    def look(self, model: nn.Module) -> None:
+        """See a network once it is trained, which saves reading it again."""
+        self.network = Network.of(model)
+
+    def write(self) -> None:
+        """Write the page; say why where that is impossible."""
+        page = self.folder.report
+        with suppress(OSError):
+            if page.stat().st_mtime_ns >= self.folder.summary.stat().st_mtime_ns:
+                return
+        with unless_impossible(page):
+            write_run_page(self.folder.path, page, self.network)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """What the codes of a run's layers are like: as much of each as its checkpoint and metrics tell."""
 
+from pydantic import Field
+
 from qtool.reports.result import Result
 
 
@@ -25,7 +27,7 @@ class LayerFigures(Result):
     weight_scale: tuple[float, float] | None
     """Smallest and largest step of its channels."""
     input_scale: tuple[float, float] | None
-    flip_ratio: list[float]
+    flip_ratio: list[float] = Field(default_factory=list)
     """By epoch: share of the weight's codes that change in a step."""
-    oscillation_frequency: list[float]
+    oscillation_frequency: list[float] = Field(default_factory=list)
     """By epoch: moving average of changes against the last change's direction."""

@@ -1,6 +1,6 @@
 """A run, trained: from its start or from its last checkpoint, every epoch written down."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +50,7 @@ def train_run(
     records: bool = False,
     explains: bool = False,
     longer: bool = False,
+    at_end: Callable[[nn.Module], None] | None = None,
 ) -> Summary:
     """Train a checked recipe in a run folder, from the start or from its last checkpoint.
 
@@ -61,6 +62,7 @@ def train_run(
         records: keep every flip of a weight's code in the folder too.
         explains: look at the coarse gradient and at activations after each epoch.
         longer: a finished run goes on where the recipe has more epochs, as another run from there.
+        at_end: is shown the network once it is trained, in the first process.
 
     Raises:
         InputError: If the folder holds anything else.
@@ -81,7 +83,7 @@ def train_run(
         if finished is not None:
             return finished
         try:
-            look = Looks(profile=profile, records=records, explains=explains)
+            look = Looks(profile=profile, records=records, explains=explains, at_end=at_end)
             return _train(run, look, with_plan=with_plan)
         except KeyboardInterrupt:
             if run.folder.holds_run():
@@ -113,6 +115,7 @@ class Looks:
     profile: bool = False
     records: bool = False
     explains: bool = False
+    at_end: Callable[[nn.Module], None] | None = None
 
 
 def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
@@ -151,7 +154,10 @@ def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
         _fit(run, trainer, architecture)
         plain_norms(trainer.model)
         found = answers.found(world)
-        return world.from_first(partial(_end, run, trainer, architecture, measured, found))
+        summary = world.from_first(partial(_end, run, trainer, architecture, measured, found))
+        if looks.at_end is not None and world.first:
+            looks.at_end(trainer.model)
+        return summary
 
 
 def _write_beginning(run: Run, trainer: Trainer) -> None:
