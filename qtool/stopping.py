@@ -86,6 +86,11 @@ def waiting() -> int:
     return (_asked.first or 0) if _asked.waiting else 0
 
 
+def interrupted() -> bool:
+    """Tell whether Ctrl-C came, whose KeyboardInterrupt others may have made another error of."""
+    return _asked.first == signal.SIGINT
+
+
 @contextmanager
 def heeding_signals(*, at_the_end: bool = False) -> Iterator[None]:
     """Heed signals inside as this module says; those that are ignored already stay so.

@@ -1,6 +1,8 @@
 """Every target: a file is written for it, described, and gives in its runtime what it should."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from qtool.export.targets.onnxruntime import OnnxRuntime
 from qtool.export.targets.target import TARGETS, Library, Runtime, Target
 from qtool.inspection.onnx import inspect_onnx
 from qtool.integer.layers import integer_layers
+from qtool.stopping import Stopped, heeding_signals
 from tests.kit import float_net
 
 INSTALLED = [
@@ -194,6 +197,25 @@ def test_a_runtime_that_is_too_old_or_broken_is_refused() -> None:
         _ = newer.runtime
     with pytest.raises(MissingRuntimeError, match=r"cannot be loaded: libreader\.so"):
         _ = torn.runtime
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)]
+)
+def test_a_signal_while_a_runtime_is_loaded_is_no_broken_runtime(
+    number: signal.Signals, ends: type[BaseException]
+) -> None:
+    def asked() -> Runtime:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt as error:  # as extension modules do
+            raise ImportError("initialization failed") from error
+        return OnnxRuntime()
+
+    target = Target(opset=21, library=Library("onnxruntime", "1.2", "Reader"), run_in=asked)
+
+    with heeding_signals(), pytest.raises(ends):
+        _ = target.runtime
 
 
 def test_targets_are_listed_without_loading_a_runtime_or_onnx() -> None:

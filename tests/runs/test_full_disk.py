@@ -24,7 +24,7 @@ from tests.runs.test_resume import checkpoint as contents
 from tests.runs.test_resume import differences
 
 MOMENTS = ("made", "half written", "on the disk", "moved")  # of the writing of one file
-FILES = 14  # recipe, environment, summaries, metrics, checkpoints, digests, previous, weights
+FILES = 17  # recipe, environment, summaries, metrics, checkpoints, digests, weights, answers
 TINY: dict[str, Any] = {
     "data.train_samples": 16,
     "data.batch_size": 512,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from qtool.errors import MissingRuntimeError
 from qtool.registry import Registry
+from qtool.stopping import held_back, interrupted
 
 if TYPE_CHECKING:
     import onnx
@@ -215,8 +216,11 @@ class Target:
         """
         self.library.refuse_unless_installed()
         try:
-            runtime = self.run_in()
+            with held_back():  # inside its own code a signal would become an ImportError
+                runtime = self.run_in()
         except ImportError as error:
+            if interrupted():
+                raise KeyboardInterrupt from error
             raise MissingRuntimeError(
                 f"{self.library.title} cannot be loaded: {error}; {self.library.advice}"
             ) from error
