@@ -219,8 +219,8 @@ def compare_arms(
             result.write(folder.report)
             request.shown.write(result, folder)
             if len(some) == len(trials) or all_decided(result):
-                break
-        return result
+                return result
+        raise AssertionError("the last look is at all trials")
 
 
 def refuse_repeated(names: Sequence[str], option: str, what: str) -> None:

@@ -32,7 +32,7 @@ def trained(folder: Path, arm: str, seed: int, right: np.ndarray, images: str = 
     Answers.of(torch.from_numpy(~right).long(), labels, images).write(place.answers)
     said: Summary = summary(float(right.mean()))
     said.write(place.summary)
-    return Outcome(Trial(arm, seed, None, place), said)  # pyright: ignore[reportArgumentType]
+    return Outcome(Trial(arm, seed, None, place), said)
 
 
 def two_arms(folder: Path, seeds: int, better: int = 0) -> dict[str, list[Outcome]]:
@@ -116,11 +116,7 @@ def test_planned_looks_share_the_level(tmp_path: Path) -> None:
 
 
 def test_stages_hold_the_first_seeds_of_all_arms() -> None:
-    trials = [
-        Trial(arm, seed, None, RunFolder(Path()))  # pyright: ignore[reportArgumentType]
-        for arm in "ab"
-        for seed in (4, 5, 6)
-    ]
+    trials = [Trial(arm, seed, None, RunFolder(Path())) for arm in "ab" for seed in (4, 5, 6)]
     found = stages(trials, (2, 3))
     assert [(trial.arm, trial.seed) for trial in found[0]] == [
         ("a", 4), ("a", 5), ("b", 4), ("b", 5),

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from qtool.comparison.statistics.roots import root_of_rising
 from qtool.comparison.statistics.several import ALPHA
 
 NODES = 801  # of the integral; more change the sixth digit
@@ -50,15 +51,10 @@ def pocock_alpha(seeds: tuple[int, ...], alpha: float = ALPHA) -> float:
         seeds: how many at each look, in rising order.
         alpha: of all looks together.
     """
-    from scipy.optimize import brentq
-
     if len(seeds) == 1:
         return alpha
-    return float(
-        brentq(
-            lambda level: chance_of_any(seeds, [level] * len(seeds)) - alpha,
-            alpha / len(seeds) / 2,
-            alpha,
-            xtol=1e-9,
-        )
-    )
+
+    def beyond(level: float) -> float:
+        return chance_of_any(seeds, [level] * len(seeds)) - alpha
+
+    return root_of_rising(beyond, alpha / len(seeds) / 2, alpha)

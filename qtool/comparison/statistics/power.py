@@ -8,6 +8,7 @@ Reference: Johnson and Welch, 1940, Applications of the non-central t-distributi
 
 import numpy as np
 
+from qtool.comparison.statistics.roots import root_of_rising
 from qtool.comparison.statistics.several import ALPHA
 from qtool.comparison.statistics.spread import NU0
 
@@ -44,8 +45,6 @@ def detectable_effect(
     std: float, seeds: int, freedom: float, alpha: float = ALPHA, found: float = POWER
 ) -> float:
     """Return the effect that is found in a share `found` of all comparisons; see `power`."""
-    from scipy.optimize import brentq
-
     unit, top = std / seeds**0.5, 4.0
     while power(top * unit, std, seeds, freedom, alpha) < found:
         top *= 2
@@ -53,7 +52,7 @@ def detectable_effect(
     def missing(effect: float) -> float:
         return power(effect, std, seeds, freedom, alpha) - found
 
-    return float(brentq(missing, 0.0, top * unit))
+    return root_of_rising(missing, 0.0, top * unit)
 
 
 def seeds_needed(
