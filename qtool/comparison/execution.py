@@ -1,5 +1,6 @@
 """How the trials of a comparison are trained, and what is checked before the first of them is."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -78,6 +79,16 @@ class Execution:
             return Cluster(self.cluster, folder.absolute(), self.jobs)
         return one_by_one if self.jobs is None else Processes(self.jobs)
 
+    def crowded(self, processors: int) -> str:
+        """Return what to say of more threads at once than there are processors, "" where not."""
+        jobs, threads = self.jobs or 1, self.threads_of_each
+        if self.cluster is not None or jobs == 1 or jobs * threads <= processors:
+            return ""
+        return (
+            f"note: {jobs} trials of {threads} threads each share {processors} processors, and may "
+            f"take longer than fewer at once"
+        )
+
     def outcomes_of(
         self, trials: Sequence[Trial], train: Train, about: About
     ) -> dict[str, list[Outcome]]:
@@ -90,6 +101,8 @@ class Execution:
         threads = self.threads_of_each
         own = [replace(trial, threads=threads) for trial in trials]
         refuse_other_threads(own, about.folder)
+        if note := self.crowded(os.cpu_count() or 1):
+            say(note)
         refuse_without_room(own, about.folder.path, self.keep, at_once=self.jobs or 1)
         known = frozenset(str(trial) for trial in own if is_finished(trial.folder))
         report = Unfinished(about.folder.report, about.kind, about.recipe, own, known)

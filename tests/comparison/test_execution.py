@@ -155,3 +155,9 @@ def test_a_disk_without_room_is_told_before_anything_is_trained(tmp_path, monkey
         Execution(threads=1, keep="none").outcomes_of(trials, Fake(), about(tmp_path))
     with_free(20 * one.weights + 3 * one.checkpoint)
     Execution(threads=1, keep="none").outcomes_of(trials, Fake(), about(tmp_path))
+
+
+def test_more_threads_at_once_than_processors_are_told_of():
+    assert Execution(2, 2).crowded(2).startswith("note: 2 trials of 2 threads each share 2 proc")
+    assert Execution(2, 1).crowded(2) == Execution(1, 8).crowded(2) == ""
+    assert Execution(2, 8, cluster="local").crowded(2) == ""
