@@ -142,7 +142,7 @@ def show_comparison(result: Comparison) -> None:
         values = ", ".join(percent(value).removesuffix(" %") for value in arm.values)
         rows.append((arm.name, percent(arm.mean), spread, values, _gap(gap), arm.failed))
     first = result.arms[0].name
-    columns = ["arm", "#mean", "#std", "each seed", f"#against {first}, 95 %", "#failed"]
+    columns = ["arm", "#mean", "#std", "each seed", f"#against {first}, interval", "#failed"]
     show(table("validation accuracy", columns, rows), on_stdout=True)
     show_explained(result.explained)
     for sentence in fair_sentences(result):

@@ -72,7 +72,7 @@ def test_several_at_once_take_less_time(said: Said, monkeypatch: pytest.MonkeyPa
 
 def test_trials_that_are_done_tell_more_than_assumptions(said: Said) -> None:
     text = said(2)
-    assert "6 trainings, 2 arms x 3 seeds, 4 of them done; about 0 s left, by those" in text
+    assert re.search(r"2 arms x 3 seeds, 4 of them done; about [0.]+ s left, by those", text)
     assert "as those that are done do" in text
     everything = said(3)
     assert "6 of them done\n" in everything
@@ -84,7 +84,7 @@ def test_a_step_is_timed_and_nothing_else_changes(
 ) -> None:
     before = torch.get_rng_state()
     text = said(epochs=10)
-    assert re.search(r"about \d+ s left, by \d+ ms a step", text)
+    assert re.search(r"about [\d.]+ s left, by \d+ ms a step", text)
     assert torch.equal(torch.get_rng_state(), before)
 
     def fails(*_: object, **__: object) -> None:
