@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Unpack
 
 from qtool.benchmark.bench import bench_files
-from qtool.comparison.arms import trials_of
-from qtool.comparison.equivalence_arms import compare_equivalent
-from qtool.comparison.estimators import estimator_arms
-from qtool.comparison.fair import AS_THEY_ARE, Fairness, fair_arms
+from qtool.comparison.arms.compared import trials_of
+from qtool.comparison.arms.estimators import estimator_arms
+from qtool.comparison.arms.fair import AS_THEY_ARE, Fairness, fair_arms
+from qtool.comparison.arms.given import given_arms
+from qtool.comparison.arms.schedules import Scheduled, Window, schedule_arms
+from qtool.comparison.equivalence.arms import compare_equivalent
 from qtool.comparison.finished import side_by_side
-from qtool.comparison.given_arms import given_arms
 from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, compare_arms
 from qtool.comparison.report import NOTHING, Shown, is_comparison, read_comparison, write_page
-from qtool.comparison.schedules import Scheduled, Window, schedule_arms
 from qtool.conversion.to_integer import convert as to_integer
 from qtool.errors import InputError
 from qtool.export.proof.damage import refuse_damaged

@@ -87,7 +87,7 @@ def compare_estimators(
             f"excludes {excluded}: each arm says how it differs", param_hint="--arm"
         )
     from qtool import pipeline
-    from qtool.comparison.fair import Fairness
+    from qtool.comparison.arms.fair import Fairness
     from qtool.comparison.report import Shown
 
     names = None if estimators is None else names_of(estimators)
@@ -160,7 +160,7 @@ def compare_schedules(
     planned = None if looks is None else looks_of(looks)
     within = None if windows is None else windows_of(windows)
     from qtool import pipeline
-    from qtool.comparison.fair import Fairness
+    from qtool.comparison.arms.fair import Fairness
     from qtool.comparison.report import Shown
 
     names = None if schedules is None else names_of(schedules)

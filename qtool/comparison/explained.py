@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from qtool.comparison.trials import Outcomes
+from qtool.comparison.execution.trials import Outcomes
 from qtool.errors import QtoolError
 from qtool.reports.explanations import Explained
 from qtool.reports.results import EpochLine

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from qtool.comparison.execution.trials import ComparisonFolder
 from qtool.comparison.report import NOTHING, Shown
 from qtool.comparison.statistics.differences import Reached, differences_from_first
 from qtool.comparison.statistics.verdicts import sentences_on_networks
-from qtool.comparison.trials import ComparisonFolder
 from qtool.console import say, warn
 from qtool.data.fingerprint import digest_of_images
 from qtool.errors import InputError

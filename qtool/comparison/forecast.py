@@ -9,13 +9,13 @@ from statistics import fmean
 
 import torch
 
-from qtool.comparison.execution import Execution
+from qtool.comparison.execution.plan import Execution
+from qtool.comparison.execution.room import is_finished
+from qtool.comparison.execution.trials import Outcome, Trial, threads_of
 from qtool.comparison.judged import Judging, judge
-from qtool.comparison.room import is_finished
 from qtool.comparison.statistics.power import detectable_effect
 from qtool.comparison.statistics.spread import NU0
 from qtool.comparison.statistics.verdicts import points
-from qtool.comparison.trials import Outcome, Trial, threads_of
 from qtool.console import say, say_nothing
 from qtool.data.loaders import Loaders
 from qtool.reports.results import Summary

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qtool.comparison.execution.trials import Kind, Outcome, Outcomes, Trial, of_trials
+from qtool.comparison.execution.unfinished import looks_of
 from qtool.comparison.statistics.differences import (
     Reached,
     differences_from_first,
@@ -14,8 +16,6 @@ from qtool.comparison.statistics.equality import MARGIN
 from qtool.comparison.statistics.looks import chance_of_any, pocock_alpha
 from qtool.comparison.statistics.several import ALPHA
 from qtool.comparison.statistics.verdicts import is_decided, verdict
-from qtool.comparison.trials import Kind, Outcome, Outcomes, Trial, of_trials
-from qtool.comparison.unfinished import looks_of
 from qtool.console import warn
 from qtool.errors import InputError
 from qtool.reports.comparisons import Arm, Comparison, Difference, Look

@@ -7,7 +7,14 @@ from typing import TypedDict
 
 import torch
 
-from qtool.comparison.execution import About, Execution
+from qtool.comparison.execution.kept_files import Keep
+from qtool.comparison.execution.plan import About, Execution
+from qtool.comparison.execution.trials import (
+    ComparisonFolder,
+    Kind,
+    TrainTrial,
+    Trial,
+)
 from qtool.comparison.explained import explanations
 from qtool.comparison.forecast import say_forecast
 from qtool.comparison.judged import (
@@ -17,15 +24,8 @@ from qtool.comparison.judged import (
     stages,
     summarize_trials,
 )
-from qtool.comparison.kept_files import Keep
 from qtool.comparison.report import NOTHING, Shown
 from qtool.comparison.statistics.equality import MARGIN
-from qtool.comparison.trials import (
-    ComparisonFolder,
-    Kind,
-    TrainTrial,
-    Trial,
-)
 from qtool.errors import InputError
 from qtool.files.lock import only_writer
 from qtool.numerics.range_facts import Side

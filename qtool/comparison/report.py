@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtool.comparison.trials import ComparisonFolder
+from qtool.comparison.execution.trials import ComparisonFolder
 from qtool.errors import InputError
 from qtool.files.json_data import read_json
 from qtool.files.whole import refuse_unless_writable, write_text
@@ -46,7 +46,7 @@ class Shown:
             InputError: If one cannot, or a figure's name has another ending than it may.
         """
         if self.figure is not None:
-            from qtool.reports.page_drawing import refuse_unless_drawable
+            from qtool.reports.pages.drawing import refuse_unless_drawable
 
             refuse_unless_drawable(self.figure)
         if self.table is not None:
@@ -72,8 +72,8 @@ class Shown:
         if self.table is not None:
             write_text(self.table, comparison_csv(result))
         if self.figure is not None:
-            from qtool.reports.page_drawing import write_figure
-            from qtool.reports.page_papers import figure_of
+            from qtool.reports.pages.drawing import write_figure
+            from qtool.reports.pages.papers import figure_of
 
             write_figure(*figure_of(result), self.figure)
         if self.page and folder is not None:
@@ -132,9 +132,9 @@ def page_of(
     command: str = "",
 ) -> str:
     """Return the page on a comparison, with as much as the folders of its trials tell."""
-    from qtool.reports.page_comparison import comparison_page
-    from qtool.reports.page_equivalence import equivalence_page
-    from qtool.reports.page_evidence import Evidence, TrialShown
+    from qtool.reports.pages.comparison import comparison_page
+    from qtool.reports.pages.equivalence import equivalence_page
+    from qtool.reports.pages.evidence import Evidence, TrialShown
 
     trials: list[TrialShown] = []
     recipes: dict[str, str] = {}

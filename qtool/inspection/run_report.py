@@ -24,9 +24,9 @@ from qtool.quantizers.door.deployed import prepared_state
 from qtool.reports.exports import Export, UnprovenExport
 from qtool.reports.figures import figure
 from qtool.reports.layer_figures import LayerFigures
-from qtool.reports.page import Picture
-from qtool.reports.page_confusion import Confusion, confusion
-from qtool.reports.page_run import RunReport, run_page
+from qtool.reports.pages.confusion import Confusion, confusion
+from qtool.reports.pages.page import Picture
+from qtool.reports.pages.run import RunReport, run_page
 from qtool.reports.results import Conversion, Summary
 from qtool.runs.answers import read_answers
 from qtool.runs.folder import RunFolder

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qtool.comparison.executors import run_trials
+from qtool.comparison.execution.executors import run_trials
 from qtool.errors import InputError
 from tests.comparison.fake_trainings import Fake, processes_of, trials_of, tries_of
 

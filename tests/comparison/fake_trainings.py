@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtool.comparison.trials import ComparisonFolder, Trial
+from qtool.comparison.execution.trials import ComparisonFolder, Trial
 from qtool.errors import InputError
 from qtool.recipe import load_recipe
 from qtool.reports.results import Summary

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qtool.comparison import agreement
+from qtool.comparison.equivalence import agreement
 from qtool.runs.changes import LayerRecord, Record
 
 

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from qtool import console
-from qtool.comparison import board as boards
-from qtool.comparison.board import Progress, board, duration
-from qtool.comparison.trials import Outcome
+from qtool.comparison.execution import board as boards
+from qtool.comparison.execution.board import Progress, board, duration
+from qtool.comparison.execution.trials import Outcome
 from tests.comparison.fake_trainings import summary_of, trials_of
 
 

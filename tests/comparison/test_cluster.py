@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from qtool.comparison.cluster import Cluster
-from qtool.comparison.executors import run_trials
+from qtool.comparison.execution.cluster import Cluster
+from qtool.comparison.execution.executors import run_trials
 from qtool.errors import InputError
 from tests.comparison.executor_cases import ExecutorTestCase
 from tests.comparison.fake_trainings import Fake, trials_of, tries_of
@@ -55,8 +55,8 @@ import sys
 import typer
 from pathlib import Path
 from qtool.cli.options import interruptible
-from qtool.comparison.cluster import Cluster
-from qtool.comparison.executors import run_trials
+from qtool.comparison.execution.cluster import Cluster
+from qtool.comparison.execution.executors import run_trials
 from qtool.stopping import heeding_signals
 from tests.comparison.fake_trainings import Fake, trials_of
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qtool.comparison import equivalence
-from qtool.comparison.equivalence import (
+from qtool.comparison.equivalence import report as equivalence
+from qtool.comparison.equivalence.report import (
     METRIC_NAMES,
     Likeness,
     Question,
     arm_name,
     equivalence_report,
 )
-from qtool.comparison.equivalence_verdict import is_equivalent
-from qtool.comparison.slopes import slope_of
-from qtool.comparison.trials import ComparisonFolder, Outcome
+from qtool.comparison.equivalence.slopes import slope_of
+from qtool.comparison.equivalence.verdict import is_equivalent
+from qtool.comparison.execution.trials import ComparisonFolder, Outcome
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Equivalence
 from qtool.reports.results import Summary

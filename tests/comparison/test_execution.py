@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from qtool.comparison import room
-from qtool.comparison.execution import About, Execution
-from qtool.comparison.trials import ComparisonFolder, TrainTrial
+from qtool.comparison.execution import room
+from qtool.comparison.execution.plan import About, Execution
+from qtool.comparison.execution.trials import ComparisonFolder, TrainTrial
 from qtool.errors import InputError, WriteError
 from qtool.reports.comparisons import UnfinishedComparison
 from qtool.reports.results import read

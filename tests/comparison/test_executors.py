@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from qtool.comparison.executors import one_by_one, run_trials
-from qtool.comparison.processes import Processes
-from qtool.comparison.slots import THREADS
+from qtool.comparison.execution.executors import one_by_one, run_trials
+from qtool.comparison.execution.processes import Processes
+from qtool.comparison.execution.slots import THREADS
 from qtool.errors import InputError
 from tests.comparison.executor_cases import ExecutorTestCase
 from tests.comparison.fake_trainings import Fake, processes_of, trials_of, tries_of
@@ -23,8 +23,8 @@ import sys
 import typer
 from pathlib import Path
 from qtool.cli.options import interruptible
-from qtool.comparison.executors import run_trials
-from qtool.comparison.processes import Processes
+from qtool.comparison.execution.executors import run_trials
+from qtool.comparison.execution.processes import Processes
 from qtool.stopping import heeding_signals
 from tests.comparison.fake_trainings import Fake, trials_of
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from qtool import pipeline
-from qtool.comparison.assigned import assignments_of, values_of
-from qtool.comparison.estimators import estimator_arms
-from qtool.comparison.fair import Fairness
-from qtool.comparison.given_arms import given_arms
-from qtool.comparison.matching import integrated_rate, matched
+from qtool.comparison.arms.assigned import assignments_of, values_of
+from qtool.comparison.arms.estimators import estimator_arms
+from qtool.comparison.arms.fair import Fairness
+from qtool.comparison.arms.given import given_arms
+from qtool.comparison.arms.matching import integrated_rate, matched
+from qtool.comparison.arms.schedules import schedule_arms
+from qtool.comparison.arms.tuning import Choice, best_of, choices_of, grid_of
+from qtool.comparison.execution.trials import Outcome
 from qtool.comparison.question import ComparisonRequest
-from qtool.comparison.schedules import schedule_arms
-from qtool.comparison.trials import Outcome
-from qtool.comparison.tuning import Choice, best_of, choices_of, grid_of
 from qtool.errors import InputError, RecipeError
 from qtool.reports.comparisons import Arm, Comparison
 from qtool.reports.fair_words import fair_sentences

@@ -10,11 +10,11 @@ import torch
 
 from qtool import pipeline
 from qtool.comparison import forecast
-from qtool.comparison.execution import Execution
+from qtool.comparison.execution.plan import Execution
+from qtool.comparison.execution.trials import Trial
 from qtool.comparison.forecast import Timed, assumed_std, say_forecast
 from qtool.comparison.judged import Judging
 from qtool.comparison.statistics.power import power
-from qtool.comparison.trials import Trial
 from qtool.recipe import load_recipe
 from qtool.runs.access import OWN
 from qtool.runs.folder import RunFolder

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from qtool.comparison.execution.trials import Outcome, Trial
 from qtool.comparison.judged import (
     Judging,
     judge,
@@ -15,7 +16,6 @@ from qtool.comparison.judged import (
     stages,
     summarize_trials,
 )
-from qtool.comparison.trials import Outcome, Trial
 from qtool.errors import InputError
 from qtool.reports.comparisons import Look
 from qtool.reports.results import Summary

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qtool.comparison.kept_files import Keep, damage_of
-from qtool.comparison.trials import TrainTrial, Trial
+from qtool.comparison.execution.kept_files import Keep, damage_of
+from qtool.comparison.execution.trials import TrainTrial, Trial
 from qtool.errors import InputError
 from qtool.runs.folder import RunFolder
 from tests.comparison.fake_trainings import trials_of

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from qtool.comparison.estimators import estimator_arms
+from qtool.comparison.arms.estimators import estimator_arms
 from qtool.comparison.question import ComparisonRequest, Side
 from qtool.errors import InputError
 from tests.kit import write_recipe

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from qtool import pipeline
-from qtool.comparison.arms import trials_of
+from qtool.comparison.arms.compared import trials_of
+from qtool.comparison.arms.schedules import Scheduled, Window, schedule_arms
+from qtool.comparison.execution.trials import Trial
 from qtool.comparison.question import ComparisonRequest
-from qtool.comparison.schedules import Scheduled, Window, schedule_arms
-from qtool.comparison.trials import Trial
 from qtool.errors import InputError
 from tests.kit import metrics, write_recipe
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 
-from qtool.comparison.executors import run_trials
+from qtool.comparison.execution.executors import run_trials
+from qtool.comparison.execution.trials import ComparisonFolder, Outcome, TrainTrial, Trial
 from qtool.comparison.judged import summarize_trials
-from qtool.comparison.trials import ComparisonFolder, Outcome, TrainTrial, Trial
 from qtool.errors import InputError
 from qtool.recipe import load_recipe
 from qtool.reports.results import Summary

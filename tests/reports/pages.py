@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 from qtool.reports.comparisons import Arm, Comparison, Difference
-from qtool.reports.page_evidence import Evidence, TrialShown
+from qtool.reports.pages.evidence import Evidence, TrialShown
 from qtool.reports.results import EpochLine, Summary
 
 HOSTILE = '<script>alert("1")</script><img src="https://evil.example/x.png">\x1b[2J'

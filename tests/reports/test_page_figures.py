@@ -8,13 +8,13 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from qtool.errors import InputError
-from qtool.reports.page_comparison import seed_rows
-from qtool.reports.page_costs import Cost, cheapest
-from qtool.reports.page_dots import seed_dots
-from qtool.reports.page_drawing import for_page, refuse_unless_drawable, write_figure
-from qtool.reports.page_figures import shortened
-from qtool.reports.page_lines import spread
-from qtool.reports.page_papers import figure_of
+from qtool.reports.pages.comparison import seed_rows
+from qtool.reports.pages.costs import Cost, cheapest
+from qtool.reports.pages.dots import seed_dots
+from qtool.reports.pages.drawing import for_page, refuse_unless_drawable, write_figure
+from qtool.reports.pages.figures import shortened
+from qtool.reports.pages.lines import spread
+from qtool.reports.pages.papers import figure_of
 from tests.reports.pages import comparison
 
 

@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from qtool.reports.layer_figures import LayerFigures
-from qtool.reports.page_comparison import comparison_page
-from qtool.reports.page_confusion import confusion
-from qtool.reports.page_run import RunReport, run_page
+from qtool.reports.pages.comparison import comparison_page
+from qtool.reports.pages.confusion import confusion
+from qtool.reports.pages.run import RunReport, run_page
 from tests.reports.pages import HOSTILE, Page, comparison, evidence, line, summary
 
 

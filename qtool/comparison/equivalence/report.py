@@ -1,0 +1,302 @@
+"""Is a custom gradient estimator a straight-through one in disguise? Four arms, one verdict.
+
+custom: the estimator as it is. mapped: straight_through from M(w0) at the learning rate times
+alpha (Adam: straight_through, nothing changed). naive: straight_through, nothing changed.
+jitter: custom at 1.01 times the learning rate, the noise below which nothing can be told apart.
+Every arm is held against custom, of the same seed and learning rate.
+
+Reference: Schoenbauer et al., 2024, arXiv:2405.05171.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from qtool.comparison.equivalence import agreement
+from qtool.comparison.equivalence.slopes import slope_of
+from qtool.comparison.equivalence.verdict import RULE, is_equivalent, sentence
+from qtool.comparison.execution.trials import Outcomes, of_trials
+from qtool.comparison.judged import judge
+from qtool.reports.comparisons import Arm, Curve, Difference, Equivalence, Slope
+from qtool.reports.results import EpochLine
+from qtool.runs.changes import Record, read_record
+from qtool.runs.folder import RunFolder
+from qtool.straight_through.recipe import Equivalent
+
+CUSTOM, MAPPED, NAIVE, JITTER = "custom", "mapped", "naive", "jitter"
+JITTER_FACTOR = 1.01
+METRIC_NAMES = (
+    "weight_alignment_error",
+    "quantized_weight_agreement",
+    "change_point_agreement",
+    "inference_agreement",
+    "change_point_agreement_compressed",
+    "change_point_error",
+    "incorrect_inference_agreement",
+    "loss_correlation",
+    "accuracy_correlation",
+)
+Figures = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared.
+
+    Attributes:
+        theory: what is known of the recipe with the custom estimator.
+        rates: learning rates, in the order of the report.
+        seeds: one trial of each arm and learning rate for each.
+    """
+
+    theory: Equivalent
+    rates: list[float]
+    seeds: list[int]
+
+    @property
+    def arms(self) -> list[str]:
+        """Return the arms that are trained: under Adam mapped is naive, and stands for both."""
+        if self.theory.outside:
+            return [CUSTOM, NAIVE, JITTER]
+        if self.theory.adaptive:
+            return [CUSTOM, MAPPED, JITTER]
+        return [CUSTOM, MAPPED, NAIVE, JITTER]
+
+    @property
+    def compared(self) -> dict[str, str]:
+        """Return the arms that are held against custom, each with the one that was trained."""
+        trained = {arm: arm for arm in self.arms[1:]}
+        return {**trained, NAIVE: trained.get(NAIVE, MAPPED)}
+
+    @property
+    def alphas(self) -> list[float]:
+        """Return the factors of learning rates, each once."""
+        return list(dict.fromkeys(m.in_steps.alpha for m in self.theory.maps.values()))
+
+    @property
+    def estimators(self) -> str:
+        """Return the estimators' names, each once."""
+        return ", ".join(dict.fromkeys(m.estimator for m in self.theory.maps.values()))
+
+
+def arm_name(rate: float, arm: str) -> str:
+    """Return the name of an arm at a learning rate, which is its folder's too."""
+    return f"lr-{rate:g}/{arm}"
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a finished trial did: its weights and their flips, and its lines of metrics."""
+
+    record: Record
+    history: list[EpochLine] = field(default_factory=list[EpochLine])
+
+
+def read_traced(folder: RunFolder) -> Traced:
+    """Return what a finished trial did.
+
+    Raises:
+        InputError: If a record is missing or damaged, or a line of metrics is.
+    """
+    history = folder.history()
+    return Traced(read_record(folder, len(history)), history)
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike an arm's trial and custom's are.
+
+    Attributes:
+        alignment_errors, code_agreements: at the beginning and after each epoch.
+        inference_agreements: after each epoch.
+        final: METRIC_NAMES -> at the end.
+    """
+
+    alignment_errors: list[float | None]
+    code_agreements: list[float]
+    inference_agreements: list[float]
+    final: Figures
+
+
+def measure(a: Traced, b: Traced, arm: str, theory: Equivalent) -> Likeness:
+    """Return how alike an arm's trial `b` and custom's `a` are, at the end and epoch by epoch."""
+    layers, maps = a.record.layers, theory.maps
+    mapped = {n: maps[n].map for n in layers} if arm == MAPPED and not theory.adaptive else {}
+    largest = {name: maps[name].largest_level(one.scale) for name, one in layers.items()}
+    errors = agreement.alignment_errors(a.record, b.record, mapped, largest)
+    codes = agreement.code_agreements(a.record, b.record)
+    answers = agreement.inference_agreements(a.record, b.record)
+    held = all(line.holdout_loss is not None for line in (*a.history, *b.history))
+    judge = "holdout" if held else "validation"
+    losses, accuracies = (
+        [[getattr(line, f"{judge}_{figure}") for line in traced.history] for traced in (a, b)]
+        for figure in ("loss", "accuracy")
+    )
+    final: Figures = {
+        "weight_alignment_error": errors[-1],
+        "quantized_weight_agreement": codes[-1],
+        "inference_agreement": answers[-1],
+        **agreement.flip_agreement(a.record, b.record),
+        "incorrect_inference_agreement": agreement.incorrect_agreement(a.record, b.record),
+        "loss_correlation": agreement.correlation(*losses),
+        "accuracy_correlation": agreement.correlation(*accuracies),
+    }
+    return Likeness(errors, codes, answers, final)
+
+
+@dataclass(frozen=True)
+class AtRate:
+    """What is found at one learning rate.
+
+    Attributes:
+        arms, differences, curves: as the report has them.
+        figures: METRIC_NAMES -> compared arm -> the mean over seeds at the end of training.
+        errors: compared arm -> seed -> weight alignment error at the end of training.
+        left_out: how many seeds some arm did not finish.
+    """
+
+    arms: list[Arm]
+    differences: list[Difference]
+    curves: list[Curve]
+    figures: dict[str, Figures]
+    errors: dict[str, dict[int, float | None]]
+    left_out: int
+
+
+def equivalence_report(
+    recipe: str,
+    question: Question,
+    outcomes: Outcomes,
+    read: Callable[[RunFolder], Traced] = read_traced,
+) -> Equivalence:
+    """Return what comparison.json says.
+
+    Args:
+        recipe: its path.
+        question: what was compared.
+        outcomes: of each arm at each learning rate, by `arm_name`. Arms are judged on the seeds
+            that all of them finished, naive apart.
+        read: returns what a finished trial did, from its folder.
+    """
+    found = {rate: _at_rate(question, rate, outcomes, read) for rate in question.rates}
+    theory, smallest = question.theory, found[min(question.rates)]
+    slopes = {arm: slope_of(_by_seed(found, arm)) for arm in question.compared}
+    error = smallest.figures[METRIC_NAMES[0]]
+    equivalent = None
+    if not theory.outside and error[JITTER]:
+        equivalent = is_equivalent(slopes[MAPPED], error[MAPPED], error[JITTER])
+    metrics = {
+        name: {arm: [at.figures[name][arm] for at in found.values()] for arm in question.compared}
+        for name in METRIC_NAMES
+    }
+    return Equivalence(
+        kind="equivalence",
+        recipe=recipe,
+        seeds=question.seeds,
+        learning_rates=question.rates,
+        estimator=question.estimators,
+        alphas=None if theory.adaptive or theory.outside else question.alphas,
+        outside_the_class=theory.outside,
+        arms=[arm for at in found.values() for arm in at.arms],
+        differences=[item for at in found.values() for item in at.differences],
+        **metrics,
+        equivalent=equivalent,
+        rule=RULE,
+        notes=theory.notes,
+        verdict=_verdict(question, smallest, slopes, equivalent=equivalent),
+        curves=[curve for at in found.values() for curve in at.curves],
+        slopes=slopes,
+        **of_trials(outcomes),
+    )
+
+
+def _at_rate(
+    question: Question, rate: float, outcomes: Outcomes, read: Callable[[RunFolder], Traced]
+) -> AtRate:
+    """Hold every arm against custom, at one learning rate."""
+    own = {arm_name(rate, arm): outcomes[arm_name(rate, arm)] for arm in question.arms}
+    found = judge(own)
+    arms, differences = found.arms, found.differences
+    finished = {
+        arm: {o.trial.seed: o.trial.folder for o in own[arm_name(rate, arm)] if o.finished}
+        for arm in question.arms
+    }
+    needed = [finished[arm] for arm in question.arms if arm != NAIVE]
+    judged = [seed for seed in question.seeds if all(seed in seeds for seeds in needed)]
+    figures: dict[str, Figures] = {name: {} for name in METRIC_NAMES}
+    errors: dict[str, dict[int, float | None]] = {}
+    curves: list[Curve] = []
+    for arm, trained in question.compared.items():
+        alike: list[Likeness] = []
+        for seed in (seed for seed in judged if seed in finished[trained]):
+            a, b = (read(finished[name][seed]) for name in (CUSTOM, trained))
+            alike.append(measure(a, b, arm, question.theory))
+            curves.append(_curve(rate, seed, arm, alike[-1]))
+            errors.setdefault(arm, {})[seed] = alike[-1].final[METRIC_NAMES[0]]
+        for name in METRIC_NAMES:
+            figures[name][arm] = _mean(each.final[name] for each in alike)
+    arms = [arm.model_copy(update={"learning_rate": rate}) for arm in arms]
+    return AtRate(arms, differences, curves, figures, errors, len(question.seeds) - len(judged))
+
+
+def _by_seed(found: Mapping[float, AtRate], arm: str) -> dict[int, dict[float, float | None]]:
+    """Return seed -> learning rate -> an arm's weight alignment error."""
+    errors: dict[int, dict[float, float | None]] = {}
+    for rate, at in found.items():
+        for seed, error in at.errors.get(arm, {}).items():
+            errors.setdefault(seed, {})[rate] = error
+    return errors
+
+
+def _curve(rate: float, seed: int, arm: str, alike: Likeness) -> Curve:
+    return Curve(
+        learning_rate=rate,
+        seed=seed,
+        arm=arm,
+        weight_alignment_error=alike.alignment_errors,
+        quantized_weight_agreement=alike.code_agreements,
+        inference_agreement=alike.inference_agreements,
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _verdict(
+    question: Question,
+    smallest: AtRate,
+    slopes: Mapping[str, Slope | None],
+    *,
+    equivalent: bool | None,
+) -> str:
+    """Say in words what RULE makes of the figures, with the figures."""
+    name, theory, rate = question.estimators, question.theory, min(question.rates)
+    errors, agreements = (smallest.figures[key] for key in METRIC_NAMES[:2])
+    if theory.outside:
+        return f"{name} is outside the class of arXiv:2405.05171: {theory.outside}."
+    if errors[JITTER] == 0.0:
+        why = "a 1 % learning-rate change moved no weight, so the run is too short to say anything"
+        return f"{name}: at learning rate {rate:g} {why}."
+    if errors[MAPPED] is None or errors[JITTER] is None:
+        return f"{name}: at the smallest learning rate some arm did not finish, so nothing is said."
+    changes = ""
+    if not theory.adaptive:
+        factors = " or ".join(f"{alpha:.3g}" for alpha in question.alphas)
+        changes = f" with lr x {factors} and re-initialized weights"
+    pairs = ((arm, errors[arm], agreements[arm]) for arm in (MAPPED, JITTER, NAIVE))
+    figures = "; ".join(
+        f"{arm} {error:.3g} and {100 * agreed:.2f} %"
+        for arm, error, agreed in pairs
+        if error is not None and agreed is not None
+    )
+    what = f"{name} {{}} straight_through{changes}"
+    naive = "" if theory.adaptive else NAIVE  # there mapped is naive
+    told = sentence(what, slopes, mapped=MAPPED, naive=naive, held=equivalent)
+    left_out, count = smallest.left_out, len(question.seeds)
+    fewer = f" Some arm did not finish on {left_out} of {count} seeds, which are left out."
+    return (
+        f"{told} At learning rate {rate:g}, weight alignment error and equal codes: {figures}."
+        f"{fewer if left_out else ''}"
+    )

@@ -1,0 +1,160 @@
+"""A place for one trial at a time in a process of its own: `execution.worker`, from outside.
+
+A worker leads a group of processes of its own, so that Ctrl-C in a terminal does not reach it: the
+process that started it asks it to stop, and waits until the trial has written its checkpoint.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from qtool.comparison.execution.tasks import Ended, Task
+from qtool.comparison.execution.trials import Train, Trial
+from qtool.comparison.execution.worker import SAID_ALL
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+LAST_WORDS = 2  # seconds for what a trial has said to be read
+PATIENCE = 300  # seconds for a checkpoint, once a trial is asked to stop
+Heard = Callable[[Trial, str], None]
+
+
+class Slot:
+    """A worker process, started when it is needed.
+
+    Args:
+        heard: called, in a thread, with every line that a trial says.
+    """
+
+    def __init__(self, heard: Heard) -> None:
+        self.trial: Trial | None = None
+        self._heard = heard
+        self._process: subprocess.Popen[bytes] | None = None
+        self._replies: queue.Queue[dict[str, object] | None] = queue.Queue()
+        self._reply: dict[str, object] = {}
+        self._speaker: Trial | None = None
+        self._said: deque[str] = deque(maxlen=20)
+        self._said_all = threading.Event()
+
+    def give(self, trial: Trial, train: Train) -> None:
+        """Have a trial trained."""
+        task = Task.of(trial, train).sent()
+        self.trial = self._speaker = trial
+        self._reply = {}
+        self._said.clear()
+        self._said_all.clear()
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._started(trial.threads)
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it is dead, which is seen when it is asked
+            self._process.stdin.write(task)
+            self._process.stdin.flush()
+
+    def ended(self) -> Ended | None:
+        """Return how the trial ended; None while it is trained."""
+        assert self._process is not None
+        code: object = None
+        while code is None:
+            try:
+                reply = self._replies.get_nowait()
+            except queue.Empty:
+                return None
+            if reply is None:  # there will be no other
+                code = self._process.wait()
+            elif "ended" in reply:
+                code = reply["ended"]
+            else:
+                self._reply = reply
+        self.trial = None
+        self._said_all.wait(LAST_WORDS)
+        if self._process.poll() is not None:
+            self.end()
+        return self._how(int(str(code)))
+
+    def _how(self, code: int) -> Ended:
+        if self._reply:
+            return Ended.of(self._reply)
+        last = f" after: {self._said[-1]}" if self._said and code > 0 else ""
+        return Ended(why=f"{_in_words(code)}{last}")
+
+    def stop(self) -> None:
+        """Ask the trial to stop once it has written its checkpoint."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def end(self) -> None:
+        """Wait until the process has ended; one that does not is killed."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if self.trial is not None and process.poll() is None:
+            with suppress(queue.Empty):
+                while (reply := self._replies.get(timeout=PATIENCE)) and "ended" not in reply:
+                    pass
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):
+            process.stdin.close()  # a worker that waits for a task ends
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self.trial, self._replies = None, queue.Queue()
+
+    def _started(self, threads: int | None) -> subprocess.Popen[bytes]:
+        """Start a worker that finds the modules that this process finds."""
+        found = os.pathsep.join(place or str(Path.cwd()) for place in sys.path)
+        environment = {**os.environ, "PYTHONPATH": found}
+        if threads is not None:  # before torch is loaded, so that no more are ever started
+            environment |= dict.fromkeys(THREADS, str(threads))
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "qtool.comparison.execution.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            process_group=0,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        replies = self._replies = queue.Queue()
+        for read, source in ((self._read, process.stdout), (self._hear, process.stderr)):
+            threading.Thread(target=read, args=(source, replies), daemon=True).start()
+        return process
+
+    def _read(self, source: IO[bytes], replies: "queue.Queue[dict[str, object] | None]") -> None:
+        """Put replies in the queue, and None at their end."""
+        with source:
+            for line in source:
+                with suppress(ValueError):  # cut short, by a kill
+                    replies.put(json.loads(line))
+        replies.put(None)
+
+    def _hear(self, source: IO[bytes], _: object) -> None:
+        """Pass on what a trial says."""
+        with source:
+            for line in source:
+                text = line.decode(errors="replace").rstrip()
+                if text == SAID_ALL:
+                    self._said_all.set()
+                elif text and self._speaker is not None:
+                    self._said.append(text)
+                    self._heard(self._speaker, text)
+        self._said_all.set()
+
+
+def _in_words(code: int) -> str:
+    """Say how a process without a word ended."""
+    if code >= 0:
+        return f"its process ended with {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+    hint = "; the system may have been out of memory" if name == "SIGKILL" else ""
+    return f"its process was killed ({name}){hint}"
