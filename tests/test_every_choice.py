@@ -66,10 +66,10 @@ GRID_CASES = [
     ("weights", {"bits": 2, "grid": "ternary"}),
     ("weights", {"bits": 1, "range": "mean_abs"}),
     pytest.param("weights", {"bits": 8, "saturation": "avoid"}, marks=pytest.mark.slow),
-    ("activations", {"bits": 1}),
+    pytest.param("activations", {"bits": 1}, marks=pytest.mark.slow),
     pytest.param("activations", {"bits": 1, "grid": "full"}, marks=pytest.mark.slow),
     ("activations", {"bits": 1, "grid": "unsigned", "rounding": "ceil"}),
-    ("activations", {"bits": 4, "grid": "asymmetric"}),
+    pytest.param("activations", {"bits": 4, "grid": "asymmetric"}, marks=pytest.mark.slow),
     pytest.param(
         "activations",
         {"bits": 4, "grid": "asymmetric", "range": "min_max"},
@@ -79,7 +79,16 @@ GRID_CASES = [
 ]
 
 
-@pytest.mark.parametrize(("side", "name"), ESTIMATOR_CASES)
+@pytest.mark.parametrize(
+    ("side", "name"),
+    [
+        # of the others, weights have them in each run, and inputs in slow ones
+        case
+        if case[0] == "weights" or ESTIMATORS.facts(case[1]).serves_ceil
+        else pytest.param(*case, marks=pytest.mark.slow)
+        for case in ESTIMATOR_CASES
+    ],
+)
 def test_every_estimator_trains_and_converts(tmp_path: Path, side: str, name: str) -> None:
     train_and_convert(tmp_path, side, of_estimator(name))
 

@@ -31,13 +31,13 @@ PLANTED = {
     ONNX: [
         ("integer/layers", "import onnx", "onnx"),
         ("inspection/inspect", "import onnx", "onnx"),
-        ("comparison/agreement", "from onnx import numpy_helper", "onnx"),
+        ("comparison/equivalence/agreement", "from onnx import numpy_helper", "onnx"),
         ("graph/recording", "import onnx_ir as ir", "onnx_ir"),
         ("pipeline", "from onnx_ir import passes", "onnx_ir"),
     ],
     TARGETS: [
         ("export/proof/gate", "import onnxruntime", "onnxruntime"),
-        ("comparison/agreement", "import onnxruntime", "onnxruntime"),
+        ("comparison/equivalence/agreement", "import onnxruntime", "onnxruntime"),
         ("cli/app", "import openvino", "openvino"),
     ],
     STAGES: [

@@ -19,12 +19,14 @@ SMALLEST = {"lenet5": 12, "resnet20": 8, "two_linear_layers": 28}  # pixels
 SMALLEST_ELSE = 32
 COUNTS = {"gaussian_teacher": "samples", "linear_subspaces": "samples_per_class"}
 CLASSES = 10
-# Large ones: ResNet-50 and -18 and MobileNets take steps elsewhere, and .ci/run trains digits.
+# Large ones: ResNets, VGGs and MobileNets take steps elsewhere, and .ci/run trains digits.
 SLOW = (
     "liu2019_resnet50_imagenet",
     "schoenbauer2024_resnet50_imagenet",
     "yin2019_resnet20_cifar10",
     "liu2019_mobilenet_v1_imagenet",
+    "liu2019_resnet20_cifar10",
+    "yin2019_vgg11_cifar10",
     "digits",
     "digits_blend",
 )

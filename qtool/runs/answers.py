@@ -10,6 +10,7 @@ import json
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,17 +64,14 @@ class Answers:
         Raises:
             WriteError: If it cannot be written there.
         """
-        held = {
-            "right": np.packbits(self.right),
-            "prediction": self.prediction,
-            "images": np.array(self.images),
-        }
+        right, images = np.packbits(self.right), np.array(self.images)
+        saved = partial(np.savez, right=right, prediction=self.prediction, images=images)
         if self.label is not None:
-            held[LABEL] = self.label
+            saved = partial(saved, label=self.label)
 
         def save(place: Path) -> None:
             with place.open("wb") as file:
-                np.savez(file, **held)
+                saved(file)
 
         write_atomically(path, save)
 
@@ -108,7 +106,7 @@ def _checked(
     Raises:
         ValueError: If they are none.
     """
-    if prediction.dtype not in (np.uint16, np.uint32) or prediction.ndim != 1:
+    if prediction.dtype.name not in ("uint16", "uint32") or prediction.ndim != 1:
         raise ValueError(f"prediction is {prediction.dtype} {list(prediction.shape)}")
     count = len(prediction)
     if not count or right.dtype != np.uint8 or right.shape != (-(-count // 8),):

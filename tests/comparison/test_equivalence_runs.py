@@ -128,6 +128,7 @@ def test_the_arms_differ_in_what_theory_says_only(study: tuple[Path, Equivalence
     assert moved["start"] == pytest.approx(0.00505)
 
 
+@pytest.mark.slow
 def test_a_comparison_that_was_stopped_ends_as_if_it_had_not(
     study: tuple[Path, Equivalence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

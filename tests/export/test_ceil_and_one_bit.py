@@ -42,7 +42,10 @@ INPUTS = {
 }
 each_input = pytest.mark.parametrize("activations", INPUTS.values(), ids=INPUTS.keys())
 OF_LINEAR = ("{-1, +1}", "ceil", "ceil with a zero point")
-CASES = [*[("convolutions", name) for name in INPUTS], *[("linear", name) for name in OF_LINEAR]]
+CASES = [
+    *(("convolutions", name) for name in INPUTS),
+    *(pytest.param("linear", name, marks=pytest.mark.slow) for name in OF_LINEAR),
+]
 Exported = tuple[nn.Module, onnx.ModelProto, Path]
 
 

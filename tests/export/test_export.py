@@ -67,7 +67,15 @@ def logits(path, images=IMAGES):
     return gate.run(OnnxRuntime().open(path), images)
 
 
-WIDTHS = [(1, "narrow"), (2, "narrow"), (3, "narrow"), (3, "mid_rise"), (6, "full"), (8, "narrow")]
+WIDTHS = [
+    (1, "narrow"),
+    (3, "mid_rise"),
+    (8, "narrow"),
+    *(
+        pytest.param(*w, marks=pytest.mark.slow)
+        for w in ((2, "narrow"), (3, "narrow"), (6, "full"))
+    ),
+]
 
 
 @pytest.mark.parametrize(("bits", "grid"), WIDTHS)

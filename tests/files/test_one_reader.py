@@ -9,14 +9,16 @@ QTOOL = Path(__file__).parents[2] / "qtool"
 # how a kind is read by its library -> the only files that may do so
 READERS = {
     r"\bjson\.loads?\(": [
+        "comparison/execution/slots.py",  # what a worker of this comparison said
         "export/targets/onnxruntime.py",  # a profile
         "files/json_data.py",
+        "runs/answers.py",  # as world/group
         "world/group.py",  # what another process of this training said
     ],
     r"\byaml\.(load|safe_load|unsafe_load|full_load)\(": ["files/yaml_data.py"],
     r"\btorch\.load\(": ["tensor_files.py"],
     r"\b(load_file|safe_open)\(": ["tensor_files.py"],
-    r"\bnp\.(load|fromfile|memmap)\(": ["data/arrays.py"],
+    r"\bnp\.(load|fromfile|memmap)\(": ["files/npz.py"],
     r"\bzipfile\.ZipFile\(": ["files/archives.py", "files/checksums.py"],
     r"\bImage\.open\(": ["images/files.py"],
     r"\bonnx\.load\w*\(|\bParseFromString\(": [
@@ -25,7 +27,9 @@ READERS = {
         *(f"export/targets/{name}.py" for name in ("openvino", "qonnx")),  # what is let through
         "export/writing/saved.py",  # what qtool has just written
     ],
-    r"\bpickle\.loads?\(|\btarfile\.|\bshelve\.": [],
+    r"\bpickle\.loads?\(|\btarfile\.|\bshelve\.": [
+        *(f"comparison/execution/{name}.py" for name in ("cluster", "worker")),  # tasks of its own
+    ],
     r"_validate_json\(|\.validate_json\(": ["files/json_data.py"],
 }
 

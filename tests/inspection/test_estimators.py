@@ -234,8 +234,11 @@ def test_the_pictures_in_the_repository_are_current(drawn):
         (["estimators", "--output", "file/in/it"], "file is a file"),
         (["estimators", "--output", "file/gallery.html"], "file is a file"),
         (["estimators", "--output", "x" * 300], "not the name of a folder"),
-        (["r.yaml", "--output", "gallery.html"], "goes with qtool inspect estimators only"),
-        (["estimatos", "--output", "gallery.html"], "goes with qtool inspect estimators only"),
+        (["r.yaml", "--output", "gallery.html"], "r.yaml: no such file or folder; give a run"),
+        (
+            ["estimatos", "--output", "gallery.html"],
+            "estimatos: no such file or folder; give a run",
+        ),
     ],
 )
 def test_a_wrong_output_is_refused_and_leaves_nothing_behind(argv, message, tmp_path, monkeypatch):

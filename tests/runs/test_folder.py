@@ -23,6 +23,7 @@ from tests.kit import metrics, write_recipe
 PLAIN = {"quantization": {"weights": {"bits": 4}}, "training.epochs": 2}
 CONTRACT = {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoint.pt", "summary.json"}
 CONTRACT |= {"checkpoint.previous.pt", "checkpoint.pt.sha256", "model.safetensors", "metrics.csv"}
+CONTRACT |= {"validation.npz"}
 
 
 @pytest.fixture(scope="module")

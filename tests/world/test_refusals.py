@@ -149,6 +149,7 @@ class Split:
 
     train: Samples
     validation: Samples
+    holdout: None = None
 
 
 def test_steps_that_are_captured_are_refused_in_several_processes(tmp_path: Path) -> None:

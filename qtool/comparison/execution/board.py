@@ -4,7 +4,7 @@ How many epochs a trial has done is read in its folder, wherever it is trained.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -13,7 +13,6 @@ from rich.table import Table
 
 from qtool.comparison.execution.trials import Outcome, Trial
 from qtool.console import SCREEN, say, table, warn
-from qtool.recipe.recipe import Recipe
 
 WARNING = "WARNING"
 CELL = 10  # columns of the screen that a trial takes, with what stands around it
@@ -140,7 +139,7 @@ class _Table:
 
 
 @contextmanager
-def board(trials: Sequence[Trial]) -> Iterator[Board]:
+def board(trials: Sequence[Trial]) -> Generator[Board]:
     """Show inside how far trials are, on standard error."""
     progress = Progress(trials)
     if not SCREEN.is_terminal or SCREEN.quiet:
@@ -157,7 +156,7 @@ def board(trials: Sequence[Trial]) -> Iterator[Board]:
 
 def epochs_of(trial: Trial) -> int:
     """Return how many epochs a trial is trained for."""
-    return trial.recipe.training.epochs if isinstance(trial.recipe, Recipe) else 1
+    return trial.recipe.training.epochs
 
 
 def epochs_done(trial: Trial) -> int:

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +101,7 @@ class Cluster:
         return Outcome(trial, failed_summary(trial, why))
 
     @contextmanager
-    def _connected(self, threads: int) -> Iterator[ModuleType]:
+    def _connected(self, threads: int) -> Generator[ModuleType]:
         """Lend Ray, connected.
 
         Raises:
@@ -169,7 +169,7 @@ def trained(sent: bytes, place: str, folder: str) -> Reply:
 
 
 @contextmanager
-def _stopped_by_cancelling() -> Iterator[None]:
+def _stopped_by_cancelling() -> Generator[None]:
     """Take what Ray sends to cancel a task, a SIGINT, as SIGTERM, which leaves a checkpoint."""
     with heeding_signals():
         stop = signal.getsignal(signal.SIGTERM)

@@ -5,7 +5,7 @@ All of them share the device. A trial that dies is tried once more when the othe
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -70,7 +70,7 @@ def _outcome(slot: Slot, tries: Counter[str], waiting: deque[Trial]) -> Outcome 
 
 
 @contextmanager
-def _slots(count: int, seen: Board) -> Iterator[list[Slot]]:
+def _slots(count: int, seen: Board) -> Generator[list[Slot]]:
     """Lend slots; whatever ends that, all trials write their checkpoints, and all processes end."""
     slots = [Slot(seen.hears) for _ in range(count)]
     try:

@@ -4,7 +4,7 @@ A trial is all that it takes to train it, and pickles; so does `TrainTrial`, whi
 and when trials are trained is the business of `qtool.comparison.execution.executors`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +162,7 @@ class TrainTrial:
 
 
 @contextmanager
-def threads_of(trial: Trial) -> Iterator[None]:
+def threads_of(trial: Trial) -> Generator[None]:
     """Compute inside with as many threads as a trial has."""
     before = torch.get_num_threads()
     if trial.threads not in (None, before):

@@ -12,7 +12,7 @@ import numpy as np
 from qtool.comparison.statistics.roots import root_of_rising
 from qtool.comparison.statistics.several import ALPHA
 
-NODES = 801  # of the integral; more change the sixth digit
+NODES = 101  # of the integral; 201 change the level of 5 looks by less than 1e-9
 
 
 def chance_of_any(seeds: Sequence[int], alphas: Sequence[float]) -> float:
@@ -32,7 +32,7 @@ def chance_of_any(seeds: Sequence[int], alphas: Sequence[float]) -> float:
     before = 0
     for n, alpha in zip(seeds, alphas, strict=True):
         limit = float(norm.isf(alpha / 2)) * n**0.5
-        nodes, width = np.polynomial.legendre.leggauss(NODES if len(inside) == 1 else 201)
+        nodes, width = np.polynomial.legendre.leggauss(NODES)
         places = limit * nodes
         step = float(n - before) ** 0.5
         moved = norm.pdf((places[:, None] - inside[None, :]) / step) / step

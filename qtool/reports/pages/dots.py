@@ -79,7 +79,6 @@ def _rows(ax: "Axes", rows: Sequence[SeedRow], room: float, *, named: bool) -> N
         if not named:
             continue
         weight = "bold" if row.standing in ("better", "worse") else "normal"
-        style = {"color": COLOURS[row.standing], "fontweight": weight, "clip_on": False}
         if room:
             words = shortened(row.name, room)
             where, at, anchor = (-room, 0), "center", "left"
@@ -87,7 +86,7 @@ def _rows(ax: "Axes", rows: Sequence[SeedRow], room: float, *, named: bool) -> N
             words, where, at, anchor = shortened(row.name, 270), (0, 12), "bottom", "left"
         ax.annotate(
             words, (0, place), where, ax.get_yaxis_transform(), "offset points",
-            ha=anchor, va=at, **style,
+            ha=anchor, va=at, clip_on=False, color=COLOURS[row.standing], fontweight=weight,
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ loaded when the first figure is drawn, and only then.
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ Draw = Callable[["Figure"], None]
 
 
 @contextmanager
-def _figure(width: float, height: float) -> "Iterator[Figure]":
+def _figure(width: float, height: float) -> "Generator[Figure]":
     """Lend an empty figure of so many pixels; what stands in for a missing glyph is no warning."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
