@@ -127,6 +127,19 @@ def test_every_file_of_a_training_fails_in_turn(tmp_path: Path) -> None:
         )
 
 
+def test_a_page_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch)
+        disk.fails_at, disk.for_good, disk.reason = ("made", FILES + 1), True, errno.ENOSPC
+        code, _, err = train(recipe, tmp_path / "run")
+    assert code == 0, err
+    assert "WARNING" in err
+    assert "report.html: not written" in err
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("for_good", [False, True])
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -137,7 +150,7 @@ def test_a_run_whose_disk_failed_anywhere_ends_as_if_it_never_had(
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(patch)
         assert train(recipe, good)[0] == 0
-    assert set(disk.count.values()) == {FILES}
+    assert set(disk.count.values()) == {FILES + 1}  # and a page, without which a run is finished
     for number in range(1, FILES + 1):
         run = tmp_path / f"run{number}"
         trained_on_a_bad_disk(
