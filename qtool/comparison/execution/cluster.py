@@ -19,10 +19,9 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 from qtool.comparison.execution.board import board
-from qtool.comparison.execution.executors import TRIES, say_died
-from qtool.comparison.execution.slots import PATIENCE
+from qtool.comparison.execution.slots import PATIENCE, outcome_of
 from qtool.comparison.execution.tasks import Ended, Reply, Task
-from qtool.comparison.execution.trials import Outcome, Train, TrainTrial, Trial, failed_summary
+from qtool.comparison.execution.trials import Outcome, Train, TrainTrial, Trial
 from qtool.errors import InputError
 from qtool.stopping import Stopped, heeding_signals, held_back
 
@@ -75,7 +74,7 @@ class Cluster:
                         found = ray.wait(list(running), timeout=PAUSE)[0]
                     for done in found:
                         trial = running.pop(done)
-                        outcome = self._outcome(trial, _ended(ray, done), tries, waiting)
+                        outcome = outcome_of(trial, _ended(ray, done), tries, waiting)
                         if outcome is not None:
                             seen.ends(outcome)
                             yield outcome
@@ -84,21 +83,6 @@ class Cluster:
                     ray.cancel(each, force=False)
                 if running:
                     ray.wait(list(running), num_returns=len(running), timeout=PATIENCE)
-
-    def _outcome(
-        self, trial: Trial, ended: Ended, tries: Counter[str], waiting: deque[Trial]
-    ) -> Outcome | None:
-        """Return what became of a trial; None where it is sent once more."""
-        if ended.error is not None:
-            raise ended.error
-        if ended.summary is not None:
-            return Outcome(trial, ended.summary)
-        tries[str(trial)] += 1
-        why = say_died(trial, ended.why, tries[str(trial)])
-        if tries[str(trial)] < TRIES:
-            waiting.append(trial)
-            return None
-        return Outcome(trial, failed_summary(trial, why))
 
     @contextmanager
     def _connected(self, threads: int) -> Generator[ModuleType]:

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from qtool.comparison.execution.board import Board, board
-from qtool.comparison.execution.executors import TRIES, say_died
-from qtool.comparison.execution.slots import Slot
-from qtool.comparison.execution.trials import Outcome, Train, Trial, failed_summary
+from qtool.comparison.execution.slots import Slot, outcome_of
+from qtool.comparison.execution.trials import Outcome, Train, Trial
 
 PAUSE = 0.02  # seconds between two looks at the processes
 
@@ -55,18 +54,7 @@ def _outcome(slot: Slot, tries: Counter[str], waiting: deque[Trial]) -> Outcome 
     """
     trial = slot.trial
     ended = None if trial is None else slot.ended()
-    if trial is None or ended is None:
-        return None
-    if ended.error is not None:
-        raise ended.error
-    if ended.summary is not None:
-        return Outcome(trial, ended.summary)
-    tries[str(trial)] += 1
-    why = say_died(trial, ended.why, tries[str(trial)])
-    if tries[str(trial)] < TRIES:
-        waiting.append(trial)
-        return None
-    return Outcome(trial, failed_summary(trial, why))
+    return None if trial is None or ended is None else outcome_of(trial, ended, tries, waiting)
 
 
 @contextmanager

@@ -11,20 +11,41 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from qtool.comparison.execution.executors import TRIES, say_died
 from qtool.comparison.execution.tasks import Ended, Task
-from qtool.comparison.execution.trials import Train, Trial
+from qtool.comparison.execution.trials import Outcome, Train, Trial, failed_summary
 from qtool.comparison.execution.worker import SAID_ALL
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LAST_WORDS = 2  # seconds for what a trial has said to be read
 PATIENCE = 300  # seconds for a checkpoint, once a trial is asked to stop
 Heard = Callable[[Trial, str], None]
+
+
+def outcome_of(
+    trial: Trial, ended: Ended, tries: Counter[str], waiting: deque[Trial]
+) -> Outcome | None:
+    """Return what became of a trial whose process has ended; None where it is tried once more.
+
+    Raises:
+        QtoolError: As the trial's process told of it.
+    """
+    if ended.error is not None:
+        raise ended.error
+    if ended.summary is not None:
+        return Outcome(trial, ended.summary)
+    tries[str(trial)] += 1
+    why = say_died(trial, ended.why, tries[str(trial)])
+    if tries[str(trial)] < TRIES:
+        waiting.append(trial)
+        return None
+    return Outcome(trial, failed_summary(trial, why))
 
 
 class Slot:
