@@ -1,49 +1,19 @@
 """The recipe: everything a run depends on, checked in full before anything is built."""
 
-from abc import abstractmethod
 from collections.abc import Mapping
-from difflib import get_close_matches
-from math import inf
-from typing import Annotated, Literal, Self
+from typing import Self
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-from qtool.data.datasets import DATASETS
 from qtool.data.sources import SYNTHETIC
-from qtool.models.vision import model_problems
 from qtool.numerics.coarse_gradient import CLOSED_FORMS
-from qtool.numerics.schedules import SCHEDULES
-from qtool.problems import Problem, ProblemsError, did_you_mean, shown
+from qtool.problems import Problem, ProblemsError
+from qtool.recipe.data import Data
+from qtool.recipe.model import Model
 from qtool.recipe.places import section_at
-from qtool.settings.choices import number_is_constant, schedule_problems
+from qtool.recipe.training import Training
 from qtool.settings.quantization import Quantization
-from qtool.settings.section import Checked, Choice, Named, Section, attempt, finite, in_registry
-from qtool.training.losses import LOSSES
-from qtool.training.optimizers import OPTIMIZERS
-
-
-def _check_rate(name: str, params: Mapping[str, object]) -> Checked:
-    """Check a learning rate's warmup, and that the rate is never negative or infinite."""
-    own = {key: value for key, value in params.items() if key != "warmup"}
-    warmup = params.get("warmup", 0.0)
-    if not finite(warmup) or not 0.0 <= warmup < 1.0:
-        why = f"{shown(warmup)} is not a share of training, 0 <= warmup < 1"
-        return Checked([("warmup", why)], own)
-    return Checked(schedule_problems(name, own, _wrong_rate) if name in SCHEDULES else [], own)
-
-
-def _wrong_rate(value: float) -> str | None:
-    """Say what is wrong with a value of the learning rate, if anything is."""
-    if 0 <= value < inf:
-        return None
-    return f"the learning rate becomes {value:g}; it must stay finite and >= 0"
-
+from qtool.settings.section import Section
 
 BINARY = {  # what makes 1 of x > 0 and 0 of the rest
     "bits": 1,
@@ -52,153 +22,6 @@ BINARY = {  # what makes 1 of x > 0 and 0 of the rest
     "place": "relu_outputs",
     "range": {"name": "fixed", "scale": 1.0},
 }
-OptimizerChoice = Annotated[Choice, in_registry(OPTIMIZERS)]
-LossChoice = Annotated[Choice, in_registry(LOSSES)]
-LearningRateChoice = Annotated[Choice, in_registry(SCHEDULES, also=_check_rate)]
-
-
-class _NamedSection(Named, Section):
-    """A section that names one of a family."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @classmethod
-    @abstractmethod
-    def _named_problems(cls, name: str, params: Mapping[str, object]) -> list[Problem]:
-        """Return what is wrong with the name and its parameters."""
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _known(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Check fields, name and parameters, and report what is wrong with any of them at once."""
-        made, given, found = attempt(cls, data, handler)
-        if isinstance(given, dict) and isinstance(name := given.get("name"), str):
-            places = [place for place, _ in found]
-            params = {str(k): v for k, v in given.items() if str(k) not in ("name", *places)}
-            for place, why in cls._named_problems(name, params):
-                if "has no parameter" in why and get_close_matches(place, cls.model_fields):
-                    why = f"unknown key{did_you_mean(place, cls.model_fields)}"
-                found.append((place or "name", why))
-        if found or made is None:
-            raise ProblemsError(found)
-        return made
-
-
-class Model(_NamedSection):
-    """The network."""
-
-    name: str
-    """A torchvision classification model by its own name, or one of qtool's."""
-
-    weights: str = "none"
-    """`none`, a torchvision weight name such as DEFAULT, or a file: a state_dict, or a run's
-    checkpoint.pt or model.safetensors."""
-
-    initialization: Literal["default", "he_uniform"] = "default"
-    """he_uniform draws the weights of quantized layers from U(-m, m), m = sqrt(6 / fan_in)."""
-
-    start: Literal["random", "near_spurious_minimum"] = "random"
-    """near_spurious_minimum puts two_linear_layers beside the local minimum that is not the teacher
-    of gaussian_teacher."""
-
-    @classmethod
-    def _named_problems(cls, name: str, params: Mapping[str, object]) -> list[Problem]:
-        found = []
-        drawn = params.get("initialization", "default") != "default"
-        if drawn and params.get("weights", "none") != "none":
-            found.append(("initialization", "excludes given weights; leave out one of the two"))
-        own = {k: v for k, v in params.items() if k not in ("start", "initialization")}
-        return found + model_problems(name, own)
-
-
-class Data(_NamedSection):
-    """The images."""
-
-    name: str
-    """A data set by its name, such as digits or image_folder."""
-
-    batch_size: int = Field(default=64, ge=1)
-    """Images in a training step, of all processes that train together."""
-
-    image_size: int | None = Field(default=None, ge=4, le=2048)
-    """Height and width in pixels that images are resized to; default: the data set's own."""
-
-    train_samples: int | None = Field(default=None, ge=1)
-    """Train on the first so many of a seeded shuffle; default: all."""
-
-    repeats: int = Field(default=1, ge=1, le=100_000)
-    """Passes over the training images in an epoch; for sets of a few batches."""
-
-    augment: bool = True
-    """Random crops and flips, as the data set's own recipe has them."""
-
-    root: str | None = None
-    """Folder of the data sets; default: QTOOL_DATA, else ~/.cache/qtool/data."""
-
-    workers: int = Field(default=2, ge=0, le=256)
-    """Processes that decode images which do not fit into memory."""
-
-    holdout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the training images that is held out: each epoch is judged by them, and by the
-    validation set the last one only."""
-
-    @classmethod
-    def _named_problems(cls, name: str, params: Mapping[str, object]) -> list[Problem]:
-        own = {key: value for key, value in params.items() if key not in cls.model_fields}
-        return DATASETS.problems(name, own)
-
-
-class Training(Section):
-    """How long and how fast to train."""
-
-    epochs: int = Field(ge=1, le=100_000)
-    """Passes over the training set."""
-
-    optimizer: OptimizerChoice = Choice(name="sgd")
-    """What turns gradients into steps."""
-
-    learning_rate: LearningRateChoice
-    """Schedule of the learning rate, step by step; a plain number stays constant."""
-
-    loss: LossChoice = Choice(name="cross_entropy")
-    """What training makes small."""
-
-    gradient: Literal["sampled", "population"] = "sampled"
-    """population takes expected gradients, in closed form; two_linear_layers on gaussian_teacher
-    only."""
-
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of layers; rounding to the grid is always decided in float32."""
-
-    compile: bool = False
-    """Compile the rounding and its gradients, on CUDA the whole model; takes a compiler."""
-
-    cuda_graph: bool = False
-    """On CUDA, capture the training step once and replay it: for small networks."""
-
-    channels_last: bool = True
-    """Keep images with their channels innermost, which is faster."""
-
-    calibration_batches: int = Field(default=8, ge=1)
-    """Batches that set the activation ranges before the first step."""
-
-    batch_norm_batches: int | None = Field(default=None, ge=0)
-    """Training batches that batch norm statistics are estimated on again after the last step;
-    default: 100 where there is a blend, else none."""
-
-    checkpoint_every: int = Field(default=1, ge=1)
-    """Epochs between checkpoints; the last epoch always has one."""
-
-    sync_batch_norm: bool = False
-    """Where several processes train together, batch norms see the images of all of them."""
-
-    gradient_accumulation: int = Field(default=1, ge=1, le=100_000)
-    """Passes whose gradients are added up for a step, each on so many shares of the batch."""
-
-    @field_validator("learning_rate", mode="before")
-    @classmethod
-    def _number_is_constant(cls, value: object) -> object:
-        return number_is_constant(value)
 
 
 class Recipe(Section):

@@ -1,0 +1,89 @@
+"""The section `training`: how long, how fast, and by which loss and optimizer."""
+
+from collections.abc import Mapping
+from math import inf
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from qtool.numerics.schedules import SCHEDULES
+from qtool.problems import shown
+from qtool.settings.choices import number_is_constant, schedule_problems
+from qtool.settings.section import Checked, Choice, Section, finite, in_registry
+from qtool.training.losses import LOSSES
+from qtool.training.optimizers import OPTIMIZERS
+
+
+def _check_rate(name: str, params: Mapping[str, object]) -> Checked:
+    """Check a learning rate's warmup, and that the rate is never negative or infinite."""
+    own = {key: value for key, value in params.items() if key != "warmup"}
+    warmup = params.get("warmup", 0.0)
+    if not finite(warmup) or not 0.0 <= warmup < 1.0:
+        why = f"{shown(warmup)} is not a share of training, 0 <= warmup < 1"
+        return Checked([("warmup", why)], own)
+    return Checked(schedule_problems(name, own, _wrong_rate) if name in SCHEDULES else [], own)
+
+
+def _wrong_rate(value: float) -> str | None:
+    """Say what is wrong with a value of the learning rate, if anything is."""
+    if 0 <= value < inf:
+        return None
+    return f"the learning rate becomes {value:g}; it must stay finite and >= 0"
+
+
+OptimizerChoice = Annotated[Choice, in_registry(OPTIMIZERS)]
+LossChoice = Annotated[Choice, in_registry(LOSSES)]
+LearningRateChoice = Annotated[Choice, in_registry(SCHEDULES, also=_check_rate)]
+
+
+class Training(Section):
+    """How long and how fast to train."""
+
+    epochs: int = Field(ge=1, le=100_000)
+    """Passes over the training set."""
+
+    optimizer: OptimizerChoice = Choice(name="sgd")
+    """What turns gradients into steps."""
+
+    learning_rate: LearningRateChoice
+    """Schedule of the learning rate, step by step; a plain number stays constant."""
+
+    loss: LossChoice = Choice(name="cross_entropy")
+    """What training makes small."""
+
+    gradient: Literal["sampled", "population"] = "sampled"
+    """population takes expected gradients, in closed form; two_linear_layers on gaussian_teacher
+    only."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of layers; rounding to the grid is always decided in float32."""
+
+    compile: bool = False
+    """Compile the rounding and its gradients, on CUDA the whole model; takes a compiler."""
+
+    cuda_graph: bool = False
+    """On CUDA, capture the training step once and replay it: for small networks."""
+
+    channels_last: bool = True
+    """Keep images with their channels innermost, which is faster."""
+
+    calibration_batches: int = Field(default=8, ge=1)
+    """Batches that set the activation ranges before the first step."""
+
+    batch_norm_batches: int | None = Field(default=None, ge=0)
+    """Training batches that batch norm statistics are estimated on again after the last step;
+    default: 100 where there is a blend, else none."""
+
+    checkpoint_every: int = Field(default=1, ge=1)
+    """Epochs between checkpoints; the last epoch always has one."""
+
+    sync_batch_norm: bool = False
+    """Where several processes train together, batch norms see the images of all of them."""
+
+    gradient_accumulation: int = Field(default=1, ge=1, le=100_000)
+    """Passes whose gradients are added up for a step, each on so many shares of the batch."""
+
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _number_is_constant(cls, value: object) -> object:
+        return number_is_constant(value)
