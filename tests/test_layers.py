@@ -53,6 +53,7 @@ PLANTED = {
         ("cli/options", "import torch", "torch"),
         ("cli/app", "from torchvision import models", "torchvision"),
         ("problems", "import torch", "torch"),
+        ("recipe/plain", "import torch", "torch"),
         ("limits", "from torch import nn", "torch"),
         ("limit", "import torch", "torch"),
         ("errors", "import torch", "torch"),

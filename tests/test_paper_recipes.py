@@ -9,7 +9,8 @@ import pytest
 from qtool import pipeline
 from qtool.models.papers import MODELS
 from qtool.recipe import Recipe
-from qtool.recipe.file import load_recipe, override, write_recipe
+from qtool.recipe.file import load_recipe, write_recipe
+from qtool.recipe.plain import override
 from qtool.runs import build
 from qtool.settings.section import check
 

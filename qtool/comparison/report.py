@@ -15,7 +15,7 @@ from qtool.inspection.run_report import (
     unless_impossible,
     write_run_page,
 )
-from qtool.recipe.file import read_recipe_file
+from qtool.recipe.plain import read_recipe_file
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.results import Summary, read
 from qtool.reports.spreadsheets import comparison_csv

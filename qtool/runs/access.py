@@ -15,13 +15,9 @@ from qtool.data.datasets import default_root
 from qtool.data.root import DataRoot
 from qtool.errors import RecipeError
 from qtool.files.json_data import read_json
-from qtool.recipe.file import (
-    check_recipe,
-    override,
-    read_recipe_file,
-    with_found_paths,
-)
+from qtool.recipe.file import check_recipe, with_found_paths
 from qtool.recipe.places import put, section_at
+from qtool.recipe.plain import override, read_recipe_file
 from qtool.recipe.recipe import Recipe
 from qtool.runs.folder import RECIPE, RunFolder
 from qtool.runs.machine import host_name

@@ -16,8 +16,9 @@ from qtool.errors import InputError
 from qtool.files.json_data import read_json
 from qtool.files.whole import write_atomically, write_json
 from qtool.quantizers.plan import mean_weight_bits
-from qtool.recipe.file import read_recipe_file, write_recipe
+from qtool.recipe.file import write_recipe
 from qtool.recipe.places import at, put
+from qtool.recipe.plain import read_recipe_file
 from qtool.recipe.recipe import Recipe
 from qtool.reports.health import Finding
 from qtool.reports.results import EpochLine, Profile, Summary

@@ -10,7 +10,8 @@ from qtool.errors import RecipeError
 from qtool.files.yaml_data import parse_yaml
 from qtool.problems import did_you_mean
 from qtool.recipe import Recipe
-from qtool.recipe.file import load_recipe, override, write_recipe
+from qtool.recipe.file import load_recipe, write_recipe
+from qtool.recipe.plain import SECTIONS, override
 from qtool.settings.section import check
 from tests import kit
 
@@ -46,6 +47,10 @@ FULL = {
 
 def test_there_are_recipes() -> None:
     assert "digits.yaml" in [path.name for path in RECIPES]
+
+
+def test_what_opens_without_torch_knows_the_keys_of_a_recipe() -> None:
+    assert list(Recipe.model_fields) == list(SECTIONS)
 
 
 def test_the_digits_do_not_saturate() -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from qtool.comparison.execution.trials import ComparisonFolder, Trial
 from qtool.comparison.question import Base
-from qtool.recipe.file import check_recipe, with_values
+from qtool.recipe.file import check_recipe
 from qtool.recipe.places import put
+from qtool.recipe.plain import with_values
 from qtool.recipe.recipe import Recipe
 
 

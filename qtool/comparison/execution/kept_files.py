@@ -11,7 +11,7 @@ from qtool.errors import InputError, QtoolError
 from qtool.files.checksums import NewestAndPrevious
 from qtool.files.json_data import read_json
 from qtool.files.lock import only_writer
-from qtool.recipe.file import read_recipe_file
+from qtool.recipe.plain import read_recipe_file
 from qtool.reports.results import Summary
 from qtool.runs import checkpoint
 from qtool.runs.changes import read_record
