@@ -20,7 +20,7 @@ from qtool.console import say, say_nothing
 from qtool.data.loaders import Loaders
 from qtool.reports.results import Summary
 from qtool.reports.words import duration
-from qtool.runs import build
+from qtool.runs import build, equipment
 from qtool.runs.access import Access
 
 TIMED = 3  # steps
@@ -118,7 +118,7 @@ def time_of(trial: Trial, read: Callable[[], Loaders], device: torch.device) -> 
             network = build.make_network(recipe, data).model
             model = build.prepare_network(recipe, network, data.first_images).train()
             build.calibrate_on(model, recipe, data)
-            trainer = build.make_trainer(recipe, model, data, device)
+            trainer = equipment.make_trainer(recipe, model, data, device)
             take, taken = trainer.plain_step(), list[float]()
             for batch in islice(trainer.train.batches(0), 1 + TIMED):
                 began = time.perf_counter()

@@ -2,9 +2,9 @@
 
 folder: its files. begin: a free folder, or this very run. train: from the start, or from where it
 stopped. run: what the files hold, each part built once. sources: what conversion and export start
-from. export: files that are made of it. build: what a recipe names. machine: what it runs on.
-access: what a recipe may reach. deal: which rows go to which process. stepping: the step that it
-trains by. checkpoint: everything needed to go on, and the one before. sound: which of them is as it
-was written, and what is made of it. changes: what its weights' codes did. weights: them, for other
-tools. answers: what its network says of each validation image.
+from. export: files that are made of it. build: what a recipe names. equipment: what trains it.
+machine: what it runs on. access: what a recipe may reach. deal: which rows go to which process.
+stepping: the step that it trains by. checkpoint: everything needed to go on, and the one before.
+sound: which of them is as it was written, and what is made of it. changes: what its weights' codes
+did. weights: them, for other tools. answers: what its network says of each validation image.
 """

@@ -1,4 +1,4 @@
-"""What a recipe names, built: data, network, trainer.
+"""What a recipe names, built: data and network.
 
 Rooms below this one take plain arguments, so that every stage can be tested without a recipe.
 """
@@ -20,26 +20,16 @@ from qtool.models.two_layers import begin_near_spurious_minimum
 from qtool.models.vision import Built, build_model, input_channels
 from qtool.problems import report
 from qtool.quantizers.calibrate import calibrate
-from qtool.quantizers.control import blend_alphas, compile_kernels
+from qtool.quantizers.control import blend_alphas
 from qtool.quantizers.door.entry import refuse_if_nothing_is_chosen
 from qtool.quantizers.layer import layout_of
 from qtool.quantizers.layers import plain_type
 from qtool.quantizers.prepare import pattern_problems, prepare
 from qtool.recipe.recipe import Recipe
 from qtool.runs.access import OWN, Access
-from qtool.runs.deal import deal
-from qtool.runs.stepping import fast_step, population_of
-from qtool.settings.choices import rate_schedule
 from qtool.settings.quantization import Quantization
 from qtool.settings.user_code import UserCode
 from qtool.training.batch_norm import reestimate_batch_norm
-from qtool.training.loop import Trainer
-from qtool.training.losses import LOSSES, Loss
-from qtool.training.optimizers import OPTIMIZERS, parameter_groups
-from qtool.training.profile import StepProfile
-from qtool.training.random_numbers import OwnRandomNumbers
-from qtool.training.synced_norms import sync_norms
-from qtool.world.world import ALONE, World
 
 AFTER_A_BLEND = 100  # training batches for batch norm statistics, unless the recipe says otherwise
 
@@ -245,70 +235,3 @@ def reestimate_batch_norm_on(model: nn.Module, recipe: Recipe, loaders: Loaders)
     if count:
         batches = islice(loaders.train.batches(recipe.training.epochs), count)
         reestimate_batch_norm(model, (images for images, _ in batches))
-
-
-def make_loss(recipe: Recipe) -> Loss:
-    """Return the recipe's loss."""
-    return LOSSES.build(recipe.training.loss.name, **recipe.training.loss.params)
-
-
-def make_trainer(
-    recipe: Recipe,
-    model: nn.Module,
-    loaders: Loaders,
-    device: torch.device,
-    world: World = ALONE,
-) -> Trainer:
-    """Return what trains the model, at its very beginning; `equip` gives it its step.
-
-    Raises:
-        InputError: If several processes cannot train it as the recipe says.
-    """
-    training = recipe.training
-    on_cuda = device.type == "cuda"
-    dealt = deal(recipe, loaders, device, world)
-    if training.sync_batch_norm and world.size > 1:
-        sync_norms(model)
-    compile_kernels(model, wanted=training.compile and not on_cuda)
-    if training.cuda_graph and not on_cuda:
-        say("note: going on without training.cuda_graph, which is for CUDA devices")
-    rate = rate_schedule(training.learning_rate)
-    optimizer = OPTIMIZERS.build(training.optimizer.name, **training.optimizer.params)
-    return Trainer(
-        model=model,
-        train=dealt.train,
-        validation=dealt.validation,
-        holdout=dealt.holdout,
-        loss=make_loss(recipe),
-        optimizer=optimizer(parameter_groups(model), rate(0.0)),
-        learning_rate=rate,
-        device=device,
-        precision=getattr(torch, training.precision),
-        epochs=training.epochs,
-        history=[],
-        world=world,
-        batch=dealt.rows,
-        shares=training.gradient_accumulation,
-    )
-
-
-def equip(
-    trainer: Trainer, recipe: Recipe, loaders: Loaders, profile: StepProfile | None = None
-) -> None:
-    """Give a trainer, once its state is there, the step that the recipe asks for, and who looks on.
-
-    A step that is measured is neither compiled nor captured.
-    """
-    step = trainer.plain_step()
-    if profile is not None:
-        step.mark = profile.mark
-        trainer.step = step
-        trainer.join(profile)
-    elif trainer.device.type == "cuda":
-        trainer.step = fast_step(step, recipe, trainer.device)
-    if trainer.world.size > 1:
-        trainer.join(OwnRandomNumbers(recipe.seed, trainer.world.rank))
-    population = population_of(recipe, trainer.model, loaders)
-    if population is not None:
-        trainer.step = population.around(trainer.step or step, trainer.optimizer)
-        trainer.join(population)

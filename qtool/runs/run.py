@@ -19,6 +19,7 @@ from qtool.recipe.recipe import Recipe
 from qtool.runs import build, checkpoint
 from qtool.runs.access import OWN, Access
 from qtool.runs.checkpoint import Checkpoint
+from qtool.runs.equipment import make_trainer
 from qtool.runs.folder import RunFolder
 from qtool.runs.sound import checkpoint_to_go_on_from
 from qtool.settings.user_code import NO_CODE, UserCode
@@ -170,7 +171,7 @@ class Run:
         """Return what trains the checkpoint's network as a recipe has it, at its very beginning."""
         chosen = recipe or self.recipe
         model = build.prepare_network(chosen, self.network, self.data.first_images, search=False)
-        return build.make_trainer(chosen, model, self.data, self.device, self.world)
+        return make_trainer(chosen, model, self.data, self.device, self.world)
 
     def restore(self, trainer: Trainer) -> None:
         """Put a trainer where the checkpoint stands, random numbers included.

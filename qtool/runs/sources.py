@@ -33,6 +33,7 @@ from qtool.reports.tables import show_plan
 from qtool.runs import build
 from qtool.runs.access import OF_A_FILE, OWN, Access
 from qtool.runs.begin import folder_for_untrained, keep_recipe, write_environment
+from qtool.runs.equipment import make_loss
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.runs.sound import why_not_fresh
@@ -77,7 +78,7 @@ class Quantized:
             self.model,
             integer,
             self.validation,
-            build.make_loss(self.recipe),
+            make_loss(self.recipe),
             path=self.path,
             float_accuracy=self.float_accuracy,
             avoids_saturation=avoids_saturation,
@@ -142,7 +143,7 @@ def _calibrated(
         say("note: model.weights is none, so random weights are quantized")
     built = build.make_network(recipe, data)
     network = built.model.eval().to(device)
-    score = evaluate(network, data.validation.batches(0), build.make_loss(recipe))
+    score = evaluate(network, data.validation.batches(0), make_loss(recipe))
     identity = json.dumps(recipe.identity(), sort_keys=True)
     made_of = hashlib.sha256(
         (identity + sha256_of_state(network.state_dict())).encode()

@@ -17,7 +17,7 @@ from qtool.quantizers.plan import plan
 from qtool.quantizers.plan_sites import plan_sites
 from qtool.reports.results import EpochLine, Summary
 from qtool.reports.tables import show_plan
-from qtool.runs import build, checkpoint
+from qtool.runs import build, checkpoint, equipment
 from qtool.runs.answers import AnswerRecorder, keep_answers
 from qtool.runs.begin import (
     keep_recipe,
@@ -227,8 +227,8 @@ def start_or_resume(run: Run, profile: StepProfile | None = None) -> tuple[Train
         model = build.prepare_network(run.recipe, built.model, run.data.first_images).train()
         build.calibrate_on(model, run.recipe, run.data)
         run.world.same_everywhere(model)
-        trainer = build.make_trainer(run.recipe, model, run.data, run.device, run.world)
-    build.equip(trainer, run.recipe, run.data, profile)
+        trainer = equipment.make_trainer(run.recipe, model, run.data, run.device, run.world)
+    equipment.equip(trainer, run.recipe, run.data, profile)
     return trainer, architecture
 
 

@@ -14,7 +14,7 @@ import torch
 from qtool.evaluation import evaluate
 from qtool.integer.converted import converted_state
 from qtool.integer.format import READABLE, read_metadata
-from qtool.runs.build import make_loss
+from qtool.runs.equipment import make_loss
 from qtool.runs.sources import Integer
 from tests.kit import metrics, shell
 

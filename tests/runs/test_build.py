@@ -7,7 +7,7 @@ import torch
 
 from qtool.errors import InputError, RecipeError
 from qtool.recipe import Recipe
-from qtool.runs import build, machine
+from qtool.runs import build, equipment, machine
 from qtool.settings.section import check
 from qtool.training.captured import CapturedStep
 from tests import kit
@@ -57,8 +57,8 @@ def test_a_cuda_graph_is_left_out_on_a_cpu_with_a_note(capsys):
     wanted = plain.model_copy(update={"training": training})
     network = build.make_network(wanted, IMAGES).model
     loaders = SimpleNamespace(train=None, validation=None, holdout=None)
-    trainer = build.make_trainer(wanted, network, loaders, torch.device("cpu"))
-    build.equip(trainer, wanted, loaders)
+    trainer = equipment.make_trainer(wanted, network, loaders, torch.device("cpu"))
+    equipment.equip(trainer, wanted, loaders)
 
     assert not isinstance(trainer.step, CapturedStep)
     assert "without training.cuda_graph" in capsys.readouterr().err

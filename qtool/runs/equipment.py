@@ -1,0 +1,86 @@
+"""What trains a recipe's network: loss, optimizer, the step that it takes, and who looks on."""
+
+import torch
+from torch import nn
+
+from qtool.console import say
+from qtool.data.loaders import Loaders
+from qtool.quantizers.control import compile_kernels
+from qtool.recipe.recipe import Recipe
+from qtool.runs.deal import deal
+from qtool.runs.stepping import fast_step, population_of
+from qtool.settings.choices import rate_schedule
+from qtool.training.loop import Trainer
+from qtool.training.losses import LOSSES, Loss
+from qtool.training.optimizers import OPTIMIZERS, parameter_groups
+from qtool.training.profile import StepProfile
+from qtool.training.random_numbers import OwnRandomNumbers
+from qtool.training.synced_norms import sync_norms
+from qtool.world.world import ALONE, World
+
+
+def make_loss(recipe: Recipe) -> Loss:
+    """Return the recipe's loss."""
+    return LOSSES.build(recipe.training.loss.name, **recipe.training.loss.params)
+
+
+def make_trainer(
+    recipe: Recipe,
+    model: nn.Module,
+    loaders: Loaders,
+    device: torch.device,
+    world: World = ALONE,
+) -> Trainer:
+    """Return what trains the model, at its very beginning; `equip` gives it its step.
+
+    Raises:
+        InputError: If several processes cannot train it as the recipe says.
+    """
+    training = recipe.training
+    on_cuda = device.type == "cuda"
+    dealt = deal(recipe, loaders, device, world)
+    if training.sync_batch_norm and world.size > 1:
+        sync_norms(model)
+    compile_kernels(model, wanted=training.compile and not on_cuda)
+    if training.cuda_graph and not on_cuda:
+        say("note: going on without training.cuda_graph, which is for CUDA devices")
+    rate = rate_schedule(training.learning_rate)
+    optimizer = OPTIMIZERS.build(training.optimizer.name, **training.optimizer.params)
+    return Trainer(
+        model=model,
+        train=dealt.train,
+        validation=dealt.validation,
+        holdout=dealt.holdout,
+        loss=make_loss(recipe),
+        optimizer=optimizer(parameter_groups(model), rate(0.0)),
+        learning_rate=rate,
+        device=device,
+        precision=getattr(torch, training.precision),
+        epochs=training.epochs,
+        history=[],
+        world=world,
+        batch=dealt.rows,
+        shares=training.gradient_accumulation,
+    )
+
+
+def equip(
+    trainer: Trainer, recipe: Recipe, loaders: Loaders, profile: StepProfile | None = None
+) -> None:
+    """Give a trainer, once its state is there, the step that the recipe asks for, and who looks on.
+
+    A step that is measured is neither compiled nor captured.
+    """
+    step = trainer.plain_step()
+    if profile is not None:
+        step.mark = profile.mark
+        trainer.step = step
+        trainer.join(profile)
+    elif trainer.device.type == "cuda":
+        trainer.step = fast_step(step, recipe, trainer.device)
+    if trainer.world.size > 1:
+        trainer.join(OwnRandomNumbers(recipe.seed, trainer.world.rank))
+    population = population_of(recipe, trainer.model, loaders)
+    if population is not None:
+        trainer.step = population.around(trainer.step or step, trainer.optimizer)
+        trainer.join(population)
