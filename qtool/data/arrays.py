@@ -5,10 +5,13 @@ Nothing in the file is guessed at: what does not fit is reported, all of it at o
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from qtool.data.layouts import listed
 from qtool.data.root import DataRoot
 from qtool.data.sources import DataSource, Split, channel_statistics, make_source
 from qtool.errors import DataError
@@ -25,6 +28,7 @@ def arrays(
     file: str,
     mean: list[float] | None = None,
     std: list[float] | None = None,
+    labels: Literal["numbers", "used"] = "numbers",
 ) -> DataSource:
     """Read images from `file`, an .npz under `root`.
 
@@ -34,21 +38,49 @@ def arrays(
             or 3 and H = W; y_train and y_test are whole numbers from 0, [N] or [N, 1].
         mean: Per channel, of images scaled to 0..1; of x_train where absent.
         std: Likewise.
+        labels: numbers: a network has an output for each number from 0 to the largest label. used:
+            for each label that occurs, in ascending order, so that labels may start at 1 or have
+            gaps; the classes are called by those labels.
     """
     path = DataRoot.of(root).named(file)
     train, validation = read_npz(path)
+    used = torch.cat([train.labels, validation.labels]).unique()
+    names, note = list[str](), ""
+    if labels == "used":
+        train, validation = (
+            Split(half.images, torch.searchsorted(used, half.labels))
+            for half in (train, validation)
+        )
+        names = [str(label) for label in used.tolist()]
+    else:
+        note = _unused(path, used)
     measured_mean, measured_std = channel_statistics(train.images)
     source = make_source(
         "arrays",
         train,
         validation,
-        classes=int(max(train.labels.max(), validation.labels.max())) + 1,
+        note=note,
+        names=names,
+        classes=len(names) or int(used.max()) + 1,
         mean=tuple(measured_mean if mean is None else mean),
         std=tuple(measured_std if std is None else std),
         image_size=train.images.shape[-1],
     )
     _check_statistics(source, path, channels=train.images.shape[1])
     return source
+
+
+def _unused(path: Path, used: Tensor) -> str:
+    """Say which numbers below the largest label no image has; `used` ascends."""
+    classes = int(used[-1]) + 1
+    if len(used) == classes:
+        return ""
+    missing = sorted(set(range(classes)) - set(used.tolist()))
+    return (
+        f"{path}: no image is labelled {listed(list(map(str, missing)))}; the network has an "
+        f"output for each of the {classes} numbers from 0 to {classes - 1} "
+        f"(data.labels: used takes the {len(used)} that occur)"
+    )
 
 
 def read_npz(path: Path) -> tuple[Split, Split]:

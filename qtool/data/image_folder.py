@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from qtool.data.class_names import imagenet_names
+from qtool.data.layouts import Layout, layout_of, listed, loose_images, subfolders
 from qtool.data.root import DataRoot
 from qtool.data.sources import (
     IMAGENET_CLASSES,
@@ -21,6 +22,7 @@ from qtool.data.sources import (
 from qtool.errors import DataError
 from qtool.images.files import SUFFIXES, images_in
 
+MOST_CLASSES = 30  # named to the user
 # The ten classes of Imagenette (github.com/fastai/imagenette) among the 1000 of ImageNet.
 IMAGENETTE = {
     "n01440764": 0,
@@ -47,36 +49,54 @@ def image_folder(
 
     Args:
         root: Folder of data sets.
-        folder: Holds train/ and val/ with a folder per class each; or only one of the two, or the
-            folders of classes themselves, which are then split, the same way every time.
+        folder: Holds train/ and val/ with a folder per class each (or training/, valid/,
+            validation/, dev/, test/, in upper or lower case; a test half judges where nothing else
+            does); or only one of them, or the folders of classes themselves, which are then split,
+            the same way every time.
         labels: folders: classes count the folders in alphabetical order. imagenet: the 1000
             classes of ImageNet, from folders named by wnid (n01440764) or class index
             (000_n01440764).
         validation_share: Share of the images set aside where qtool splits.
     """
     allowed = DataRoot.of(root)
-    base = allowed.named(folder)
-    possible = {half: allowed.inside(base / half) for half in ("train", "val")}
-    halves = {half: path for half, path in possible.items() if _has_class_folders(path)}
-    note = ""
-    if len(halves) == 2:
-        names = _class_folders(halves["train"])
-        train = _read_half(halves["train"], labels, names, allowed)
-        validation = _read_half(halves["val"], labels, names, allowed)
+    layout = layout_of(allowed.named(folder), allowed)
+    names = _class_folders(layout.train)
+    notes = [] if labels == "imagenet" else [f"{len(names)} classes: {listed(names, MOST_CLASSES)}"]
+    train = _read_half(layout.train, labels, names, allowed)
+    if layout.validation is not None:
+        validation = _read_half(layout.validation, labels, names, allowed, judges=True)
+        notes += _lacking(train, validation, names, layout.validation)
     else:
-        whole = next(iter(halves.values()), base)
-        names = _class_folders(whole)
-        images = _read_half(whole, labels, names, allowed)
-        train, validation = _split(images, validation_share, whole)
-        note = (
-            f"{whole} is split by a fixed seed: "
+        train, validation = _split(train, validation_share, layout.train)
+        notes.append(
+            f"{layout.train} is split by a fixed seed: "
             f"{len(train):,} training and {len(validation):,} validation images"
         )
+    notes += layout.notes + _left_out(layout)
     if labels == "imagenet":
         names = list(imagenet_names())
     return make_source(
-        "image_folder", train, validation, classes=len(names), note=note, names=names
+        "image_folder", train, validation, classes=len(names), note="\n".join(notes), names=names
     )
+
+
+def _lacking(train: FileSplit, validation: FileSplit, names: list[str], judge: Path) -> list[str]:
+    """Say of which classes there are images to train on and none to judge by."""
+    lacking = sorted(set(train.labels) - set(validation.labels))
+    if not lacking or len(names) <= lacking[-1]:  # ImageNet's indices are no folders' numbers
+        return []
+    return [f"{judge}: no images of {listed([names[label] for label in lacking])}"]
+
+
+def _left_out(layout: Layout) -> list[str]:
+    """Say how many images lie beside the folders of classes, where they have no class."""
+    counts = {path: loose_images(path) for path in (layout.train, layout.validation) if path}
+    return [
+        f"{path}: {count:,} {'image lies' if count == 1 else 'images lie'} beside the folders of "
+        "classes, and none is used"
+        for path, count in counts.items()
+        if count
+    ]
 
 
 def _class_folders(base: Path) -> list[str]:
@@ -85,19 +105,16 @@ def _class_folders(base: Path) -> list[str]:
             f"{base}: no such folder; data.folder names a folder of images under data.root "
             "(or under --data-root, or the folder in the environment variable QTOOL_DATA)"
         )
-    names = sorted(p.name for p in base.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not names:
+    if not (names := subfolders(base)):
         raise DataError(
             f"{base}: holds no folders; needed are train/ and val/, or one folder per class"
         )
     return names
 
 
-def _has_class_folders(base: Path) -> bool:
-    return base.is_dir() and any(path.is_dir() for path in base.iterdir())
-
-
-def _read_half(base: Path, labels: str, known: list[str], allowed: DataRoot) -> FileSplit:
+def _read_half(
+    base: Path, labels: str, known: list[str], allowed: DataRoot, *, judges: bool = False
+) -> FileSplit:
     """List the images of every class folder under `base`.
 
     Args:
@@ -105,19 +122,21 @@ def _read_half(base: Path, labels: str, known: list[str], allowed: DataRoot) -> 
         labels: As in `image_folder`.
         known: The class folders of the training half, in the order of their labels.
         allowed: The folder of data sets.
+        judges: Classes may have no images.
     """
     names = _class_folders(base)
     if labels == "imagenet":
         label_of = _imagenet_labels(base, names)
     elif unknown := [name for name in names if name not in known]:
-        raise DataError(f"{base}: {_few(unknown)} not among the classes of the training images")
+        raise DataError(f"{base}: {listed(unknown)} not among the classes of the training images")
     else:
         label_of = {name: label for label, name in enumerate(known)}
     folders = {name: allowed.inside(base / name) for name in names}
     files = {name: allowed.all_inside(images_in(path)) for name, path in folders.items()}
-    if empty := [name for name, paths in files.items() if not paths]:
+    empty = [name for name, paths in files.items() if not paths]
+    if empty and not (judges and len(empty) < len(files)):
         raise DataError(
-            f"{base}: no images in {_few(empty)}; images end in {', '.join(sorted(SUFFIXES))}"
+            f"{base}: no images in {listed(empty)}; images end in {', '.join(sorted(SUFFIXES))}"
         )
     pairs = [(path, label_of[name]) for name, paths in files.items() for path in paths]
     return FileSplit([path for path, _ in pairs], [label for _, label in pairs])
@@ -139,7 +158,7 @@ def _imagenet_labels(base: Path, names: list[str]) -> dict[str, int]:
             label_of[name] = label
     if unknown:
         raise DataError(
-            f"{base}: cannot tell the ImageNet class of {_few(unknown)}; start the name with the "
+            f"{base}: cannot tell the ImageNet class of {listed(unknown)}; start the name with the "
             "class index, such as 000_n01440764 (a bare wnid is enough where all 1000 folders are "
             "there, or for the ten of Imagenette), or set data.labels to folders"
         )
@@ -152,8 +171,3 @@ def _split(images: FileSplit, share: float, base: Path) -> tuple[FileSplit, File
     validation = min(max(round(share * len(images)), 1), len(images) - 1)
     train_indices, held_out = fixed_split(images.labels, validation)
     return images.subset(train_indices), images.subset(held_out)
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

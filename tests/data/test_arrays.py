@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from qtool.data.arrays import arrays
 from qtool.data.datasets import DATASETS
@@ -55,6 +56,26 @@ def test_grey_images_and_labels_as_keras_ships_them_are_taken(tmp_path: Path) ->
     assert source.train.images.shape == (6, 1, 4, 4)
     assert source.train.labels.tolist() == [0, 1, 2, 3, 4, 5]
     assert (source.mean, source.std) == ((0.5,), (0.25,))
+
+
+@pytest.mark.parametrize(
+    ("labels", "missing"),
+    [([1, 2, 3], "0"), ([0, 50, 3], "1, 2, 4, 5, 6, 7, 8, 9, 10, 11 and 38 more")],
+)
+def test_labels_with_gaps_are_said_or_counted(
+    labels: list[int], missing: str, tmp_path: Path
+) -> None:
+    write(tmp_path, y_train=np.array(labels * 2), y_test=np.array(labels[1:]))
+    plain = arrays(tmp_path, file="a.npz")
+    assert plain.classes == max(labels) + 1
+    assert f"no image is labelled {missing}" in plain.note
+    assert "data.labels: used takes the 3 that occur" in plain.note
+    counted = arrays(tmp_path, file="a.npz", labels="used")
+    place = {label: index for index, label in enumerate(sorted(labels))}
+    assert torch.as_tensor(counted.train.labels).tolist() == [place[label] for label in labels * 2]
+    assert torch.as_tensor(counted.validation.labels).tolist() == [place[n] for n in labels[1:]]
+    assert counted.class_names == tuple(map(str, sorted(labels)))
+    assert (counted.classes, counted.note) == (3, "")
 
 
 x, y = good()["x_train"], good()["y_train"]

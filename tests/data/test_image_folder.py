@@ -40,7 +40,7 @@ def test_train_and_val_are_read_as_they_are(tmp_path: Path) -> None:
         ("dog/1.png", 1),
     ]
     assert names(source.validation) == [("cat/0.png", 0), ("dog/0.png", 1)]
-    assert (source.classes, source.note) == (2, "")
+    assert (source.classes, source.note) == (2, "2 classes: cat, dog")
 
 
 def test_classes_missing_from_val_keep_the_labels_of_train(tmp_path: Path) -> None:
@@ -119,8 +119,73 @@ def test_wrong_folders_say_what_is_needed(tmp_path: Path) -> None:
         image_folder(tmp_path)
     for name in "abcd":
         (tmp_path / name).mkdir()
-    with pytest.raises(DataError, match="no images in a, b, c and 1 more; images end in"):
+    with pytest.raises(DataError, match="no images in a, b, c, d; images end in"):
         image_folder(tmp_path)
+
+
+LAYOUTS = [
+    (["train", "val"], "val", []),
+    (["training", "validation"], "validation", []),
+    (["Train", "Val"], "Val", []),
+    (["TRAIN", "dev"], "dev", []),
+    (["train", "valid", "test"], "valid", ["test/ is there and is not used: SET/valid judges"]),
+    (["train", "test"], "test", ["test/ judges, for there is no validation folder"]),
+    (["train", "val", "extra"], "val", ["SET: not used: extra/"]),
+]
+
+
+@pytest.mark.parametrize("wrapped", ["", "archive"])
+@pytest.mark.parametrize(("halves", "judge", "notes"), LAYOUTS)
+def test_halves_are_known_by_the_names_that_people_give_them(
+    halves: list[str], judge: str, notes: list[str], wrapped: str, tmp_path: Path
+) -> None:
+    base = tmp_path / wrapped if wrapped else tmp_path
+    for half in halves:
+        for name, count in (("cat", 3), ("dog", 2)):
+            write_images(base / half / name, count)
+    (tmp_path / "__MACOSX" / "train" / "cat").mkdir(parents=True)
+    source = image_folder(tmp_path)
+    assert isinstance(source.train, FileSplit)
+    assert isinstance(source.validation, FileSplit)
+    assert source.class_names == ("cat", "dog")
+    assert {path.parents[1].name for path in source.train.paths} == {halves[0]}
+    assert {path.parents[1].name for path in source.validation.paths} == {judge}
+    said = [note.replace("SET", str(base)) for note in notes]
+    assert source.note.splitlines() == ["2 classes: cat, dog", *said]
+
+
+def test_a_half_by_two_names_is_refused(tmp_path: Path) -> None:
+    for half in ("train", "val", "valid"):
+        write_images(tmp_path / half / "cat", 1)
+    with pytest.raises(DataError, match="both val/ and valid/ are there for validation"):
+        image_folder(tmp_path)
+
+
+def test_a_class_may_be_called_test_or_train(tmp_path: Path) -> None:
+    for name in ("test/deeper", "train", "bus"):
+        write_images(tmp_path / name, 2)
+    assert image_folder(tmp_path).class_names == ("bus", "test", "train")
+
+
+def test_what_has_no_class_or_no_judge_is_said(tmp_path: Path) -> None:
+    for half, name in (("train", "a"), ("train", "b"), ("train", "c"), ("val", "b")):
+        write_images(tmp_path / half / name, 2)
+    (tmp_path / "val" / "c").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "train" / "loose.PNG")
+    source = image_folder(tmp_path)
+    assert names(source.validation) == [("b/0.png", 1), ("b/1.png", 1)]
+    assert source.note.splitlines() == [
+        "3 classes: a, b, c",
+        f"{tmp_path / 'val'}: no images of a, c",
+        f"{tmp_path / 'train'}: 1 image lies beside the folders of classes, and none is used",
+    ]
+
+
+def test_many_classes_are_named_in_part(tmp_path: Path) -> None:
+    for number in range(32):
+        write_images(tmp_path / f"{number:02}", 1)
+    first = image_folder(tmp_path).note.splitlines()[0]
+    assert first == f"32 classes: {', '.join(f'{n:02}' for n in range(30))} and 2 more"
 
 
 def test_a_single_image_cannot_be_split(tmp_path: Path) -> None:
