@@ -1,24 +1,22 @@
 """The stories qtool tells: train, convert, export, predict, bench, compare, inspect. Start here.
 
 recipe -> loaders, float model -> prepare -> train -> checkpoint
--> convert -> integer model -> export -> ONNX, proven in the runtime; compare: runs -> a verdict
+-> convert -> integer model -> export -> ONNX, proven in the runtime; compare: runs -> a verdict,
+whose stories are told in `comparison.stories`
 """
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Unpack
 
 from qtool.benchmark.bench import bench_files
-from qtool.comparison.arms.compared import trials_of
-from qtool.comparison.arms.estimators import estimator_arms
-from qtool.comparison.arms.fair import AS_THEY_ARE, Fairness, fair_arms
-from qtool.comparison.arms.given import given_arms
-from qtool.comparison.arms.schedules import Scheduled, Window, schedule_arms
-from qtool.comparison.equivalence.arms import compare_equivalent
-from qtool.comparison.finished import side_by_side
-from qtool.comparison.question import BatchOptions, ComparisonRequest, Side, compare_arms
-from qtool.comparison.report import NOTHING, Shown, is_comparison, read_comparison, write_page
+from qtool.comparison.report import is_comparison, read_comparison, write_page
+from qtool.comparison.stories import (
+    compare_equivalence,
+    compare_estimators,
+    compare_runs,
+    compare_schedules,
+)
 from qtool.conversion.to_integer import convert as to_integer
 from qtool.errors import InputError
 from qtool.export.proof.damage import refuse_damaged
@@ -55,6 +53,24 @@ from qtool.stopping import held_back
 from qtool.straight_through.run import convert_run
 from qtool.world.forming import formed, own_device
 from qtool.world.launched import launched
+
+__all__ = [
+    "bench",
+    "compare_equivalence",
+    "compare_estimators",
+    "compare_runs",
+    "compare_schedules",
+    "convert",
+    "convert_to_straight_through",
+    "draw",
+    "export",
+    "export_for_all",
+    "inspect",
+    "inspect_estimators",
+    "predict",
+    "repair",
+    "train",
+]
 
 
 def train(
@@ -231,68 +247,6 @@ def bench(
             profile=profile,
             processor=processor_name(),
         )
-
-
-def compare_estimators(
-    recipe_path: Path,
-    *,
-    names: list[str] | None = None,
-    on: Side | None = None,
-    given: list[str] | None = None,
-    fairness: Fairness = AS_THEY_ARE,
-    **options: Unpack[BatchOptions],
-) -> Comparison:
-    """Recipe x estimators, or arms that are written out, x seeds -> trials -> comparison.json."""
-    request = ComparisonRequest.of(recipe_path, options)
-    if given:
-        arms, side = given_arms(request, given), None
-    else:
-        arms, side = estimator_arms(request, names, on)
-    named = bool(names or given)
-    made = fair_arms(arms, fairness, request, "estimators", on=side, named=named)
-    trials = trials_of(made.arms, request.folder("estimators"))
-    return compare_arms("estimators", side or "arms", request, trials, made.said_in)
-
-
-def compare_schedules(
-    recipe_path: Path,
-    *,
-    names: list[str] | None = None,
-    on: Scheduled = "alpha",
-    windows: list[Window] | None = None,
-    fairness: Fairness = AS_THEY_ARE,
-    **options: Unpack[BatchOptions],
-) -> Comparison:
-    """Recipe x schedules x seeds -> trials -> comparison.json; return what it says."""
-    request = ComparisonRequest.of(recipe_path, options)
-    arms = schedule_arms(request, names, on, windows)
-    made = fair_arms(arms, fairness, request, "schedules")
-    trials = trials_of(made.arms, request.folder("schedules"))
-    return compare_arms("schedules", on, request, trials, made.said_in)
-
-
-def compare_equivalence(
-    recipe_path: Path,
-    *,
-    name: str | None = None,
-    rates: list[float] | None = None,
-    **options: Unpack[BatchOptions],
-) -> Equivalence:
-    """Recipe x learning rates x seeds -> custom, mapped, naive, jitter -> comparison.json."""
-    request = ComparisonRequest.of(recipe_path, options, seeds=1)
-    return compare_equivalent(request, name, rates)
-
-
-def compare_runs(
-    sources: list[Path],
-    *,
-    output: Path | None = None,
-    assignments: list[str] | None = None,
-    data_root: Path | None = None,
-    shown: Shown = NOTHING,
-) -> Comparison:
-    """Finished runs and ONNX files -> one table; written to comparison.json where asked."""
-    return side_by_side(sources, output, Access.of(data_root, assignments), shown)
 
 
 def inspect(source: Path) -> Inspection | Comparison | Equivalence:

@@ -9,13 +9,9 @@ import pytest
 from scipy import stats
 
 from qtool.comparison.equivalence import report as equivalence
-from qtool.comparison.equivalence.report import (
-    METRIC_NAMES,
-    Likeness,
-    Question,
-    arm_name,
-    equivalence_report,
-)
+from qtool.comparison.equivalence.asked import Question, arm_name
+from qtool.comparison.equivalence.likeness import METRIC_NAMES, Likeness
+from qtool.comparison.equivalence.report import equivalence_report
 from qtool.comparison.equivalence.slopes import slope_of
 from qtool.comparison.equivalence.verdict import is_equivalent
 from qtool.comparison.execution.trials import ComparisonFolder, Outcome

@@ -6,7 +6,7 @@ from math import isfinite
 
 from qtool.comparison.arms.estimators import refuse_float, refuse_unknown, with_estimator
 from qtool.comparison.arms.scaling import scaled
-from qtool.comparison.equivalence.report import (
+from qtool.comparison.equivalence.asked import (
     CUSTOM,
     JITTER,
     JITTER_FACTOR,
@@ -14,8 +14,8 @@ from qtool.comparison.equivalence.report import (
     NAIVE,
     Question,
     arm_name,
-    equivalence_report,
 )
+from qtool.comparison.equivalence.report import equivalence_report
 from qtool.comparison.execution.plan import About
 from qtool.comparison.execution.trials import TrainTrial, Trial
 from qtool.comparison.question import ComparisonRequest, rate_of, read_base

@@ -1,147 +1,34 @@
 """Is a custom gradient estimator a straight-through one in disguise? Four arms, one verdict.
 
-custom: the estimator as it is. mapped: straight_through from M(w0) at the learning rate times
-alpha (Adam: straight_through, nothing changed). naive: straight_through, nothing changed.
-jitter: custom at 1.01 times the learning rate, the noise below which nothing can be told apart.
-Every arm is held against custom, of the same seed and learning rate.
-
 Reference: Schoenbauer et al., 2024, arXiv:2405.05171.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 
-from qtool.comparison.equivalence import agreement
+from qtool.comparison.equivalence.asked import (
+    CUSTOM,
+    JITTER,
+    MAPPED,
+    NAIVE,
+    Question,
+    arm_name,
+)
+from qtool.comparison.equivalence.likeness import (
+    METRIC_NAMES,
+    Figures,
+    Likeness,
+    Traced,
+    measure,
+    read_traced,
+)
 from qtool.comparison.equivalence.slopes import slope_of
 from qtool.comparison.equivalence.verdict import RULE, is_equivalent, sentence
 from qtool.comparison.execution.trials import Outcomes, of_trials
 from qtool.comparison.judged import judge
 from qtool.reports.comparisons import Arm, Curve, Difference, Equivalence, Slope
-from qtool.reports.results import EpochLine
-from qtool.runs.changes import Record, read_record
 from qtool.runs.folder import RunFolder
-from qtool.straight_through.recipe import Equivalent
-
-CUSTOM, MAPPED, NAIVE, JITTER = "custom", "mapped", "naive", "jitter"
-JITTER_FACTOR = 1.01
-METRIC_NAMES = (
-    "weight_alignment_error",
-    "quantized_weight_agreement",
-    "change_point_agreement",
-    "inference_agreement",
-    "change_point_agreement_compressed",
-    "change_point_error",
-    "incorrect_inference_agreement",
-    "loss_correlation",
-    "accuracy_correlation",
-)
-Figures = dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is compared.
-
-    Attributes:
-        theory: what is known of the recipe with the custom estimator.
-        rates: learning rates, in the order of the report.
-        seeds: one trial of each arm and learning rate for each.
-    """
-
-    theory: Equivalent
-    rates: list[float]
-    seeds: list[int]
-
-    @property
-    def arms(self) -> list[str]:
-        """Return the arms that are trained: under Adam mapped is naive, and stands for both."""
-        if self.theory.outside:
-            return [CUSTOM, NAIVE, JITTER]
-        if self.theory.adaptive:
-            return [CUSTOM, MAPPED, JITTER]
-        return [CUSTOM, MAPPED, NAIVE, JITTER]
-
-    @property
-    def compared(self) -> dict[str, str]:
-        """Return the arms that are held against custom, each with the one that was trained."""
-        trained = {arm: arm for arm in self.arms[1:]}
-        return {**trained, NAIVE: trained.get(NAIVE, MAPPED)}
-
-    @property
-    def alphas(self) -> list[float]:
-        """Return the factors of learning rates, each once."""
-        return list(dict.fromkeys(m.in_steps.alpha for m in self.theory.maps.values()))
-
-    @property
-    def estimators(self) -> str:
-        """Return the estimators' names, each once."""
-        return ", ".join(dict.fromkeys(m.estimator for m in self.theory.maps.values()))
-
-
-def arm_name(rate: float, arm: str) -> str:
-    """Return the name of an arm at a learning rate, which is its folder's too."""
-    return f"lr-{rate:g}/{arm}"
-
-
-@dataclass(frozen=True)
-class Traced:
-    """What a finished trial did: its weights and their flips, and its lines of metrics."""
-
-    record: Record
-    history: list[EpochLine] = field(default_factory=list[EpochLine])
-
-
-def read_traced(folder: RunFolder) -> Traced:
-    """Return what a finished trial did.
-
-    Raises:
-        InputError: If a record is missing or damaged, or a line of metrics is.
-    """
-    history = folder.history()
-    return Traced(read_record(folder, len(history)), history)
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """How alike an arm's trial and custom's are.
-
-    Attributes:
-        alignment_errors, code_agreements: at the beginning and after each epoch.
-        inference_agreements: after each epoch.
-        final: METRIC_NAMES -> at the end.
-    """
-
-    alignment_errors: list[float | None]
-    code_agreements: list[float]
-    inference_agreements: list[float]
-    final: Figures
-
-
-def measure(a: Traced, b: Traced, arm: str, theory: Equivalent) -> Likeness:
-    """Return how alike an arm's trial `b` and custom's `a` are, at the end and epoch by epoch."""
-    layers, maps = a.record.layers, theory.maps
-    mapped = {n: maps[n].map for n in layers} if arm == MAPPED and not theory.adaptive else {}
-    largest = {name: maps[name].largest_level(one.scale) for name, one in layers.items()}
-    errors = agreement.alignment_errors(a.record, b.record, mapped, largest)
-    codes = agreement.code_agreements(a.record, b.record)
-    answers = agreement.inference_agreements(a.record, b.record)
-    held = all(line.holdout_loss is not None for line in (*a.history, *b.history))
-    judge = "holdout" if held else "validation"
-    losses, accuracies = (
-        [[getattr(line, f"{judge}_{figure}") for line in traced.history] for traced in (a, b)]
-        for figure in ("loss", "accuracy")
-    )
-    final: Figures = {
-        "weight_alignment_error": errors[-1],
-        "quantized_weight_agreement": codes[-1],
-        "inference_agreement": answers[-1],
-        **agreement.flip_agreement(a.record, b.record),
-        "incorrect_inference_agreement": agreement.incorrect_agreement(a.record, b.record),
-        "loss_correlation": agreement.correlation(*losses),
-        "accuracy_correlation": agreement.correlation(*accuracies),
-    }
-    return Likeness(errors, codes, answers, final)
 
 
 @dataclass(frozen=True)
