@@ -4,13 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from qtool.reports.comparisons import Arm, Comparison, Difference
 from qtool.reports.pages.costs import Cost, costs
-from qtool.reports.pages.curves import curves_of_arms
 from qtool.reports.pages.dots import SeedRow, Standing, seed_dots
 from qtool.reports.pages.drawing import for_page, named
-from qtool.reports.pages.evidence import Evidence, facts, failed, histories, layers, warnings
+from qtool.reports.pages.evidence import Evidence, facts, told_by_trials
 from qtool.reports.pages.explained import explanation, how_judged
 from qtool.reports.pages.page import Plot, rendered, verdict_of
-from qtool.reports.pages.repeat import again
 from qtool.reports.pages.tables import Table, plain
 from qtool.reports.words import number, percent, points, size
 
@@ -42,13 +40,8 @@ def comparison_page(result: Comparison, shown: Evidence) -> str:
         "on_new": any(row.new_low is not None for row in rows),
         "margin": result.margin,
         "seeds_table": _seeds_table(result, found),
-        "curves": curves_of_arms(histories(shown)),
         "costs": list(_costs(result.arms)),
-        "layers": list(layers(shown)),
-        "warnings": list(warnings(shown)),
-        "failed": list(failed(shown, result.failed_trials)),
-        "pictures": shown.pictures,
-        "again": again(shown.command, shown.recipes, shown.environment),
+        **told_by_trials(shown, result.failed_trials),
     }
     return rendered("comparison.html", given)
 

@@ -4,13 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qtool.reports.comparisons import ByArm, Equivalence
-from qtool.reports.pages.curves import curves_of_arms
 from qtool.reports.pages.drawing import ACCENT, INK, QUIET, WARN, for_page, named
-from qtool.reports.pages.evidence import Evidence, facts, failed, histories, layers, warnings
+from qtool.reports.pages.evidence import Evidence, facts, told_by_trials
 from qtool.reports.pages.figures import Drawing
 from qtool.reports.pages.lines import RateLine, over_rates
 from qtool.reports.pages.page import Plot, rendered, verdict_of
-from qtool.reports.pages.repeat import again
 from qtool.reports.pages.tables import Table, plain
 from qtool.reports.words import number, percent
 
@@ -43,12 +41,7 @@ def equivalence_page(result: Equivalence, shown: Evidence) -> str:
         "notes": result.notes,
         "plots": plots,
         "accuracies": _accuracies(result),
-        "curves": curves_of_arms(histories(shown)),
-        "layers": list(layers(shown)),
-        "warnings": list(warnings(shown)),
-        "failed": list(failed(shown, result.failed_trials)),
-        "pictures": shown.pictures,
-        "again": again(shown.command, shown.recipes, shown.environment),
+        **told_by_trials(shown, result.failed_trials),
     }
     return rendered("equivalence.html", given)
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qtool.reports.comparisons import FailedTrial
-from qtool.reports.pages.curves import OfArms
+from qtool.reports.pages.curves import OfArms, curves_of_arms
 from qtool.reports.pages.page import Picture, Said
+from qtool.reports.pages.repeat import again
 from qtool.reports.pages.tables import Heat, Table, heat_map
 from qtool.reports.results import EpochLine, Summary
 from qtool.reports.words import duration, number
@@ -41,6 +42,23 @@ class Evidence:
     environment: Mapping[str, object] = field(default_factory=dict)
     command: str = ""
     pictures: Sequence[Picture] = ()
+
+
+def told_by_trials(shown: Evidence, failures: Sequence[FailedTrial]) -> dict[str, object]:
+    """Return what the template of evidence is given, on every page that rests on trials.
+
+    Args:
+        shown: what their folders tell.
+        failures: of comparison.json.
+    """
+    return {
+        "curves": curves_of_arms(histories(shown)),
+        "layers": list(layers(shown)),
+        "warnings": list(warnings(shown)),
+        "failed": list(failed(shown, failures)),
+        "pictures": shown.pictures,
+        "again": again(shown.command, shown.recipes, shown.environment),
+    }
 
 
 def facts(shown: Evidence) -> Iterator[tuple[str, str]]:
