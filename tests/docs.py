@@ -1,7 +1,7 @@
 """The generated parts of the documents: what the code says of itself, as tables.
 
     python -m tests.docs            # names the documents that are out of date, and ends with 1
-    python -m tests.docs --write    # writes them
+    python -m tests.docs --write    # writes them, and the files of tests/generated_files.py
 
 A block stands between `<!-- generated: NAME -->` and `<!-- end -->` in any document; NAME is a
 function of this file. To add one, write a function here and decorate it: it returns Markdown,
@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache, partial
+from pathlib import Path
 from typing import get_args
 
 from pydantic import ValidationError
@@ -30,6 +31,7 @@ from qtool.numerics.schedules import SCHEDULES
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS
 from tests import self_description as said
+from tests.generated_files import FILES
 from tests.self_description import ROOT, Choices
 
 DOCUMENTS = [
@@ -258,15 +260,22 @@ def import_contracts() -> str:
     return table(["contract", "who", "may not import", "but for"], rows)
 
 
+def is_current(path: Path, text: str) -> bool:
+    """Tell whether a file is there and holds a text."""
+    return path.exists() and path.read_text() == text
+
+
 def main() -> None:
-    """Compare the blocks of all documents with the code, or write them."""
+    """Compare the blocks of all documents, and generated files, with the code, or write them."""
     parser = argparse.ArgumentParser(prog="python -m tests.docs", description=__doc__)
     parser.add_argument("--write", action="store_true", help="write what is out of date")
     write = parser.parse_args().write
-    stale = [path for path in DOCUMENTS if written(path.read_text()) != path.read_text()]
+    made = {path: written(path.read_text()) for path in DOCUMENTS}
+    made |= {path: text() for path, text in FILES.items()}
+    stale = [path for path, text in made.items() if not is_current(path, text)]
     for path in stale:
         if write:
-            path.write_text(written(path.read_text()))
+            path.write_text(made[path])
         sys.stdout.write(f"{'wrote' if write else 'out of date:'} {path.relative_to(ROOT)}\n")
     if stale and not write:
         sys.exit("run: python -m tests.docs --write")

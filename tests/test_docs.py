@@ -19,6 +19,7 @@ from qtool.settings.section import check
 from qtool.settings.user_estimators import load_estimator
 from tests import docs
 from tests import self_description as said
+from tests.generated_files import FILES
 
 ROOT = said.ROOT
 TEXTS = {path: path.read_text() for path in docs.DOCUMENTS}
@@ -50,6 +51,11 @@ def fenced(text: str, kind: str = "") -> list[str]:
 @pytest.mark.parametrize("path", TEXTS, ids=relative)
 def test_every_generated_block_is_current(path):
     assert docs.written(TEXTS[path]) == TEXTS[path], "run: python -m tests.docs --write"
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_every_generated_file_is_current(path):
+    assert docs.is_current(path, FILES[path]()), "run: python -m tests.docs --write"
 
 
 def test_every_block_stands_in_one_document():

@@ -63,6 +63,7 @@ PLANTED = {
         ("prediction/onnx_file", "import torch", "torch"),
         ("prediction/predict", "from torchvision import transforms", "torchvision"),
         ("world/launched", "import torch", "torch"),
+        ("known", "import torch", "torch"),
     ],
     GRAPH: [
         ("graph/recording", "from qtool import errors", "qtool.errors"),

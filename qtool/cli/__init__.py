@@ -1,7 +1,8 @@
 """The command line: parse arguments, call a story, show the result. Imports no torch.
 
-app: the commands. use: those that use a model. inspect: the one that looks at what there is.
-compare: those of `qtool compare`. options: what commands share. lists: how lists are read.
+app: the commands. start: those to begin with, such as `qtool list`. use: those that use a model.
+inspect: the one that looks at what there is. compare: those of `qtool compare`. options: what
+commands share. lists: how lists are read.
 """
 
 from qtool.cli.app import app, main

@@ -29,6 +29,7 @@ from qtool.cli.options import (
     present,
     tell,
 )
+from qtool.cli.start import list_choices
 from qtool.cli.use import bench, predict
 from qtool.errors import QtoolError
 from qtool.stopping import heeding_signals
@@ -250,6 +251,7 @@ app.command()(bench)
 
 
 app.command()(inspect)
+app.command("list")(list_choices)
 
 
 def _with_local_cluster(argv: list[str]) -> list[str]:

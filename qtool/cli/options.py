@@ -17,6 +17,7 @@ from qtool.stopping import Stopped
 from qtool.world.launched import launched
 
 if TYPE_CHECKING:
+    from qtool.reports.listings import Listing, RunListing
     from qtool.reports.predictions import Prediction
     from qtool.reports.result import Result
 
@@ -249,6 +250,21 @@ def present_prediction(result: "Prediction", *, as_json: bool) -> None:
         images = f"{len(result.failed)} of {len(result.failed) + len(result.images)} images"
         named = [f"{failed.file}: {failed.why}" for failed in result.failed]
         raise PredictionError("\n  ".join([f"{images} could not be classified", *named]))
+
+
+def present_listing(result: "Listing | RunListing", *, as_json: bool) -> None:
+    """Print names or runs, without loading the tables of all other results.
+
+    Raises:
+        WriteError: If the result cannot be written to standard output.
+    """
+    from qtool.reports.listings import show_listing
+
+    with _on_standard_output():
+        if as_json:
+            typer.echo(json.dumps(result.to_json(), indent=2))
+        else:
+            show_listing(result)
 
 
 def tell(message: str) -> None:

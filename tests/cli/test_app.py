@@ -152,6 +152,7 @@ OPTIONS = {
         "--json",
     ],
     "inspect": ["SOURCE", "--output", "--repair", "--json"],
+    "list": ["KIND", "FOLDER", "--json"],
 }
 # Not pydantic: Typer itself loads it when it reads arguments.
 HEAVY = {"numpy", "onnx", "onnxruntime", "torch", "torchvision", "yaml"}
@@ -244,8 +245,11 @@ def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) ->
         "qtool.cli.inspect",
         "qtool.cli.lists",
         "qtool.cli.options",
+        "qtool.cli.start",
         "qtool.cli.use",
         "qtool.errors",
+        "qtool.known",
+        "qtool.problems",
         "qtool.stopping",
         "qtool.world",
         "qtool.world.launched",

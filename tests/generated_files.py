@@ -1,0 +1,115 @@
+"""Files of the package that are made of the code: `python -m tests.docs --write` writes them.
+
+registry.json: the members of every table that a recipe chooses from, to be read without torch.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from inspect import Parameter, cleandoc
+from pathlib import Path
+
+import torchvision
+from pydantic import TypeAdapter
+from torchvision import models
+
+from qtool.data.datasets import DATASETS
+from qtool.export.targets.target import TARGETS
+from qtool.known import FILE, Family, Known, KnownParameter, Registered
+from qtool.models.papers import MODELS
+from qtool.models.vision import Stem, model_names, model_problems
+from qtool.numerics.estimators import ESTIMATORS
+from qtool.numerics.ranges import RANGES
+from qtool.numerics.roundings import ROUNDINGS
+from qtool.numerics.schedules import MOVES, SCHEDULES
+from qtool.training.losses import LOSSES
+from qtool.training.optimizers import OPTIMIZERS
+from tests import self_description as said
+from tests.self_description import Choices
+
+TABLES: dict[Family, Choices] = {
+    "models": MODELS,
+    "data": DATASETS,
+    "estimators": ESTIMATORS,
+    "ranges": RANGES,
+    "schedules": SCHEDULES,
+    "losses": LOSSES,
+    "optimizers": OPTIMIZERS,
+    "roundings": ROUNDINGS,
+    "targets": TARGETS,
+}
+_LINK = re.compile(r"`([^`<]*?)\s*<[^`>]*>`_+")  # of reStructuredText, as torchvision has them
+_STEM = "small: 3x3, no stride, no pooling; auto: small for images of up to 64 pixels"
+_CODE = re.compile(r":?`+([^`]*)`+_*")
+
+
+def registry_json() -> str:
+    """Return registry.json as it should be, a choice in each line."""
+    families = {
+        family: [_known(table, name) for name in said.names_of(table)]
+        for family, table in TABLES.items()
+    }
+    families["models"] += _published()
+    lines = [f'"torchvision": {json.dumps(_torchvision())}', '"families": {\n' + _rows(families)]
+    return "{\n" + ",\n".join(lines) + "\n}}\n"
+
+
+def _rows(families: dict[Family, list[Known]]) -> str:
+    made = []
+    for family, choices in families.items():
+        rows = ",\n".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+        made.append(f"{json.dumps(family)}: [\n{rows}\n]")
+    return ",\n".join(made)
+
+
+def _known(table: Choices, name: str) -> Known:
+    what, kinds = said.described(table, name), table.parameters(name)
+    parameters = [_parameter(key, kind, what.arguments.get(key, "")) for key, kind in kinds.items()]
+    return Known(name=name, summary=what.summary, parameters=parameters)
+
+
+def _parameter(name: str, given: Parameter, what: str) -> KnownParameter:
+    kind = object if given.annotation is given.empty else given.annotation
+    made = KnownParameter(name=name, schema=TypeAdapter(kind).json_schema(), what=what)
+    if given.default is not given.empty:
+        made["default"] = given.default
+    if MOVES in getattr(kind, "__metadata__", ()):
+        made["scheduled"] = True
+    return made
+
+
+def _torchvision() -> str:
+    return ".".join(torchvision.__version__.split(".")[:2])
+
+
+def _published() -> list[Known]:
+    """Return torchvision's models; those that the file has where another torchvision is here."""
+    if FILE.exists():
+        kept: Registered = json.loads(FILE.read_text(encoding="utf-8"))
+        if kept["torchvision"] != _torchvision():
+            return [each for each in kept["families"]["models"] if each["name"] not in MODELS]
+    return [_of_torchvision(name) for name in model_names() if name not in MODELS]
+
+
+def _of_torchvision(name: str) -> Known:
+    described = cleandoc(models.get_model_builder(name).__doc__ or "").split("\n\n")[0]
+    words = " ".join(_CODE.sub(r"\1", _LINK.sub(r"\1", described)).split())
+    weights = models.get_model_weights(name)
+    meta = weights["DEFAULT"].meta
+    names = list(dict.fromkeys(["DEFAULT", *weights.__members__]))
+    accuracy = round(meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100, 5)
+    stem = KnownParameter(
+        name="stem", schema=TypeAdapter(Stem).json_schema(), what=_STEM, default="auto"
+    )
+    parameters = [] if model_problems(name, {"stem": "small"}) else [stem]
+    return Known(
+        name=name,
+        summary=words.rstrip("."),
+        parameters=parameters,
+        weights=names,
+        size=meta["num_params"],
+        accuracy=accuracy,
+    )
+
+
+FILES: dict[Path, Callable[[], str]] = {FILE: registry_json}
