@@ -24,8 +24,9 @@ class Score:
     """How a model does on a data set.
 
     Attributes:
-        accuracy: share of images whose largest logit is at the label, 0..1; None where the labels
-            are no classes but numbers to be met.
+        accuracy: share of images that are told right, 0..1: whose largest logit is at the label or,
+            where they may have several classes, whose every class is told by a logit above 0, and
+            no other; None where the labels are no classes but numbers to be met.
         loss: mean over images.
         images: how many there were.
     """
@@ -36,19 +37,33 @@ class Score:
 
 
 def count_hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return how many logits are largest at their label, int64 []; 0 where labels are numbers."""
-    if labels.is_floating_point():
+    """Return how many images are told right, int64 [].
+
+    Args:
+        logits: [B, classes].
+        labels: int64 [B], classes: right is where the largest logit is. Float [B, classes], 1 for
+            each class that an image has, else 0: right is where just those logits are above 0.
+            Float [B], numbers: none is right.
+    """
+    if are_numbers(labels):
         return torch.zeros((), dtype=torch.int64, device=labels.device)
+    if labels.is_floating_point():
+        return ((logits > 0) == (labels > 0.5)).all(1).sum()
     return (logits.argmax(1) == labels).sum()
+
+
+def are_numbers(labels: Tensor) -> bool:
+    """Tell whether labels are numbers to be met, float [B], and no classes."""
+    return labels.is_floating_point() and labels.ndim == 1
 
 
 def share_of_hits(hits: int | Tensor, images: int, labels: Tensor) -> float | None:
     """Return the accuracy 0..1, or None where `labels`, any of them, are no classes."""
-    return None if labels.is_floating_point() else int(hits) / images
+    return None if are_numbers(labels) else int(hits) / images
 
 
 def accuracy_of(logits: Tensor, labels: Tensor) -> float | None:
-    """Return the share of logits [N, classes] that are largest at their label, or None."""
+    """Return the share of logits [N, classes] that tell their labels right, or None."""
     return share_of_hits(count_hits(logits, labels), len(labels), labels)
 
 

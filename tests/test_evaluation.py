@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qtool.evaluation import agreement, agreement_of_values, judge
+from qtool.evaluation import accuracy_of, agreement, agreement_of_values, count_hits, judge
 
 
 def figures(**changes):
@@ -33,6 +33,16 @@ def test_where_few_images_are_clear_the_logits_must_agree():
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_output_that_is_not_finite_disagrees(value):
     assert "not finite" in judge(figures(), torch.tensor([0.0, value]))
+
+
+def test_an_image_of_several_classes_is_right_where_each_of_them_is_told_and_no_other():
+    logits = torch.tensor([[1.0, -1.0, 2.0], [1.0, 0.0, -0.1], [0.1, -3.0, -3.0], [-1.0] * 3])
+    several = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0] * 3])
+
+    assert int(count_hits(logits, several)) == 2  # the first, and the last, which has none
+    assert accuracy_of(logits, several) == 0.5
+    assert accuracy_of(logits, several.argmax(1)) == 0.75
+    assert accuracy_of(logits[:, :1], torch.tensor([1.0, 0.5, 0.1, -1.0])) is None
 
 
 def test_agreement_counts_images_by_hand():

@@ -68,6 +68,7 @@ class Recipe(Section):
             why = f"an estimator of activations among {', '.join(CLOSED_FORMS)}"
         if training.gradient == "population" and why:
             found.append(("training.gradient", f"population takes {why}"))
+        found += [(f"training.{key}", clash) for key, clash in training.clashes()]
         if found:
             raise ProblemsError(found)
         return self

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from qtool.numerics.schedules import SCHEDULES
-from qtool.problems import shown
+from qtool.problems import Problem, shown
 from qtool.settings.choices import number_is_constant, schedule_problems
 from qtool.settings.section import Checked, Choice, Section, finite, in_registry
 from qtool.training.losses import LOSSES
@@ -82,6 +82,17 @@ class Training(Section):
 
     gradient_accumulation: int = Field(default=1, ge=1, le=100_000)
     """Passes whose gradients are added up for a step, each on so many shares of the batch."""
+
+    clip_gradient: float | None = Field(default=None, gt=0)
+    """Shorten gradients whose norm, of all parameters together, is above it."""
+
+    def clashes(self) -> list[Problem]:
+        """Return what two keys of the section cannot both say."""
+        found: list[Problem] = []
+        if self.gradient == "population" and self.clip_gradient is not None:
+            why = "expected gradients are taken as they are; leave it out with gradient: population"
+            found.append(("clip_gradient", why))
+        return found
 
     @field_validator("learning_rate", mode="before")
     @classmethod

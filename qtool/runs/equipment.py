@@ -61,6 +61,8 @@ def make_trainer(
         world=world,
         batch=dealt.rows,
         shares=training.gradient_accumulation,
+        clip=training.clip_gradient,
+        several=LOSSES.facts(training.loss.name).several,
     )
 
 

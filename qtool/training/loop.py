@@ -64,6 +64,8 @@ class Trainer:
         shares: passes whose gradients are added up for a step.
         holdout: training images that are held out: they judge each epoch in place of `validation`,
             which judges the last one only.
+        clip: the most that the norm of all gradients together may be; None for no limit.
+        several: float labels [B, classes] are several classes of an image, and no shares of them.
     """
 
     model: nn.Module
@@ -86,6 +88,8 @@ class Trainer:
     batch: int = 0
     shares: int = 1
     holdout: Batches | None = None
+    clip: float | None = None
+    several: bool = False
 
     def __post_init__(self) -> None:
         """Begin with an epoch of which nothing is done."""
@@ -148,6 +152,7 @@ class Trainer:
         """Return what takes a step as it is, neither compiled nor captured."""
         made = TrainingStep(self.model, self.loss, self.optimizer, self.precision)
         made.watch, made.shares, made.batch = self.watch, self.shares, self.batch
+        made.clip = self.clip
         if isinstance(self.world, Group):
             made.world = self.world
             made.replicas = Replicas(self.model, self.world)
@@ -210,6 +215,8 @@ class Trainer:
         except StepError as error:
             raise self._failed(error, batch, epoch, index) from None
         labels = batch[1]
+        if labels.ndim > 1 and not self.several:  # of an image that is mixed, its largest share
+            labels = labels.argmax(1)
         hits = self.world.add_up(count_hits(logits, labels))
         self.tally.add(loss, hits, self.batch or len(labels), rate)
 

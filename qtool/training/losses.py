@@ -1,10 +1,12 @@
 """Losses: what training makes small.
 
 Each takes logits [B, classes] and labels [B], int64 classes, and returns a mean over the batch, [].
-To add one, write a function here and decorate it: its name is its name in recipes.
+What other labels it takes stands in its decorator. To add one, write a function here and decorate
+it: its name is its name in recipes.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -14,14 +16,31 @@ from torch.nn import functional as F
 from qtool.registry import Registry
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-LOSSES: Registry[Callable[..., Tensor]] = Registry("loss")
 
 
-@LOSSES.add
+@dataclass(frozen=True, kw_only=True)
+class LossFacts:
+    """What the rest of qtool must know of a loss."""
+
+    takes_shares: bool = False
+    """Labels may be shares of the classes, float [B, classes], as mixup makes them."""
+
+    several: bool = False
+    """Float labels [B, classes] are 1 for each class that an image has, else 0."""
+
+
+LOSSES = Registry[Callable[..., Tensor]]("loss").with_facts(LossFacts)
+
+
+@LOSSES.add(takes_shares=True)
 def cross_entropy(
     logits: Tensor, labels: Tensor, *, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 ) -> Tensor:
-    """Return the mean of -log softmax(logits)[label]."""
+    """Return the mean of -log softmax(logits)[label].
+
+    Labels that are shares t of the classes give -sum t log softmax(logits). Smoothing by e takes
+    (1 - e) t + e / classes in their place.
+    """
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
@@ -38,14 +57,26 @@ def multiclass_hinge(
     return (margin - own + others.amax(1)).clamp_min(0).mean()
 
 
-@LOSSES.add
+@LOSSES.add(several=True)
+def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over images and classes of -t log p - (1 - t) log(1 - p), p = sigmoid(logit).
+
+    For images of several classes, or of none: t is 1 for each class that an image has, else 0. An
+    image counts as right where every class is told right, by a logit above 0 or not above.
+    """
+    if not labels.is_floating_point():
+        labels = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+@LOSSES.add(takes_shares=True)
 def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean of (logits - one_hot(labels))^2 / 2, summed over classes.
 
     Labels that are numbers, float [B], are themselves what the one logit [B, 1] should be.
     """
     if labels.is_floating_point():
-        target = labels.unsqueeze(1)
+        target = labels.reshape(len(labels), -1)
     else:
         target = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
     return (logits - target).square().sum(1).mean() / 2

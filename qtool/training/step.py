@@ -36,6 +36,7 @@ class TrainingStep:
         world: processes that take the step together.
         replicas: runs the model where there are several of them.
         batch: rows that all of them have together; 0 where all have as many.
+        clip: the most that the norm of all gradients together may be; None for no limit.
     """
 
     model: nn.Module
@@ -49,6 +50,7 @@ class TrainingStep:
     world: World = ALONE
     replicas: Replicas | None = None
     batch: int = 0
+    clip: float | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take the step on images [B, C, H, W]; return loss [] and logits [B, classes], detached.
@@ -79,9 +81,10 @@ class TrainingStep:
         else:
             loss, logits = self._in_parts(images, labels)
         self.mark("optimizer")
-        groups = self.optimizer.param_groups
-        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-        self.watch.see_gradients(gradients, loss)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.watch.see_gradients([p.grad for p in parameters if p.grad is not None], loss)
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
         self.mark("rest")
         if self.replicas is not None:

@@ -72,6 +72,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("limit", [0.1, 1e3])
+def test_gradients_whose_norm_is_above_the_limit_are_shortened_to_it(limit: float) -> None:
+    step, free = made(VARIANTS["learned"]), made(VARIANTS["learned"])
+    step.clip = limit
+    before = [p.detach().clone() for p in step.model.parameters()]
+    for each in (step, free):
+        each(images(), labels())
+    gradients = [p.grad for p in free.model.parameters() if p.grad is not None]
+    norm = sum(float(g.double().square().sum()) for g in gradients) ** 0.5
+    factor = min(1.0, limit / (norm + 1e-6))
+    assert (factor < 1) == (limit == 0.1)
+    names = [name for name, _ in step.model.named_parameters()]
+    assert any(name.endswith("weight_quantizer.scale") for name in names)
+    for was, now, other in zip(
+        before, step.model.parameters(), free.model.parameters(), strict=True
+    ):
+        assert other.grad is not None
+        expected = was if factor < 1 else other.detach() + 0.05 * other.grad
+        torch.testing.assert_close(now, expected - 0.05 * factor * other.grad)
+
+
 def made(quantization: dict[str, Any]) -> TrainingStep:
     model = qtool.prepare(network(), deepcopy(quantization), images()).train()
     groups = parameter_groups(model)
