@@ -67,6 +67,11 @@ class Registry(Generic[F]):
         signature = inspect.signature(self[name])
         return {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
 
+    def _takes_any(self, name: str) -> bool:
+        """Tell whether a member, which is a user's, takes any parameters beside those it names."""
+        kinds = (p.kind for p in inspect.signature(self._members[name]).parameters.values())
+        return inspect.Parameter.VAR_KEYWORD in kinds
+
     def problems(self, name: str, params: Mapping[str, object]) -> list[Problem]:
         """Return every (parameter, what is wrong with it); `""` stands for the name itself."""
         if name not in self._members:
@@ -75,6 +80,8 @@ class Registry(Generic[F]):
         found = []
         for key, value in params.items():
             if key not in accepted:
+                if self._takes_any(name):
+                    continue
                 hint = did_you_mean(key, accepted) if accepted else "; it takes none"
                 found.append((str(key), f"{name} has no parameter {brief(key)}{hint}"))
                 continue

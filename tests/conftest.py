@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from qtool.export.proof import latency
 from qtool.numerics.estimators import ESTIMATORS
-from qtool.settings import user_estimators
+from qtool.settings import user_parts
 
 torch.set_num_threads(1)  # small tensors gain nothing from more, and lose much on a busy core
 # a shell ignores these in what it starts in the background, and so would all that tests start
@@ -40,7 +40,7 @@ def one_table_of_operators() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def estimators_go_with_their_test() -> Iterator[None]:
     """Take out of the table what a test put there, such as the estimator of a user's file."""
-    tables = [ESTIMATORS._members, ESTIMATORS._facts, user_estimators._SOURCES]
+    tables = [ESTIMATORS._members, ESTIMATORS._facts, user_parts._SOURCES]
     known = [set(table) for table in tables]
     yield
     for table, names in zip(tables, known, strict=True):

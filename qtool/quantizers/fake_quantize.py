@@ -30,12 +30,8 @@ from qtool.quantizers.state import QuantizerState, decode, encode
 from qtool.settings.choices import blend_schedule
 from qtool.settings.section import Choice
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
-from qtool.settings.user_estimators import (
-    is_not_loaded,
-    is_users,
-    load_by_absolute_paths,
-    no_gradient,
-)
+from qtool.settings.user_estimators import is_not_loaded, load_by_absolute_paths, no_gradient
+from qtool.settings.user_parts import is_users
 from qtool.world.passes import EVERYTHING, Share
 
 FLOOR = to_float32(SMALLEST_SCALE)

@@ -8,12 +8,12 @@ from qtool.files.whole import write_text
 from qtool.files.yaml_data import written_yaml
 from qtool.models.weights import is_weights_file
 from qtool.problems import report
+from qtool.recipe.parts import load_parts
 from qtool.recipe.places import at, put
 from qtool.recipe.plain import override, read_recipe_file
 from qtool.recipe.recipe import Recipe
 from qtool.settings.section import check
 from qtool.settings.user_code import UserCode
-from qtool.settings.user_estimators import find_estimator, load_estimator, used_by
 
 
 def load_recipe(
@@ -67,7 +67,7 @@ def _exists(path: Path) -> bool:
 def check_recipe(
     data: Mapping[str, object], path: Path, also: str = "", *, code: UserCode | None = None
 ) -> Recipe:
-    """Return a recipe's data as a Recipe; a user's own estimators are loaded first.
+    """Return a recipe's data as a Recipe; the user's own parts are loaded first.
 
     Args:
         data: of the recipe.
@@ -79,16 +79,7 @@ def check_recipe(
     Raises:
         RecipeError: Lists every problem with its dotted place.
     """
-    found, allowed = [], code or UserCode.beside(path)
-    for place, name, params in used_by(data.get("quantization")):
-        try:
-            if allowed.runs:
-                load_estimator(name, allowed, params)
-            else:
-                find_estimator(name, allowed)
-        except RecipeError as error:
-            found.append((place, str(error)))
-    if found:
+    if found := load_parts(data, code or UserCode.beside(path)):
         raise report(f"{path}{also}", found)
     return check(Recipe, data, f"{path}{also}")
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from shutil import copyfile
 from typing import Literal
 
 import torch
@@ -17,15 +16,15 @@ from qtool.files.json_data import read_json
 from qtool.files.whole import write_atomically, write_json
 from qtool.quantizers.plan import mean_weight_bits
 from qtool.recipe.file import write_recipe
+from qtool.recipe.parts import sources, sources_of_estimators
 from qtool.recipe.places import at, put
 from qtool.recipe.plain import read_recipe_file
 from qtool.recipe.recipe import Recipe
 from qtool.reports.health import Finding
 from qtool.reports.results import EpochLine, Profile, Summary
-from qtool.runs.folder import RunFolder
+from qtool.runs.folder import PARTS, RunFolder
 from qtool.runs.machine import command_given, environment
 from qtool.settings.section import check
-from qtool.settings.user_estimators import source_hashes, source_of, used_by
 
 DATA = "data"  # in environment.json: what they were
 EPOCHS = "training.epochs"
@@ -84,27 +83,35 @@ def folder_for_untrained(recipe: Recipe, source: Path) -> RunFolder:
 
 
 def keep_recipe(recipe: Recipe, folder: RunFolder, comment: str) -> None:
-    """Write the resolved recipe into a folder, and then the user's own estimators beside it.
+    """Write the resolved recipe into a folder, and then the user's own files beside it.
 
     A folder that has anything but a recipe would be no run, and not free for one either.
     """
     write_recipe(recipe, folder.recipe, comment)
-    for _, name, _ in used_by(recipe.as_dict()["quantization"]):
-        source = source_of(name)
-        if source is not None and source.parent != folder.path.resolve():
-            write_atomically(folder.path / source.name, partial(copyfile, source))
+    for source in sources(recipe.as_dict()).values():
+        path = source.path
+        if path is not None and source.is_file and path.parent != folder.path.resolve():
+            write_atomically(folder.path / path.name, partial(_write, source.content))
+
+
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def write_environment(
     recipe: Recipe, folder: RunFolder, device: torch.device, data: Loaders | None = None
 ) -> None:
     """Write what a run's numbers depend on beside its recipe, and what its data are."""
-    hashes = source_hashes(recipe.as_dict()["quantization"])
-    said = environment(device) | {"estimator_sources": hashes}
+    data_of_recipe = recipe.as_dict()
+    of_estimators = sources_of_estimators(data_of_recipe)
+    said = environment(device) | {"estimator_sources": of_estimators}
     if data is not None:
         said[DATA] = fingerprint(data).to_json()
     if command := command_given():
         said["command"] = command
+    others = {k: v for k, v in sources(data_of_recipe).items() if k not in of_estimators}
+    if others:
+        said[PARTS] = {k: {"sha256": v.digest, "version": v.version} for k, v in others.items()}
     write_json(folder.environment, said)
 
 
@@ -160,19 +167,20 @@ def summarize(
 
 
 def _refuse_changed_sources(recipe: Recipe, folder: RunFolder) -> None:
-    """Check that the user's own estimators are those that a run began with.
+    """Check that the user's own parts are those that a run began with.
 
     Raises:
-        InputError: If a file has changed since the first epoch was done.
+        InputError: If a file or module has changed since the first epoch was done.
     """
     if not folder.environment.is_file() or not folder.checkpoint.is_file():
         return
-    kept = read_json(folder.environment).get("estimator_sources")
-    for file, digest in source_hashes(recipe.as_dict()["quantization"]).items():
-        if not isinstance(kept, dict) or kept.get(file) != digest:
+    kept = folder.kept_digests() or {}
+    for label, source in sources(recipe.as_dict()).items():
+        if kept.get(label) != source.digest:
+            copy = ", of which it keeps a copy" if source.is_file else ""
             raise InputError(
-                f"{folder}: holds a run with another {file}, of which it keeps a copy; choose "
-                f"another --run-dir for what the file says now"
+                f"{folder}: holds a run with another {label}{copy}; choose another --run-dir for "
+                f"what the {'file' if source.is_file else 'module'} says now"
             )
 
 

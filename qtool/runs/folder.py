@@ -24,6 +24,7 @@ CONVERT = "convert.json"
 ONNX = "model.onnx"
 EXPORT = "export.json"
 REPORT = "report.html"
+PARTS = "part_sources"  # in environment.json: of the user's own files and modules
 USUAL_TARGET = "onnxruntime"
 
 
@@ -79,11 +80,12 @@ class RunFolder:
     @property
     def resume_command(self) -> str:
         """What goes on with the run, by the copies that it keeps of the user's files."""
-        more = " --run-code" if self.kept_digests() else ""
+        copies = [label for label in self.kept_digests() or () if label.endswith(".py")]
+        more = " --run-code" if copies else ""
         return f"qtool train {self.recipe} --run-dir {self} --resume{more}"
 
     def kept_digests(self) -> dict[str, str] | None:
-        """Return file name -> SHA-256 of the user's own files that the run was trained with.
+        """Return file or module -> SHA-256 of the user's own code that the run was trained with.
 
         None where the folder does not say it.
 
@@ -92,8 +94,14 @@ class RunFolder:
         """
         if not self.environment.is_file():
             return None
-        kept = read_json(self.environment).get("estimator_sources")
-        return {str(k): str(v) for k, v in kept.items()} if isinstance(kept, dict) else None
+        said = read_json(self.environment)
+        kept, parts = said.get("estimator_sources"), said.get(PARTS)
+        if not isinstance(kept, dict):
+            return None
+        found = {str(k): str(v) for k, v in kept.items()}
+        for label, source in parts.items() if isinstance(parts, dict) else ():
+            found[str(label)] = str(source.get("sha256")) if isinstance(source, dict) else ""
+        return found
 
     @property
     def summary(self) -> Path:

@@ -125,7 +125,7 @@ def quantized_from(
         path, made_of = output or run.folder.integer, run.checkpoint.sha256
         return Quantized(run.recipe, run.model, data, architecture, path, made_of)
     allowed = access.to_recipe(source)
-    files = replace(allowed.code_of(source), runs=False)
+    files = replace(allowed.code_of(source), runs=frozenset())
     recipe = build.load_checked(source, access=allowed, code=files)
     folder = None if output is not None else folder_for_untrained(recipe, source)
     path = output or RunFolder(Path("runs") / source.stem).integer

@@ -2,5 +2,7 @@
 
 section: strict sections. choices: estimators, ranges and schedules as a recipe chooses them.
 tensors: weights, or the inputs of layers. quantization: the whole section, with overrides.
-user_estimators: a user's own, from a file beside the recipe. user_code: which files may run.
+user_parts: the user's own models, losses and others, by file or module; user_parameters: what a
+recipe may set of them; user_code: which may run; user_files, user_modules: how; user_estimators:
+those of gradients.
 """

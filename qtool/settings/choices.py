@@ -12,7 +12,7 @@ from qtool.numerics.schedules import MOVES, SCHEDULES, WHOLE, Schedule, in_phase
 from qtool.problems import Problem, plain_message, shown
 from qtool.registry import LARGEST
 from qtool.settings.section import Checked, Choice, finite, in_registry
-from qtool.settings.user_estimators import is_users
+from qtool.settings.user_parts import is_users
 
 MOST_PHASES = 100
 SAMPLED = [k / 100 for k in range(101)]  # where on the way a schedule's values are looked at

@@ -12,7 +12,7 @@ from qtool.numerics.roundings import ROUNDINGS
 from qtool.problems import Problem, ProblemsError, either
 from qtool.settings.choices import BlendChoice, EstimatorChoice, RangeChoice, StrengthChoice
 from qtool.settings.section import Choice, Section
-from qtool.settings.user_estimators import is_users
+from qtool.settings.user_parts import is_users
 
 T = TypeVar("T")
 

@@ -1,19 +1,25 @@
-"""Users' own Python files: where they are looked for, and which of them may run.
+"""Users' own Python code: where it is looked for, and which of it may run.
 
-A recipe of the user's names files that lie beside it, and they run. A run folder, which may come
-from anyone, names files too: one on the user's own path runs if it is the very file that the run
-was trained with, and the copy that the folder keeps only where the user says so. Nothing is run to
-find that out.
+A recipe of the user's names files that lie beside it, or modules there, in the working directory
+or installed, and they run. A run folder, which may come from anyone, names them too: what lies on
+the user's own path runs if it is the very file that the run was trained with; the copy that the
+folder keeps, and what is installed, only where the user says so. Nothing is run to find that out.
 """
 
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Literal, NamedTuple, get_args
 
+from qtool.console import warn
 from qtool.errors import InputError, RecipeError
+from qtool.settings.user_modules import UsersModule, absolute, installed_source, module_in
+
+Family = Literal["model", "data set", "transform", "loss", "optimizer", "estimator"]
+FAMILIES: frozenset[Family] = frozenset(get_args(Family))
 
 
 class UsersFile(NamedTuple):
@@ -30,15 +36,16 @@ class UsersFile(NamedTuple):
 
 @dataclass(frozen=True)
 class UserCode:
-    """Where a recipe's own Python files are looked for, and what they must be before they run.
+    """Where a recipe's own Python code is looked for, and what it must be before it runs.
 
     Attributes:
         folders: that may hold them, the first one first.
-        digests: file name -> SHA-256 that it must have; None where any file will do.
+        digests: file or module -> SHA-256 that it must have; None where any will do.
         run: folder of the run whose recipe names them, which may be anyone's.
         into: folder of a run that the user's own recipe goes on with.
         run_copies: they may run, as `--run-code` says.
-        runs: False where nothing may run at all, and files are only found.
+        runs: of which families parts run; of the others they are only found.
+        loaded: what has run already, so that it does once.
     """
 
     folders: tuple[Path, ...]
@@ -46,7 +53,8 @@ class UserCode:
     run: Path | None = None
     into: Path | None = None
     run_copies: bool = False
-    runs: bool = True
+    runs: frozenset[Family] = FAMILIES
+    loaded: dict[str, ModuleType] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def beside(cls, recipe: Path) -> "UserCode":
@@ -70,8 +78,12 @@ class UserCode:
             return cls((*own, folder), digests, folder, run_copies=True)
         return cls(own, digests or {}, folder)
 
-    def find(self, file: str) -> UsersFile:
+    def find(self, file: str, family: Family = "estimator") -> UsersFile:
         """Return the file of that name which may run.
+
+        Args:
+            file: its name.
+            family: of the part in it, for messages.
 
         Raises:
             RecipeError: If there is none, or none that the run was trained with.
@@ -86,7 +98,39 @@ class UserCode:
             if self._is_wanted(found, file):
                 return found
             refused = refused or f"{path}: {self._why_not(file)}"
-        raise RecipeError(refused or self._missing(file))
+        raise RecipeError(refused or self._missing(file, family))
+
+    def find_module(self, name: str) -> UsersModule:
+        """Return the module of that name which may run; it is not imported.
+
+        Raises:
+            RecipeError: If there is none, or none that the run was trained with.
+            InputError: If it has changed since a run of the user's began with it.
+        """
+        refused = ""
+        here = [] if self.run is not None else [Path()]
+        folders = absolute([*self.folders, *here])
+        for folder in folders:
+            path = module_in(folder, name)
+            if path is None or self._is_copy(path):
+                continue
+            found = _read(path)
+            wanted = self._is_wanted(found, name)
+            if wanted or self.run_copies:
+                if not wanted:
+                    warn(f"{path}: {self._why_not(name)}")
+                return UsersModule(name, path, found.digest, folder)
+            refused = refused or f"{path}: {self._why_not(name)}"
+        if refused:
+            raise RecipeError(f"{refused}; --run-code runs it nevertheless")
+        if self.run is not None and not self.run_copies:
+            raise RecipeError(
+                f"{name}: not in the working directory, nor on PYTHONPATH; --run-code imports what "
+                "is installed"
+            )
+        source = installed_source(name, folders)
+        digest = "" if source is None else _read(source).digest
+        return UsersModule(name, source, digest, None)
 
     def _is_wanted(self, found: UsersFile, file: str) -> bool:
         """Tell whether a file is the one that the run was trained with, if there is a run.
@@ -114,16 +158,18 @@ class UserCode:
             return f"not the file that {self.run} was trained with (its SHA-256 is another)"
         return f"{self.run} keeps no SHA-256 of it, so it does not run"
 
-    def _missing(self, file: str) -> str:
+    def _missing(self, file: str, family: Family) -> str:
         if self.run is None:
-            return f"{self.folders[0] / file}: no such file; an estimator lies beside its recipe"
+            article = "an" if family[0] in "aeiou" else "a"
+            lies = f"{article} {family} lies beside its recipe"
+            return f"{self.folders[0] / file}: no such file; {lies}"
         missing = f"{file}: not in the working directory, nor on PYTHONPATH"
         if (self.run / file).exists() and not self.run_copies:
             return f"{missing}; --run-code runs the copy that {self.run} keeps"
         return missing
 
 
-NO_CODE = UserCode((), runs=False)  # nothing is looked for, and nothing runs
+NO_CODE = UserCode((), runs=frozenset())  # nothing is looked for, and nothing runs
 
 
 def _read(path: Path) -> UsersFile:

@@ -1,19 +1,16 @@
-"""A user's own gradient estimator: a function in a Python file beside the recipe.
+"""A user's own gradient estimator: a function in a Python file beside the recipe, or in a module.
 
-It is named `FILE.py:FUNCTION`, has the signature of every other estimator, and stands in
-ESTIMATORS under that name once it is loaded. A recipe names a file beside it; who calls qtool from
-Python, where nothing lies beside, gives the file's absolute path. What goes wrong in an estimator
-is shown as the user's, with its file and line.
+It is named as every part of the user's is, has the signature of every other estimator, and stands
+in ESTIMATORS under that name once it is loaded. A recipe names a file beside it; who calls qtool
+from Python, where nothing lies beside, gives the file's absolute path. What goes wrong in an
+estimator is shown as the user's, with its file and line.
 """
 
 import functools
-import hashlib
 import inspect
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType
-from typing import NamedTuple
+from types import FunctionType
 
 import torch
 from pydantic import TypeAdapter
@@ -21,27 +18,11 @@ from torch import Tensor
 
 from qtool.errors import RecipeError
 from qtool.numerics.estimators import ESTIMATORS, Bound
-from qtool.problems import Problem, did_you_mean, report
-from qtool.settings.user_code import UserCode, UsersFile
+from qtool.problems import Problem, report
+from qtool.settings.user_code import UserCode
+from qtool.settings.user_parts import Part, Use, is_users, load_part, part_of_file, use_of
 
 SIGNATURE = "(grad, u, low, high, *, parameter=1.0)"
-_SOURCES: dict[str, Path] = {}
-
-
-class Use(NamedTuple):
-    """A user's estimator where a quantization section asks for it."""
-
-    place: str  # dotted, such as quantization.weights.estimator
-    name: str
-    params: dict[str, object]
-
-
-def is_users(name: str) -> bool:
-    """Tell whether a name has the form FILE.py:FUNCTION."""
-    file, colon, function = name.rpartition(":")
-    if ":" in file and not Path(file).is_absolute():
-        return False
-    return bool(colon) and file.endswith(".py") and function.isidentifier()
 
 
 def is_not_loaded(name: str) -> bool:
@@ -64,35 +45,15 @@ def load_estimator(
     """Put the function that `name` stands for into ESTIMATORS, after a first trial of it.
 
     Args:
-        name: FILE.py:FUNCTION.
-        code: where the file is looked for, and whether it may run; or the folder that holds it.
+        name: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION.
+        code: where it is looked for, and whether it may run; or the folder that holds it.
         params: of the recipe, for the trial.
 
     Raises:
-        RecipeError: If there is no such file or function, it may not run, or is no estimator.
+        RecipeError: If there is no such file, module or function, it may not run, or is no
+            estimator.
     """
-    allowed = code if isinstance(code, UserCode) else UserCode((code,))
-    _load(name, allowed.find(_file_of(name)), params or {})
-
-
-def find_estimator(name: str, code: UserCode) -> None:
-    """Remember the file of an estimator that is not to run, so that it can be kept with a run.
-
-    Raises:
-        RecipeError: If the name is one of a file in another folder.
-    """
-    file = _file_of(name)
-    for folder in code.folders:
-        if (folder / file).is_file():
-            _SOURCES[name] = (folder / file).resolve()
-            return
-
-
-def _file_of(name: str) -> str:
-    file = name.rpartition(":")[0]
-    if Path(file).name != file:
-        raise RecipeError(f"{name}: give the name of a file beside the recipe, without folders")
-    return file
+    _add(load_part(name, code, "estimator"), params or {})
 
 
 def load_by_absolute_paths(quantization: object) -> None:
@@ -107,34 +68,37 @@ def load_by_absolute_paths(quantization: object) -> None:
     """
     missing = [use for use in used_by(quantization) if use.name not in ESTIMATORS]
     found: list[Problem] = []
-    for place, name, _ in missing:
+    for place, name, _, _ in missing:
         file, _, function_name = name.rpartition(":")
-        if not Path(file).is_absolute():
+        if file.endswith(".py") and not Path(file).is_absolute():
             right = f"{Path(file).absolute()}:{function_name}"
             why = f"{name} is a relative path; from Python give the absolute one, {right}"
             found.append((place, why))
     if found:
         raise report("quantization", [(p.removeprefix("quantization."), why) for p, why in found])
-    for _, name, params in missing:
+    for _, name, params, _ in missing:
         path = Path(name.rpartition(":")[0])
+        if path.suffix != ".py":
+            load_estimator(name, Path(), params)
+            continue
         if not path.exists():
             raise RecipeError(f"{path}: no such file; give the path of a Python file")
-        _load(name, UserCode((path.parent,)).find(path.name), params)
+        file = UserCode((path.parent,)).find(path.name)
+        _add(part_of_file(name, file, "estimator"), params)
 
 
-def _load(name: str, file: UsersFile, params: Mapping[str, object]) -> None:
-    """Run a file, check and try its function, and put it into ESTIMATORS."""
-    function_name, path = name.rpartition(":")[2], file.path
-    function = _run(file, function_name)
+def _add(part: Part, params: Mapping[str, object]) -> None:
+    """Check and try a function, and put it into ESTIMATORS."""
+    name, function = part.name, part.function
+    assert isinstance(function, FunctionType)  # no other is an estimator
     problem = _signature_problem(function)
     if problem:
-        raise RecipeError(f"{path}:{_line(function)}: {function_name} {problem}")
+        raise RecipeError(f"{part.place} {problem}")
     try:
         signature = _with_types(function)
     except ValueError as error:
-        raise RecipeError(f"{path}:{_line(function)}: {function_name} {error}") from error
-    ESTIMATORS.add(_guarded(function, path, signature), name)
-    _SOURCES[name] = path.resolve()
+        raise RecipeError(f"{part.place} {error}") from error
+    ESTIMATORS.add(_guarded(part, function, signature), name)
     accepted = ESTIMATORS.parameters(name)
     numbers = {k: v for k, v in params.items() if isinstance(v, int | float)}
     given = {k: v for k, v in numbers.items() if k in accepted}
@@ -143,8 +107,8 @@ def _load(name: str, file: UsersFile, params: Mapping[str, object]) -> None:
         found = ESTIMATORS[name](torch.ones_like(u), u, -2.0, 2.0, **given)
         if not torch.isfinite(found).all():
             bad = int(torch.isfinite(found).int().argmin())
-            place = f"{path}:{_line(function)}: {function_name}"
-            raise RecipeError(f"{place} returned {float(found[bad])} at u = {float(u[bad]):.3g}")
+            why = f"returned {float(found[bad])} at u = {float(u[bad]):.3g}"
+            raise RecipeError(f"{part.place} {why}")
         u = u.reshape(2, 3, 2, 2)  # as inputs of convolutions come, on a grid with a zero point
         bounds = torch.tensor(-2.0), torch.tensor(2.0)
         ESTIMATORS[name](torch.ones_like(u), u, *bounds, **given)
@@ -162,47 +126,7 @@ def used_by(quantization: object) -> Iterator[Use]:
         for side in ("weights", "activations"):
             inner = item.get(side) if isinstance(item, dict) else None
             chosen = inner.get("estimator") if isinstance(inner, dict) else None
-            own: dict[str, object] = chosen if isinstance(chosen, dict) else {"name": chosen}
-            name = own.get("name")
-            if isinstance(name, str) and is_users(name):
-                params = {key: value for key, value in own.items() if key != "name"}
-                yield Use(f"quantization.{place}{side}.estimator", name, params)
-
-
-def source_of(name: str) -> Path | None:
-    """Return the file of an estimator that was loaded, or found; None of another."""
-    return _SOURCES.get(name)
-
-
-def source_hashes(quantization: object) -> dict[str, str]:
-    """Return file name -> SHA-256 of the source of each user's estimator in a section."""
-    files = {_SOURCES[name] for _, name, _ in used_by(quantization) if name in _SOURCES}
-    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
-
-
-def _run(file: UsersFile, function_name: str) -> FunctionType:
-    """Run a file and return its function."""
-    path = file.path
-    try:
-        text = file.content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
-    namespace: dict[str, object] = {"__name__": path.stem, "__file__": str(path)}
-    try:
-        code: CodeType = compile(text, str(path), "exec")
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None) or 1
-        raise RecipeError(f"{path}:{line}: not Python: {error}") from error
-    try:
-        exec(code, namespace)
-    except (Exception, SystemExit) as error:
-        raise _users_error(path, error) from error
-    found = namespace.get(function_name)
-    if not inspect.isfunction(found):
-        own = [k for k, v in namespace.items() if inspect.isfunction(v)]
-        hint = did_you_mean(function_name, own) if own else ""
-        raise RecipeError(f"{path}: has no function {function_name}{hint}")
-    return found
+            yield from use_of(f"quantization.{place}{side}.estimator", chosen, "estimator")
 
 
 def _signature_problem(function: FunctionType) -> str:
@@ -239,9 +163,10 @@ def _with_types(function: FunctionType) -> inspect.Signature:
 
 
 def _guarded(
-    function: FunctionType, path: Path, signature: inspect.Signature
+    part: Part, function: FunctionType, signature: inspect.Signature
 ) -> Callable[..., Tensor]:
     """Return the function with its errors, and what it returns, blamed on its file and line."""
+    place = part.place
 
     @functools.wraps(function)
     def guarded(grad: Tensor, u: Tensor, low: Bound, high: Bound, **params: object) -> Tensor:
@@ -249,8 +174,7 @@ def _guarded(
             versions = grad._version, u._version
             result = function(grad, u, low, high, **params)
         except (Exception, SystemExit) as error:
-            raise _users_error(path, error) from error
-        place = f"{path}:{_line(function)}: {function.__name__}"
+            raise part.error(error) from error
         if (grad._version, u._version) != versions:
             raise RecipeError(f"{place} changes grad or u in place; return a new tensor")
         if not isinstance(result, Tensor):
@@ -267,15 +191,3 @@ def _guarded(
 
     vars(guarded)["__signature__"] = signature
     return guarded
-
-
-def _users_error(path: Path, error: BaseException) -> RecipeError:
-    """Return an error that names the user's own line where another was raised."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    place = f"{path}:{lines[-1]}" if lines else str(path)
-    reason = (str(error).strip() or "no message").splitlines()[0]
-    return RecipeError(f"{place}: {type(error).__name__}: {reason}")
-
-
-def _line(function: FunctionType) -> int:
-    return function.__code__.co_firstlineno

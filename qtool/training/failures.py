@@ -11,7 +11,7 @@ from qtool.graph.sites.running import apart
 from qtool.quantizers.door.finite import not_finite
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer
-from qtool.settings.user_estimators import is_users
+from qtool.settings.user_parts import is_users
 from qtool.training.losses import Loss
 from qtool.training.step_watch import StepError
 from qtool.world.world import ALONE, World

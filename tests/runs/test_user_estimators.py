@@ -11,7 +11,7 @@ import torch
 
 from qtool import pipeline
 from qtool.numerics.estimators import ESTIMATORS
-from qtool.settings import user_estimators
+from qtool.settings import user_parts
 from tests.kit import shell, write_recipe
 
 MY = """
@@ -38,7 +38,7 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def begin_anew() -> None:
         monkeypatch.setattr(ESTIMATORS, "_members", dict(own))
-        monkeypatch.setattr(user_estimators, "_SOURCES", {})
+        monkeypatch.setattr(user_parts, "_SOURCES", {})
 
     begin_anew()
     return begin_anew

@@ -1,5 +1,6 @@
 """A user's own estimator: read from a file, tried, and blamed for its own mistakes."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,14 @@ from qtool.errors import RecipeError
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.grid import IntegerGrid
 from qtool.quantizers.fake_quantize import FakeQuantize
-from qtool.settings import user_estimators
+from qtool.recipe.parts import sources_of_estimators
+from qtool.settings import user_parts
 from qtool.settings.choices import moves
 from qtool.settings.quantization import Quantization
 from qtool.settings.section import check
 from qtool.settings.tensors import WeightQuantization
-from qtool.settings.user_estimators import is_users, load_estimator, source_hashes, used_by
+from qtool.settings.user_estimators import load_estimator, used_by
+from qtool.settings.user_parts import is_users
 
 SOFT = """
 def soft(grad, u, low, high, *, strength=1.0):
@@ -33,7 +36,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the table of estimators as it was."""
     with monkeypatch.context() as patch:
         patch.setattr(ESTIMATORS, "_members", dict(ESTIMATORS._members))
-        patch.setattr(user_estimators, "_SOURCES", {})
+        patch.setattr(user_parts, "_SOURCES", {})
         yield
 
 
@@ -57,7 +60,11 @@ def refusal(folder: Path, text: str, function: str = "soft", **params: Any) -> s
         ("my.py:soft step", False),
         ("my.py:", False),
         ("my.py", False),
-        ("my:soft", False),
+        ("my:soft", True),
+        ("my_package.models:Net", True),
+        ("my_package.models:Net.small", True),
+        ("my-package:soft", False),
+        ("timm:resnet18", False),
         ("straight_through", False),
         ("/a/my.py:soft", True),
         ("/a:b/my.py:soft", True),
@@ -270,7 +277,7 @@ def test_estimators_are_found_on_both_sides_and_in_overrides() -> None:
             },
         ],
     }
-    assert list(used_by(section)) == [
+    assert [use[:3] for use in used_by(section)] == [
         ("quantization.weights.estimator", "my.py:a", {}),
         ("quantization.activations.estimator", "my.py:b", {"k": 2.0}),
         ("quantization.overrides.1.activations.estimator", "o.py:c", {}),
@@ -294,10 +301,8 @@ def test_two_functions_of_one_file_have_one_hash(tmp_path: Path) -> None:
         "weights": {"estimator": "my.py:soft"},
         "activations": {"estimator": "my.py:hard"},
     }
-    assert list(source_hashes(section)) == ["my.py"]
-    before = source_hashes(section)
-    (tmp_path / "my.py").write_text(text + "\n")
-    assert source_hashes(section) != before
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert sources_of_estimators({"quantization": section}) == {"my.py": digest}
 
 
 def section(*names: Any) -> dict[str, Any]:
@@ -321,7 +326,7 @@ def test_from_python_an_estimator_is_named_by_its_absolute_path(tmp_path: Path) 
     for made in (layer, plain):
         made(x).sum().backward()
     assert torch.equal(layer.weight.grad, 0.5 * plain.weight.grad)
-    assert list(source_hashes(section(name))) == ["my.py"]
+    assert list(sources_of_estimators({"quantization": section(name)})) == ["my.py"]
 
 
 def test_from_python_a_relative_path_is_refused_with_the_absolute_one(

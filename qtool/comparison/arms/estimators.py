@@ -17,7 +17,8 @@ from qtool.numerics.estimators import ESTIMATORS
 from qtool.problems import did_you_mean
 from qtool.recipe.places import put
 from qtool.recipe.recipe import Recipe
-from qtool.settings.user_estimators import is_users, load_estimator
+from qtool.settings.user_estimators import load_estimator
+from qtool.settings.user_parts import is_users
 
 
 def estimator_arms(

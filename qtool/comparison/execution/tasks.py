@@ -1,7 +1,7 @@
 """What goes to another process that trains a trial, and what comes back from it."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,33 +9,34 @@ from qtool import errors
 from qtool.comparison.execution.trials import Train, Trial
 from qtool.errors import InputError, QtoolError
 from qtool.files.checksums import sha256_of
-from qtool.numerics.estimators import ESTIMATORS
+from qtool.recipe.parts import LOADERS, used_by
 from qtool.reports.results import Summary
-from qtool.settings.user_estimators import load_estimator, source_of, used_by
+from qtool.settings.user_code import UserCode
+from qtool.settings.user_parts import Source, Use, source_of
 
 Reply = Mapping[str, object]  # plain data: a summary, or an error and its message
 
 
 @dataclass(frozen=True)
 class Task:
-    """A trial, what trains it, and the user's own estimators that this takes.
+    """A trial, what trains it, and the user's own parts that this takes.
 
     Attributes:
-        estimators: name -> where its file lies, and the SHA-256 that it had when it was read.
+        parts: that the recipe uses, each with where it comes from.
     """
 
     trial: Trial
     train: Train
-    estimators: Mapping[str, tuple[Path, str]]
+    parts: Sequence[tuple[Use, Source]]
 
     @classmethod
     def of(cls, trial: Trial, train: Train) -> "Task":
         """Return the task to train a trial.
 
         Raises:
-            InputError: If an estimator has no file, so that no other process can load it.
+            InputError: If a part has no source, so that no other process can load it.
         """
-        return cls(trial, train, _estimators_of(trial))
+        return cls(trial, train, _parts_of(trial))
 
     def sent(self) -> bytes:
         """Return the task as it is sent to a process."""
@@ -48,8 +49,8 @@ class Task:
             Stopped: If this process is asked to stop.
         """
         try:
-            for name, (path, digest) in self.estimators.items():
-                _load(name, path, digest)
+            for use, source in self.parts:
+                _load(use, source)
             return {"summary": self.train(self.trial).to_json()}
         except QtoolError as error:
             return {"error": type(error).__name__, "message": str(error)}
@@ -76,25 +77,29 @@ class Ended:
         return cls(error=kind(str(reply["message"])))
 
 
-def _load(name: str, path: Path, digest: str) -> None:
-    """Put a user's estimator into ESTIMATORS.
+def _load(use: Use, source: Source) -> None:
+    """Put a user's part into the table of its family.
 
     Raises:
-        InputError: If its file is no longer what it was.
+        InputError: If its source is no longer what it was.
     """
-    if name in ESTIMATORS:
+    if source_of(use.name) is not None:  # of this very process
         return
-    if sha256_of(path) != digest:
-        raise InputError(f"{path}: has changed since the comparison began; start it again")
-    load_estimator(name, path.parent)
+    if source.path is not None and sha256_of(source.path) != source.digest:
+        raise InputError(f"{source.path}: has changed since the comparison began; start it again")
+    within = source.folder
+    if source.is_file and source.path is not None:
+        within = source.path.parent
+    LOADERS[use.family](use.name, UserCode(() if within is None else (within,)), use.params)
 
 
-def _estimators_of(trial: Trial) -> dict[str, tuple[Path, str]]:
-    """Return where the user's own estimators of a trial lie, and their SHA-256."""
-    found: dict[str, tuple[Path, str]] = {}
-    for _, name, _ in used_by(trial.recipe.as_dict()["quantization"]):
-        path = source_of(name)
-        if path is None:
-            raise InputError(f"{name}: has no file that other processes can load; leave out --jobs")
-        found[name] = path, sha256_of(path)
+def _parts_of(trial: Trial) -> list[tuple[Use, Source]]:
+    """Return the user's own parts of a trial, and where they come from."""
+    found: list[tuple[Use, Source]] = []
+    for use in used_by(trial.recipe.as_dict()):
+        source = source_of(use.name)
+        if source is None:
+            why = "has no source that other processes can load; leave out --jobs"
+            raise InputError(f"{use.name}: {why}")
+        found.append((use, source))
     return found
