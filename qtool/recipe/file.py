@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from qtool.errors import RecipeError
 from qtool.files.whole import write_text
 from qtool.files.yaml_data import written_yaml
 from qtool.models.weights import is_weights_file

@@ -120,7 +120,7 @@ def test_two_parts_of_a_file_are_of_one_run_of_it(tmp_path: Path) -> None:
 WRONG = {
     "net.py:Ne": "net.py: has no class or function Ne; did you mean Net?",
     "net.py:zebra": "net.py: has no class or function zebra; choose one of: Net, make, fails",
-    "net.py:limit": "net.py: limit is int, not a class or a function",
+    "net.py:limit": "net.py: limit is int, not a class or function",
     "net:Ne": "net.py: has no class or function Ne; did you mean Net?",
     "nett.py:Net": "nett.py: no such file; a model lies beside its recipe",
     "nett:Net": "nett: no such module; did you mean net?",
