@@ -69,7 +69,7 @@ def train_run(
         TrainingError: If training cannot go on; the summary says why, too, whatever went wrong.
     """
     world = run.world
-    begun = partial(_finished, run, resume=resume, longer=longer, profile=profile)
+    begun = partial(finished_before, run, resume=resume, longer=longer, profile=profile)
     finished = world.from_first(begun)
     if finished is not None:  # and so nothing is written, where that may not even be possible
         return finished
@@ -91,7 +91,9 @@ def train_run(
             raise
 
 
-def _finished(run: Run, *, resume: bool, longer: bool, profile: bool) -> Summary | None:
+def finished_before(
+    run: Run, *, resume: bool, longer: bool = False, profile: bool = False
+) -> Summary | None:
     """Return the summary of a run that has nothing left to train; None of any other.
 
     Raises:

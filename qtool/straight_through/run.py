@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from qtool.console import warn
 from qtool.errors import InputError
 from qtool.files.lock import only_writer
 from qtool.files.whole import write_atomically
@@ -22,6 +24,7 @@ from qtool.runs.weights import write_weights
 from qtool.stopping import held_back
 from qtool.straight_through import state as states
 from qtool.straight_through.recipe import Equivalent, equivalent_of, straight_through_recipe
+from qtool.tensor_files import read_safetensors
 
 CPU = torch.device("cpu")
 
@@ -29,9 +32,12 @@ CPU = torch.device("cpu")
 def write_start(
     equivalent: Equivalent, mapped: Recipe, folder: RunFolder, access: Access = OWN
 ) -> None:
-    """Begin the run folder of a straight-through recipe, with M(w0) in initial.safetensors."""
+    """Begin the run folder of a straight-through recipe, with M(w0) in initial.safetensors.
+
+    Where that file is damaged, and nothing is trained from it yet, it is made anew.
+    """
     open_run(mapped, folder, resume=True)
-    if folder.initial.is_file():
+    if folder.initial.is_file() and (folder.checkpoint.is_file() or _can_be_read(folder.initial)):
         return
     recipe = equivalent.recipe
     network = build.make_network(recipe, build.make_data(recipe, CPU, access)).model
@@ -44,6 +50,16 @@ def write_start(
         state[f"{name}.weight"] = weight_map.map(weight, scale)
     keep_recipe(mapped, folder, "the resolved recipe of this run")
     write_atomically(folder.initial, lambda temporary: save_file(state, temporary))
+
+
+def _can_be_read(path: Path) -> bool:
+    """Tell whether a file of weights is whole; say where it is not."""
+    try:
+        _ = read_safetensors(path)
+    except (OSError, ValueError, SafetensorError):
+        warn(f"{path}: damaged; made anew")
+        return False
+    return True
 
 
 def convert_run(

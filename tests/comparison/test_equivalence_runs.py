@@ -10,6 +10,8 @@ import torch
 import yaml
 
 from qtool import pipeline
+from qtool.comparison.equivalence.arms import equivalence_question, equivalence_trials
+from qtool.comparison.question import ComparisonRequest
 from qtool.errors import InputError
 from qtool.reports.comparisons import Equivalence
 from qtool.reports.results import EpochLine, Summary
@@ -126,6 +128,44 @@ def test_the_arms_differ_in_what_theory_says_only(study: tuple[Path, Equivalence
     jitter = folder / "c" / "lr-0.005" / "jitter" / "seed-0" / "recipe.yaml"
     moved = yaml.safe_load(jitter.read_text())["training"]["learning_rate"]
     assert moved["start"] == pytest.approx(0.00505)
+
+
+def test_a_damaged_recipe_of_a_mapped_arm_is_a_failed_trial(
+    study: tuple[Path, Equivalence], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, whole = study
+    damaged = folder / "c" / "lr-0.005" / "mapped" / "seed-0" / "recipe.yaml"
+    kept = {path: path.read_text() for path in (damaged, folder / "c" / "comparison.json")}
+    damaged.write_text("model: {name: [")
+    monkeypatch.setattr("qtool.training.loop.Trainer.fit", None)  # nothing may train again
+    try:
+        result = compare(folder / "r.yaml", rates=[0.02, 0.005])
+        assert damaged.read_text() == "model: {name: ["
+    finally:  # others look at it, too
+        for path, text in kept.items():
+            path.write_text(text)
+
+    (failed,) = result.failed_trials
+    assert (failed.arm, failed.seed) == ("lr-0.005/mapped", 0)
+    assert str(damaged) in failed.error
+    before, _ = whole.weight_alignment_error["mapped"]
+    assert result.weight_alignment_error["mapped"] == [before, None]
+    assert result.equivalent is None
+
+
+def test_a_damaged_start_is_made_anew_before_anything_is_trained_from_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path)
+    request = ComparisonRequest.of(path, {"output": tmp_path / "c", "device": "cpu"}, seeds=1)
+    question = equivalence_question(request, None, [0.01])
+    (mapped,) = [t for t in equivalence_trials(question, request) if t.arm.endswith("mapped")]
+    whole = mapped.folder.initial.read_bytes()
+    mapped.folder.initial.write_bytes(whole[:-9])
+
+    assert mapped in equivalence_trials(question, request)
+    assert mapped.folder.initial.read_bytes() == whole
+    assert "initial.safetensors: damaged; made anew" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """What a trial's folder keeps: damaged files are made anew or reported, checkpoints pruned."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from qtool.comparison.execution.cluster import Cluster
+from qtool.comparison.execution.executors import Executor, run_trials
 from qtool.comparison.execution.kept_files import Keep, damage_of
-from qtool.comparison.execution.trials import TrainTrial, Trial
+from qtool.comparison.execution.processes import Processes
+from qtool.comparison.execution.slots import Slot
+from qtool.comparison.execution.tasks import Ended
+from qtool.comparison.execution.trials import Train, TrainTrial, Trial
 from qtool.errors import InputError
+from qtool.reports.results import Summary
 from qtool.runs.folder import RunFolder
-from tests.comparison.fake_trainings import trials_of
+from tests.comparison.fake_trainings import summary_of, trials_of
 
 TRAIN = TrainTrial(torch.device("cpu"))
 
@@ -74,6 +82,10 @@ def damage_recipe(folder: RunFolder) -> None:
     folder.recipe.write_text("model: {name: [")
 
 
+def damage_reports(folder: RunFolder) -> None:
+    cut(folder.metrics)
+
+
 def damage_pruned(folder: RunFolder) -> None:
     for path in folder.path.glob("checkpoint*"):
         path.unlink()
@@ -123,3 +135,58 @@ def test_pruned_trials_are_finished_ones(keep: Keep, left: list[str], trial: Tri
     assert pruning(trial) == first
     assert trial.folder.summary.stat().st_mtime_ns == written
     assert damage_of(trial.folder) == ""
+
+
+@pytest.mark.parametrize("executor", [Processes(2), Cluster("local", Path())], ids=["jobs", "ray"])
+def test_a_finished_comparison_started_again_starts_nothing(
+    executor: Executor, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = list[object]()
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **_: started.append(given))
+    monkeypatch.setitem(sys.modules, "ray", None)  # cannot be imported
+    pruning = replace(TRAIN, keep="none")
+    shutil.copytree(trial.folder.path, tmp_path / "b")
+    other = replace(trial, arm="b", folder=RunFolder(tmp_path / "b"))
+    found = run_trials([trial, other], pruning, executor)
+
+    assert [each.finished for done in found.values() for each in done] == [True, True]
+    assert found["a"][0].summary == Summary.read(trial.folder.summary)
+    assert not trial.folder.checkpoint.exists()
+    assert started == []
+
+
+def test_only_what_is_not_finished_or_is_damaged_is_given_to_a_process(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[str]()
+
+    def ended(slot: Slot) -> Ended:
+        assert slot.trial is not None
+        done, slot.trial = slot.trial, None
+        return Ended(summary=summary_of(done))
+
+    def give(slot: Slot, trial: Trial, train: Train) -> None:
+        slot.trial = trial
+        given.append(trial.arm)
+
+    monkeypatch.setattr(Slot, "give", give)
+    monkeypatch.setattr(Slot, "ended", ended)
+    new = replace(trial, arm="new", folder=RunFolder(tmp_path / "new"))
+    for damage in (damage_recipe, damage_both, damage_reports):
+        place = tmp_path / damage.__name__
+        shutil.copytree(trial.folder.path, place)
+        trials = [new, replace(trial, arm="damaged", folder=RunFolder(place)), trial]
+        damage(trials[1].folder)
+        given.clear()
+        found = run_trials(trials, TRAIN, Processes(1))
+        assert list(found) == ["new", "damaged", "a"]
+        assert given == ["new", "damaged"]
+
+
+def test_another_run_in_the_folder_is_told_without_a_process(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slot, "give", None)
+    recipe = trial.recipe.model_copy(update={"seed": 7})
+    with pytest.raises(InputError, match="holds a different run"):
+        run_trials([replace(trial, recipe=recipe)], TRAIN, Processes(1))

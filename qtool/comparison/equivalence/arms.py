@@ -16,6 +16,7 @@ from qtool.comparison.equivalence.asked import (
     arm_name,
 )
 from qtool.comparison.equivalence.report import equivalence_report
+from qtool.comparison.execution.kept_files import damage_of
 from qtool.comparison.execution.plan import About
 from qtool.comparison.execution.trials import TrainTrial, Trial
 from qtool.comparison.question import ComparisonRequest, rate_of, read_base
@@ -93,7 +94,11 @@ def _arms_at(
     else:
         run = request.folder("equivalence").run(arm_name(rate, MAPPED), seed)
         made[MAPPED] = straight_through_recipe(theory, run.initial.resolve())
-        write_start(theory, made[MAPPED], run, request.access.taken(recipe))
+        try:
+            write_start(theory, made[MAPPED], run, request.access.taken(recipe))
+        except InputError:
+            if not damage_of(run):
+                raise  # else the trial itself says so, and counts as failed
     return made
 
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from qtool.comparison.execution.board import board
+from qtool.comparison.execution.board import Board, board
+from qtool.comparison.execution.executors import finished_first
 from qtool.comparison.execution.slots import PATIENCE, outcome_of
 from qtool.comparison.execution.tasks import Ended, Reply, Task
 from qtool.comparison.execution.trials import Outcome, Train, TrainTrial, Trial
@@ -53,36 +54,43 @@ class Cluster:
             InputError: If Ray is not installed, or there is no such cluster.
             QtoolError: As a trial's process told of it: every trial would meet it.
         """
-        if not trials:
-            return
-        waiting, tries = deque(trials), Counter[str]()
-        threads = trials[0].threads or 1
-        with board(trials) as seen, self._connected(threads) as ray:
-            processors = int(ray.cluster_resources().get("CPU", 1)) // threads
-            at_once = max(1, min(self.jobs or processors, processors))
-            gpus = isinstance(train, TrainTrial) and train.device.type == "cuda"
-            remote = ray.remote(num_cpus=threads, num_gpus=int(gpus), max_retries=0)(trained)
-            running: dict[object, Trial] = {}
-            try:
-                while waiting or running:
-                    while waiting and len(running) < at_once:
-                        trial = waiting.popleft()
-                        task = Task.of(trial, train).sent()
-                        running[remote.remote(task, str(Path.cwd()), str(self.folder))] = trial
-                        seen.begins(trial)
-                    with held_back():  # Ray would make a mere KeyboardInterrupt of it
-                        found = ray.wait(list(running), timeout=PAUSE)[0]
-                    for done in found:
-                        trial = running.pop(done)
-                        outcome = outcome_of(trial, _ended(ray, done), tries, waiting)
-                        if outcome is not None:
-                            seen.ends(outcome)
-                            yield outcome
-            finally:
-                for each in running:  # they write their checkpoints
-                    ray.cancel(each, force=False)
-                if running:
-                    ray.wait(list(running), num_returns=len(running), timeout=PATIENCE)
+        waiting = deque[Trial]()
+        with board(trials) as seen:
+            yield from finished_first(trials, train, seen, waiting)
+            if waiting:
+                with self._connected(waiting[0].threads or 1) as ray:
+                    yield from self._trained(ray, waiting, train, seen)
+
+    def _trained(
+        self, ray: ModuleType, waiting: deque[Trial], train: Train, seen: Board
+    ) -> Iterator[Outcome]:
+        """Yield the outcomes of trials that wait, as they come."""
+        tries, threads = Counter[str](), waiting[0].threads or 1
+        processors = int(ray.cluster_resources().get("CPU", 1)) // threads
+        at_once = max(1, min(self.jobs or processors, processors))
+        gpus = isinstance(train, TrainTrial) and train.device.type == "cuda"
+        remote = ray.remote(num_cpus=threads, num_gpus=int(gpus), max_retries=0)(trained)
+        running: dict[object, Trial] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    trial = waiting.popleft()
+                    task = Task.of(trial, train).sent()
+                    running[remote.remote(task, str(Path.cwd()), str(self.folder))] = trial
+                    seen.begins(trial)
+                with held_back():  # Ray would make a mere KeyboardInterrupt of it
+                    found = ray.wait(list(running), timeout=PAUSE)[0]
+                for done in found:
+                    trial = running.pop(done)
+                    outcome = outcome_of(trial, _ended(ray, done), tries, waiting)
+                    if outcome is not None:
+                        seen.ends(outcome)
+                        yield outcome
+        finally:
+            for each in running:  # they write their checkpoints
+                ray.cancel(each, force=False)
+            if running:
+                ray.wait(list(running), num_returns=len(running), timeout=PATIENCE)
 
     @contextmanager
     def _connected(self, threads: int) -> Generator[ModuleType]:

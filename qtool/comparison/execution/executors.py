@@ -7,11 +7,19 @@ that every trial would meet, such as data that are missing, ends the comparison.
 """
 
 import gc
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import torch
 
-from qtool.comparison.execution.trials import Outcome, Train, Trial, failed_summary
+from qtool.comparison.execution.board import Board
+from qtool.comparison.execution.trials import (
+    Outcome,
+    Train,
+    TrainTrial,
+    Trial,
+    failed_summary,
+)
 from qtool.console import say, warn
 
 Executor = Callable[[Sequence[Trial], Train], Iterable[Outcome]]
@@ -40,6 +48,33 @@ def _tried(trial: Trial, train: Train) -> Outcome:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
     return Outcome(trial, failed_summary(trial, why))
+
+
+def finished_first(
+    trials: Sequence[Trial], train: Train, seen: Board, waiting: deque[Trial]
+) -> Iterator[Outcome]:
+    """Yield the outcomes of trials that have nothing left to train, and put the others in line.
+
+    Their folders are read here, so that they cost no other process.
+
+    Args:
+        trials: in turn.
+        train: trains one of them.
+        seen: is told of those that are finished.
+        waiting: takes the others.
+
+    Raises:
+        InputError: If a trial's folder holds anything else.
+    """
+    for trial in trials:
+        summary = train.finished_before(trial) if isinstance(train, TrainTrial) else None
+        if summary is None:
+            waiting.append(trial)
+            continue
+        outcome = Outcome(trial, summary)
+        seen.begins(trial)
+        seen.ends(outcome)
+        yield outcome
 
 
 def say_died(trial: Trial, why: str, tries: int) -> str:

@@ -29,7 +29,7 @@ def mend(folder: RunFolder) -> None:
     Raises:
         InputError: If another process writes in the folder.
     """
-    damaged = _damaged_reports(folder)
+    damaged = damaged_reports(folder)
     if not damaged or not folder.holds_run():
         return
     sound = _sound_checkpoint(folder)
@@ -60,7 +60,7 @@ def damage_of(folder: RunFolder, *, records: bool = False) -> str:
         return f"{folder.recipe}: missing"
     if folder.holds_run() and not _can(lambda: read_recipe_file(folder.recipe)):
         return f"{folder.recipe}: damaged"
-    for path in _damaged_reports(folder):
+    for path in damaged_reports(folder):
         return f"{path}: damaged"
     if not _can(lambda: checkpoint_to_go_on_from(folder)):
         return f"{folder.checkpoint}: damaged"
@@ -88,7 +88,7 @@ def prune(folder: RunFolder, keep: Keep) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _damaged_reports(folder: RunFolder) -> list[Path]:
+def damaged_reports(folder: RunFolder) -> list[Path]:
     """Return the files that can be made anew from a checkpoint, and cannot be read."""
     readers: dict[Path, Callable[[], object]] = {
         folder.summary: lambda: Summary.read(folder.summary),

@@ -1,6 +1,7 @@
 """Several trials at once, each in a process of its own, on this machine.
 
-All of them share the device. A trial that dies is tried once more when the others have begun.
+All of them share the device. A trial that dies is tried once more when the others have begun; one
+that has nothing left to train is given to no process.
 """
 
 import time
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from qtool.comparison.execution.board import Board, board
+from qtool.comparison.execution.executors import finished_first
 from qtool.comparison.execution.slots import Slot, outcome_of
 from qtool.comparison.execution.trials import Outcome, Train, Trial
 
@@ -32,18 +34,20 @@ class Processes:
         Raises:
             QtoolError: As a trial's process told of it: every trial would meet it.
         """
-        waiting, tries = deque(trials), Counter[str]()
-        with board(trials) as seen, _slots(min(self.jobs, len(trials)), seen) as slots:
-            while waiting or any(slot.trial for slot in slots):
-                for slot in slots:
-                    if slot.trial is None and waiting:
-                        seen.begins(waiting[0])
-                        slot.give(waiting.popleft(), train)
-                    outcome = _outcome(slot, tries, waiting)
-                    if outcome is not None:
-                        seen.ends(outcome)
-                        yield outcome
-                time.sleep(PAUSE)
+        waiting, tries = deque[Trial](), Counter[str]()
+        with board(trials) as seen:
+            yield from finished_first(trials, train, seen, waiting)
+            with _slots(min(self.jobs, len(waiting)), seen) as slots:
+                while waiting or any(slot.trial for slot in slots):
+                    for slot in slots:
+                        if slot.trial is None and waiting:
+                            seen.begins(waiting[0])
+                            slot.give(waiting.popleft(), train)
+                        outcome = _outcome(slot, tries, waiting)
+                        if outcome is not None:
+                            seen.ends(outcome)
+                            yield outcome
+                    time.sleep(PAUSE)
 
 
 def _outcome(slot: Slot, tries: Counter[str], waiting: deque[Trial]) -> Outcome | None:

@@ -12,7 +12,13 @@ from typing import Literal, TypedDict
 
 import torch
 
-from qtool.comparison.execution.kept_files import Keep, damage_of, mend, prune
+from qtool.comparison.execution.kept_files import (
+    Keep,
+    damage_of,
+    damaged_reports,
+    mend,
+    prune,
+)
 from qtool.console import say
 from qtool.errors import InputError, QtoolError, TrainingError
 from qtool.files.whole import refuse_unless_makeable
@@ -23,7 +29,7 @@ from qtool.runs.access import OWN, Access
 from qtool.runs.changes import read_record
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
-from qtool.runs.train import train_run
+from qtool.runs.train import finished_before, train_run
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,30 @@ class TrainTrial:
                 return failed_summary(trial, str(error))
             prune(folder, self.keep)
             return summary
+
+    def finished_before(self, trial: Trial) -> Summary | None:
+        """Return the summary of a trial that has nothing left to train, without any training.
+
+        None of any other, and of one whose folder is damaged: to train it tells what becomes of it.
+
+        Raises:
+            InputError: If its folder holds anything else.
+        """
+        folder = trial.folder
+        try:
+            if damaged_reports(folder):
+                return None
+            run = Run(folder, trial.recipe, self.device, self.access.taken(trial.recipe))
+            summary = finished_before(run, resume=True)
+            if self.records and summary is not None:
+                _ = read_record(folder, summary.epochs)
+        except InputError:
+            if not damage_of(folder, records=self.records):
+                raise
+            return None
+        if summary is not None:
+            prune(folder, self.keep)
+        return summary
 
 
 @contextmanager
