@@ -12,6 +12,7 @@ import typer
 
 from qtool import __version__
 from qtool.cli.compare import compare_app
+from qtool.cli.first import look_at_convert, look_at_export, look_at_recipe
 from qtool.cli.inspect import inspect
 from qtool.cli.options import (
     AsJson,
@@ -88,6 +89,7 @@ def train(
 
     Example: qtool train recipes/digits.yaml --set training.epochs=3
     """
+    look_at_recipe(recipe, assignments, device=device)
     from qtool import pipeline
 
     result = pipeline.train(
@@ -136,6 +138,7 @@ def convert(
     if no_saturation and to != "integer":
         why = "makes an integer model; leave out --to straight_through"
         raise typer.BadParameter(why, param_hint="--no-saturation")
+    look_at_convert(source, assignments, output=output, to=to, device=device)
     from qtool import pipeline
 
     if to == "integer":
@@ -205,6 +208,7 @@ def export(
     Example: qtool export runs/digits --output digits.onnx
     """
     size = batch_size(batch)
+    look_at_export(source, output)
     from qtool import pipeline
 
     if target == ALL_TARGETS:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from qtool.cli.first import look_at_finished, look_at_recipe
 from qtool.cli.lists import looks_of, names_of, rates_of, seeds_of, windows_of
 from qtool.cli.options import (
     ArmsCsv,
@@ -86,6 +87,7 @@ def compare_estimators(
         raise typer.BadParameter(
             f"excludes {excluded}: each arm says how it differs", param_hint="--arm"
         )
+    look_at_recipe(recipe, assignments, device=device)
     from qtool import pipeline
     from qtool.comparison.arms.fair import Fairness
     from qtool.comparison.report import Shown
@@ -159,6 +161,7 @@ def compare_schedules(
     chosen = None if seeds is None else seeds_of(seeds)
     planned = None if looks is None else looks_of(looks)
     within = None if windows is None else windows_of(windows)
+    look_at_recipe(recipe, assignments, device=device)
     from qtool import pipeline
     from qtool.comparison.arms.fair import Fairness
     from qtool.comparison.report import Shown
@@ -225,6 +228,7 @@ def compare_equivalence(
     """
     chosen = seeds_of(seeds)
     rates = None if learning_rates is None else rates_of(learning_rates)
+    look_at_recipe(recipe, assignments, device=device)
     from qtool import pipeline
     from qtool.comparison.report import Shown
 
@@ -268,6 +272,7 @@ def compare_runs(
 
     Example: qtool compare runs runs/digits runs/digits/model.onnx
     """
+    look_at_finished(sources)
     from qtool import pipeline
     from qtool.comparison.report import Shown
 

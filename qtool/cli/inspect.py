@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from qtool.cli.first import look_at_anything
 from qtool.cli.options import AsJson, interruptible, present
 
 
@@ -41,6 +42,8 @@ def inspect(
     of_estimators = str(source) == "estimators" and not source.exists()
     if repair is not None and source.suffix != ".onnx":
         raise typer.BadParameter("goes with ONNX files only", param_hint="--repair")
+    if not of_estimators:
+        look_at_anything(source, to_be_drawn=output is not None)
     from qtool import pipeline
 
     if repair is not None:

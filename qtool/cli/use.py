@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from qtool.cli.first import look_at_images, look_at_models
 from qtool.cli.options import (
     AsJson,
     DataAssignments,
@@ -38,6 +39,8 @@ def predict(
 
         result = predict_onnx(model, images, top=top, csv_file=csv_file)
     else:
+        look_at_models([model])
+        look_at_images(images)
         from qtool import pipeline
 
         result = pipeline.predict(
@@ -79,6 +82,7 @@ def bench(
     """
     counts = counts_of(threads, "--threads", word="all")
     batches = counts_of(batch, "--batch")
+    look_at_models(models)
     from qtool import pipeline
 
     result = pipeline.bench(

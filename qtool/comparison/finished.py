@@ -31,6 +31,7 @@ from qtool.runs import build
 from qtool.runs.access import OWN, Access
 from qtool.runs.answers import Answers, read_answers
 from qtool.runs.folder import RunFolder
+from qtool.runs.given import refuse_nothing_finished
 from qtool.runs.sound import why_not_fresh
 from qtool.settings.section import check
 
@@ -102,11 +103,10 @@ def measured_of(source: Path, access: Access = OWN) -> Measured:
     Raises:
         InputError: If it is neither.
     """
+    refuse_nothing_finished(source)
     if source.is_dir():
         return _run_arm(RunFolder(source))
-    if source.suffix == ".onnx":
-        return _onnx_arm(source, access.to(source))
-    raise InputError(f"{source}: neither a run folder nor an .onnx file")
+    return _onnx_arm(source, access.to(source))
 
 
 def verdict_on(arms: Sequence[Arm]) -> str:
@@ -122,7 +122,6 @@ def verdict_on(arms: Sequence[Arm]) -> str:
 
 
 def _run_arm(folder: RunFolder) -> Measured:
-    folder.refuse_unless_run()
     summary = folder.finished_summary()
     if summary is None:
         raise InputError(f"{folder}: not finished; go on with {folder.resume_command}")

@@ -28,6 +28,7 @@ from qtool.runs.folder import (
     places_of_export,
     report_beside,
 )
+from qtool.runs.given import refuse_no_model
 from qtool.runs.sound import why_not_fresh
 from qtool.runs.sources import Integer, integer_of, up_to_date_integer
 from qtool.stopping import held_back
@@ -50,9 +51,8 @@ def onnx_of(source: Path, folder: Path, convert: Convert, access: Access = OWN) 
     Raises:
         InputError: If there is no such source, or it is damaged.
     """
+    refuse_no_model(source)
     if source.suffix == ".onnx":
-        if not source.is_file():
-            raise InputError(f"{source}: no such file; qtool export RUN --output {source} makes it")
         refuse_damaged(source)
         return source
     given = integer_of(source, convert, access)

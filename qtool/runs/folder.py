@@ -5,20 +5,21 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtool.errors import InputError
 from qtool.files.json_data import read_json, read_json_lines
 from qtool.files.lock import OF_LOCKS, only_writer
 from qtool.files.scratch import is_scratch
 from qtool.files.whole import (
     refuse_unless_makeable,
-    refuse_unless_writable,
     write_json_lines,
     write_text,
 )
 from qtool.reports.results import EpochLine, Summary
 from qtool.reports.spreadsheets import metrics_csv
+from qtool.runs.given import (
+    RECIPE as RECIPE,  # of who knows the folder
+)
+from qtool.runs.given import refuse_no_onnx_file, refuse_no_run, refuse_no_source_of_export
 
-RECIPE = "recipe.yaml"
 INTEGER = "integer.safetensors"
 CONVERT = "convert.json"
 ONNX = "model.onnx"
@@ -158,8 +159,7 @@ class RunFolder:
         Raises:
             InputError: If it was not.
         """
-        if not self.holds_run():
-            raise InputError(f"{self.path}: not a run folder, it has no {RECIPE}")
+        refuse_no_run(self.path)
 
     def refuse_unless_makeable(self) -> None:
         """Check that the folder is there or can be made, without making it.
@@ -221,16 +221,13 @@ def places_of_export(
     Raises:
         InputError: If there is no such source, or nothing can be written there.
     """
-    if not source.exists():
-        raise InputError(f"{source}: no such file or folder; give a run folder or integer model")
-    if source.suffix in (".yaml", ".yml"):
-        raise InputError(f"{source}: a recipe; train or convert it first, then export that folder")
+    refuse_no_source_of_export(source)
     in_run = source.is_dir()
     path = output or (RunFolder(source).onnx if in_run else source.with_suffix(".onnx"))
     usual = target == USUAL_TARGET
     if output is None and not usual:
         path = path.with_name(f"{path.stem}.{target}{path.suffix}")
-    refuse_unless_writable(path, "--output names an .onnx file")
+    refuse_no_onnx_file(path)
     of_the_run = in_run and path.resolve() == RunFolder(source).onnx.resolve()
     plain = output is None or of_the_run
     return path, report_beside(path, EXPORT) if plain else path.with_name(f"{path.stem}.{EXPORT}")

@@ -12,6 +12,7 @@ import torchvision
 
 import qtool
 from qtool.errors import InputError
+from qtool.runs.given import refuse_no_device
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -20,12 +21,10 @@ def pick_device(wanted: str) -> torch.device:
     Raises:
         InputError: If there is no such device.
     """
+    refuse_no_device(wanted)
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = wanted.partition(":")
-    numbered = kind == "cuda" and index.isascii() and index.isdecimal()
-    if wanted not in ("cpu", "cuda") and not numbered:
-        raise InputError(f"--device {wanted}: choose auto, cpu, cuda or cuda:N")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count <= int(index or 0):

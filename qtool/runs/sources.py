@@ -14,11 +14,9 @@ from torch import Tensor, nn
 from qtool.console import say
 from qtool.conversion.report import conversion_report
 from qtool.data.loaders import Loaders
-from qtool.errors import InputError
 from qtool.evaluation import evaluate
 from qtool.export.proof.measure import Evidence
 from qtool.files.reading import intact
-from qtool.files.whole import refuse_unless_writable
 from qtool.graph.exact import sha256_of_state
 from qtool.images.usage import Usage
 from qtool.integer.file import load_integer, read_about, read_usage, save_integer
@@ -35,6 +33,7 @@ from qtool.runs.access import OF_A_FILE, OWN, Access
 from qtool.runs.begin import folder_for_untrained, keep_recipe, write_environment
 from qtool.runs.equipment import make_loss
 from qtool.runs.folder import RunFolder
+from qtool.runs.given import RUN_OR_RECIPE, refuse_missing, refuse_no_integer_file
 from qtool.runs.run import Run
 from qtool.runs.sound import why_not_fresh
 from qtool.settings.section import check
@@ -115,10 +114,9 @@ def quantized_from(
     Raises:
         InputError: If there is no such source, or nothing can be written there.
     """
-    if not source.exists():
-        raise InputError(f"{source}: no such file or folder; give a run folder or a recipe")
+    refuse_missing(source, RUN_OR_RECIPE)
     if output is not None:
-        refuse_unless_writable(output, "--output names a .safetensors file")
+        refuse_no_integer_file(output)
     if source.is_dir():
         run = Run.open(source, device, access)
         architecture, data = run.checkpoint.architecture, run.data  # in the order of messages

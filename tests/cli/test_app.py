@@ -242,6 +242,7 @@ def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) ->
         "qtool.cli",
         "qtool.cli.app",
         "qtool.cli.compare",
+        "qtool.cli.first",
         "qtool.cli.inspect",
         "qtool.cli.lists",
         "qtool.cli.options",
@@ -254,6 +255,63 @@ def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) ->
         "qtool.world",
         "qtool.world.launched",
     }
+
+
+# Each is refused by what its words and the folder say; a run lies there that is not trained.
+WITHOUT_TORCH = {
+    "train no.yaml": "no.yaml: no such file or folder; give the path of a recipe",
+    "train list.yaml": "list.yaml: holds a list; a recipe is a mapping",
+    "train r.yaml --set seed": "--set seed: write key=value",
+    "train r.yaml --device gpu": "--device gpu: choose auto, cpu, cuda",
+    "convert no": "no: no such file or folder; give a run folder or a recipe",
+    "convert run --output m.onnx": "m.onnx: an integer model is a .safetensors file; qtool export",
+    "export no": "no: no such file or folder; give a run folder or integer model",
+    "export r.yaml": "r.yaml: a recipe; train or convert it first",
+    "export run --output m.tflite": "m.tflite: qtool writes ONNX files, whose names end in .onnx",
+    "compare estimators no.yaml": "no.yaml: no such file or folder",
+    "compare schedules no.yaml": "no.yaml: no such file or folder",
+    "compare equivalence no.yaml": "no.yaml: no such file or folder",
+    "compare runs run no": "no: neither a run folder nor an .onnx file",
+    "predict no a.png": "no: no such file or folder; give a run folder, an integer model",
+    "predict run no.png": "no.png: no such file or folder; give images",
+    "bench . run": ".: not a run folder, it has no recipe.yaml",
+    "inspect no": "no: no such file or folder; give a recipe, run",
+    "inspect no.yaml": "no.yaml: no such file or folder; give the path of a recipe",
+}
+CHILD_OF_ALL = """
+import sys
+from qtool.cli import main
+for line in sys.stdin.read().splitlines():
+    try:
+        main(line.split())
+    except SystemExit as ended:
+        heavy = {"torch", "torchvision", "onnx"} & set(sys.modules)
+        print(f"ended by {ended.code} {sorted(heavy)}", file=sys.stderr, flush=True)
+"""
+
+
+def test_what_can_be_told_before_torch_is_loaded_is_told_then(tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    (tmp_path / "list.yaml").write_text("[1]")
+    (tmp_path / "run").mkdir()
+    write_recipe(tmp_path / "run").rename(tmp_path / "run" / "recipe.yaml")
+    ended = subprocess.run(
+        [sys.executable, "-c", CHILD_OF_ALL],
+        input="\n".join(WITHOUT_TORCH),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+    said = ended.stderr.split("ended by ")
+    assert len(said) == len(WITHOUT_TORCH) + 1
+    codes = [text.partition("\n")[0] for text in said[1:]]
+    messages = [said[0], *(text.partition("\n")[2] for text in said[1:])]
+    for (command, why), message, code in zip(WITHOUT_TORCH.items(), messages, codes, strict=False):
+        assert message.startswith(f"error: {why}"), command
+        assert code == "2 []", command
 
 
 def test_help_is_quick() -> None:
@@ -285,22 +343,26 @@ def test_the_version_is_the_package_s() -> None:
     ids=["work failed", "wrong input", "other", "Ctrl-C"],
 )
 def test_errors_become_a_message_and_an_exit_code(
-    raised: BaseException, code: int, last_line: str, monkeypatch: pytest.MonkeyPatch
+    raised: BaseException,
+    code: int,
+    last_line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     def fail(_: Path) -> None:
         raise raised
 
     monkeypatch.setattr(pipeline, "inspect", fail)
-    assert shell("inspect", "x") == (code, "", f"{last_line}\n")
+    assert shell("inspect", str(tmp_path)) == (code, "", f"{last_line}\n")
 
 
-def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(_: Path) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(pipeline, "inspect", fail)
     with pytest.raises(ZeroDivisionError):
-        main(["inspect", "x"])
+        main(["inspect", str(tmp_path)])
 
 
 @pytest.fixture(scope="module")

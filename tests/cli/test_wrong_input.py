@@ -717,8 +717,11 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
     "export of a recipe": (["export", "r.yaml"], "r.yaml: a recipe; train or convert it first"),
     "export of an ONNX file": (["export", "run/model.onnx"], "not an integer model"),
     "inspect of nothing": (["inspect", "no"], "no: no such file or folder"),
-    "inspect of no ONNX file": (["inspect", "no.onnx"], "no.onnx: no such file; give an ONNX"),
-    "inspect of no integer model": (["inspect", "no.safetensors"], "not an integer model (No such"),
+    "inspect of no ONNX file": (["inspect", "no.onnx"], "no.onnx: no such file or folder"),
+    "inspect of no integer model": (
+        ["inspect", "no.safetensors"],
+        "no.safetensors: no such file or folder",
+    ),
     "inspect of a foreign folder": (["inspect", "foreign"], "not a run folder, it has no recipe"),
     "inspect of a checkpoint": (["inspect", "run/checkpoint.pt"], "not a text file"),
     "runs of nothing": (["compare", "runs", "no"], "no: neither a run folder nor an .onnx file"),

@@ -1,0 +1,117 @@
+"""What is wrong with a command and can be told before torch is loaded, which takes seconds.
+
+The stories check all of it again, and the rest: here nothing is decided that they do not.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qtool.world.launched import launched
+
+
+def look_at_recipe(
+    recipe: Path, assignments: Sequence[str] | None = None, *, device: str = "auto"
+) -> None:
+    """Check what a command that trains is given.
+
+    Raises:
+        InputError: If there is no such recipe or device.
+    """
+    if launched().size > 1:
+        return  # they end together, and one of them says why
+    from qtool.recipe.plain import override, read_recipe_file
+    from qtool.runs.given import refuse_no_device
+
+    refuse_no_device(device)
+    override(read_recipe_file(recipe), assignments or ())
+
+
+def look_at_convert(
+    source: Path, assignments: Sequence[str] | None, *, output: Path | None, to: str, device: str
+) -> None:
+    """Check what `qtool convert` is given.
+
+    Raises:
+        InputError: If there is no such source or device, or `output` is of another kind.
+    """
+    from qtool.runs.given import (
+        RUN_OR_RECIPE,
+        refuse_missing,
+        refuse_no_device,
+        refuse_no_integer_file,
+        refuse_no_run,
+    )
+
+    refuse_no_device(device)
+    refuse_missing(source, RUN_OR_RECIPE)
+    if to == "integer" and output is not None:
+        refuse_no_integer_file(output)
+    if source.is_dir():
+        refuse_no_run(source)
+    else:
+        look_at_recipe(source, assignments)
+
+
+def look_at_export(source: Path, output: Path | None) -> None:
+    """Check what `qtool export` is given.
+
+    Raises:
+        InputError: If there is no such source, or `output` is of another kind.
+    """
+    from qtool.runs.given import refuse_no_onnx_file, refuse_no_source_of_export
+
+    refuse_no_source_of_export(source)
+    if output is not None:
+        refuse_no_onnx_file(output)
+
+
+def look_at_models(models: Sequence[Path]) -> None:
+    """Check that there are runs, integer models or ONNX files.
+
+    Raises:
+        InputError: If one is missing.
+    """
+    from qtool.runs.given import refuse_no_model
+
+    for model in models:
+        refuse_no_model(model)
+
+
+def look_at_images(images: Sequence[Path]) -> None:
+    """Check that there are images, or folders of them.
+
+    Raises:
+        InputError: If one is missing.
+    """
+    from qtool.runs.given import IMAGES, refuse_missing
+
+    for given in images:
+        refuse_missing(given, IMAGES)
+
+
+def look_at_finished(sources: Sequence[Path]) -> None:
+    """Check that there are run folders and ONNX files, to be put side by side.
+
+    Raises:
+        InputError: If one is neither.
+    """
+    from qtool.runs.given import refuse_nothing_finished
+
+    for source in sources:
+        refuse_nothing_finished(source)
+
+
+def look_at_anything(source: Path, *, to_be_drawn: bool) -> None:
+    """Check what `qtool inspect` is given.
+
+    Raises:
+        InputError: If it is missing, or a recipe that cannot be read.
+    """
+    from qtool.runs.given import refuse_missing
+
+    if to_be_drawn:
+        refuse_missing(source, "a run or a comparison")
+    elif source.suffix in (".yaml", ".yml"):
+        look_at_recipe(source)
+    else:
+        refuse_missing(source, "a recipe, run, comparison or model, or the word estimators")

@@ -1,0 +1,126 @@
+"""What commands are given, refused where it is missing or of another kind; opens without torch.
+
+The command line asks before torch is loaded, which takes seconds, and the stories ask again.
+"""
+
+from pathlib import Path
+
+from qtool.errors import InputError
+from qtool.files.whole import refuse_unless_writable
+from qtool.problems import either
+
+RECIPE = "recipe.yaml"
+DEVICES = ("auto", "cpu", "cuda", "cuda:N")
+RUN_OR_RECIPE = "a run folder or a recipe"
+RUN_OR_INTEGER = "a run folder or integer model"
+IMAGES = "images, or folders of them"
+ANY_MODEL = "a run folder, an integer model or ONNX file"
+OF_OTHERS = {
+    *(".onnx", ".ort", ".tflite", ".pt", ".pth", ".ckpt", ".h5", ".keras", ".pb", ".engine"),
+    *(".mlmodel", ".mlpackage", ".xml", ".yaml", ".yml", ".json"),
+}
+"""Suffixes by which people know files that are no integer models."""
+
+
+def refuse_missing(source: Path, wanted: str) -> None:
+    """Check that there is a file or folder; `wanted` is what would be right.
+
+    Raises:
+        InputError: If there is none.
+    """
+    try:
+        there = source.exists()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source}: not the name of a file; give {wanted}") from error
+    if not there:
+        raise InputError(f"{source}: no such file or folder; give {wanted}")
+
+
+def refuse_no_run(folder: Path) -> None:
+    """Check that a folder was made by `qtool train` or `qtool convert`.
+
+    Raises:
+        InputError: If it was not.
+    """
+    if not (folder.is_dir() and (folder / RECIPE).is_file()):
+        raise InputError(f"{folder}: not a run folder, it has no {RECIPE}")
+
+
+def refuse_no_device(wanted: str) -> None:
+    """Check that a word names a device, which need not be there.
+
+    Raises:
+        InputError: If it does not.
+    """
+    kind, colon, index = wanted.partition(":")
+    numbered = kind == "cuda" and index.isascii() and index.isdecimal()
+    if wanted not in DEVICES[:-1] and not (colon and numbered):
+        raise InputError(f"--device {wanted}: choose {either(DEVICES)}")
+
+
+def refuse_no_integer_file(path: Path) -> None:
+    """Check that an integer model may go to a file.
+
+    Raises:
+        InputError: If its name is that of another kind of file, or nothing can be written there.
+    """
+    if path.suffix.lower() in OF_OTHERS:
+        also = "; qtool export makes an .onnx file of it" if path.suffix == ".onnx" else ""
+        raise InputError(f"{path}: an integer model is a .safetensors file{also}")
+    refuse_unless_writable(path, "--output names a .safetensors file")
+
+
+def refuse_no_source_of_export(source: Path) -> None:
+    """Check that a file can be made of a source, as far as its name tells.
+
+    Raises:
+        InputError: If there is no such source, or it is a recipe.
+    """
+    refuse_missing(source, RUN_OR_INTEGER)
+    if source.suffix in (".yaml", ".yml"):
+        raise InputError(f"{source}: a recipe; train or convert it first, then export that folder")
+    if source.is_dir():
+        refuse_no_run(source)
+
+
+def refuse_no_onnx_file(path: Path) -> None:
+    """Check that an exported file may go to a path.
+
+    Raises:
+        InputError: If its name is that of another kind of file, or nothing can be written there.
+    """
+    if path.suffix.lower() != ".onnx" and not path.is_dir():
+        from qtool.export.targets.target import TARGETS
+
+        raise InputError(
+            f"{path}: qtool writes ONNX files, whose names end in .onnx; --target says for which "
+            f"runtime: {either(TARGETS.names())}"
+        )
+    refuse_unless_writable(path, "--output names an .onnx file")
+
+
+def refuse_no_model(model: Path) -> None:
+    """Check that there is a run, an integer model or an ONNX file.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if model.suffix == ".onnx" and not model.exists():
+        raise InputError(f"{model}: no such file; qtool export RUN --output {model} makes it")
+    refuse_missing(model, ANY_MODEL)
+    if model.is_dir():
+        refuse_no_run(model)
+
+
+def refuse_nothing_finished(source: Path) -> None:
+    """Check that a run folder or an ONNX file can be put beside others, as far as its name tells.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if source.is_dir():
+        refuse_no_run(source)
+    elif source.suffix != ".onnx":
+        raise InputError(f"{source}: neither a run folder nor an .onnx file")
+    elif not source.is_file():
+        raise InputError(f"{source}: no such file; qtool export RUN --output {source} makes it")
