@@ -5,6 +5,7 @@ of them. layouts: how folders of images are laid out. root: the folder they lie 
 read there. sources: what a data set hands over, and what is known without its data; class_names:
 what classes are called. loaders: a data set in, batches out; batches: what every loader gives;
 tensor_batches: from memory; file_batches: from image files; image_files: one of those; worker_life:
-processes that read them end with the reader. holdout: training images that judge each epoch.
-fingerprint: what data were, and what of them has changed.
+processes that read them end with the reader. bad_files: what cannot be read, named or left out.
+holdout: training images that judge each epoch. fingerprint: what data were, and what of them has
+changed.
 """

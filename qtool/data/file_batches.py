@@ -6,8 +6,7 @@ set is judged, so that its first batches are ready or under way when it begins.
 """
 
 import multiprocessing
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import count
 from multiprocessing.context import BaseContext
@@ -18,14 +17,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from qtool.data.bad_files import Unread, all_named
 from qtool.data.batches import Normalizer, batch_sizes, seeded_generator
 from qtool.data.image_files import centre_crop, random_crop
 from qtool.data.sources import FileSplit
-from qtool.data.worker_life import EndsWithReader
+from qtool.data.worker_life import EndsWithReader, usable_cores
 from qtool.errors import DataError
 
 RGB = 3
-Work = tuple[int, list[tuple[int, Path, int]]]  # epoch; index, file and label of each image
+Label = int | Tensor  # a class; float32 [classes] where an image may have several
+Work = tuple[int, list[tuple[int, Path, Label]]]  # epoch; index, file and label of each image
+Read = tuple[Tensor, Tensor] | Unread
 
 
 class FileBatches:
@@ -47,6 +49,7 @@ class FileBatches:
         seed: int,
         device: torch.device,
         workers: int,
+        beside: Sequence[Path] = (),
     ) -> None:
         """Prepare to read the images; no file is opened and no process started yet.
 
@@ -62,20 +65,21 @@ class FileBatches:
             device: Where batches are put.
             workers: Processes that read files; 0 reads in this one. Beside a GPU, as many as
                 there are cores; where the network itself trains on the cores, 1 or 2.
+            beside: All files of the data set; where one cannot be read, all such are named.
         """
         self._normalize = normalizer
         self._training = training
         self._device = device
         self._samples = len(split)
         self._sizes = batch_sizes(len(split), batch_size, drop_last=training)
-        self._pass = 0
+        self._pass, self._beside = 0, beside or split.paths
         self._plan = _Plan(split, self._sizes, training=training, seed=seed)
         self._reader = _ImageBatchReader(
             image_size=image_size, augment=augment, flip=flip, seed=seed
         )
-        self._workers = min(workers, _usable_cores())
+        self._workers = min(workers, usable_cores())
         self._loader = self._new_loader()
-        self._stream: Iterator[tuple[Tensor, Tensor] | str] = iter(())
+        self._stream: Iterator[Read] = iter(())
         self._ready: int | None = None  # the epoch whose first batch the stream gives next
 
     def part(self, rank: int, size: int) -> "FileBatches":
@@ -104,7 +108,7 @@ class FileBatches:
         The first `start` batches of the epoch are left out, and none of their files is read.
 
         Raises:
-            DataError: If an image cannot be read; it names the file.
+            DataError: If an image cannot be read; it names the file, and all others like it.
         """
         self._pass += 1
         this_pass = self._pass
@@ -114,10 +118,10 @@ class FileBatches:
         self._ready = None
         for place in range(start, len(self)):
             read = next(self._stream)
-            if isinstance(read, str):
+            if isinstance(read, Unread):
                 # Workers stop at once when their loader goes; the error would keep it alive.
                 self._stream, self._loader = iter(()), self._new_loader()
-                raise DataError(read)
+                raise all_named(read, self._beside)
             if self._training and place == len(self) - 1:
                 self._ready = epoch + 1
             images, labels = (part.to(self._device, non_blocking=True) for part in read)
@@ -125,7 +129,7 @@ class FileBatches:
             if self._pass != this_pass:
                 raise ValueError("another epoch was started before this one ended")
 
-    def _new_loader(self) -> DataLoader[tuple[Tensor, Tensor] | str]:
+    def _new_loader(self) -> DataLoader[Read]:
         return DataLoader(
             self._reader,
             batch_size=None,
@@ -177,15 +181,15 @@ class _Plan:
             return torch.randperm(samples, generator=seeded_generator(self._seed, epoch))
         return torch.arange(samples)
 
-    def _file(self, index: int) -> tuple[int, Path, int]:
+    def _file(self, index: int) -> tuple[int, Path, Label]:
         return index, self._split.paths[index], self._split.labels[index]
 
 
-class _ImageBatchReader(Dataset[tuple[Tensor, Tensor] | str]):
-    """Reads one batch: uint8 [B, H, W, 3] and int64 [B], or a sentence saying why it could not.
+class _ImageBatchReader(Dataset[Read]):
+    """Reads one batch: uint8 [B, H, W, 3] and its labels, or says which file could not be read.
 
-    The sentence is returned because an error raised in a worker reaches the user with the
-    worker's traceback in it.
+    That is returned, because an error raised in a worker reaches the user with the worker's
+    traceback in it.
     """
 
     def __init__(self, *, image_size: int, augment: bool, flip: bool, seed: int) -> None:
@@ -194,17 +198,16 @@ class _ImageBatchReader(Dataset[tuple[Tensor, Tensor] | str]):
         self._flip = flip
         self._seed = seed
 
-    def __getitem__(self, work: Work) -> tuple[Tensor, Tensor] | str:
+    def __getitem__(self, work: Work) -> Read:
         epoch, files = work
         images = np.empty((len(files), self._image_size, self._image_size, RGB), np.uint8)
-        try:
-            for place, (index, path, _) in enumerate(files):
+        for place, (index, path, _) in enumerate(files):
+            try:
                 images[place] = self._read(epoch, index, path)
-        except DataError as error:
-            return str(error)
-        return torch.from_numpy(images), torch.tensor(
-            [label for *_, label in files], dtype=torch.int64
-        )
+            except DataError as error:
+                return Unread(path, str(error))
+        labels = [torch.as_tensor(label) for *_, label in files]
+        return torch.from_numpy(images), torch.stack(labels) if labels else torch.empty(0)
 
     def _read(self, epoch: int, index: int, path: Path) -> np.ndarray:
         size = self._image_size
@@ -214,13 +217,6 @@ class _ImageBatchReader(Dataset[tuple[Tensor, Tensor] | str]):
         crop = np.asarray(random_crop(path, size, generator))
         mirrored = self._flip and float(torch.rand((), generator=generator)) < 0.5
         return crop[:, ::-1] if mirrored else crop
-
-
-def _usable_cores() -> int:
-    """Count the cores this process may use: the loader warns about more workers than that."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _process_context() -> BaseContext:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from qtool.data.bad_files import BadFiles, skip_unreadable
 from qtool.data.class_names import imagenet_names
 from qtool.data.layouts import Layout, layout_of, listed, loose_images, subfolders
 from qtool.data.root import DataRoot
@@ -16,8 +17,8 @@ from qtool.data.sources import (
     IMAGENET_CLASSES,
     DataSource,
     FileSplit,
-    fixed_split,
     make_source,
+    split_files,
 )
 from qtool.errors import DataError
 from qtool.images.files import SUFFIXES, images_in
@@ -44,6 +45,7 @@ def image_folder(
     folder: str = ".",
     labels: Literal["folders", "imagenet"] = "folders",
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+    bad_files: BadFiles = "refuse",
 ) -> DataSource:
     """Read image files under `root`/`folder`, one folder per class.
 
@@ -57,17 +59,28 @@ def image_folder(
             classes of ImageNet, from folders named by wnid (n01440764) or class index
             (000_n01440764).
         validation_share: Share of the images set aside where qtool splits.
+        bad_files: Files that cannot be read as images: refuse them all, by name, when the first is
+            met, or skip: read every file beforehand, and leave them out.
     """
     allowed = DataRoot.of(root)
     layout = layout_of(allowed.named(folder), allowed)
     names = _class_folders(layout.train)
     notes = [] if labels == "imagenet" else [f"{len(names)} classes: {listed(names, MOST_CLASSES)}"]
     train = _read_half(layout.train, labels, names, allowed)
-    if layout.validation is not None:
-        validation = _read_half(layout.validation, labels, names, allowed, judges=True)
-        notes += _lacking(train, validation, names, layout.validation)
+    judge = layout.validation
+    validation = judge and _read_half(judge, labels, names, allowed, judges=True)
+    if bad_files == "skip":
+        all_classes = train.used()
+        train, validation, said = skip_unreadable(train, validation)
+        notes += said
+        if gone := all_classes - train.used():
+            lost = [str(n) if labels == "imagenet" else names[n] for n in sorted(gone)]
+            raise DataError(f"{layout.train}: no image of {listed(lost)} can be read")
+    if judge and validation:
+        if labels == "folders" and (lacking := train.used() - validation.used()):
+            notes.append(f"{judge}: no images of {listed([names[n] for n in sorted(lacking)])}")
     else:
-        train, validation = _split(train, validation_share, layout.train)
+        train, validation = split_files(train, validation_share, layout.train)
         notes.append(
             f"{layout.train} is split by a fixed seed: "
             f"{len(train):,} training and {len(validation):,} validation images"
@@ -78,14 +91,6 @@ def image_folder(
     return make_source(
         "image_folder", train, validation, classes=len(names), note="\n".join(notes), names=names
     )
-
-
-def _lacking(train: FileSplit, validation: FileSplit, names: list[str], judge: Path) -> list[str]:
-    """Say of which classes there are images to train on and none to judge by."""
-    lacking = sorted(set(train.labels) - set(validation.labels))
-    if not lacking or len(names) <= lacking[-1]:  # ImageNet's indices are no folders' numbers
-        return []
-    return [f"{judge}: no images of {listed([names[label] for label in lacking])}"]
 
 
 def _left_out(layout: Layout) -> list[str]:
@@ -163,11 +168,3 @@ def _imagenet_labels(base: Path, names: list[str]) -> dict[str, int]:
             "there, or for the ten of Imagenette), or set data.labels to folders"
         )
     return label_of
-
-
-def _split(images: FileSplit, share: float, base: Path) -> tuple[FileSplit, FileSplit]:
-    if len(images) < 2:
-        raise DataError(f"{base}: holds one image; at least two are needed, to train and to judge")
-    validation = min(max(round(share * len(images)), 1), len(images) - 1)
-    train_indices, held_out = fixed_split(images.labels, validation)
-    return images.subset(train_indices), images.subset(held_out)

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qtool.data.bad_files import Unread, all_named
 from qtool.data.batches import Batches, Normalizer, Repeated, seeded_generator
 from qtool.data.file_batches import RGB, FileBatches
 from qtool.data.holdout import hold_out
@@ -48,12 +50,16 @@ class Loaders:
         """Yield validation images in order, before anything is done to them: uint8 [H, W, C].
 
         Raises:
-            DataError: If an image cannot be read; it names the file.
+            DataError: If an image cannot be read; it names the file, and all others like it.
         """
         split = self.validation_split
         if isinstance(split, FileSplit):
             for path in split.paths:
-                yield np.array(read_image(path))  # a copy: torch takes no others
+                try:
+                    picture = read_image(path)
+                except DataError as error:
+                    raise all_named(Unread(path, str(error)), split.paths) from error
+                yield np.array(picture)  # a copy: torch takes no others
         elif split is not None:
             for image in split.images:
                 yield np.ascontiguousarray(image.permute(1, 2, 0).numpy())
@@ -62,7 +68,7 @@ class Loaders:
         """Yield the same, each as a batch of one, uint8 [1, H, W, C], with its label [1].
 
         Raises:
-            DataError: If an image cannot be read; it names the file.
+            DataError: If an image cannot be read; it names the file, and all others like it.
         """
         split = self.validation_split
         labels = torch.as_tensor([] if split is None else split.labels)
@@ -135,6 +141,8 @@ def make_loaders(
         source.mean, source.std, channels=shown_channels, device=device, channels_last=channels_last
     )
 
+    beside = _files(source)
+
     def make(split: Split | FileSplit, *, training: bool) -> Batches:
         vary = training and augment
         if isinstance(split, FileSplit):
@@ -149,6 +157,7 @@ def make_loaders(
                 seed=seed,
                 device=device,
                 workers=workers,
+                beside=beside,
             )
         return TensorBatches(
             split,
@@ -179,6 +188,11 @@ def make_loaders(
         holdout=None if held is None else make(held, training=False),
         holdout_split=held,
     )
+
+
+def _files(source: DataSource) -> list[Path]:
+    halves = (source.train, source.validation)
+    return [path for half in halves if isinstance(half, FileSplit) for path in half.paths]
 
 
 def _preprocess(source: DataSource, size: int, channels: int) -> Preprocess | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qtool.data.class_names import class_names
+from qtool.errors import DataError
 
 T = TypeVar("T")
 IMAGENET_CLASSES = 1000
@@ -23,7 +24,7 @@ class Split:
     """One half of a data set that fits in memory."""
 
     images: Tensor  # uint8 [N, C, H, W]; float32 where they are no pictures: taken as they are
-    labels: Tensor  # int64 [N], classes; float32 [N] where they are numbers to be met
+    labels: Tensor  # int64 [N], classes; float32: [N], numbers to be met, or as of FileSplit
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -38,15 +39,22 @@ class FileSplit:
     """One half of a data set of image files, which are read when they are needed."""
 
     paths: list[Path]
-    labels: list[int]
+    labels: list[int] | Tensor  # classes; float32 [N, classes] where an image may have several
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.paths)
 
     def subset(self, indices: Tensor) -> "FileSplit":
         """Return the samples at `indices`, int64 [M], in that order."""
+        paths, labels = self.paths, self.labels
         chosen = indices.tolist()
-        return FileSplit([self.paths[i] for i in chosen], [self.labels[i] for i in chosen])
+        kept = labels[indices] if isinstance(labels, Tensor) else [labels[i] for i in chosen]
+        return FileSplit([paths[i] for i in chosen], kept)
+
+    def used(self) -> set[int]:
+        """Return the classes that have an image."""
+        labels = self.labels
+        return set(labels.any(0).nonzero()[:, 0].tolist() if isinstance(labels, Tensor) else labels)
 
 
 class Teacher(NamedTuple):
@@ -145,7 +153,8 @@ def make_source(
     """Join the facts about `name` with its images, and with what only those could tell."""
     facts = FACTS[name]
     classes = _told(classes, facts.classes)
-    numbers = torch.as_tensor(train.labels[:1]).is_floating_point()
+    some = torch.as_tensor(train.labels[:1])
+    numbers = some.is_floating_point() and some.ndim == 1
     return DataSource(
         name,
         train,
@@ -210,11 +219,24 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(means), tuple(stds)
 
 
-def fixed_split(labels: list[int], validation: int) -> tuple[Tensor, Tensor]:
+def split_files(images: FileSplit, share: float, where: Path) -> tuple[FileSplit, FileSplit]:
+    """Split image files in two, as `fixed_split` does: those to train on, and a share to judge by.
+
+    Raises:
+        DataError: If there are fewer than two; it names `where`.
+    """
+    if len(images) < 2:
+        raise DataError(f"{where}: holds one image; at least two are needed, to train and to judge")
+    validation = min(max(round(share * len(images)), 1), len(images) - 1)
+    train_indices, held_out = fixed_split(images.labels, validation)
+    return images.subset(train_indices), images.subset(held_out)
+
+
+def fixed_split(labels: list[int] | Tensor, validation: int) -> tuple[Tensor, Tensor]:
     """Split samples in two: the same way every time, classes in proportion where possible.
 
     Args:
-        labels: Class of each of N samples.
+        labels: Class of each of N samples; as FileSplit has them.
         validation: How many samples to set aside, 1..N-1.
 
     Returns:
@@ -223,6 +245,8 @@ def fixed_split(labels: list[int], validation: int) -> tuple[Tensor, Tensor]:
     # scikit-learn takes a second to load, and most data sets come with their own split.
     from sklearn.model_selection import train_test_split
 
+    if isinstance(labels, Tensor):  # an image with several classes has no one proportion
+        labels = [0] * len(labels)
     classes, counts = np.unique(labels, return_counts=True)
     room_for_all = len(classes) <= min(validation, len(labels) - validation)
     train, held_out = train_test_split(

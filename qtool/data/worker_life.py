@@ -1,4 +1,4 @@
-"""Worker processes end when the process that reads from them does, however that ended.
+"""Worker processes: for how many there is room, and that they end with the process that reads.
 
 Workers that a server process starts are no children of the reader, and hold what keeps the server
 alive, as it holds them: where the reader was killed, each would wait for the other for ever. So
@@ -32,6 +32,13 @@ class EndsWithReader:
             if (number := getattr(signal, name, None)) is not None:
                 signal.signal(number, signal.SIG_IGN)
         threading.Thread(target=_end_with, args=(self._watched,), daemon=True).start()
+
+
+def usable_cores() -> int:
+    """Count the cores this process may use: the loader warns about more workers than that."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _end_with(watched: Connection) -> None:

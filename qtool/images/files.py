@@ -52,6 +52,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         try:
             image = Image.open(path, formats=FORMATS)
         except UnidentifiedImageError as error:
+            if not path.stat().st_size:
+                raise DataError(f"{path}: cannot be read as an image, for it is empty") from error
             known = ", ".join(FORMATS)
             raise DataError(f"{path}: cannot be read as an image of {known}") from error
         except Image.DecompressionBombError as error:
