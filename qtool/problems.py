@@ -46,8 +46,10 @@ def brief(key: object) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return '; did you mean x?' for a near miss, else the list of what is known."""
     known = list(known)
-    if len(str(word)) <= LONGEST and (close := get_close_matches(str(word), known, n=1)):
-        return f"; did you mean {close[0]}?"
+    if len(str(word)) <= LONGEST:
+        alike = [each for each in known if each.lower() == str(word).lower()]
+        if close := alike or get_close_matches(str(word), known, n=1):
+            return f"; did you mean {close[0]}?"
     return f"; choose one of: {', '.join(known)}"
 
 

@@ -60,7 +60,7 @@ class Registry(Generic[F]):
         return self._members[name]
 
     def _unknown(self, name: str) -> str:
-        return f"unknown {self.family} {shown(name)}{did_you_mean(name, self.names())}"
+        return f"unknown {self.family} {shown(name)}{did_you_mean(name, self._members)}"
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """Return the keyword-only parameters of `name`: those a recipe may set."""

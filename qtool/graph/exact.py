@@ -47,20 +47,28 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, object]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     kept = state["state"]
     assert isinstance(kept, dict)
-    known = {key for entries in kept.values() for key in entries}
+    known: dict[bool, set[object]] = {}  # Adafactor keeps less of vectors than of what has sides
+    for index, entries in kept.items():
+        known.setdefault(parameters[index].ndim > 1, set()).update(entries)
     for index, entries in kept.items():
         parameter = parameters[index]
-        if missing := known - entries.keys():
+        if missing := known[parameter.ndim > 1] - entries.keys():
             raise ValueError(f"optimizer.state.{index} has no {', '.join(map(str, missing))}")
         for key, value in entries.items():
             name = f"optimizer.state.{index}.{key}"
             if not isinstance(value, Tensor | int | float):
                 raise ValueError(f"{name} must be a tensor or a number")
             if isinstance(value, Tensor) and value.dim():  # counters of steps have no shape
-                _refuse_unlike(name, value, parameter.dtype, parameter.shape)
+                shape = list(parameter.shape)
+                if key in _ONE_SIDE:
+                    shape[_ONE_SIDE[key]] = 1
+                _refuse_unlike(name, value, parameter.dtype, torch.Size(shape))
 
     if kept and isinstance(optimizer, torch.optim.SGD):
         _begin_momentum(optimizer)
+
+
+_ONE_SIDE = {"row_var": -1, "col_var": -2}  # of Adafactor, and the side that each has summed up
 
 
 def _begin_momentum(optimizer: torch.optim.SGD) -> None:

@@ -92,6 +92,9 @@ class Training(Section):
         if self.gradient == "population" and self.clip_gradient is not None:
             why = "expected gradients are taken as they are; leave it out with gradient: population"
             found.append(("clip_gradient", why))
+        chosen = self.optimizer.name
+        if self.cuda_graph and not OPTIMIZERS.facts(chosen).graphed:
+            found.append(("cuda_graph", f"{chosen} cannot be captured in a graph; leave it out"))
         return found
 
     @field_validator("learning_rate", mode="before")

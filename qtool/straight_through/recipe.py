@@ -13,7 +13,7 @@ import torch
 
 from qtool.errors import InputError
 from qtool.numerics.saturation import widths_can_saturate
-from qtool.problems import Problem, report
+from qtool.problems import Problem, either, report
 from qtool.quantizers.layers import plain_type
 from qtool.recipe.places import at, put
 from qtool.recipe.recipe import Recipe
@@ -65,6 +65,7 @@ def equivalent_of(recipe: Recipe, source: str) -> Equivalent:
                 if wrong := why_not(settings):
                     key, why = wrong
                     found.append((f"quantization.{_owner(recipe, place, key)}{key}", why))
+    found += _unfit(recipe)
     if found:
         raise report(source, list(dict.fromkeys(found)))
     if not maps:
@@ -74,6 +75,17 @@ def equivalent_of(recipe: Recipe, source: str) -> Equivalent:
     outside = "; ".join(f"{name}: {why}" if len(judged) > 1 else why for name, why in judged if why)
     notes = _notes(recipe, maps, adaptive=adaptive)
     return Equivalent(recipe, maps, places, adaptive, outside, notes)
+
+
+def _unfit(recipe: Recipe) -> list[Problem]:
+    """Return the keys of training with which no straight-through form is known, and why."""
+    found: list[Problem] = []
+    optimizer = recipe.training.optimizer.name
+    if not OPTIMIZERS.facts(optimizer).maps:
+        known = [name for name in OPTIMIZERS.names() if OPTIMIZERS.facts(name).maps]
+        why = f"no straight-through form is known under {optimizer}; choose {either(known)}"
+        found.append(("training.optimizer", why))
+    return found
 
 
 def _owner(recipe: Recipe, place: str, key: str) -> str:
@@ -103,8 +115,11 @@ def why_not(settings: WeightQuantization) -> Problem | None:
 def _notes(recipe: Recipe, maps: Mapping[str, WeightMap], *, adaptive: bool) -> list[str]:
     """Return what keeps the equivalence from being exact."""
     notes: list[str] = []
-    decay = recipe.training.optimizer.params.get("weight_decay", 0.0)
-    if decay and not adaptive:
+    optimizer, clipped = recipe.training.optimizer, recipe.training.clip_gradient
+    decay = optimizer.params.get("weight_decay", 0.0)
+    if clipped is not None:
+        notes.append("clip_gradient goes by the norm, which the estimator changes; leave it out")
+    if decay and (not adaptive or optimizer.name == "adam"):
         notes.append(f"weight_decay {decay:g} pulls w and M(w) differently; set it to 0")
     if any(weight_map.settings.dampening is not None for weight_map in maps.values()):
         notes.append("dampening pulls at w itself, which M moves; leave it out")

@@ -1,10 +1,11 @@
 """Optimizers, and which parameters they treat alike.
 
 Each takes parameter groups and a starting learning rate and returns a torch optimizer. To add
-one, write a function here and decorate it: its name is its name in recipes.
+one, write a function here and decorate it: its name is its name in recipes. Any of torch.optim goes
+by torch's name, as `qtool.training.torch_optimizers` has it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypedDict
 
@@ -12,9 +13,11 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
+from qtool.problems import Problem
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer
-from qtool.registry import Registry
+from qtool.registry import FactRegistry, P
+from qtool.training.torch_optimizers import of_torch, refused_by_torch, unfit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +27,43 @@ class OptimizerFacts:
     adaptive: bool = False
     """Of Adam's family: its steps do not grow with the gradient (arXiv:2405.05171)."""
 
+    maps: bool = False
+    """A run's straight-through form is known, and its state can be carried over."""
 
-OPTIMIZERS = Registry[Callable[..., torch.optim.Optimizer]]("optimizer").with_facts(OptimizerFacts)
+    graphed: bool = True
+    """A CUDA graph may hold its step."""
+
+
+class Optimizers(FactRegistry[Callable[..., torch.optim.Optimizer], P, OptimizerFacts]):
+    """The table of optimizers; those of torch.optim are members whose names are torch's."""
+
+    def __init__(self, family: str, facts: Callable[P, OptimizerFacts]) -> None:
+        super().__init__(family, facts)
+        self._of_torch: set[str] = set()
+
+    def list_torch(self) -> None:
+        """Let those of torch.optim be members, too, which `names` leaves out."""
+        for name, make, graphed in of_torch():
+            grows = name in GROWING
+            self._add(make, name, facts=OptimizerFacts(adaptive=not grows, graphed=graphed))
+            self._of_torch.add(name)
+
+    def names(self) -> list[str]:
+        """Return the names of the others; which torch.optim has depends on the version of torch."""
+        return [name for name in super().names() if name not in self._of_torch]
+
+    def problems(self, name: str, params: Mapping[str, object]) -> list[Problem]:
+        """Return every (parameter, what is wrong with it); `""` stands for the name itself."""
+        if why := unfit(name):
+            return [("", why)]
+        found = super().problems(name, params)
+        if found or name not in self._of_torch:
+            return found
+        return refused_by_torch(name, self[name], params)
+
+
+GROWING = {"SGD", "ASGD"}  # of torch.optim: whose steps grow with the gradient
+OPTIMIZERS = Optimizers("optimizer", OptimizerFacts)
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Decay = Annotated[float, Field(ge=0)]
 
@@ -55,7 +93,7 @@ Betas = Annotated[list[float], AfterValidator(_are_betas)]
 ADAM_BETAS = [0.9, 0.999]
 
 
-@OPTIMIZERS.add
+@OPTIMIZERS.add(maps=True)
 def sgd(
     groups: list[Group],
     rate: float,
@@ -70,7 +108,7 @@ def sgd(
     return torch.optim.SGD(decaying, rate, momentum=momentum, nesterov=nesterov, fused=True)
 
 
-@OPTIMIZERS.add(adaptive=True)
+@OPTIMIZERS.add(adaptive=True, maps=True)
 def adamw(
     groups: list[Group],
     rate: float,
@@ -85,6 +123,49 @@ def adamw(
     """
     decaying = with_decay(groups, weight_decay)
     return torch.optim.AdamW(decaying, rate, betas=(betas[0], betas[1]), eps=eps, fused=True)
+
+
+@OPTIMIZERS.add(adaptive=True, maps=True)
+def adam(
+    groups: list[Group],
+    rate: float,
+    *,
+    betas: Betas = ADAM_BETAS,
+    eps: Annotated[float, Field(gt=0)] = 1e-8,
+    weight_decay: Decay = 0.0,
+) -> torch.optim.Optimizer:
+    """Step by Adam; weight decay is added to the gradient, which it then scales.
+
+    Reference: Kingma and Ba, 2014, arXiv:1412.6980.
+    """
+    decaying = with_decay(groups, weight_decay)
+    return torch.optim.Adam(decaying, rate, betas=(betas[0], betas[1]), eps=eps, fused=True)
+
+
+@OPTIMIZERS.add(adaptive=True)
+def rmsprop(
+    groups: list[Group],
+    rate: float,
+    *,
+    alpha: Annotated[float, Field(ge=0, lt=1)] = 0.99,
+    eps: Annotated[float, Field(gt=0)] = 1e-8,
+    momentum: Momentum = 0.0,
+    centered: bool = False,
+    weight_decay: Decay = 0.0,
+) -> torch.optim.Optimizer:
+    """Step by the gradient over sqrt(v) + eps, where v <- alpha v + (1 - alpha) g^2.
+
+    Centered subtracts the square of the gradient's moving average from v.
+
+    Reference: Tieleman and Hinton, 2012, Lecture 6.5, Neural Networks for Machine Learning
+    """
+    decaying = with_decay(groups, weight_decay)
+    return torch.optim.RMSprop(
+        decaying, rate, alpha=alpha, eps=eps, momentum=momentum, centered=centered
+    )
+
+
+OPTIMIZERS.list_torch()
 
 
 def with_decay(groups: list[Group], weight_decay: float) -> list[dict[str, object]]:

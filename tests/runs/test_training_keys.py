@@ -27,9 +27,28 @@ def test_a_run_with_every_key_ends_as_if_it_had_never_stopped(tmp_path: Path) ->
             {"training.clip_gradient": 1.0, "training.gradient": "population"},
             "training.clip_gradient: expected gradients are taken as they are",
         ),
+        (
+            {"training.cuda_graph": True, "training.optimizer": "Adagrad"},
+            "training.cuda_graph: Adagrad cannot be captured in a graph; leave it out",
+        ),
+        (
+            {"training.optimizer": {"name": "Adagrad", "betas": [0.9, 0.9]}},
+            "training.optimizer.betas: Adagrad has no parameter betas",
+        ),
     ],
 )
 def test_what_keys_cannot_say_is_a_recipe_error(
     changes: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
     assert told in refused(tmp_path, "train", str(write_recipe(tmp_path, changes)))
+
+
+def test_an_optimizer_of_torch_trains_resumes_and_has_no_straight_through_form(
+    tmp_path: Path,
+) -> None:
+    training = LEARNED["training"] | {"learning_rate": 1e-3, "optimizer": "Adafactor"}
+    quantization = {"weights": {"bits": 4, "range": "he_uniform", "estimator": "sinusoidal"}}
+    changes = LEARNED | {"training": training, "quantization": quantization}
+    ends_as_if_never_stopped(changes, [((Trainer, "_take_step", 4), (0, 4))], tmp_path)
+    message = refused(tmp_path, "convert", "whole", "--to", "straight_through")
+    assert "training.optimizer: no straight-through form is known under Adafactor" in message
