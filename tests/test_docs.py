@@ -15,6 +15,8 @@ import yaml
 from qtool import __version__
 from qtool.numerics.grid import Kind
 from qtool.recipe import Recipe
+from qtool.recipe.extends import joined
+from qtool.recipe.plain import read_recipe_file
 from qtool.settings.section import check
 from qtool.settings.user_estimators import load_estimator
 from tests import docs
@@ -206,6 +208,9 @@ def test_every_whole_recipe_in_a_document_is_one():
 
     assert whole
     for data in whole:
+        if (base := data.pop("extends", None)) is not None:
+            path = ROOT / "recipes" / Path(base).name
+            data = joined(read_recipe_file(path), data)
         check(Recipe, data | {"training": data["training"] | {"learning_rate": 1e-3}}, "README")
 
 

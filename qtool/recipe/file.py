@@ -7,6 +7,7 @@ from qtool.files.whole import write_text
 from qtool.files.yaml_data import written_yaml
 from qtool.models.weights import is_weights_file
 from qtool.problems import report
+from qtool.recipe.extends import chain_of, joined
 from qtool.recipe.parts import load_parts
 from qtool.recipe.places import at, put
 from qtool.recipe.plain import override, read_recipe_file
@@ -16,7 +17,11 @@ from qtool.settings.user_code import UserCode
 
 
 def load_recipe(
-    path: Path, assignments: list[str] | None = None, *, code: UserCode | None = None
+    path: Path,
+    assignments: list[str] | None = None,
+    *,
+    code: UserCode | None = None,
+    extends: bool = True,
 ) -> Recipe:
     """Read and check a recipe file, with the assignments of `--set`.
 
@@ -24,13 +29,40 @@ def load_recipe(
         path: of the file.
         assignments: of `--set`.
         code: where the user's own files are looked for, and whether they run; None: beside the
-            recipe, and they do.
+            recipe, and those that it extends, and they do.
+        extends: it may extend others; that of a run, which may be anyone's, is whole.
 
     Raises:
         RecipeError: If the file cannot be read. Lists every problem with its dotted place.
     """
-    data = with_found_paths(read_recipe_file(path), path.parent)
+    if extends:
+        data, code = read_extended(path), code or code_beside(path)
+    else:
+        data = with_found_paths(read_recipe_file(path), path.parent)
     return check_recipe(override(data, assignments or []), path, code=code)
+
+
+def read_extended(path: Path) -> dict[str, object]:
+    """Return the data of a recipe file and of those that it extends, joined.
+
+    Relative paths are those of the file that says them.
+
+    Raises:
+        RecipeError: As `chain_of`.
+    """
+    own, *others = [with_found_paths(data, each.parent) for each, data in chain_of(path)]
+    for each in others:
+        own = joined(each, own)
+    return own
+
+
+def code_beside(path: Path) -> UserCode:
+    """Return what holds for a user's recipe: files beside it and those that it extends, which run.
+
+    Raises:
+        RecipeError: As `chain_of`.
+    """
+    return UserCode.beside(*(each.path for each in chain_of(path)))
 
 
 def with_found_paths(data: Mapping[str, object], folder: Path) -> dict[str, object]:

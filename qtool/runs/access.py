@@ -15,7 +15,7 @@ from qtool.data.datasets import default_root
 from qtool.data.root import DataRoot
 from qtool.errors import RecipeError
 from qtool.files.json_data import read_json
-from qtool.recipe.file import check_recipe, with_found_paths
+from qtool.recipe.file import check_recipe, code_beside, read_extended, with_found_paths
 from qtool.recipe.places import put, section_at
 from qtool.recipe.plain import override, read_recipe_file
 from qtool.recipe.recipe import Recipe
@@ -89,7 +89,7 @@ class Access:
         folder = _run_of(path)
         if folder is not None:
             return UserCode.of_run(folder.path, folder.kept_digests(), run_copies=self.run_code)
-        beside = UserCode.beside(path)
+        beside = code_beside(path)
         if into is None or not _goes_on(into):
             return beside
         return replace(beside, digests=into.kept_digests(), into=into.path)
@@ -100,7 +100,10 @@ class Access:
         Raises:
             RecipeError: If the file cannot be read. Lists every problem with its dotted place.
         """
-        data = with_found_paths(read_recipe_file(path), path.parent)
+        if _run_of(path) is None:
+            data = read_extended(path)
+        else:  # a run's recipe, which may be anyone's, is whole
+            data = with_found_paths(read_recipe_file(path), path.parent)
         if self.whose != "own":
             data = put(data, {"data.root": None}) if section_at(data, "data") else data
         data = override(data, self.assignments)

@@ -62,7 +62,7 @@ class Run:
         """
         folder = RunFolder(path)
         folder.refuse_unless_run()
-        recipe = load_recipe(folder.recipe, code=code)
+        recipe = load_recipe(folder.recipe, code=code, extends=False)
         return cls(folder, recipe, device, access.to(path))
 
     @cached_property

@@ -57,9 +57,9 @@ class UserCode:
     loaded: dict[str, ModuleType] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def beside(cls, recipe: Path) -> "UserCode":
-        """Return what holds for a recipe of the user's: files beside it, which run."""
-        return cls((recipe.parent,))
+    def beside(cls, *recipes: Path) -> "UserCode":
+        """Return what holds for recipes of the user's: files beside them, which run."""
+        return cls(tuple(dict.fromkeys(recipe.parent for recipe in recipes)))
 
     @classmethod
     def of_run(
