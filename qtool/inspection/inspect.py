@@ -114,7 +114,7 @@ def _inspect_run(path: Path) -> Inspection:
     state, network = run.checkpoint, run.network
     with intact(run.folder.checkpoint, NOT_OF_THIS_RUN):
         model = prepared(run.recipe, network, state.architecture)
-        load_model(model, state.model)
+        load_model(model, state.judged)
     rows, modules = plan(model), quant_layers(model)
     layers: list[InspectedLayer] = []
     for row in rows:

@@ -57,7 +57,7 @@ class Network:
         state = run.checkpoint
         with intact(run.folder.checkpoint, NOT_OF_THIS_RUN):
             model = prepared(run.recipe, run.network, state.architecture)
-            load_model(model, state.model)
+            load_model(model, state.judged)
         return cls.of(model)
 
 

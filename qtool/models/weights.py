@@ -75,7 +75,7 @@ def plain_state_dict(loaded: object, where: str) -> StateDict:
     """
     inner = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if isinstance(inner, dict) and _is_checkpoint(inner):
-        inner = _float_part(inner["model"])
+        inner = _float_part(_judged(inner["model"], inner.get("average")))
     if not isinstance(inner, dict) or not inner:
         raise DataError(f"{where}: holds no state_dict, a mapping from names to tensors")
     if wrong := [key for key, value in inner.items() if not _is_dense(value)]:
@@ -94,6 +94,12 @@ def plain_state_dict(loaded: object, where: str) -> StateDict:
 def _is_checkpoint(loaded: Mapping[str, object]) -> bool:
     """Tell whether a file is the checkpoint.pt of one of qtool's runs."""
     return all(key in loaded for key in ("format", "model", "architecture"))
+
+
+def _judged(state: object, average: object) -> object:
+    """Return a run's weights as they are judged: their average, where there is one."""
+    both = isinstance(state, dict) and isinstance(average, dict)
+    return {**state, **average} if both else state
 
 
 def _float_part(state: object) -> object:

@@ -86,6 +86,10 @@ class Training(Section):
     clip_gradient: float | None = Field(default=None, gt=0)
     """Shorten gradients whose norm, of all parameters together, is above it."""
 
+    ema: float | None = Field(default=None, ge=0, lt=1)
+    """Decay of an average of the weights, scales and batch norm statistics over steps: it is what
+    is judged, converted and exported."""
+
     def clashes(self) -> list[Problem]:
         """Return what two keys of the section cannot both say."""
         found: list[Problem] = []

@@ -18,6 +18,7 @@ from qtool.models.architecture import Architecture
 from qtool.reports.results import EpochLine
 from qtool.runs.sound import advice
 from qtool.tensor_files import read_torch
+from qtool.training.average import Average
 from qtool.training.position import Position
 
 FORMAT = 3
@@ -29,7 +30,7 @@ REQUIRED: dict[str, type] = {
     "random": dict,
     "architecture": dict,
 }
-OPTIONAL: dict[str, type] = {"qtool": str, "inside": dict}
+OPTIONAL: dict[str, type] = {"qtool": str, "inside": dict, "average": dict}
 
 
 @dataclass
@@ -45,6 +46,8 @@ class Checkpoint:
         qtool: version that wrote it, "" before it was kept.
         sha256: of the file that it was read from, which cannot hold it.
         inside: where it stands inside the epoch in progress; None at the end of one.
+        average: of the weights, scales and statistics in `model`, by their names there, where a
+            recipe asks for one.
     """
 
     model: dict[str, Any]
@@ -55,6 +58,12 @@ class Checkpoint:
     qtool: str = ""
     sha256: str = ""
     inside: Position | None = None
+    average: dict[str, Tensor] | None = None
+
+    @property
+    def judged(self) -> dict[str, object]:
+        """Return the state_dict that is judged and converted: the average, where there is one."""
+        return self.model if self.average is None else self.model | self.average
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put everything back; the history is the caller's. Other contents raise as torch does.
@@ -79,12 +88,14 @@ def take(
     history: list[EpochLine],
     architecture: Architecture,
     inside: Position | None = None,
+    *,
+    average: Average | None = None,
 ) -> Checkpoint:
     """Return the present state as a checkpoint, at an epoch's end or inside it."""
     cuda: list[Tensor] = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     random = {"cpu": torch.get_rng_state(), "cuda": cuda}
     state = Checkpoint(model.state_dict(), optimizer.state_dict(), history, random, architecture)
-    return replace(state, inside=inside)
+    return replace(state, inside=inside, average=average and average.state())
 
 
 def save(checkpoint: Checkpoint, path: Path) -> str:
@@ -99,8 +110,9 @@ def save(checkpoint: Checkpoint, path: Path) -> str:
     lines = [line.to_json() for line in checkpoint.history]
     data = {"format": FORMAT, **vars(checkpoint), "history": lines, "qtool": qtool.__version__}
     del data["sha256"]
-    if checkpoint.inside is None:
-        del data["inside"]
+    for key in ("inside", "average"):
+        if data[key] is None:
+            del data[key]
     return NewestAndPrevious(path).write(lambda temporary: torch.save(data, temporary))
 
 

@@ -10,6 +10,7 @@ from qtool.recipe.recipe import Recipe
 from qtool.runs.deal import deal
 from qtool.runs.stepping import fast_step, population_of
 from qtool.settings.choices import rate_schedule
+from qtool.training.average import Average
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES, Loss
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
@@ -17,6 +18,8 @@ from qtool.training.profile import StepProfile
 from qtool.training.random_numbers import OwnRandomNumbers
 from qtool.training.synced_norms import sync_norms
 from qtool.world.world import ALONE, World
+
+SHARE_OF_START = 0.01  # in an average, from which on it is said
 
 
 def make_loss(recipe: Recipe) -> Loss:
@@ -62,7 +65,25 @@ def make_trainer(
         batch=dealt.rows,
         shares=training.gradient_accumulation,
         clip=training.clip_gradient,
+        average=None if training.ema is None else Average(model, training.ema),
         several=LOSSES.facts(training.loss.name).several,
+    )
+
+
+def note_on_average(recipe: Recipe, steps: int) -> str:
+    """Say how much of the first weights their average still holds at the end, "" where little.
+
+    Args:
+        recipe: of the run.
+        steps: of an epoch.
+    """
+    training = recipe.training
+    left = 0.0 if training.ema is None else training.ema ** (steps * training.epochs)
+    if left < SHARE_OF_START:
+        return ""
+    return (
+        f"note: training.ema: at the end {left:.0%} of the average is still what training began "
+        f"with, after {steps * training.epochs} steps; a smaller number forgets it"
     )
 
 

@@ -148,7 +148,7 @@ class Run:
         build.refuse_other_data(self.data, state.architecture, str(self.folder))
         model = build.prepare_network(self.recipe, network, self.data.first_images, search=False)
         with intact(self.folder.checkpoint, NOT_OF_THIS_RUN):
-            load_model(model, state.model)
+            load_model(model, state.judged)
         done = len(state.history) + self._begun
         if done < epochs:
             say(f"{self.folder}: trained for {round(done, 2):g} of {epochs} epochs so far")
@@ -181,6 +181,8 @@ class Run:
         """
         with intact(self.folder.checkpoint, NOT_OF_THIS_RUN):
             self.checkpoint.restore(trainer.model, trainer.optimizer)
+            if trainer.average is not None:
+                trainer.average.restore(self.checkpoint.average)
             if self.checkpoint.inside is not None:
                 go_to(trainer, self.checkpoint.inside)
         trainer.history = self.checkpoint.history

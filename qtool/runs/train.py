@@ -137,6 +137,8 @@ def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
         keep_freed_memory()
     measured = StepProfile(device) if looks.profile else None
     trainer, architecture = start_or_resume(run, measured)
+    if note := equipment.note_on_average(recipe, len(trainer.train)):
+        say(note)
     if with_plan:
         show_plan(plan(trainer.model), plan_sites(trainer.model))
     if trainer.history or trainer.tally.steps:
@@ -154,6 +156,8 @@ def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
             say("note: what was converted and exported of this run before is of an earlier epoch")
         trainer.join(answers := AnswerRecorder())
         _fit(run, trainer, architecture)
+        if trainer.average is not None:
+            trainer.average.put()
         plain_norms(trainer.model)
         found = answers.found(world)
         summary = world.from_first(partial(_end, run, trainer, architecture, measured, found))
@@ -243,7 +247,12 @@ def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
 
     def save(inside: Position | None = None) -> None:
         state = checkpoint.take(
-            trainer.model, trainer.optimizer, trainer.history, architecture, inside
+            trainer.model,
+            trainer.optimizer,
+            trainer.history,
+            architecture,
+            inside,
+            average=trainer.average,
         )
         checkpoint.save(state, folder.checkpoint)
 
@@ -264,7 +273,7 @@ def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
         with held_back():  # to estimate them again, with biases rounded, would give others
             round_biases(model)
             world.same_everywhere(model)
-            trainer.tally.finished = True
+            trainer.keep_finished()
 
     try:
         trainer.fit(after_epoch, finish)

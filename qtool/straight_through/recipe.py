@@ -85,6 +85,9 @@ def _unfit(recipe: Recipe) -> list[Problem]:
         known = [name for name in OPTIMIZERS.names() if OPTIMIZERS.facts(name).maps]
         why = f"no straight-through form is known under {optimizer}; choose {either(known)}"
         found.append(("training.optimizer", why))
+    if recipe.training.ema is not None:
+        why = "the average of what M gives is not what M gives of the average; leave it out"
+        found.append(("training.ema", why))
     return found
 
 

@@ -1,7 +1,7 @@
 """One run of training, epoch by epoch: forward, backward, step, schedules."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from qtool.quantizers.layers import take_oscillations
 from qtool.quantizers.measures import code_measures
 from qtool.reports.results import EpochLine
 from qtool.stopping import held_back
+from qtool.training.average import Average
 from qtool.training.failures import failed_step, loss_of
 from qtool.training.losses import Loss
 from qtool.training.lost import Lost
@@ -65,6 +66,7 @@ class Trainer:
         holdout: training images that are held out: they judge each epoch in place of `validation`,
             which judges the last one only.
         clip: the most that the norm of all gradients together may be; None for no limit.
+        average: of the weights, which is judged and finished in their place.
         several: float labels [B, classes] are several classes of an image, and no shares of them.
     """
 
@@ -89,6 +91,7 @@ class Trainer:
     shares: int = 1
     holdout: Batches | None = None
     clip: float | None = None
+    average: Average | None = None
     several: bool = False
 
     def __post_init__(self) -> None:
@@ -135,11 +138,13 @@ class Trainer:
                 trained = self.tally.line or self._train_epoch(epoch, bar, take)
                 last = epoch == self.epochs - 1
                 if last and not self.tally.finished:
-                    finish(self.model)
+                    with self.as_judged():
+                        finish(self.model)
                 when = f"after epoch {epoch + 1}, step {(epoch + 1) * steps}"
                 with self.world.together():
                     self.lost.refuse(self.model, self.optimizer, when, last=last)
-                judged = self._judge(epoch, last=last)
+                with self.as_judged():
+                    judged = self._judge(epoch, last=last)
                 with held_back():
                     line = EpochLine(**trained, **judged, seconds=round(self.tally.seconds, 3))
                     self.history.append(line)
@@ -147,6 +152,16 @@ class Trainer:
                     for watcher in self.watchers:
                         watcher.end_epoch(line.epoch, line.step)
                     after_epoch(line)
+
+    def as_judged(self) -> AbstractContextManager[None]:
+        """Let the model be what is judged while inside: the average, if there is one."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def keep_finished(self) -> None:
+        """Note, inside `as_judged`, that what is left to do after the last step is done."""
+        if self.average is not None:
+            self.average.take()
+        self.tally.finished = True
 
     def plain_step(self) -> TrainingStep:
         """Return what takes a step as it is, neither compiled nor captured."""
@@ -168,7 +183,7 @@ class Trainer:
         images = next(iter(self.validation.batches(epoch - 1)))[0]
         when = f"after epoch {epoch}, step {epoch * len(self.train)}"
         self.lost.share(self.world)
-        with self.world.together():
+        with self.as_judged(), self.world.together():
             self.lost.refuse_constant(self.model, images, when)
 
     def _train_epoch(self, epoch: int, bar: EpochBar, take: TakeStep) -> Measures:
@@ -214,6 +229,8 @@ class Trainer:
             loss, logits = take(*batch)
         except StepError as error:
             raise self._failed(error, batch, epoch, index) from None
+        if self.average is not None:
+            self.average.update()
         labels = batch[1]
         if labels.ndim > 1 and not self.several:  # of an image that is mixed, its largest share
             labels = labels.argmax(1)

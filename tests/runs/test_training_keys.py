@@ -4,19 +4,61 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from qtool import pipeline
+from qtool.models.weights import read_state_dict
+from qtool.runs import build
 from qtool.training.loop import Trainer
-from tests.kit import refused, write_recipe
-from tests.runs.test_resume import LEARNED
+from tests.kit import metrics as lines
+from tests.kit import refused, shell, write_recipe
+from tests.runs.test_resume import LEARNED, checkpoint
 from tests.runs.test_stops import ends_as_if_never_stopped
 
-KEYS: dict[str, Any] = {"clip_gradient": 0.5}
+KEYS: dict[str, Any] = {"clip_gradient": 0.5, "ema": 0.8}
 
 
 def test_a_run_with_every_key_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     changes = LEARNED | {"training": LEARNED["training"] | KEYS}
     stops = [((Trainer, "_take_step", 4), (0, 4)), ((Trainer, "_validate", 2), (1, 6))]
+    stops += [((build, "reestimate_batch_norm_on", 1), (2, 6)), ((Trainer, "_validate", 1), (2, 6))]
     ends_as_if_never_stopped(changes, stops, tmp_path)
+
+
+def test_the_average_of_the_weights_is_what_every_file_but_the_checkpoint_s_model_holds(
+    tmp_path: Path,
+) -> None:
+    changes = {"training.epochs": 2, "training.ema": 0.5, "data.train_samples": 128}
+    path, run, plain = write_recipe(tmp_path, changes), tmp_path / "run", tmp_path / "plain"
+    summary = pipeline.train(path, run_dir=run, device="cpu")
+    pipeline.train(path, run_dir=plain, device="cpu", assignments=["training.ema=null"])
+    state, other = checkpoint(run), checkpoint(plain)
+    for name, value in other["model"].items():
+        if not name.endswith("bias"):  # those of the plain run's network were rounded at the end
+            assert torch.equal(value, state["model"][name]), name
+    figures = [[line["train_loss"] for line in lines(folder)] for folder in (run, plain)]
+    assert figures[0] == figures[1]
+    written = load_file(run / "model.safetensors")
+    assert all(torch.equal(value, state["average"][name]) for name, value in written.items())
+    assert not torch.equal(written["conv1.weight"], state["model"]["conv1.weight"])
+    weights = read_state_dict(run / "checkpoint.pt")
+    assert torch.equal(weights["conv1.weight"], state["average"]["conv1.weight"])
+    converted = pipeline.convert(run, device="cpu")
+    assert converted.validation_accuracy_before == summary.validation_accuracy
+    scales = load_file(run / "integer.safetensors")["conv2.weight_scale"]
+    assert torch.equal(scales, state["average"]["conv2.weight_quantizer.scale"].flatten())
+    shown = pipeline.inspect(run).to_json()["layers"]
+    low, high = scales.min(), scales.max()
+    said = next(layer["weight scale"] for layer in shown if layer["layer"] == "conv2")
+    assert f"{low:.3g}" in said
+    assert f"{high:.3g}" in said
+
+
+def test_an_average_that_has_not_forgotten_its_start_is_told_of(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, {"training.ema": 0.9})
+    _, _, said = shell("train", str(path), "--run-dir", str(tmp_path / "run"))
+    assert "at the end 81% of the average is still what training began with" in said
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def sizes_of(recipe: Recipe) -> Sizes:
     trained = sum(p.numel() * p.element_size() for p in parameters)
     others = sum(b.numel() * b.element_size() for b in network.buffers())
     copies = 2 if OPTIMIZERS.facts(recipe.training.optimizer.name).adaptive else 1
+    copies += recipe.training.ema is not None
     watched = sum(_watched_bytes(p.numel(), recipe) for p in parameters if p.ndim > 1)
     named = PER_TENSOR * len(parameters)
     return Sizes(
@@ -111,7 +112,8 @@ def _sizes_of_all(trials: Sequence[Trial]) -> list[Sizes]:
     found: list[Sizes] = []
     for trial in trials:
         recipe = trial.recipe
-        key = repr((recipe.model, recipe.data, recipe.training.optimizer))
+        training = recipe.training
+        key = repr((recipe.model, recipe.data, training.optimizer, training.ema))
         if key not in known:
             known[key] = sizes_of(recipe)
         found.append(known[key])
