@@ -18,7 +18,6 @@ from qtool.comparison.stories import (
     compare_schedules,
 )
 from qtool.conversion.to_integer import convert as to_integer
-from qtool.errors import InputError
 from qtool.export.proof.damage import refuse_damaged
 from qtool.export.repair.repaired import repaired
 from qtool.export.writing.ends import Ends
@@ -44,8 +43,10 @@ from qtool.runs.access import Access
 from qtool.runs.build import load_checked
 from qtool.runs.deal import refuse_differing, refuse_indivisible
 from qtool.runs.export import Exporter, onnx_of
-from qtool.runs.folder import CONVERT, RunFolder, only_writer_of, report_beside
+from qtool.runs.folder import CONVERT, only_writer_of, report_beside
+from qtool.runs.given import refuse_nothing_to_resume, refuse_two_ways
 from qtool.runs.machine import pick_device, processor_name
+from qtool.runs.place import AUTO, NextFree, claimed, named_folder
 from qtool.runs.run import Run
 from qtool.runs.sources import integer_of, place_of_integer, quantized_from
 from qtool.runs.train import train_run
@@ -76,34 +77,36 @@ __all__ = [
 def train(
     recipe_path: Path,
     *,
-    run_dir: Path | None = None,
+    run_dir: Path | NextFree | None = None,
     assignments: list[str] | None = None,
     device: str = "auto",
     resume: bool = False,
+    overwrite: bool = False,
     profile: bool = False,
     data_root: Path | None = None,
     run_code: bool = False,
     report: bool = False,
 ) -> Summary:
     """Recipe -> data, model -> fake quantizers -> training -> checkpoint, all by `train_run`."""
-    folder = RunFolder(run_dir or Path("runs") / recipe_path.stem)
+    refuse_two_ways(resume=resume, overwrite=overwrite, auto=run_dir == AUTO)
+    there = None if overwrite else named_folder(run_dir, recipe_path)
     with formed(device) as world:
         with world.together():
             access = Access.of(data_root, assignments, run_code=run_code).to_recipe(recipe_path)
-            code = access.code_of(recipe_path, folder)
+            code = access.code_of(recipe_path, there)
             recipe = load_checked(recipe_path, access=access, code=code)
-            if resume and not folder.path.exists():
-                raise InputError(
-                    f"{folder}: no such folder; leave out --resume to begin the run there"
-                )
+            if resume and there is not None:
+                refuse_nothing_to_resume(there.path)
             refuse_indivisible(recipe, world, str(recipe_path))
             place = pick_device(own_device(device))
         refuse_differing(recipe, world)
-        resume = resume or launched().restarts > 0  # torchrun has started all processes again
-        run = Run(folder, recipe, place, access.taken(recipe), world)
-        page = PageAtEnd(folder)
-        look = page.look if report else None
-        summary = train_run(run, resume=resume, profile=profile, longer=resume, at_end=look)
+        again = launched().restarts > 0  # torchrun has started all processes again
+        resume = resume or again
+        with claimed(run_dir, recipe_path, world, overwrite=overwrite, again=again) as folder:
+            run = Run(folder, recipe, place, access.taken(recipe), world)
+            page = PageAtEnd(folder)
+            look = page.look if report else None
+            summary = train_run(run, resume=resume, profile=profile, longer=resume, at_end=look)
     if report and world.first:
         page.write()
     return summary

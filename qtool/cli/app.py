@@ -12,7 +12,7 @@ import typer
 
 from qtool import __version__
 from qtool.cli.compare import compare_app
-from qtool.cli.first import look_at_convert, look_at_export, look_at_recipe
+from qtool.cli.first import look_at_convert, look_at_export, look_at_train
 from qtool.cli.inspect import inspect
 from qtool.cli.options import (
     AsJson,
@@ -40,7 +40,12 @@ ALL_TARGETS = "all"
 
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # never qtool's mistake
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.add_typer(compare_app, name="compare")
 
 
@@ -69,9 +74,14 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="Recipe file, such as recipes/digits.yaml.")],
     *,
     run_dir: Annotated[
-        Path | None,
-        typer.Option("--run-dir", help="Folder for the run; default: runs/RECIPE'S NAME."),
+        str | None,
+        typer.Option(
+            "--run-dir", help="Folder for the run; default: runs/NAME. auto: runs/NAME-N."
+        ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Move a run that lies there to FOLDER.old-N before.")
+    ] = False,
     assignments: Assignments = None,
     data_root: DataRoot = None,
     run_code: RunCode = False,
@@ -89,12 +99,14 @@ def train(
 
     Example: qtool train recipes/digits.yaml --set training.epochs=3
     """
-    look_at_recipe(recipe, assignments, device=device)
+    place = run_dir if run_dir is None or run_dir == "auto" else Path(run_dir)
+    look_at_train(recipe, assignments, place, device=device, resume=resume, overwrite=overwrite)
     from qtool import pipeline
 
     result = pipeline.train(
         recipe,
-        run_dir=run_dir,
+        run_dir=place,
+        overwrite=overwrite,
         assignments=assignments,
         device=device,
         resume=resume,

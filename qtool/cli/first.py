@@ -5,6 +5,7 @@ The stories check all of it again, and the rest: here nothing is decided that th
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from qtool.world.launched import launched
 
@@ -24,6 +25,28 @@ def look_at_recipe(
 
     refuse_no_device(device)
     override(read_recipe_file(recipe), assignments or ())
+
+
+def look_at_train(
+    recipe: Path,
+    assignments: Sequence[str] | None,
+    run_dir: Path | Literal["auto"] | None,
+    *,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Check what `qtool train` is given.
+
+    Raises:
+        InputError: If there is no such recipe, device or run to go on with.
+    """
+    from qtool.runs.given import refuse_nothing_to_resume, refuse_two_ways
+
+    refuse_two_ways(resume=resume, overwrite=overwrite, auto=run_dir == "auto")
+    look_at_recipe(recipe, assignments, device=device)
+    if resume and isinstance(run_dir, Path) and launched().size == 1:
+        refuse_nothing_to_resume(run_dir)
 
 
 def look_at_convert(

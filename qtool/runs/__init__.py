@@ -7,5 +7,6 @@ machine: what it runs on. access: what a recipe may reach. deal: which rows go t
 stepping: the step that it trains by. checkpoint: everything needed to go on, and the one before.
 sound: which of them is as it was written, and what is made of it. changes: what its weights' codes
 did. weights: them, for other tools. answers: what its network says of each validation image.
-listed: the runs in a folder. given: what commands are given, refused without torch.
+listed: the runs in a folder. place: which folder, and what lay there moved aside. given: what
+commands are given, refused without torch.
 """

@@ -124,3 +124,29 @@ def refuse_nothing_finished(source: Path) -> None:
         raise InputError(f"{source}: neither a run folder nor an .onnx file")
     elif not source.is_file():
         raise InputError(f"{source}: no such file; qtool export RUN --output {source} makes it")
+
+
+def refuse_two_ways(*, resume: bool, overwrite: bool, auto: bool) -> None:
+    """Check that a run is to go on, to be moved aside or to be in a new folder: one of the three.
+
+    Raises:
+        InputError: If two of them are asked for.
+    """
+    if resume and (overwrite or auto):
+        other = "--overwrite begins a new one" if overwrite else "--run-dir auto begins a new one"
+        raise InputError(f"--resume goes on with a run, and {other}; leave out one of the two")
+    if overwrite and auto:
+        raise InputError(
+            "--run-dir auto takes a free folder, so --overwrite has nothing to move; leave out one "
+            "of the two"
+        )
+
+
+def refuse_nothing_to_resume(folder: Path) -> None:
+    """Check that a run's folder is there, so that a mistyped name begins no other run.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if not folder.exists():
+        raise InputError(f"{folder}: no such folder; leave out --resume to begin the run there")

@@ -22,6 +22,7 @@ OPTIONS = {
     "train": [
         "RECIPE",
         "--run-dir",
+        "--overwrite",
         "--set",
         "--data-root",
         "--run-code",
@@ -176,7 +177,7 @@ def options(command: Any) -> list[str]:
             listed.append(item.name.upper())
         else:
             listed += [*item.opts, *item.secondary_opts]
-    return [name for name in listed if name != "--help"]
+    return [name for name in listed if name not in ("--help", "-h")]
 
 
 def test_commands_and_options_are_the_frozen_ones() -> None:
@@ -220,7 +221,7 @@ main(sys.argv[1:])
     [
         (["--help"], 0),
         (["--version"], 0),
-        (["train", "--help"], 0),
+        (["train", "-h"], 0),
         (["compare", "estimators", "--help"], 0),
         (["train", "r.yaml", "--epochs", "3"], 2),
         (["export", "runs/a", "--batch", "x"], 2),
@@ -262,6 +263,8 @@ WITHOUT_TORCH = {
     "train no.yaml": "no.yaml: no such file or folder; give the path of a recipe",
     "train list.yaml": "list.yaml: holds a list; a recipe is a mapping",
     "train r.yaml --set seed": "--set seed: write key=value",
+    "train r.yaml --resume --overwrite": "--resume goes on with a run, and --overwrite",
+    "train r.yaml --resume --run-dir no": "no: no such folder; leave out --resume",
     "train r.yaml --device gpu": "--device gpu: choose auto, cpu, cuda",
     "convert no": "no: no such file or folder; give a run folder or a recipe",
     "convert run --output m.onnx": "m.onnx: an integer model is a .safetensors file; qtool export",
