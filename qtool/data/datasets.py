@@ -20,6 +20,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
 from qtool.data.arrays import arrays, read_npz
 from qtool.data.image_folder import image_folder
+from qtool.data.image_table import image_table
 from qtool.data.root import DataRoot
 from qtool.data.sources import DataSource, Split, channel_statistics, fixed_split, make_source
 from qtool.data.synthetic import gaussian_teacher, linear_subspaces
@@ -119,7 +120,7 @@ def cifar100(root: Path | DataRoot) -> DataSource:
     return make_source("cifar100", train, validation)
 
 
-for further in (image_folder, arrays, gaussian_teacher, linear_subspaces):
+for further in (image_folder, image_table, arrays, gaussian_teacher, linear_subspaces):
     DATASETS.add(further)
 
 

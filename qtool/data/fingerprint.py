@@ -121,7 +121,7 @@ def _half(split: Split | FileSplit) -> Half:
     chosen = split.paths[:: -(-len(split.paths) // SIZES)]
     return Half(
         images=len(split),
-        labels=sha256_of_numbers(torch.tensor(split.labels)),
+        labels=sha256_of_numbers(torch.as_tensor(split.labels)),
         names=_sha256(f"{path.parent.name}/{path.name}" for path in split.paths),
         sizes=_sha256(str(_size(path)) for path in chosen),
     )

@@ -95,6 +95,15 @@ class Facts:
     std: tuple[float, ...] | None = None
 
 
+PHOTOGRAPHS = Facts(
+    None,
+    3,
+    224,
+    crop_padding=0,
+    flip=True,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
 # Mean and std of the training images as published with the usual recipes: MNIST in PyTorch's
 # examples/mnist, CIFAR-10 and CIFAR-100 in reproductions of arXiv:1605.07146, ImageNet in
 # torchvision/references; those of Fashion-MNIST follow from its 60,000 images.
@@ -121,15 +130,8 @@ FACTS = {
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
     ),
-    "image_folder": Facts(
-        None,
-        3,
-        224,
-        crop_padding=0,
-        flip=True,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-    ),
+    "image_folder": PHOTOGRAPHS,
+    "image_table": PHOTOGRAPHS,
     "arrays": Facts(None, None, None, crop_padding=0, flip=False),
     "gaussian_teacher": Facts(1, 1, None, crop_padding=0, flip=False, mean=(0.0,), std=(1.0,)),
     "linear_subspaces": Facts(None, 1, None, crop_padding=0, flip=False, mean=(0.0,), std=(1.0,)),

@@ -40,6 +40,11 @@ class Data(NamedSection):
     """Share of the training images that is held out: each epoch is judged by them, and by the
     validation set the last one only."""
 
+    @property
+    def several(self) -> bool:
+        """Tell whether an image may have several classes, or none."""
+        return self.parameter("labels", "one") == "several"
+
     @classmethod
     def named_problems(cls, name: str, params: Mapping[str, object]) -> list[Problem]:
         """Return what is wrong with the data set's name or its parameters."""

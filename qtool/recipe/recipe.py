@@ -14,6 +14,7 @@ from qtool.recipe.places import section_at
 from qtool.recipe.training import Training
 from qtool.settings.quantization import Quantization
 from qtool.settings.section import Section
+from qtool.training.losses import LOSSES
 
 BINARY = {  # what makes 1 of x > 0 and 0 of the rest
     "bits": 1,
@@ -56,6 +57,10 @@ class Recipe(Section):
             found.append(("model.name", f"{data} has no pictures; choose two_linear_layers"))
         if data == "gaussian_teacher" and training.loss.name != "squared_error":
             found.append(("training.loss", "its targets are numbers; choose squared_error"))
+        fitting = [name for name in LOSSES.names() if LOSSES.facts(name).several]
+        if self.data.several and training.loss.name in set(LOSSES.names()) - set(fitting):
+            why = f"its images may have several classes; choose {', '.join(fitting)}"
+            found.append(("training.loss", why))
         given = "model.weights: none" if model.weights != "none" else ""
         if model.start != "random" and (why := self._why_no_student() or given):
             found.append(("model.start", f"{model.start} takes {why}"))
