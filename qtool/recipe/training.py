@@ -90,6 +90,10 @@ class Training(Section):
     """Decay of an average of the weights, scales and batch norm statistics over steps: it is what
     is judged, converted and exported."""
 
+    freeze: list[str] = Field(default_factory=list)
+    """Patterns of names of modules that do not train, with all inside them; batch norms among them
+    keep their statistics."""
+
     def clashes(self) -> list[Problem]:
         """Return what two keys of the section cannot both say."""
         found: list[Problem] = []

@@ -30,6 +30,7 @@ from qtool.runs.access import OWN, Access
 from qtool.settings.quantization import Quantization
 from qtool.settings.user_code import UserCode
 from qtool.training.batch_norm import reestimate_batch_norm
+from qtool.training.frozen import freeze_problems, still_norms
 
 AFTER_A_BLEND = 100  # training batches for batch norm statistics, unless the recipe says otherwise
 
@@ -124,11 +125,11 @@ def load_checked(
 
 
 def check_against_network(recipe: Recipe, source: str) -> None:
-    """Check overrides and image size against the network's shape, without numbers or data.
+    """Check patterns and image size against the network's shape, without numbers or data.
 
     Raises:
-        RecipeError: If a pattern matches no layer, nothing is left to quantize, or the images are
-            too small.
+        RecipeError: If a pattern matches no layer, nothing is left to quantize or to train, or the
+            images are too small.
     """
     data = recipe.data
     if data.image_size is None and known_image_size(data.name, **data.params) is None:
@@ -140,6 +141,8 @@ def check_against_network(recipe: Recipe, source: str) -> None:
         raise RecipeError(f"{source}: {error}") from error
     if found := pattern_problems(network, recipe.quantization):
         raise report(source, [(f"quantization.{place}", why) for place, why in found])
+    if found := freeze_problems(network, recipe.training.freeze):
+        raise report(source, [(f"training.{place}", why) for place, why in found])
     try:
         refuse_if_nothing_is_chosen(network, recipe.quantization)
     except ModelError as error:
@@ -165,6 +168,8 @@ def make_network(recipe: Recipe, loaders: Loaders) -> Built:
     )
     if built.note:
         say(built.note)
+    if found := freeze_problems(built.model, recipe.training.freeze):
+        raise report("the recipe", [(f"training.{place}", why) for place, why in found])
     with torch.random.fork_rng(devices=[]):  # what is drawn later does not depend on the start
         if model.initialization == "he_uniform":
             _draw_he_uniform(built.model, recipe.quantization)
@@ -234,4 +239,5 @@ def reestimate_batch_norm_on(model: nn.Module, recipe: Recipe, loaders: Loaders)
         count = AFTER_A_BLEND if blend_alphas(model) else 0
     if count:
         batches = islice(loaders.train.batches(recipe.training.epochs), count)
-        reestimate_batch_norm(model, (images for images, _ in batches))
+        still = still_norms(model, recipe.training.freeze)
+        reestimate_batch_norm(model, (images for images, _ in batches), still=still)

@@ -3,6 +3,7 @@
 To keep more in it, add a field with a default to `Checkpoint` and its type to `OPTIONAL`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Checkpoint:
     average: dict[str, Tensor] | None = None
 
     @property
-    def judged(self) -> dict[str, object]:
+    def judged(self) -> Mapping[str, object]:
         """Return the state_dict that is judged and converted: the average, where there is one."""
         return self.model if self.average is None else self.model | self.average
 

@@ -11,6 +11,7 @@ from qtool.runs.deal import deal
 from qtool.runs.stepping import fast_step, population_of
 from qtool.settings.choices import rate_schedule
 from qtool.training.average import Average
+from qtool.training.frozen import freeze, still_norms
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES, Loss
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
@@ -44,6 +45,7 @@ def make_trainer(
     dealt = deal(recipe, loaders, device, world)
     if training.sync_batch_norm and world.size > 1:
         sync_norms(model)
+    freeze(model, training.freeze)
     compile_kernels(model, wanted=training.compile and not on_cuda)
     if training.cuda_graph and not on_cuda:
         say("note: going on without training.cuda_graph, which is for CUDA devices")
@@ -66,6 +68,7 @@ def make_trainer(
         shares=training.gradient_accumulation,
         clip=training.clip_gradient,
         average=None if training.ema is None else Average(model, training.ema),
+        still=still_norms(model, training.freeze),
         several=LOSSES.facts(training.loss.name).several,
     )
 

@@ -34,7 +34,7 @@ class Average:
     def update(self) -> None:
         """Take in the weights that a step has left."""
         live, means = list(self._live().values()), list(self._means.values())
-        torch._foreach_lerp_(means, live, 1 - self._decay)
+        torch.ops.aten._foreach_lerp_.Scalar(means, live, 1 - self._decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """Batch norm statistics, estimated anew once the weights no longer move."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import nn
@@ -12,7 +12,9 @@ from qtool.quantizers.prepare import prepared_state
 
 
 @torch.no_grad()
-def reestimate_batch_norm(model: nn.Module, batches: Iterable[object]) -> None:
+def reestimate_batch_norm(
+    model: nn.Module, batches: Iterable[object], *, still: Collection[nn.Module] = ()
+) -> None:
     """Set the running statistics of every batch norm to their mean over `batches`, in place.
 
     During training they are moving averages over steps whose weights were still flipping between
@@ -21,6 +23,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[object]) -> None:
     Args:
         model: any model but an integer one; it is left in evaluation mode.
         batches: as `calibrate` takes them.
+        still: norms that keep their statistics.
 
     Raises:
         ValueError: If it is an integer model, there is no batch, or the first one has another
@@ -35,7 +38,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[object]) -> None:
     inputs = inputs_from(batches, form, model, "reestimate_batch_norm")
     model.eval()
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = [norm for norm in norms if norm.track_running_stats]
+    norms = [norm for norm in norms if norm.track_running_stats and norm not in still]
     if not norms:
         return
     kept = [(norm, norm.momentum, [b.clone() for b in norm.buffers()]) for norm in norms]

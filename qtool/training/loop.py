@@ -1,6 +1,6 @@
 """One run of training, epoch by epoch: forward, backward, step, schedules."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -67,6 +67,7 @@ class Trainer:
             which judges the last one only.
         clip: the most that the norm of all gradients together may be; None for no limit.
         average: of the weights, which is judged and finished in their place.
+        still: batch norms that keep their statistics.
         several: float labels [B, classes] are several classes of an image, and no shares of them.
     """
 
@@ -92,6 +93,7 @@ class Trainer:
     holdout: Batches | None = None
     clip: float | None = None
     average: Average | None = None
+    still: Sequence[nn.Module] = ()
     several: bool = False
 
     def __post_init__(self) -> None:
@@ -189,6 +191,8 @@ class Trainer:
     def _train_epoch(self, epoch: int, bar: EpochBar, take: TakeStep) -> Measures:
         """Take the steps of an epoch that are left; return what all of them came to."""
         self.model.train()
+        for norm in self.still:
+            norm.eval()
         if not self.tally.steps:
             self.watch.begin_epoch()
         with ExitStack() as around:

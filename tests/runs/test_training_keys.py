@@ -9,20 +9,21 @@ from safetensors.torch import load_file
 
 from qtool import pipeline
 from qtool.models.weights import read_state_dict
-from qtool.runs import build
+from qtool.recipe.recipe import Recipe
+from qtool.runs.equipment import note_on_average
+from qtool.settings.section import check
 from qtool.training.loop import Trainer
 from tests.kit import metrics as lines
-from tests.kit import refused, shell, write_recipe
+from tests.kit import recipe, refused, write_recipe
 from tests.runs.test_resume import LEARNED, checkpoint
 from tests.runs.test_stops import ends_as_if_never_stopped
 
-KEYS: dict[str, Any] = {"clip_gradient": 0.5, "ema": 0.8}
+KEYS: dict[str, Any] = {"clip_gradient": 0.5, "ema": 0.8, "freeze": ["conv2"]}
 
 
 def test_a_run_with_every_key_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     changes = LEARNED | {"training": LEARNED["training"] | KEYS}
-    stops = [((Trainer, "_take_step", 4), (0, 4)), ((Trainer, "_validate", 2), (1, 6))]
-    stops += [((build, "reestimate_batch_norm_on", 1), (2, 6)), ((Trainer, "_validate", 1), (2, 6))]
+    stops = [((Trainer, "_take_step", 4), (0, 4)), ((Trainer, "_validate", 3), (2, 6))]
     ends_as_if_never_stopped(changes, stops, tmp_path)
 
 
@@ -55,10 +56,15 @@ def test_the_average_of_the_weights_is_what_every_file_but_the_checkpoint_s_mode
     assert f"{high:.3g}" in said
 
 
-def test_an_average_that_has_not_forgotten_its_start_is_told_of(tmp_path: Path) -> None:
-    path = write_recipe(tmp_path, {"training.ema": 0.9})
-    _, _, said = shell("train", str(path), "--run-dir", str(tmp_path / "run"))
-    assert "at the end 81% of the average is still what training began with" in said
+def test_an_average_that_has_not_forgotten_its_start_is_told_of() -> None:
+    for decay, steps, told in (
+        (0.9, 2, "at the end 81% of the average"),
+        (0.9, 50, ""),
+        (None, 2, ""),
+    ):
+        note = note_on_average(check(Recipe, recipe({"training.ema": decay}), "r"), steps)
+        assert told in note
+        assert bool(told) == bool(note)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,14 @@ def test_an_average_that_has_not_forgotten_its_start_is_told_of(tmp_path: Path) 
         (
             {"training.clip_gradient": 1.0, "training.gradient": "population"},
             "training.clip_gradient: expected gradients are taken as they are",
+        ),
+        (
+            {"training.freeze": ["conv3", "fc*"]},
+            "training.freeze: 'conv3' matches no module; did you mean conv2?",
+        ),
+        (
+            {"training.freeze": ["*"]},
+            "training.freeze: nothing of the network is left to train; leave a part out",
         ),
         (
             {"training.cuda_graph": True, "training.optimizer": "Adagrad"},
@@ -85,6 +99,7 @@ def test_what_keys_cannot_say_is_a_recipe_error(
     assert told in refused(tmp_path, "train", str(write_recipe(tmp_path, changes)))
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_torch_trains_resumes_and_has_no_straight_through_form(
     tmp_path: Path,
 ) -> None:
