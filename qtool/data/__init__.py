@@ -7,5 +7,6 @@ what is known without its data; class_names: what classes are called. loaders: a
 batches out; batches: what every loader gives; tensor_batches: from memory; file_batches: from image
 files; image_files: one of those; worker_life: processes that read them end with the reader.
 bad_files: what cannot be read, named or left out. holdout: training images that judge each epoch.
-fingerprint: what data were, and what of them has changed.
+fingerprint: what data were, and what of them has changed. official: data sets that torchvision
+knows.
 """

@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-from torchvision.datasets import FashionMNIST
-from torchvision.models import ResNet18_Weights
-
 CIFAR10 = (
     "airplane",
     "automobile",
@@ -28,7 +25,19 @@ _CIFAR100_WORDS = """
     spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
     train trout tulip turtle wardrobe whale willow_tree wolf woman worm"""
 CIFAR100 = tuple(_CIFAR100_WORDS.split())
-_KNOWN = {"fashion_mnist": tuple(FashionMNIST.classes), "cifar10": CIFAR10, "cifar100": CIFAR100}
+FASHION_MNIST = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_KNOWN = {"fashion_mnist": FASHION_MNIST, "cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
 def class_names(name: str, classes: int) -> tuple[str, ...]:
@@ -39,4 +48,6 @@ def class_names(name: str, classes: int) -> tuple[str, ...]:
 
 def imagenet_names() -> Sequence[str]:
     """Return the names of ImageNet's 1000 classes, as torchvision has them."""
+    from torchvision.models import ResNet18_Weights  # here, as loading it takes seconds
+
     return [str(name) for name in ResNet18_Weights.DEFAULT.meta["categories"]]

@@ -10,8 +10,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
-from torchvision.models import resnet50
-from torchvision.models.resnet import Bottleneck
 
 from qtool.errors import RecipeError
 from qtool.models.building import initialize_convolutions, widened
@@ -205,6 +203,8 @@ def resnet50_v1(classes: int, channels: int, image_size: int) -> nn.Module:
 
     Reference: He et al., 2015, arXiv:1512.03385, table 1.
     """
+    from torchvision.models.resnet import Bottleneck, resnet50  # here: loading it takes seconds
+
     del image_size
     model = resnet50(weights=None, num_classes=classes)
     for module in model.modules():

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
-from torchvision import models
 
 from qtool.errors import DataError
 from qtool.models.weights import StateDict, plain_state_dict
@@ -21,6 +20,8 @@ def download_weights(name: str, weights: str) -> StateDict:
     Raises:
         DataError: If they cannot be had.
     """
+    from torchvision import models  # here, as loading it takes seconds
+
     published = models.get_model_weights(name)[weights]
     kept = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
     before = socket.getdefaulttimeout()

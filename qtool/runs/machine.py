@@ -2,13 +2,15 @@
 
 import os
 import platform
+import re
 import shlex
 import socket
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-import torchvision
 
 import qtool
 from qtool.errors import InputError
@@ -62,12 +64,22 @@ def command_given() -> str:
     return shlex.join(["qtool", *sys.argv[1:]]) if own else ""
 
 
+def torchvision_version() -> str:
+    """Return which torchvision is installed, in full, without loading it, which takes seconds."""
+    found = find_spec("torchvision")
+    assert found is not None
+    assert found.origin is not None
+    text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
+    said = re.search(r"__version__ = ['\"](.*)['\"]", text)
+    return said[1] if said else version("torchvision")
+
+
 def environment(device: torch.device) -> dict[str, object]:
     """Return what the numbers of a run depend on beside its recipe."""
     return {
         "qtool": qtool.__version__,
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": torchvision_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": str(device),

@@ -72,7 +72,7 @@ def test_a_folder_that_nobody_chose_is_not_looked_into(photographs: Path) -> Non
 def test_published_data_are_neither_downloaded_nor_read_through_links(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qtool.data.datasets._download", None)
+    monkeypatch.setattr("qtool.data.official._download", None)
     root = tmp_path / "root"
     with pytest.raises(DataError, match="nothing is downloaded for a recipe that is not yours"):
         DATASETS[name](DataRoot(root, confined=True, chosen=False))
