@@ -1,5 +1,6 @@
 """The contracts on imports in pyproject.toml hold what they say: what is planted breaks them."""
 
+import ast
 import os
 import re
 import shutil
@@ -166,3 +167,20 @@ def test_a_module_that_nobody_put_in_a_layer_is_refused(tree: Path, name: str) -
     broken, said = lint(tree)
     assert broken == {DOWN}
     assert f"- qtool.{name}\n" in said
+
+
+LOADS_TORCHVISION = {"qtool/data/official.py"}  # which is itself loaded where it is needed
+
+
+def test_torchvision_which_takes_seconds_to_load_is_loaded_where_it_is_needed_only() -> None:
+    """At the top of a module it would be loaded by every command."""
+    loads = set()
+    for path in (ROOT / "qtool").rglob("*.py"):
+        for statement in ast.parse(path.read_text()).body:
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in statement.names]
+                names += [getattr(statement, "module", None) or ""]
+                if any(name.split(".")[0] == "torchvision" for name in names):
+                    loads.add(path.relative_to(ROOT).as_posix())
+
+    assert loads == LOADS_TORCHVISION

@@ -8,7 +8,6 @@ from typing import Literal, NotRequired, TypedDict, cast
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
-from torchvision import models
 
 from qtool.errors import DataError, RecipeError
 from qtool.models.architecture import (
@@ -50,6 +49,8 @@ class Built:
 
 def model_names() -> list[str]:
     """Return every name a recipe may use: qtool's own first, then torchvision's."""
+    from torchvision import models  # here and below, as loading it takes seconds
+
     return MODELS.names() + models.list_models(module=models)
 
 
@@ -66,7 +67,7 @@ def model_problems(name: str, params: Mapping[str, object]) -> list[Problem]:
         params: Its other keys in the recipe; `weights` is checked where it is among them. Nothing
             is built, opened or downloaded.
     """
-    if name not in model_names():
+    if name not in MODELS and name not in model_names():
         return [("", f"unknown model {shown(name)}{did_you_mean(name, model_names())}")]
     weights = params.get("weights", "none")
     problem = _weights_problem(name, weights)
@@ -181,6 +182,8 @@ def _weights_problem(name: str, weights: object) -> str:
         return ""
     if name in MODELS:
         return f"{name} has no published weights; set none or the path of a state_dict"
+    from torchvision import models
+
     known = ["none", "DEFAULT", *models.get_model_weights(name).__members__]
     known = list(dict.fromkeys(known))
     if weights in known:
@@ -205,6 +208,8 @@ class _Arguments(TypedDict):
 def _from_torchvision(
     name: str, classes: int, image_size: int, *, small_stem: bool, published_input: bool
 ) -> nn.Module:
+    from torchvision import models
+
     arguments = _Arguments(num_classes=classes)
     if name in ("googlenet", "inception_v3"):
         # The published weights expect inputs scaled as in the papers, hence transform_input.

@@ -5,12 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.datasets import FashionMNIST
 
 from qtool.data.arrays import arrays
 from qtool.data.class_names import class_names
 from qtool.data.datasets import digits
 from qtool.data.image_folder import image_folder
 from qtool.data.synthetic import gaussian_teacher, linear_subspaces
+
+
+def test_the_clothes_are_called_as_torchvision_does() -> None:
+    assert list(class_names("fashion_mnist", 10)) == FashionMNIST.classes
 
 
 @pytest.mark.parametrize(
