@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from qtool.data.bad_files import Unread, all_named
 from qtool.data.batches import Normalizer, batch_sizes, seeded_generator
-from qtool.data.image_files import centre_crop, random_crop
+from qtool.data.image_files import centre_pixels, random_crop
 from qtool.data.sources import FileSplit
 from qtool.data.worker_life import EndsWithReader, usable_cores
 from qtool.errors import DataError
@@ -212,7 +212,7 @@ class _ImageBatchReader(Dataset[Read]):
     def _read(self, epoch: int, index: int, path: Path) -> np.ndarray:
         size = self._image_size
         if not self._augment:
-            return np.asarray(centre_crop(path, size))
+            return centre_pixels(path, size)
         generator = seeded_generator(self._seed, epoch, index)
         crop = np.asarray(random_crop(path, size, generator))
         mirrored = self._flip and float(torch.rand((), generator=generator)) < 0.5

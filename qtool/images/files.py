@@ -99,8 +99,14 @@ def decoded(image: Image.Image, path: Path, channels: Channels = "RGB") -> Image
 
 def lies_as_seen(image: Image.Image) -> bool:
     """Tell whether an image's rows are those that people see, or its EXIF data say otherwise."""
+    return orientation_of(image) == 1
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return how an image lies by its EXIF data, 1..8; 1, as people see it, where they say none."""
     try:
-        return image.getexif().get(ORIENTATION, 1) not in range(2, 9)
+        found = image.getexif().get(ORIENTATION, 1)
     # Pillow parses EXIF data with errors of many kinds; damaged ones say nothing.
     except Exception:
-        return True
+        return 1
+    return found if found in range(2, 9) else 1

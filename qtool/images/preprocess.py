@@ -3,7 +3,7 @@
 This is the one definition of it. Validation follows it, `qtool predict` does what it says, and an
 exported file holds it as JSON (`qtool.preprocess`) or as operators of its graph. Pillow resizes: a
 triangle whose width grows with the reduction, first along rows, then along columns, each rounded to
-whole grey levels.
+whole grey levels; torch, in validation, does the same with weights of fewer bits.
 """
 
 from typing import Literal, Self
@@ -82,9 +82,14 @@ class Preprocess(BaseModel):
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         if self.crop == "none":
             return picture
-        # half to even, as torchvision's CenterCrop
-        left, top = round((width - columns) / 2), round((height - rows) / 2)
+        top, left = self.corner(height, width)
         return picture.crop((left, top, left + columns, top + rows))
+
+    def corner(self, height: int, width: int) -> tuple[int, int]:
+        """Return the top row and left column of what is cut from a resized picture."""
+        rows, columns = self.size
+        # half to even, as torchvision's CenterCrop
+        return round((height - rows) / 2), round((width - columns) / 2)
 
     def pixels(self, picture: Image.Image) -> Pixels:
         """Return a decoded picture as an array [H, W, C], as it is."""

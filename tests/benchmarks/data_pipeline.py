@@ -27,8 +27,9 @@ from torch.nn import functional as F
 
 from qtool.data.batches import Normalizer, seeded_generator
 from qtool.data.file_batches import FileBatches
-from qtool.data.image_files import random_box, random_crop, read_image
+from qtool.data.image_files import centre_pixels, random_box, random_crop
 from qtool.data.sources import FileSplit
+from qtool.images.files import read_image
 from qtool.models.vision import build_model
 
 CLASSES = 10
@@ -86,6 +87,7 @@ def measure_parts(paths: list[Path], given: argparse.Namespace) -> dict[str, flo
         "decode": milliseconds(read_image, paths, cpu),
         "resize": milliseconds(lambda p: p[0].resize((size, size), 2, box=p[1]), pairs, cpu),
         "crop": milliseconds(lambda p: random_crop(p, size, seeded_generator(0)), paths, cpu),
+        "validation_crop": milliseconds(lambda p: centre_pixels(p, size), paths, cpu),
         "stack_all": milliseconds(lambda _: np.stack(crops), rounds, cpu),
         "transfer_all": milliseconds(lambda _: (stacked.to(device), wait()), rounds, wall),
         "normalise_all": milliseconds(lambda _: (normalizer(moved), wait()), rounds, wall),

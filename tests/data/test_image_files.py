@@ -9,8 +9,16 @@ from PIL import Image
 
 from qtool.data import image_files
 from qtool.data.batches import seeded_generator
-from qtool.data.image_files import centre_crop, random_box, random_crop, read_image
+from qtool.data.image_files import (
+    UNSCALED,
+    centre_crop,
+    centre_pixels,
+    random_box,
+    random_crop,
+)
 from qtool.errors import DataError
+from qtool.images.files import read_image
+from qtool.images.preprocess import center_of_shorter_side
 
 
 def photograph(path: Path, width: int, height: int) -> Path:
@@ -68,12 +76,50 @@ def test_a_much_reduced_jpeg_decodes_smaller_and_looks_the_same(
     assert set(decoded) == scales
 
 
-def test_validation_never_decodes_smaller(tmp_path: Path) -> None:
-    path = photograph(tmp_path / "x.jpg", 500, 375)
-    with Image.open(path) as image:
-        whole = image.convert("RGB")
-    resized = whole.resize((30, 23), Image.Resampling.BILINEAR)
-    assert centre_crop(path, 20).tobytes() == resized.crop((5, 2, 25, 22)).tobytes()
+def pillows_crop(path: Path, size: int) -> np.ndarray:
+    """Cut the centre as `qtool predict` does."""
+    return np.asarray(center_of_shorter_side(size, *UNSCALED).resized(read_image(path)))
+
+
+@pytest.mark.parametrize(("size", "share"), [(20, 0.004), (200, 0.003), (329, 0.0)])
+def test_validation_sees_what_prediction_sees_but_for_a_level_here_and_there(
+    size: int, share: float, tmp_path: Path
+) -> None:
+    path = photograph(tmp_path / "x.jpg", 500, 376)  # 329 * 256 / 224 = 376: not resized
+    off = np.abs(centre_pixels(path, size).astype(int) - pillows_crop(path, size))
+    assert off.max() <= 1
+    assert (off > 0).mean() <= share
+    assert np.asarray(centre_crop(path, size)).tobytes() == centre_pixels(path, size).tobytes()
+
+
+HALF = 56  # a picture of 64 pixels is not resized for it: 56 * 256 / 224 = 64
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_torchvision_decodes_to_the_pixels_that_pillow_decodes_to(
+    mode: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    photograph(tmp_path / "plain.png", 64, 64)
+    path = tmp_path / "x.jpg"
+    with Image.open(tmp_path / "plain.png") as image:
+        image.convert(mode).save(path, quality=85, **options)
+    np.testing.assert_array_equal(centre_pixels(path, HALF), pillows_crop(path, HALF))
+
+
+def test_where_torchvision_decodes_nothing_pillow_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = photograph(tmp_path / "x.jpg", 64, 64)
+    whole = centre_pixels(path, HALF)
+
+    def no_decoder(*_: object) -> None:
+        raise RuntimeError("torchvision was built without libjpeg")
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", no_decoder)
+    np.testing.assert_array_equal(centre_pixels(path, HALF), whole)
+    monkeypatch.delattr("torchvision.io.decode_jpeg")
+    np.testing.assert_array_equal(centre_pixels(path, HALF), whole)
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 40), (1, 1), (400, 2), (2, 400)])
@@ -98,7 +144,7 @@ def test_images_cut_short_or_missing_are_data_errors(tmp_path: Path) -> None:
     for name in ("short.png", "short.jpg"):
         whole = photograph(tmp_path / name, 40, 60).read_bytes()
         (tmp_path / name).write_bytes(whole[:500])
-        for read in (read_image, crop_of):
+        for read in (read_image, crop_of, lambda path: centre_pixels(path, 4)):
             with pytest.raises(DataError, match=f"{name}: cannot be read"):
                 read(tmp_path / name)
             with pytest.raises(DataError, match="no such file"):

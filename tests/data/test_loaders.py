@@ -277,9 +277,9 @@ def test_validation_files_are_resized_and_cut_as_torchvision_does(
     assert isinstance(files.validation, FileSplit)
     reference = v2.Compose(
         [
+            v2.PILToTensor(),
             v2.Resize(round(size * 256 / 224)),
             v2.CenterCrop(size),
-            v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(files.mean), list(files.std)),
         ]
