@@ -37,6 +37,7 @@ from qtool.reports.benchmarks import Benchmark
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.exports import AllExports, Export, UnprovenExport
 from qtool.reports.inspections import EstimatorTable, Inspection
+from qtool.reports.new_recipes import NewRecipe
 from qtool.reports.predictions import Prediction
 from qtool.reports.results import Conversion, StraightThrough, Summary
 from qtool.runs.access import Access
@@ -50,6 +51,7 @@ from qtool.runs.place import AUTO, NextFree, claimed, named_folder
 from qtool.runs.run import Run
 from qtool.runs.sources import integer_of, place_of_integer, quantized_from
 from qtool.runs.train import train_run
+from qtool.start.written import init as write_first
 from qtool.stopping import held_back
 from qtool.straight_through.run import convert_run
 from qtool.world.forming import formed, own_device
@@ -66,12 +68,18 @@ __all__ = [
     "draw",
     "export",
     "export_for_all",
+    "init",
     "inspect",
     "inspect_estimators",
     "predict",
     "repair",
     "train",
 ]
+
+
+def init(folder: Path, *, output: Path | None = None) -> NewRecipe:
+    """Folder of images, all of them opened -> what suits them -> a recipe with comments."""
+    return write_first(folder, output)
 
 
 def train(

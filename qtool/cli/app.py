@@ -30,7 +30,7 @@ from qtool.cli.options import (
     present,
     tell,
 )
-from qtool.cli.start import list_choices
+from qtool.cli.start import init, list_choices
 from qtool.cli.use import bench, predict
 from qtool.errors import QtoolError
 from qtool.stopping import heeding_signals
@@ -267,6 +267,7 @@ app.command()(bench)
 
 
 app.command()(inspect)
+app.command()(init)
 app.command("list")(list_choices)
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec, TypeVar
 
 import typer
 from typer.models import OptionInfo
@@ -17,10 +17,10 @@ from qtool.stopping import Stopped
 from qtool.world.launched import launched
 
 if TYPE_CHECKING:
-    from qtool.reports.listings import Listing, RunListing
     from qtool.reports.predictions import Prediction
     from qtool.reports.result import Result
 
+R = TypeVar("R", bound="Result")
 INTERRUPTED = 130
 WORD = "<str>"  # how help writes an option of plain text
 
@@ -252,19 +252,17 @@ def present_prediction(result: "Prediction", *, as_json: bool) -> None:
         raise PredictionError("\n  ".join([f"{images} could not be classified", *named]))
 
 
-def present_listing(result: "Listing | RunListing", *, as_json: bool) -> None:
-    """Print names or runs, without loading the tables of all other results.
+def present_by(show: Callable[[R], None], result: R, *, as_json: bool) -> None:
+    """Print a result by its own face, without loading the tables of all others.
 
     Raises:
         WriteError: If the result cannot be written to standard output.
     """
-    from qtool.reports.listings import show_listing
-
     with _on_standard_output():
         if as_json:
             typer.echo(json.dumps(result.to_json(), indent=2))
         else:
-            show_listing(result)
+            show(result)
 
 
 def tell(message: str) -> None:

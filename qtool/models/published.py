@@ -4,7 +4,10 @@ import re
 import socket
 import warnings
 from collections import OrderedDict
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import torch
 
@@ -12,6 +15,7 @@ from qtool.errors import DataError
 from qtool.models.weights import StateDict, plain_state_dict
 
 DOWNLOAD_TIMEOUT = 15  # seconds without an answer before a download is given up
+ANSWER_TIMEOUT = 5  # seconds, where only whether there is an answer is asked
 
 
 def download_weights(name: str, weights: str) -> StateDict:
@@ -40,6 +44,21 @@ def download_weights(name: str, weights: str) -> StateDict:
     finally:
         socket.setdefaulttimeout(before)
     return plain_state_dict(loaded, published.url)
+
+
+def can_be_had(name: str, weights: str) -> bool:
+    """Tell whether published weights are in torch's cache, or their server answers in time."""
+    from torchvision import models  # here, as loading it takes seconds
+
+    published = models.get_model_weights(name)[weights]
+    if (Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name).is_file():
+        return True
+    asked = Request(published.url, method="HEAD")
+    try:
+        with urlopen(asked, timeout=ANSWER_TIMEOUT) as answer:
+            return answer.status == HTTPStatus.OK
+    except (OSError, HTTPException, ValueError):  # no network, a proxy that refuses, no answer
+        return False
 
 
 def renamed(name: str, state: StateDict) -> StateDict:

@@ -153,6 +153,7 @@ OPTIONS = {
         "--json",
     ],
     "inspect": ["SOURCE", "--output", "--repair", "--json"],
+    "init": ["FOLDER", "--from", "--output", "--json"],
     "list": ["KIND", "FOLDER", "--json"],
 }
 # Not pydantic: Typer itself loads it when it reads arguments.
