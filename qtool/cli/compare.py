@@ -205,7 +205,10 @@ def compare_equivalence(
         str | None,
         typer.Option("--learning-rates", help="As a,b,c; default: the recipe's x 4, 2, 1, 1/2."),
     ] = None,
-    seeds: Seeds = "1",
+    explain: Explain = False,
+    seeds: Seeds = None,
+    margin: Margin = 0.5,
+    looks: Looks = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder; default: runs/NAME-equivalence.")
     ] = None,
@@ -226,7 +229,8 @@ def compare_equivalence(
 
     Example: qtool compare equivalence recipes/digits.yaml --estimator sinusoidal --seeds 1
     """
-    chosen = seeds_of(seeds)
+    chosen = None if seeds is None else seeds_of(seeds)
+    planned = None if looks is None else looks_of(looks)
     rates = None if learning_rates is None else rates_of(learning_rates)
     look_at_recipe(recipe, assignments, device=device)
     from qtool import pipeline
@@ -236,6 +240,7 @@ def compare_equivalence(
         recipe,
         name=estimator,
         rates=rates,
+        explain=explain,
         seeds=chosen,
         output=output,
         assignments=assignments,
@@ -247,6 +252,8 @@ def compare_equivalence(
         keep=keep or "all",
         cluster=cluster,
         shown=Shown(not no_report, figure, csv_file),
+        margin=margin,
+        looks=planned,
     )
     present(result, as_json=as_json)
     if result.failed_trials:

@@ -44,7 +44,12 @@ ConvertAssignments = Annotated[
 RunCode = Annotated[
     bool, typer.Option("--run-code", help="Run the copies of your files that a run folder keeps.")
 ]
-Seeds = Annotated[str, typer.Option("--seeds", help="How many, or a list such as 1,2,3.")]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds", help="How many, or a list such as 1,2,3; default: 1, or the last of --looks."
+    ),
+]
 SeedsOrLooks = Annotated[
     str | None,
     typer.Option(

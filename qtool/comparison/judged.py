@@ -158,17 +158,30 @@ def summarize_trials(
 
 
 def looks_with(look: Look, before: Sequence[Look]) -> list[Look]:
-    """Return all looks, this one last; looked at again, the same seeds are no other look.
+    """Return all looks, this one last; looked at again, the same trials are no other look.
 
-    It is unplanned where an earlier one had another level, or a level that is for one look alone.
+    It is unplanned where an earlier one had another level, or a level that is for one look alone,
+    and where it was at other learning rates.
     """
-    others = [each for each in before if each.seeds != look.seeds]
-    planned = all(each.alpha == look.alpha and look.alpha < ALPHA for each in others)
-    return [*others, look.model_copy(update={"planned": planned})]
+
+    def of(each: Look) -> tuple[list[int], list[float]]:
+        return each.seeds, sorted(each.learning_rates or ())
+
+    others = [each for each in before if of(each) != of(look)]
+    planned = look.alpha < ALPHA and all(
+        each.alpha == look.alpha and of(each)[1] == of(look)[1] for each in others
+    )
+    return [*others, look.model_copy(update={"planned": planned or not others})]
 
 
-def said_of_looks(looks: Sequence[Look], judging: Judging) -> str:
-    """Return what is to be said of having looked before, a line, or ""."""
+def said_of_looks(looks: Sequence[Look], judging: Judging, *, sought: str = "a winner") -> str:
+    """Return what is to be said of having looked before, a line, or "".
+
+    Args:
+        looks: all of them, the last one last.
+        judging: how the last one was judged.
+        sought: what a look may find by chance.
+    """
     count = len(looks[-1].seeds)
     if looks[-1].planned:
         if not judging.looks:
@@ -178,13 +191,18 @@ def said_of_looks(looks: Sequence[Look], judging: Judging) -> str:
         return f"\nLook {at} of {len(judging.looks)} planned ones, at {count} seeds: {level}."
     counts = [len(look.seeds) for look in looks]
     earlier = " and ".join(map(str, counts[:-1]))
+    seeds = "seed" if earlier == "1" else "seeds"
+    rates = {tuple(sorted(look.learning_rates or ())) for look in looks}
+    elsewhere = ", also at other learning rates" if len(rates) > 1 else ""
     said = (
-        f"\nThis is an unplanned look, as the comparison was judged before on {earlier} seeds: "
-        "looking until there is a winner finds one by chance"
+        f"\nThis is an unplanned look, as the comparison was judged before on {earlier} {seeds}"
+        f"{elsewhere}: looking until there is {sought} finds one by chance"
     )
-    if counts == sorted(set(counts)):
+    if counts == sorted(set(counts)) and not elsewhere:
         chance = chance_of_any(counts, [look.alpha for look in looks])
         said += f", here in {100 * chance:.0f} % of comparisons"
+    if elsewhere or min(counts) < 2:
+        return f"{said}; choose seeds{' and rates' if elsewhere else ''} before the first look."
     plan = ",".join(map(str, sorted(set(counts))))
     return f"{said}; plan it with --looks {plan}."
 
@@ -201,14 +219,23 @@ def stages(trials: Sequence[Trial], looks: Sequence[int]) -> list[list[Trial]]:
         InputError: If the last look is not at all seeds.
     """
     seeds = list(dict.fromkeys(trial.seed for trial in trials))
+    refuse_other_looks(looks, len(seeds))
     if not looks:
         return [list(trials)]
-    if looks[-1] != len(seeds):
+    return [[trial for trial in trials if trial.seed in seeds[:count]] for count in looks]
+
+
+def refuse_other_looks(looks: Sequence[int], seeds: int) -> None:
+    """Check that the last look, where looks are planned, is at all seeds.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if looks and looks[-1] != seeds:
         given = ",".join(map(str, looks))
         raise InputError(
-            f"--looks {given}: the last one is at all seeds, and --seeds gives {len(seeds)}"
+            f"--looks {given}: the last one is at all seeds, and --seeds gives {seeds}"
         )
-    return [[trial for trial in trials if trial.seed in seeds[:count]] for count in looks]
 
 
 def looks_before(report: Path) -> list[Look]:

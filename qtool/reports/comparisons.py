@@ -81,6 +81,8 @@ class Look(Result):
     planned: bool
     """By --looks, or the first one; else seeds were added to a comparison that was judged."""
     verdict: str
+    learning_rates: list[float] | None = None
+    """Of an equivalence; absent of others."""
 
 
 class FailedTrial(Result):
@@ -171,6 +173,8 @@ class Slope(Result):
     high: float | None
     points: int
     """Rates x seeds that it is found from."""
+    confidence: float | None = None
+    """Of the interval: 0.95, or more where looks are planned."""
 
 
 ByArm = dict[str, list[float | None]]  # arm -> one value for each learning rate
@@ -209,3 +213,9 @@ class Equivalence(Result):
     slopes: dict[str, Slope | None] = Field(default_factory=dict[str, Slope | None])
     """Arm -> how its weight alignment error falls with the learning rate, at the end of training;
     null where no seed has it at two rates."""
+    margin: float | None = None
+    """Accuracies that lie no further apart count as equal."""
+    looks: list[Look] = Field(default_factory=list)
+    """Every time that this equivalence was judged, the last one too."""
+    explained: list[Explained] = Field(default_factory=list[Explained])
+    """How the trials of each arm trained."""

@@ -10,7 +10,7 @@ from qtool.reports.comparisons import Comparison, Difference, Equivalence
 from qtool.reports.explanations import show_explained
 from qtool.reports.export_table import show_all_exports, show_export, show_unproven, warnings_of
 from qtool.reports.exports import AllExports, Export, UnprovenExport
-from qtool.reports.fair_words import fair_sentences
+from qtool.reports.fair_words import accuracy_sentences, fair_sentences
 from qtool.reports.health import show_health
 from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow, SiteRow
 from qtool.reports.predictions import Prediction, show_prediction
@@ -169,6 +169,9 @@ def show_equivalence(result: Equivalence) -> None:
             alike = (percent(share[arm][at]) for share in shares)
             rows.append((name, number(errors[arm][at], 3), *alike, percent(accuracy.get(name))))
     show(table(f"as with {result.estimator}", columns, rows), on_stdout=True)
+    show_explained(result.explained)
+    for sentence in accuracy_sentences(result):
+        say(sentence, on_stdout=True)
     say(result.verdict, on_stdout=True)
 
 

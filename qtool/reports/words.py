@@ -21,6 +21,11 @@ def points(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """Return an interval of differences in points, or a dash."""
+    return "-" if low is None or high is None else f"{points(low)} to {points(high)}"
+
+
 def duration(seconds: float) -> str:
     """Return a time as people say it."""
     if seconds < 10:

@@ -1,6 +1,8 @@
 """What a comparison with the straight-through equivalent says of trials that did not finish."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,17 @@ from scipy import stats
 
 from qtool.comparison.equivalence import report as equivalence
 from qtool.comparison.equivalence.asked import Question, arm_name
+from qtool.comparison.equivalence.forecast import refuse_looks_without_verdict, said_of_power
 from qtool.comparison.equivalence.likeness import METRIC_NAMES, Likeness
 from qtool.comparison.equivalence.report import equivalence_report
 from qtool.comparison.equivalence.slopes import slope_of
 from qtool.comparison.equivalence.verdict import is_equivalent
 from qtool.comparison.execution.trials import ComparisonFolder, Outcome
+from qtool.comparison.judged import Judging
+from qtool.comparison.statistics.looks import pocock_alpha
+from qtool.errors import InputError
 from qtool.recipe.recipe import Recipe
-from qtool.reports.comparisons import Equivalence
+from qtool.reports.comparisons import Curve, Equivalence
 from qtool.reports.results import Summary
 from qtool.runs.folder import RunFolder
 from qtool.settings.section import check
@@ -68,6 +74,7 @@ def report(
     failures: dict[str, list[int]],
     monkeypatch: pytest.MonkeyPatch,
     errors: Errors = USUAL,
+    **how: Any,
 ) -> tuple[Equivalence, list[tuple[str, int]]]:
     """Return the report where arms failed on some seeds, and which trials were read."""
     read: list[tuple[str, int]] = []
@@ -93,7 +100,7 @@ def report(
         last.append(float(run.path.parent.parent.name.removeprefix("lr-")))
         read.append((run.path.parent.name, int(run.path.name.removeprefix("seed-"))))
 
-    return equivalence_report("r.yaml", asked, outcomes, load), read
+    return equivalence_report("r.yaml", asked, outcomes, load, **how), read
 
 
 def test_arms_are_judged_on_the_seeds_that_all_of_them_finished(
@@ -208,3 +215,129 @@ def test_too_few_rates_leave_it_open() -> None:
     assert two is not None
     assert (two.slope, two.low, two.high) == (pytest.approx(1.0), None, None)
     assert is_equivalent(two, 0.1, 0.001) is None
+
+
+def test_a_planned_look_has_wider_intervals_which_the_rule_and_the_verdict_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = USUAL | {"mapped": wavy(0.8, 0.3)}
+    plain, _ = report(question(), {}, monkeypatch, errors)
+    judging = Judging(looks=(2, 3))
+    looked, _ = report(question(), {}, monkeypatch, errors, judging=judging)
+    wide, narrow = looked.slopes["mapped"], plain.slopes["mapped"]
+    assert wide is not None
+    assert narrow is not None
+
+    freedom = 3 * len(RATES) - 3 - 1
+    alpha = pocock_alpha((2, 3))
+    ratio = stats.t.isf(alpha / 2, freedom) / stats.t.isf(0.025, freedom)
+    assert wide.slope == narrow.slope
+    assert (wide.high - wide.low) / (narrow.high - narrow.low) == pytest.approx(ratio)
+    said = f"{100 * (1 - alpha):.3g} %"
+    assert f"its {said} interval" in looked.rule
+    assert f"({said}: " in looked.verdict
+    assert "its 95 % interval" in plain.rule
+
+
+def test_looks_are_recorded_and_unplanned_ones_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = replace(question(), seeds=[3])
+    first, _ = report(asked, {}, monkeypatch)
+    (look,) = first.looks
+    assert (look.seeds, look.planned, look.learning_rates) == ([3], True, RATES)
+    again, _ = report(asked, {}, monkeypatch, before=first.looks)
+    assert again.looks == first.looks
+    assert "unplanned" not in again.verdict
+
+    more, _ = report(question(), {}, monkeypatch, before=first.looks)
+    assert [each.planned for each in more.looks] == [True, False]
+    assert "judged before on 1 seed: looking until there is a verdict finds one by" in more.verdict
+    assert more.verdict.endswith("% of comparisons; choose seeds before the first look.")
+
+    fewer = replace(question(), seeds=[3], rates=RATES[:3])
+    other, _ = report(fewer, {}, monkeypatch, before=first.looks)
+    assert [each.learning_rates for each in other.looks] == [RATES, RATES[:3]]
+    assert "on 1 seed, also at other learning rates: looking until" in other.verdict
+
+
+def test_looks_that_could_have_no_verdict_are_refused_by_name() -> None:
+    judging = Judging(looks=(2, 3))
+    refuse_looks_without_verdict(question(), judging)
+    refuse_looks_without_verdict(replace(question(), rates=[RATE]), Judging())
+    with pytest.raises(InputError, match=r"--looks 2,3: no look would .* two --learning-rates"):
+        refuse_looks_without_verdict(replace(question(), rates=[RATE]), judging)
+    outside = replace(question().theory, outside="it looks at the sign")
+    with pytest.raises(InputError, match=r"--looks 2,3: .* outside the class: it looks at the"):
+        refuse_looks_without_verdict(replace(question(), theory=outside), judging)
+
+
+def test_what_could_be_told_is_told_four_times_in_five(tmp_path: Path) -> None:
+    """Of errors drawn at random about lines of the power that is said, and of power 0."""
+    said = said_of_power(question(), Judging(), tmp_path / "none.json")
+    match = re.match(r"powers .* ([\d.]+) apart .* \(4 rates, 3 seeds\), if errors lie 20 %", said)
+    assert match
+    rng = np.random.default_rng(1)
+    found = 0
+    for _ in range(400):
+        errors = {
+            seed: {r: float(r ** float(match[1]) * np.exp(rng.normal(0, 0.2))) for r in RATES}
+            for seed in range(3)
+        }
+        slope = slope_of(errors)
+        assert slope is not None
+        assert slope.low is not None
+        found += slope.low > 0
+    assert found / 400 == pytest.approx(0.8, abs=0.06)
+
+
+def test_too_few_rates_and_seeds_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+    nowhere = tmp_path / "none.json"
+    two = replace(question(), rates=RATES[:2], seeds=[0])
+    assert said_of_power(two, Judging(), nowhere) == (
+        "2 rates, 1 seed do not tell how sure a power of the learning rate is, so the verdict "
+        "stays open; give more --learning-rates or --seeds"
+    )
+    near = replace(question(), rates=[1.0, 0.9, 0.8])
+    assert "a verdict takes 0.5: give more or wider" in said_of_power(near, Judging(), nowhere)
+    outside = replace(question().theory, outside="it looks at the sign")
+    assert said_of_power(replace(two, theory=outside), Judging(), nowhere) == ""
+
+
+def test_the_noise_of_before_takes_the_place_of_an_assumed_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    noisy = USUAL | {"mapped": wavy(1.0, 0.1)}
+    before, _ = report(question(), {}, monkeypatch, noisy)
+    curves = [
+        Curve(
+            learning_rate=rate,
+            seed=seed,
+            arm="mapped",
+            weight_alignment_error=[0.0, noisy["mapped"](rate)],
+            quantized_weight_agreement=[],
+            inference_agreement=[],
+        )
+        for rate in RATES
+        for seed in (1, 2, 3)
+    ]
+    path = tmp_path / "comparison.json"
+    before.model_copy(update={"curves": curves}).write(path)
+    x, y = np.log(RATES), np.log([noisy["mapped"](rate) for rate in RATES])
+    residual = ((y - np.polyval(np.polyfit(x, y, 1), x)) ** 2).sum()
+    noise = (3 * residual / (12 - 3 - 1)) ** 0.5
+    said = said_of_power(question(), Judging(), path)
+    assert f"if errors lie {100 * noise:.0f} % off their line, as those before" in said
+
+
+@pytest.mark.slow
+def test_planned_looks_miss_no_more_often_than_one() -> None:
+    """Of 3,000 comparisons at 2, 3 and 5 seeds, how often any interval misses the power."""
+    rng = np.random.default_rng(7)
+    alpha, missed = pocock_alpha((2, 3, 5)), 0
+    for _ in range(3000):
+        errors = {
+            seed: {r: float(r**0.8 * np.exp(rng.normal(0, 0.2))) for r in RATES}
+            for seed in range(5)
+        }
+        found = [slope_of({k: errors[k] for k in range(n)}, alpha=alpha) for n in (2, 3, 5)]
+        missed += any(s is not None and not (s.low or 0) < 0.8 < (s.high or 0) for s in found)
+    assert 0.03 < missed / 3000 < 0.06

@@ -12,6 +12,7 @@ import yaml
 from qtool import pipeline
 from qtool.comparison.equivalence.arms import equivalence_question, equivalence_trials
 from qtool.comparison.question import ComparisonRequest
+from qtool.comparison.report import Shown
 from qtool.errors import InputError
 from qtool.reports.comparisons import Equivalence
 from qtool.reports.results import EpochLine, Summary
@@ -169,6 +170,26 @@ def test_a_damaged_start_is_made_anew_before_anything_is_trained_from_it(
 
 
 @pytest.mark.slow
+def test_a_look_with_a_verdict_ends_it_and_the_seeds_after_it_are_not_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = [0.04, 0.02, 0.01, 0.005]
+    result = compare(write(tmp_path), rates=rates, seeds=None, looks=[2, 3])
+    said = capsys.readouterr().err
+    assert "48 trainings, 16 arms x 3 seeds" in said
+    assert "apart would be told apart 4 times in 5 (4 rates, 3 seeds), if errors lie 20 %" in said
+    assert (result.seeds, result.equivalent) == ([0, 1], True)
+    assert [(look.seeds, look.planned) for look in result.looks] == [([0, 1], True)]
+    assert "Look 1 of 2 planned ones, at 2 seeds: each has level 0.0" in result.verdict
+    assert not (tmp_path / "c" / "lr-0.01" / "custom" / "seed-2").exists()
+    slope = result.slopes["mapped"]
+    assert slope is not None
+    assert slope.confidence is not None
+    assert 0.95 < slope.confidence < 0.975
+    assert all(gap.confidence and gap.confidence >= slope.confidence for gap in result.differences)
+
+
+@pytest.mark.slow
 def test_a_comparison_that_was_stopped_ends_as_if_it_had_not(
     study: tuple[Path, Equivalence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,10 +230,30 @@ def test_under_adam_nothing_is_changed_and_one_run_is_both_mapped_and_naive(
     assert result.alphas is None
 
 
-def test_an_estimator_outside_the_class_is_run_and_reported(tmp_path: Path) -> None:
+def test_an_estimator_outside_the_class_is_run_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = ["training.epochs=1", "data.train_samples=128"]
     name = "element_wise_gradient_scaling"
-    result = compare(write(tmp_path), *small, rates=[0.01], name=name)
+    result = compare(
+        write(tmp_path),
+        *small,
+        rates=[0.01],
+        name=name,
+        explain=True,
+        margin=2.0,
+        shown=Shown(page=True),
+    )
+    said = capsys.readouterr().err
+    assert said.index("3 trainings, 3 arms x 1 seed") < said.index("trial 1/3")
+    assert "of the learning rate" not in said  # nothing is told by it, whatever it is
+    assert (result.margin, {gap.margin for gap in result.differences}) == (0.02, {0.02})
+    assert [each.arm for each in result.explained] == [arm.name for arm in result.arms]
+    for each in result.explained:
+        (cosine,) = each.measures["coarse_gradient_cosine"]
+        assert cosine is not None
+        assert -1 <= cosine <= 1
+    assert "What may explain it" in (tmp_path / "c" / "report.html").read_text()
     assert result.equivalent is None
     assert "depends on the sign of the gradient" in result.verdict
     assert set(result.weight_alignment_error) == {"naive", "jitter"}
@@ -295,6 +336,12 @@ def test_what_has_no_straight_through_form_is_refused(
         (["--learning-rates", "0.1,-1"], "is not a list of learning rates"),
         (["--learning-rates", "0.1,0.1"], "two of them are the same"),
         (["--estimator", "straight_trough"], "did you mean straight_through?"),
+        (
+            ["--looks", "2,3", "--learning-rates", "0.1"],
+            "no look would have a verdict, which is by",
+        ),
+        (["--looks", "2,3", "--seeds", "4"], "the last one is at all seeds, and --seeds gives 4"),
+        (["--margin", "0"], "--margin 0: give points of accuracy"),
     ],
     ids=str,
 )

@@ -6,9 +6,12 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from qtool.reports.explanations import Explained
+from qtool.reports.fairness import Candidate
 from qtool.reports.layer_figures import LayerFigures
-from qtool.reports.pages.comparison import comparison_page
+from qtool.reports.pages.comparison import candidates_of, comparison_page
 from qtool.reports.pages.confusion import confusion
+from qtool.reports.pages.explained import explanation
 from qtool.reports.pages.run import RunReport, run_page
 from tests.reports.pages import HOSTILE, Page, comparison, evidence, line, summary
 
@@ -155,3 +158,99 @@ def test_of_many_classes_those_with_the_worst_confusions_are_shown() -> None:
     names = [column.name for column in made.matrix.columns[1:]]
     assert len(names) == 20
     assert {"7", "8", "98", "99"} <= set(names)
+
+
+def candidate(arm: str, rate: float, accuracy: float | None, **more: bool) -> Candidate:
+    return Candidate(
+        arm=arm,
+        values={"training.learning_rate": rate, "training.batch": "auto"},
+        seed=100_003,
+        holdout_accuracy=accuracy,
+        holdout_loss=None if accuracy is None else 1.5 - accuracy,
+        failed=accuracy is None,
+        chosen=more.get("chosen", False),
+    )
+
+
+def test_every_candidate_that_was_tried_stands_on_the_page() -> None:
+    result = comparison().model_copy(
+        update={
+            "candidates": [
+                candidate("straight_through", 0.015, 0.5),
+                candidate("straight_through", 0.05, 0.625, chosen=True),
+                candidate("better_one", 0.05, None),
+            ]
+        }
+    )
+    table = candidates_of(result)
+    assert table is not None
+    assert [column.name for column in table.columns] == [
+        "arm",
+        "training.learning_rate",
+        "training.batch",
+        "hold-out accuracy",
+        "hold-out loss",
+        "",
+    ]
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["straight_through", "0.015", "auto", "50.00 %", "1", ""],
+        ["straight_through", "0.05", "auto", "62.50 %", "0.875", "chosen"],
+        ["better_one", "0.05", "auto", "-", "-", "failed"],
+    ]
+    page = closed(comparison_page(result, evidence(result)))
+    assert "How they were tuned" in page.text
+    assert "on seed 100003" in page.text
+    many = result.model_copy(update={"candidates": [*result.candidates * 9]})
+    assert "All 27 candidates" in closed(comparison_page(many, evidence(many))).text
+    untuned = comparison()
+    assert "tuned" not in closed(comparison_page(untuned, evidence(untuned))).text
+
+
+def explained(arm: str, cosines: list[float | None]) -> Explained:
+    epochs = list(range(1, len(cosines) + 1))
+    levels: list[float | None] = [15.0] * len(epochs)
+    measures = {"coarse_gradient_cosine": cosines, "levels_in_use": levels}
+    return Explained(arm=arm, epochs=epochs, measures=measures)
+
+
+def test_explanations_are_curves_of_each_arm_with_their_table_beside() -> None:
+    arms = [
+        explained("straight_through", [0.25, 0.5, 0.75]),
+        explained("better_one", [0.5, None, 1.0]),
+    ]
+    result = comparison().model_copy(update={"explained": arms})
+    made = explanation(arms)
+    assert made is not None
+    cosine, levels = made.curves
+    assert [plot.title for plot in cosine.plots] == ["better_one"]
+    assert (cosine.what, cosine.first) == ("cosine to the loss's gradient", "straight_through")
+    assert [[cell.text for cell in row] for row in cosine.table.rows] == [
+        ["1", "0.25", "0.5"],
+        ["2", "0.5", "-"],
+        ["3", "0.75", "1"],
+    ]
+    assert levels.what == "levels in use"
+    page = closed(comparison_page(result, evidence(result)))
+    told = [a.get("aria-label") or "" for _, a in page.tags if a.get("role") == "img"]
+    assert (
+        "cosine to the loss's gradient over epochs: better_one ends at 1, straight_through at 0.75"
+        in told
+    )
+    assert page.text.index("What may explain it") < page.text.index("In grey, straight_through")
+
+
+def test_one_epoch_makes_no_curve_and_many_arms_no_endless_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    short = explanation([explained("a", [0.5]), explained("b", [0.25])])
+    assert short is not None
+    assert short.curves == []
+    assert [[cell.text for cell in row] for row in short.ends.rows] == [
+        ["a", "0.5", "15"],
+        ["b", "0.25", "15"],
+    ]
+    monkeypatch.setattr("qtool.reports.pages.explained.MOST_FIGURES", 3)
+    many = explanation([explained(f"arm_{k}", [0.5, 0.25]) for k in range(3)])
+    assert many is not None
+    assert [each.what for each in many.curves] == ["cosine to the loss's gradient"]
+    assert len(many.curves[0].plots) == 2

@@ -15,10 +15,14 @@ from qtool.comparison.equivalence.asked import (
     Question,
     arm_name,
 )
+from qtool.comparison.equivalence.forecast import refuse_looks_without_verdict, said_of_power
 from qtool.comparison.equivalence.report import equivalence_report
 from qtool.comparison.execution.kept_files import damage_of
 from qtool.comparison.execution.plan import About
 from qtool.comparison.execution.trials import TrainTrial, Trial
+from qtool.comparison.explained import explanations
+from qtool.comparison.forecast import say_forecast
+from qtool.comparison.judged import looks_before, refuse_other_looks, stages
 from qtool.comparison.question import ComparisonRequest, rate_of, read_base
 from qtool.console import say
 from qtool.errors import InputError
@@ -121,15 +125,35 @@ def compare_equivalent(
         rates: learning rates; None for the recipe's and some around it.
     """
     question = equivalence_question(request, name, None if rates is None else list(rates))
+    judging, execution = request.judging, request.execution
+    refuse_other_looks(judging.looks, len(question.seeds))
+    refuse_looks_without_verdict(question, judging)
     folder, source = request.usable_folder("equivalence"), str(request.recipe)
+    about = About("equivalence", source, folder)
     with only_writer(folder.path):
         trials = equivalence_trials(question, request)
-        keep = request.execution.keep
-        train = TrainTrial(request.device, request.access, records=True, keep=keep)
-        outcomes = request.execution.outcomes_of(
-            trials, train, About("equivalence", source, folder)
+        train = TrainTrial(
+            request.device,
+            request.access,
+            records=True,
+            keep=execution.keep,
+            explains=request.explain,
         )
-        result = equivalence_report(source, question, outcomes)
-        result.write(folder.report)
-        request.shown.write(result, folder)
-        return result
+        say_forecast(trials, execution, request.device, request.access)
+        if told := said_of_power(question, judging, folder.report):
+            say(told)
+        for some in stages(trials, judging.looks):
+            outcomes = execution.outcomes_of(some, train, about)
+            seeds = list(dict.fromkeys(trial.seed for trial in some))
+            result = equivalence_report(
+                source,
+                replace(question, seeds=seeds),
+                outcomes,
+                judging=judging,
+                before=looks_before(folder.report),
+            ).model_copy(update={"explained": explanations(outcomes)})
+            result.write(folder.report)
+            request.shown.write(result, folder)
+            if len(some) == len(trials) or result.equivalent is not None:
+                return result
+        raise AssertionError("the last look is at all trials")

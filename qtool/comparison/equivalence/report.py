@@ -3,7 +3,7 @@
 Reference: Schoenbauer et al., 2024, arXiv:2405.05171.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -24,10 +24,10 @@ from qtool.comparison.equivalence.likeness import (
     read_traced,
 )
 from qtool.comparison.equivalence.slopes import slope_of
-from qtool.comparison.equivalence.verdict import RULE, is_equivalent, sentence
+from qtool.comparison.equivalence.verdict import is_equivalent, rule_of, sentence
 from qtool.comparison.execution.trials import Outcomes, of_trials
-from qtool.comparison.judged import judge
-from qtool.reports.comparisons import Arm, Curve, Difference, Equivalence, Slope
+from qtool.comparison.judged import Judging, judge, looks_with, said_of_looks
+from qtool.reports.comparisons import Arm, Curve, Difference, Equivalence, Look, Slope
 from qtool.runs.folder import RunFolder
 
 
@@ -55,6 +55,9 @@ def equivalence_report(
     question: Question,
     outcomes: Outcomes,
     read: Callable[[RunFolder], Traced] = read_traced,
+    *,
+    judging: Judging | None = None,
+    before: Sequence[Look] = (),
 ) -> Equivalence:
     """Return what comparison.json says.
 
@@ -64,10 +67,14 @@ def equivalence_report(
         outcomes: of each arm at each learning rate, by `arm_name`. Arms are judged on the seeds
             that all of them finished, naive apart.
         read: returns what a finished trial did, from its folder.
+        judging: what counts as equal, and when it is looked at.
+        before: looks at the same comparison that were recorded before.
     """
-    found = {rate: _at_rate(question, rate, outcomes, read) for rate in question.rates}
+    chosen = judging or Judging()
+    alpha = chosen.alpha
+    found = {rate: _at_rate(question, rate, outcomes, read, chosen) for rate in question.rates}
     theory, smallest = question.theory, found[min(question.rates)]
-    slopes = {arm: slope_of(_by_seed(found, arm)) for arm in question.compared}
+    slopes = {arm: slope_of(_by_seed(found, arm), alpha=alpha) for arm in question.compared}
     error = smallest.figures[METRIC_NAMES[0]]
     equivalent = None
     if not theory.outside and error[JITTER]:
@@ -76,6 +83,15 @@ def equivalence_report(
         name: {arm: [at.figures[name][arm] for at in found.values()] for arm in question.compared}
         for name in METRIC_NAMES
     }
+    said = _verdict(question, smallest, slopes, equivalent=equivalent)
+    look = Look(
+        seeds=question.seeds,
+        alpha=alpha,
+        planned=True,
+        verdict=said,
+        learning_rates=question.rates,
+    )
+    looks = looks_with(look, before)
     return Equivalence(
         kind="equivalence",
         recipe=recipe,
@@ -88,21 +104,27 @@ def equivalence_report(
         differences=[item for at in found.values() for item in at.differences],
         **metrics,
         equivalent=equivalent,
-        rule=RULE,
+        rule=rule_of(alpha),
         notes=theory.notes,
-        verdict=_verdict(question, smallest, slopes, equivalent=equivalent),
+        verdict=said + said_of_looks(looks, chosen, sought="a verdict"),
         curves=[curve for at in found.values() for curve in at.curves],
         slopes=slopes,
+        margin=chosen.margin,
+        looks=looks,
         **of_trials(outcomes),
     )
 
 
 def _at_rate(
-    question: Question, rate: float, outcomes: Outcomes, read: Callable[[RunFolder], Traced]
+    question: Question,
+    rate: float,
+    outcomes: Outcomes,
+    read: Callable[[RunFolder], Traced],
+    judging: Judging,
 ) -> AtRate:
     """Hold every arm against custom, at one learning rate."""
     own = {arm_name(rate, arm): outcomes[arm_name(rate, arm)] for arm in question.arms}
-    found = judge(own)
+    found = judge(own, margin=judging.margin, alpha=judging.alpha)
     arms, differences = found.arms, found.differences
     finished = {
         arm: {o.trial.seed: o.trial.folder for o in own[arm_name(rate, arm)] if o.finished}
@@ -158,7 +180,7 @@ def _verdict(
     *,
     equivalent: bool | None,
 ) -> str:
-    """Say in words what RULE makes of the figures, with the figures."""
+    """Say in words what the rule makes of the figures, with the figures."""
     name, theory, rate = question.estimators, question.theory, min(question.rates)
     errors, agreements = (smallest.figures[key] for key in METRIC_NAMES[:2])
     if theory.outside:

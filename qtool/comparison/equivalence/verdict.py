@@ -7,20 +7,30 @@ not the same, that share stays what it is, a power of 0. So the power is what is
 
 from collections.abc import Mapping
 
+from qtool.comparison.statistics.several import ALPHA
 from qtool.reports.comparisons import Slope
 
 BETWEEN = 0.5  # the power of theory, 1, and that of runs that are not the same, 0
 FACTOR = 2.0  # of the noise: an error that small says nothing against the equivalence
-RULE = (
-    "by the power of the learning rate with which the weight alignment error of mapped falls (1 in "
-    "theory, 0 where runs are not the same) over the rates given: equivalent where its 95 % "
-    f"interval lies above 0 and reaches {BETWEEN:g}; not where it lies below {BETWEEN:g} and the "
-    f"error at the smallest rate is more than {FACTOR:g} times that of jitter; else undecided"
-)
+
+
+def rule_of(alpha: float) -> str:
+    """Return the rule by which it is judged, with intervals that miss so often."""
+    return (
+        "by the power of the learning rate with which the weight alignment error of mapped falls "
+        "(1 in theory, 0 where runs are not the same) over the rates given: equivalent where its "
+        f"{_confidence(1 - alpha)} interval lies above 0 and reaches {BETWEEN:g}; not where it "
+        f"lies below {BETWEEN:g} and the error at the smallest rate is more than {FACTOR:g} times "
+        "that of jitter; else undecided"
+    )
+
+
+def _confidence(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def is_equivalent(slope: Slope | None, error: float | None, noise: float | None) -> bool | None:
-    """Judge by RULE; None where it is undecided.
+    """Judge by the rule; None where it is undecided.
 
     Args:
         slope: of mapped.
@@ -43,13 +53,14 @@ def of_slope(slope: Slope | None) -> str:
         return "no power is known"
     if slope.low is None or slope.high is None:
         return f"power {slope.slope:.2f}, of which too few rates and seeds tell how sure it is"
-    return f"power {slope.slope:.2f} (95 %: {slope.low:.2f} to {slope.high:.2f})"
+    sure = _confidence(slope.confidence or 1 - ALPHA)
+    return f"power {slope.slope:.2f} ({sure}: {slope.low:.2f} to {slope.high:.2f})"
 
 
 def sentence(
     what: str, slopes: Mapping[str, Slope | None], *, mapped: str, naive: str, held: bool | None
 ) -> str:
-    """Say what RULE makes of the slopes.
+    """Say what the rule makes of the slopes.
 
     Args:
         what: the estimator and its equivalent, as in "x {} straight_through".

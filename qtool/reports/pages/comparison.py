@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from pydantic import JsonValue
+
 from qtool.reports.comparisons import Arm, Comparison, Difference
 from qtool.reports.pages.costs import Cost, costs
 from qtool.reports.pages.dots import SeedRow, Standing, seed_dots
@@ -10,7 +12,7 @@ from qtool.reports.pages.evidence import Evidence, facts, told_by_trials
 from qtool.reports.pages.explained import explanation, how_judged
 from qtool.reports.pages.page import Plot, rendered, verdict_of
 from qtool.reports.pages.tables import Table, plain
-from qtool.reports.words import number, percent, points, size
+from qtool.reports.words import interval, number, percent, points, size
 
 QUESTIONS = {
     "estimators": "Which gradient estimator of the {on} trains best?",
@@ -34,6 +36,7 @@ def comparison_page(result: Comparison, shown: Evidence) -> str:
         "facts": [*_facts(result), *facts(shown)],
         "how_judged": list(how_judged(result)),
         "explained": explanation(result.explained),
+        "tuned": candidates_of(result),
         "seeds": _seeds_plot(result, rows) if any(row.values for row in rows) else None,
         "judged": judged,
         "first": result.arms[0].name,
@@ -131,9 +134,28 @@ def _seeds_table(result: Comparison, found: Mapping[str, Difference]) -> Table:
     return plain(columns, rows, "validation accuracy, %; differences in points")
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """Return an interval of differences in points, or a dash."""
-    return "-" if low is None or high is None else f"{points(low)} to {points(high)}"
+def candidates_of(result: Comparison) -> Table | None:
+    """Return all candidates that arms were tuned with; None where nothing was tuned."""
+    if not result.candidates:
+        return None
+    keys = list(dict.fromkeys(key for one in result.candidates for key in one.values))
+    rows = [
+        (
+            one.arm,
+            *(_value(one.values.get(key)) for key in keys),
+            percent(one.holdout_accuracy),
+            number(one.holdout_loss),
+            "failed" if one.failed else "chosen" if one.chosen else "",
+        )
+        for one in result.candidates
+    ]
+    columns = ["arm", *(f"#{key}" for key in keys), "#hold-out accuracy", "#hold-out loss", ""]
+    seed = result.candidates[0].seed
+    return plain(columns, rows, f"candidates of each arm, on seed {seed}")
+
+
+def _value(value: JsonValue) -> str:
+    return number(value) if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def costs_of(arms: Sequence[Arm]) -> Iterator[tuple[str, list[Cost]]]:

@@ -53,22 +53,35 @@ def curves_of_arms(arms: Sequence[OfArms]) -> Curves | None:
     if all(of(line) is None for line in every):
         of, what = loss_of, f"{where} loss"
     lines = [line_of(arm.name, arm.histories, of) for arm in arms]
+    several = any(len(arm.histories) > 1 for arm in arms)
+    return beside_first(lines, what, "k", f"{what}, mean over seeds" if several else what)
+
+
+def beside_first(lines: Sequence[CurveLine], what: str, name: str, caption: str) -> Curves:
+    """Return a figure for each line but the first, which is beside each of them, and the table.
+
+    Args:
+        lines: of arms; of one alone, that is drawn.
+        what: they show.
+        name: of the figures, unlike any other's on the page.
+        caption: of the table.
+    """
     known = [v for line in lines for side in (line.low, line.high, line.values) for v in side]
     ends = [value for value in known if value is not None]
-    room = 0.04 * (max(ends) - min(ends)) or 1.0
+    room = 0.04 * (max(ends) - min(ends)) or abs(0.04 * ends[0]) or 1.0
     limits = (min(ends) - room, max(ends) + room)
     first, others = lines[0], lines[1:]
     plots = []
     for place, line in enumerate(others or [first]):
         shown = [replace(first, colour=QUIET), line] if others else [line]
         shown = [replace(each, label=number(last_of(each), 3)) for each in shown]
-        figure = for_page(*curves(shown, what, limits=limits), f"k{place}")
+        figure = for_page(*curves(shown, what, limits=limits), f"{name}{place}")
         told = f"{what} over epochs: {line.name} ends at {number(last_of(line))}"
         beside = f", {first.name} at {number(last_of(first))}" if others else ""
         plots.append(Plot(named(figure, told + beside), title=line.name))
-    several = any(len(arm.histories) > 1 for arm in arms)
-    table = curve_table(lines, f"{what}, mean over seeds" if several else what)
-    return Curves(plots, table, what, first.name if others else "", several=several)
+    banded = any(line.low for line in lines)
+    table = curve_table(lines, caption)
+    return Curves(plots, table, what, first.name if others else "", several=banded)
 
 
 def line_of(

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qtool.reports.comparisons import ByArm, Equivalence
+from qtool.reports.fair_words import accuracy_sentences
 from qtool.reports.pages.drawing import ACCENT, INK, QUIET, WARN, for_page, named
 from qtool.reports.pages.evidence import Evidence, facts, told_by_trials
+from qtool.reports.pages.explained import explanation, of_looks
 from qtool.reports.pages.figures import Drawing
 from qtool.reports.pages.lines import RateLine, over_rates
 from qtool.reports.pages.page import Plot, rendered, verdict_of
 from qtool.reports.pages.tables import Table, plain
-from qtool.reports.words import number, percent
+from qtool.reports.words import interval, number, percent, points
 
 COLOURS = {"mapped": ACCENT, "naive": WARN, "jitter": QUIET}
 
@@ -41,6 +43,8 @@ def equivalence_page(result: Equivalence, shown: Evidence) -> str:
         "notes": result.notes,
         "plots": plots,
         "accuracies": _accuracies(result),
+        "how_judged": [*accuracy_sentences(result), *of_looks(result)],
+        "explained": explanation(result.explained),
         **told_by_trials(shown, result.failed_trials),
     }
     return rendered("equivalence.html", given)
@@ -94,9 +98,12 @@ def _facts(result: Equivalence) -> Iterator[tuple[str, str]]:
 
 
 def _accuracies(result: Equivalence) -> Table:
-    rows = [
-        (arm.name, percent(arm.mean), *(percent(value) for value in arm.values))
-        for arm in result.arms
-    ]
-    columns = ["arm", "#accuracy", *(f"#seed {seed}" for seed in result.seeds)]
-    return plain(columns, rows, "validation accuracy at the end")
+    found = {each.arm: each for each in result.differences}
+    rows = []
+    for arm in result.arms:
+        gap = found.get(arm.name)
+        told = ("", "") if gap is None else (points(gap.mean), interval(gap.low, gap.high))
+        rows.append((arm.name, percent(arm.mean), *told, *map(percent, arm.values)))
+    seeds = [f"#seed {seed}" for seed in result.seeds]
+    columns = ["arm", "#accuracy", "#difference", "#interval", *seeds]
+    return plain(columns, rows, "validation accuracy at the end; differences from custom in points")

@@ -1,11 +1,14 @@
 """What a comparison's page says of how it was judged, and of what may explain a difference."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
-from qtool.reports.comparisons import Comparison
+from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.explanations import Explained
 from qtool.reports.fair_words import fair_sentences
+from qtool.reports.pages.curves import Curves, beside_first
+from qtool.reports.pages.lines import CurveLine
 from qtool.reports.pages.tables import Heat, Table, heat_map
 from qtool.reports.words import number
 
@@ -22,13 +25,43 @@ MEASURES = {  # key -> its name, and what its values are multiplied by
 }
 
 
-def explanation(explained: Sequence[Explained]) -> Table | None:
-    """Return how arms trained as a heat map; None where nobody looked.
+MOST_FIGURES = 72  # of a page; of the measures after those there are no curves
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How arms trained: the end of it as a heat map, and measures over epochs as curves."""
+
+    ends: Table
+    curves: Sequence[Curves]
+
+
+def explanation(explained: Sequence[Explained]) -> Explanation | None:
+    """Return how arms trained; None where nobody looked."""
+    return Explanation(_ends(explained), _curves(explained)) if explained else None
+
+
+def _curves(explained: Sequence[Explained]) -> list[Curves]:
+    """Return each measure of several epochs, arm by arm beside the first."""
+    made = list[Curves]()
+    figures = 0
+    for place, (key, (what, unit)) in enumerate(MEASURES.items()):
+        lines = [
+            CurveLine(each.arm, each.epochs, [None if v is None else unit * v for v in values])
+            for each in explained
+            if (values := each.measures.get(key)) and any(v is not None for v in values)
+        ]
+        figures += max(1, len(lines) - 1)
+        if max((len(line.epochs) for line in lines), default=0) > 1 and figures <= MOST_FIGURES:
+            made.append(beside_first(lines, what, f"x{place}-", what))
+    return made
+
+
+def _ends(explained: Sequence[Explained]) -> Table:
+    """Return how arms trained as a heat map.
 
     The cosine is the mean over epochs, for one epoch's is noise; all else is of the last epoch.
     """
-    if not explained:
-        return None
     heats = []
     for key, (name, unit) in MEASURES.items():
         values = [_figure(key, each.measures.get(key, []), unit) for each in explained]
@@ -43,16 +76,21 @@ def _figure(key: str, by_epoch: Sequence[float | None], unit: float) -> float | 
     return unit * known[-1] if known else None
 
 
-def how_judged(result: Comparison) -> Iterator[str]:
-    """Yield sentences on fairness, looks, and what was known of the trials."""
-    yield from fair_sentences(result)
+def of_looks(result: Comparison | Equivalence) -> Iterator[str]:
+    """Yield when a comparison was judged, where that was several times."""
     if len(result.looks) > 1:
         told = "; ".join(
-            f"after {len(look.seeds)} seeds at {look.alpha:.3g}"
+            f"after {len(look.seeds)} seed{'' if len(look.seeds) == 1 else 's'} at {look.alpha:.3g}"
             f"{'' if look.planned else ', unplanned'}"
             for look in result.looks
         )
         yield f"The comparison was judged {len(result.looks)} times: {told}."
+
+
+def how_judged(result: Comparison) -> Iterator[str]:
+    """Yield sentences on fairness, looks, and what was known of the trials."""
+    yield from fair_sentences(result)
+    yield from of_looks(result)
     if result.without_answers:
         names = "; ".join(result.without_answers)
         yield f"Judged by accuracies alone, for no answers to images are kept: {names}."
