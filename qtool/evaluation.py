@@ -29,11 +29,13 @@ class Score:
             no other; None where the labels are no classes but numbers to be met.
         loss: mean over images.
         images: how many there were.
+        top5: share of images whose label is among the five largest logits; None if not asked for.
     """
 
     accuracy: float | None
     loss: float
     images: int
+    top5: float | None = None
 
 
 def count_hits(logits: Tensor, labels: Tensor) -> Tensor:
@@ -57,6 +59,12 @@ def are_numbers(labels: Tensor) -> bool:
     return labels.is_floating_point() and labels.ndim == 1
 
 
+def count_in_top(logits: Tensor, labels: Tensor, count: int = 5) -> Tensor:
+    """Return of how many images the label, int64 [B], is among the largest logits, int64 []."""
+    largest = logits.topk(min(count, logits.shape[1]), dim=1).indices
+    return (largest == labels.unsqueeze(1)).any(1).sum()
+
+
 def share_of_hits(hits: int | Tensor, images: int, labels: Tensor) -> float | None:
     """Return the accuracy 0..1, or None where `labels`, any of them, are no classes."""
     return None if are_numbers(labels) else int(hits) / images
@@ -73,6 +81,8 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, Tensor], Tensor],
     world: World = ALONE,
+    *,
+    top5: bool = False,
 ) -> Score:
     """Return accuracy and mean loss of `model` (a module should be in evaluation mode).
 
@@ -81,19 +91,21 @@ def evaluate(
     Raises:
         ValueError: If there is no batch.
     """
-    images, total_loss, hits, labels = 0, 0.0, 0, torch.empty(0)
+    images, total_loss, hits, near, labels = 0, 0.0, 0, 0, torch.empty(0)
     for inputs, labels in world.in_step(batches):
         if not len(labels):
             continue
         logits = model(inputs).float()
         total_loss += float(loss(logits, labels)) * len(labels)
         hits += int(count_hits(logits, labels))
+        near += int(count_in_top(logits, labels)) if top5 else 0
         images += len(labels)
-    total_loss, *counts = world.sums([total_loss, hits, images])
-    hits, images = map(int, counts)
+    total_loss, *counts = world.sums([total_loss, hits, images, near])
+    hits, images, near = map(int, counts)
     if not images:
         raise ValueError("there is no batch to judge by; give one at least")
-    return Score(share_of_hits(hits, images, labels), total_loss / images, images)
+    among = near / images if top5 else None
+    return Score(share_of_hits(hits, images, labels), total_loss / images, images, among)
 
 
 @torch.no_grad()

@@ -126,13 +126,14 @@ def convert(
     output: Path | None = None,
     device: str = "auto",
     no_saturation: bool = False,
+    best: bool = False,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
 ) -> Conversion:
     """Run, or recipe with given weights -> integer model, proven; return what convert.json says."""
     access = Access.of(data_root, assignments)
     with only_writer_of(place_of_integer(source, output)):
-        given = quantized_from(source, output, pick_device(device), access)
+        given = quantized_from(source, output, pick_device(device), access, best=best)
         saturation = "avoid" if no_saturation else "allow"
         integer = to_integer(given.model, given.proof_images(), saturation=saturation)
         report = given.report(integer, avoids_saturation=no_saturation)

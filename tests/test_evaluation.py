@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from qtool.evaluation import accuracy_of, agreement, agreement_of_values, count_hits, judge
+from qtool.evaluation import (
+    accuracy_of,
+    agreement,
+    agreement_of_values,
+    count_hits,
+    evaluate,
+    judge,
+)
 
 
 def figures(**changes):
@@ -43,6 +50,15 @@ def test_an_image_of_several_classes_is_right_where_each_of_them_is_told_and_no_
     assert accuracy_of(logits, several) == 0.5
     assert accuracy_of(logits, several.argmax(1)) == 0.75
     assert accuracy_of(logits[:, :1], torch.tensor([1.0, 0.5, 0.1, -1.0])) is None
+
+
+def test_the_five_largest_logits_are_counted_by_hand():
+    logits = torch.tensor([[6.0, 5.0, 4.0, 3.0, 2.0, 1.0], [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]])
+    for labels, share in (([4, 0], 0.5), ([5, 0], 0.0), ([0, 1], 1.0)):
+        batches = [(logits, torch.tensor(labels))]
+        score = evaluate(lambda x: x, batches, torch.nn.functional.cross_entropy, top5=True)
+        assert score.top5 == share
+    assert evaluate(lambda x: x, batches, torch.nn.functional.cross_entropy).top5 is None
 
 
 def test_agreement_counts_images_by_hand():

@@ -135,6 +135,9 @@ def convert(
             help="Round channels anew that could saturate on processors without VNNI.",
         ),
     ] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="Take best.pt, of the epoch that the hold-out chose.")
+    ] = False,
     assignments: ConvertAssignments = None,
     data_root: DataRoot = None,
     run_code: RunCode = False,
@@ -147,9 +150,9 @@ def convert(
 
     Example: qtool convert runs/digits
     """
-    if no_saturation and to != "integer":
+    if to != "integer" and (no_saturation or best):
         why = "makes an integer model; leave out --to straight_through"
-        raise typer.BadParameter(why, param_hint="--no-saturation")
+        raise typer.BadParameter(why, param_hint="--best" if best else "--no-saturation")
     look_at_convert(source, assignments, output=output, to=to, device=device)
     from qtool import pipeline
 
@@ -159,6 +162,7 @@ def convert(
             output=output,
             device=device,
             no_saturation=no_saturation,
+            best=best,
             assignments=assignments,
             data_root=data_root,
         )

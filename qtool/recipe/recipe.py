@@ -73,6 +73,9 @@ class Recipe(Section):
             why = f"an estimator of activations among {', '.join(CLOSED_FORMS)}"
         if training.gradient == "population" and why:
             found.append(("training.gradient", f"population takes {why}"))
+        if training.early_stopping is not None and not self.data.holdout:
+            why = "epochs are judged by images that are held out; set data.holdout, such as 0.1"
+            found.append(("training.early_stopping", why))
         found += [(f"training.{key}", clash) for key, clash in training.clashes()]
         if found:
             raise ProblemsError(found)

@@ -36,6 +36,16 @@ LossChoice = Annotated[Choice, in_registry(LOSSES)]
 LearningRateChoice = Annotated[Choice, in_registry(SCHEDULES, also=_check_rate)]
 
 
+class EarlyStopping(Section):
+    """When training is to end before all epochs are done."""
+
+    patience: int = Field(ge=1, le=100_000)
+    """Epochs in a row that need not be better than the best before them."""
+
+    min_delta: float = Field(default=0.0, ge=0)
+    """How much better an epoch must be to count: in accuracy, 0..1, or in loss without classes."""
+
+
 class Training(Section):
     """How long and how fast to train."""
 
@@ -94,6 +104,13 @@ class Training(Section):
     """Patterns of names of modules that do not train, with all inside them; batch norms among them
     keep their statistics."""
 
+    early_stopping: EarlyStopping | None = None
+    """End training where the images held out no longer tell of a better epoch; takes
+    data.holdout."""
+
+    validation_top5: bool = False
+    """Tell the share of validation images whose class is among the five largest logits, too."""
+
     def clashes(self) -> list[Problem]:
         """Return what two keys of the section cannot both say."""
         found: list[Problem] = []
@@ -103,6 +120,8 @@ class Training(Section):
         chosen = self.optimizer.name
         if self.cuda_graph and not OPTIMIZERS.facts(chosen).graphed:
             found.append(("cuda_graph", f"{chosen} cannot be captured in a graph; leave it out"))
+        if self.validation_top5 and LOSSES.facts(self.loss.name).several:
+            found.append(("validation_top5", "an image may have several classes; leave it out"))
         return found
 
     @field_validator("learning_rate", mode="before")

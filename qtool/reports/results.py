@@ -53,6 +53,10 @@ class Summary(Result):
     holdout_accuracy: float | None = None
     """On training images that are held out; absent where none are."""
     holdout_loss: float | None = None
+    validation_top5: float | None = None
+    """Share of images whose class is among the five largest logits; absent unless asked for."""
+    stopped_early: bool | None = None
+    """Training ended before all epochs were done, as the hold-out got no better; else absent."""
 
 
 class EpochLine(Result):
@@ -99,6 +103,8 @@ class EpochLine(Result):
     batch with a standard error of about 0.18; absent unless asked for."""
     saturated_activations: dict[str, float] | None = None
     """Layer, ReLU or site -> share of its values beyond the outermost levels, on that batch."""
+    validation_top5: float | None = None
+    """Share of images whose class is among the five largest logits; absent unless asked for."""
 
 
 class ExportDescription(Result):

@@ -5,8 +5,8 @@ stopped. run: what the files hold, each part built once. sources: what conversio
 from. export: files that are made of it. build: what a recipe names. equipment: what trains it.
 machine: what it runs on. access: what a recipe may reach. deal: which rows go to which process.
 stepping: the step that it trains by. checkpoint: everything needed to go on, and the one before.
-sound: which of them is as it was written, and what is made of it. changes: what its weights' codes
-did. weights: them, for other tools. answers: what its network says of each validation image.
-listed: the runs in a folder. place: which folder, and what lay there moved aside. given: what
-commands are given, refused without torch.
+best: the network that the hold-out chose. sound: which of them is as it was written, and what is
+made of it. changes: what its weights' codes did. weights: them, for other tools. answers: what its
+network says of each validation image. listed: the runs in a folder. place: which folder, and what
+lay there moved aside. given: what commands are given, refused without torch.
 """

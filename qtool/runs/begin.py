@@ -144,7 +144,7 @@ def summarize(
         status: how far it is.
         model: prepared.
         history: of the epochs that are done.
-        **more: a `profile`, an `error`, or `health`.
+        **more: a `profile`, an `error`, `health`, or whether it was `stopped_early`.
     """
     last = history[-1] if history else None
     said: dict[str, object] = {
@@ -161,6 +161,8 @@ def summarize(
     }
     if last is not None and last.holdout_loss is not None:
         more |= {"holdout_accuracy": last.holdout_accuracy, "holdout_loss": last.holdout_loss}
+    if last is not None and last.validation_top5 is not None:
+        more |= {"validation_top5": last.validation_top5}
     summary = Summary.model_validate(said | more)
     summary.write(folder.summary)
     return summary

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import qtool
 from qtool.errors import DamagedFileError, InputError
 from qtool.files.checksums import NewestAndPrevious
+from qtool.files.whole import write_atomically
 from qtool.graph.exact import load_model, load_optimizer, not_finite
 from qtool.models.architecture import Architecture
 from qtool.reports.results import EpochLine
@@ -108,13 +109,29 @@ def save(checkpoint: Checkpoint, path: Path) -> str:
     Raises:
         WriteError: If it cannot be written there.
     """
+    data = _contents(checkpoint)
+    return NewestAndPrevious(path).write(lambda temporary: torch.save(data, temporary))
+
+
+def save_alone(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint in one move, in the place of one that was there.
+
+    Raises:
+        WriteError: If it cannot be written there.
+    """
+    data = _contents(checkpoint)
+    write_atomically(path, lambda temporary: torch.save(data, temporary))
+
+
+def _contents(checkpoint: Checkpoint) -> dict[str, object]:
+    """Return what a file holds of a checkpoint."""
     lines = [line.to_json() for line in checkpoint.history]
     data = {"format": FORMAT, **vars(checkpoint), "history": lines, "qtool": qtool.__version__}
     del data["sha256"]
     for key in ("inside", "average"):
         if data[key] is None:
             del data[key]
-    return NewestAndPrevious(path).write(lambda temporary: torch.save(data, temporary))
+    return data
 
 
 def load(path: Path, device: torch.device) -> Checkpoint:

@@ -5,6 +5,7 @@ from torch import nn
 
 from qtool.console import say
 from qtool.data.loaders import Loaders
+from qtool.errors import DataError
 from qtool.quantizers.control import compile_kernels
 from qtool.recipe.recipe import Recipe
 from qtool.runs.deal import deal
@@ -15,11 +16,13 @@ from qtool.training.frozen import freeze, still_norms
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES, Loss
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
+from qtool.training.patience import Patience
 from qtool.training.profile import StepProfile
 from qtool.training.random_numbers import OwnRandomNumbers
 from qtool.training.synced_norms import sync_norms
 from qtool.world.world import ALONE, World
 
+TOP = 5
 SHARE_OF_START = 0.01  # in an average, from which on it is said
 
 
@@ -39,6 +42,7 @@ def make_trainer(
 
     Raises:
         InputError: If several processes cannot train it as the recipe says.
+        DataError: If the data do not give what the recipe wants to be told of them.
     """
     training = recipe.training
     on_cuda = device.type == "cuda"
@@ -49,7 +53,12 @@ def make_trainer(
     compile_kernels(model, wanted=training.compile and not on_cuda)
     if training.cuda_graph and not on_cuda:
         say("note: going on without training.cuda_graph, which is for CUDA devices")
-    rate = rate_schedule(training.learning_rate)
+    rate, stop = rate_schedule(training.learning_rate), training.early_stopping
+    if training.validation_top5 and loaders.classes <= TOP:
+        raise DataError(
+            f"training.validation_top5: the data have {loaders.classes} classes, and {TOP} of them "
+            f"are always among the {TOP} largest logits; leave it out"
+        )
     optimizer = OPTIMIZERS.build(training.optimizer.name, **training.optimizer.params)
     return Trainer(
         model=model,
@@ -69,6 +78,8 @@ def make_trainer(
         clip=training.clip_gradient,
         average=None if training.ema is None else Average(model, training.ema),
         still=still_norms(model, training.freeze),
+        patience=stop and Patience(stop.patience, stop.min_delta),
+        top5=training.validation_top5,
         several=LOSSES.facts(training.loss.name).several,
     )
 

@@ -69,6 +69,11 @@ class RunFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def best(self) -> Path:
+        """The network after the epoch that did best on the images held out."""
+        return self.path / "best.pt"
+
+    @property
     def weights(self) -> Path:
         """The trained network's weights in float, for other tools."""
         return self.path / "model.safetensors"
@@ -113,6 +118,11 @@ class RunFolder:
     def integer(self) -> Path:
         """The integer model."""
         return self.path / INTEGER
+
+    @property
+    def integer_of_best(self) -> Path:
+        """The integer model of that network."""
+        return self.integer.with_name(f"{self.integer.stem}.best{self.integer.suffix}")
 
     def integer_for(self, target: str) -> Path:
         """The integer model of a target that needs one of its own."""

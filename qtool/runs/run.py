@@ -18,12 +18,14 @@ from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.runs import build, checkpoint
 from qtool.runs.access import OWN, Access
+from qtool.runs.best import refuse_unless_best, why_no_best
 from qtool.runs.checkpoint import Checkpoint
 from qtool.runs.equipment import make_trainer
 from qtool.runs.folder import RunFolder
 from qtool.runs.sound import checkpoint_to_go_on_from
 from qtool.settings.user_code import NO_CODE, UserCode
 from qtool.training.loop import Trainer
+from qtool.training.patience import Patience, merits
 from qtool.training.position import go_to
 from qtool.world.world import ALONE, World
 
@@ -37,6 +39,7 @@ class Run:
 
     Attributes:
         world: processes that train it together.
+        best: it is the network of best.pt, and not of the last epoch.
     """
 
     folder: RunFolder
@@ -44,6 +47,7 @@ class Run:
     device: torch.device
     access: Access = OWN
     world: World = ALONE
+    best: bool = False
 
     @classmethod
     def open(
@@ -72,6 +76,12 @@ class Run:
         Raises:
             InputError: If there is no checkpoint, or it cannot be read.
         """
+        if self.best:
+            if not self.folder.best.is_file():
+                raise InputError(why_no_best(self.folder, self.recipe.data.holdout))
+            state = self._loaded(self.folder.best)
+            refuse_unless_best(state, self.folder)
+            return state
         return self._loaded(self.folder.checkpoint)
 
     def takes_up_checkpoint(self) -> bool:
@@ -133,7 +143,7 @@ class Run:
         Raises:
             InputError: If the checkpoint is of another run.
         """
-        with intact(self.folder.checkpoint, NOT_OF_THIS_RUN):
+        with intact(self._file, NOT_OF_THIS_RUN):
             return rebuild_model(self.recipe.model.name, self.checkpoint.architecture)
 
     @cached_property
@@ -147,13 +157,30 @@ class Run:
         network = self.network  # of an architecture that is whole
         build.refuse_other_data(self.data, state.architecture, str(self.folder))
         model = build.prepare_network(self.recipe, network, self.data.first_images, search=False)
-        with intact(self.folder.checkpoint, NOT_OF_THIS_RUN):
+        with intact(self._file, NOT_OF_THIS_RUN):
             load_model(model, state.judged)
         done = len(state.history) + self._begun
-        if done < epochs:
+        if self.best or self._stopped_early:
+            which = "the best of" if self.best else "stopped early, after epoch"
+            say(f"{self._file}: {which} {done:g} of {epochs} epochs")
+        elif done < epochs:
             say(f"{self.folder}: trained for {round(done, 2):g} of {epochs} epochs so far")
         set_progress(model, self.progress)
         return model.eval()
+
+    @property
+    def _file(self) -> Path:
+        """Where its network is kept."""
+        return self.folder.best if self.best else self.folder.checkpoint
+
+    @property
+    def _stopped_early(self) -> bool:
+        """Tell whether the checkpoint is of a run that ended before all epochs were done."""
+        stop = self.recipe.training.early_stopping
+        if stop is None:
+            return False
+        patience = Patience(stop.patience, stop.min_delta)
+        return patience.is_over(merits(self.checkpoint.history))
 
     @property
     def _begun(self) -> float:

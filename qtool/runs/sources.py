@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qtool.console import say
 from qtool.conversion.report import conversion_report
 from qtool.data.loaders import Loaders
+from qtool.errors import InputError
 from qtool.evaluation import evaluate
 from qtool.export.proof.measure import Evidence
 from qtool.files.reading import intact
@@ -101,7 +102,12 @@ def place_of_integer(source: Path, output: Path | None) -> Path:
 
 
 def quantized_from(
-    source: Path, output: Path | None, device: torch.device, access: Access = OWN
+    source: Path,
+    output: Path | None,
+    device: torch.device,
+    access: Access = OWN,
+    *,
+    best: bool = False,
 ) -> Quantized:
     """Return what a run has trained, or a recipe's given weights, calibrated and not trained.
 
@@ -110,17 +116,21 @@ def quantized_from(
         output: where the integer model goes; None puts it into the run's folder.
         device: to compute on.
         access: what the user says of the source; no code of anyone's runs.
+        best: of a run, the network that did best on the images held out, into a file of its own.
 
     Raises:
         InputError: If there is no such source, or nothing can be written there.
     """
     refuse_missing(source, RUN_OR_RECIPE)
+    if best and not source.is_dir():
+        raise InputError(f"{source}: --best takes a run folder, whose epochs were judged")
     if output is not None:
         refuse_no_integer_file(output)
     if source.is_dir():
-        run = Run.open(source, device, access)
+        run = replace(Run.open(source, device, access), best=best)
         architecture, data = run.checkpoint.architecture, run.data  # in the order of messages
-        path, made_of = output or run.folder.integer, run.checkpoint.sha256
+        usual = run.folder.integer_of_best if best else run.folder.integer
+        path, made_of = output or usual, run.checkpoint.sha256
         return Quantized(run.recipe, run.model, data, architecture, path, made_of)
     allowed = access.to_recipe(source)
     files = replace(allowed.code_of(source), runs=frozenset())

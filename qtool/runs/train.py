@@ -15,7 +15,7 @@ from qtool.models.architecture import Architecture
 from qtool.quantizers.health import health
 from qtool.quantizers.plan import plan
 from qtool.quantizers.plan_sites import plan_sites
-from qtool.reports.results import EpochLine, Summary
+from qtool.reports.results import EpochLine, Profile, Summary
 from qtool.reports.tables import show_plan
 from qtool.runs import build, checkpoint, equipment
 from qtool.runs.answers import AnswerRecorder, keep_answers
@@ -26,7 +26,9 @@ from qtool.runs.begin import (
     summarize,
     write_environment,
 )
+from qtool.runs.best import keep_if_best
 from qtool.runs.changes import ChangeRecorder
+from qtool.runs.checkpoint import Checkpoint
 from qtool.runs.machine import device_name
 from qtool.runs.run import Run
 from qtool.runs.sound import checkpoint_sha256, checkpoint_to_go_on_from
@@ -104,9 +106,10 @@ def finished_before(
     finished = folder.finished_summary()
     if finished is None or checkpoint_to_go_on_from(folder)[1]:
         return None
-    if finished.epochs < run.recipe.training.epochs:  # it is to go on
-        return None
-    say(f"{folder} is finished already" + (", so nothing is measured" if profile else ""))
+    if finished.epochs < run.recipe.training.epochs and not finished.stopped_early:
+        return None  # it is to go on
+    early = f", it stopped early after epoch {finished.epochs}" if finished.stopped_early else ""
+    say(f"{folder} is finished already{early}" + (", so nothing is measured" if profile else ""))
     return finished
 
 
@@ -126,7 +129,7 @@ def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
     before, epochs = folder.finished_summary(), recipe.training.epochs
     among = f", {world.size} processes" if world.size > 1 else ""
     say(f"training {folder} on {device} ({device_name(device)}{among})")
-    if before is not None and before.epochs < epochs:
+    if before is not None and before.epochs < epochs and not before.stopped_early:
         say(
             f"note: {folder} was finished after {before.epochs} epochs; it goes on to {epochs} "
             f"with the schedules of {epochs}, and from there on is another run than one of {epochs}"
@@ -170,7 +173,8 @@ def _write_beginning(run: Run, trainer: Trainer) -> None:
     """Write down what is known before the first step."""
     keep_recipe(run.recipe, run.folder, "the resolved recipe of this run")
     write_environment(run.recipe, run.folder, run.device, run.data)
-    for path in (run.folder.weights, run.folder.answers):  # those of an earlier epoch
+    old = [run.folder.weights, run.folder.answers]  # those of an earlier epoch
+    for path in old if trainer.history else [*old, run.folder.best]:
         path.unlink(missing_ok=True)
     summarize(run.folder, "running", trainer.model, trainer.history)
 
@@ -197,7 +201,9 @@ def _end(
     made_of = checkpoint_sha256(folder) or ""
     write_weights(model, run.recipe, architecture, folder, made_of)
     keep_answers(model, run.data, folder, found)
-    more = {} if measured is None else {"profile": measured.report()}
+    more: dict[str, Profile | bool] = {} if measured is None else {"profile": measured.report()}
+    if len(history) < trainer.epochs:
+        more["stopped_early"] = True
     return summarize(folder, "finished", model, history, health=findings, **more)
 
 
@@ -245,8 +251,8 @@ def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
     """
     recipe, folder, world = run.recipe, run.folder, run.world
 
-    def save(inside: Position | None = None) -> None:
-        state = checkpoint.take(
+    def state(inside: Position | None = None) -> Checkpoint:
+        return checkpoint.take(
             trainer.model,
             trainer.optimizer,
             trainer.history,
@@ -254,16 +260,19 @@ def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
             inside,
             average=trainer.average,
         )
-        checkpoint.save(state, folder.checkpoint)
 
     def write(line: EpochLine) -> None:
         folder.write_metrics(trainer.history)
-        if line.epoch % recipe.training.checkpoint_every == 0 or line.epoch == trainer.epochs:
-            save()
+        keep_if_best(state(), folder)
+        if line.epoch % recipe.training.checkpoint_every == 0 or trainer.ended:
+            checkpoint.save(state(), folder.checkpoint)
         summarize(folder, "running", trainer.model, trainer.history)
 
+    def save_inside() -> None:
+        checkpoint.save(state(position_of(trainer)), folder.checkpoint)
+
     def after_epoch(line: EpochLine) -> None:
-        if line.epoch == trainer.epochs:
+        if trainer.ended:
             trainer.refuse_constant()
         world.from_first(partial(write, line))
         say_epoch(line, trainer.epochs)
@@ -278,6 +287,6 @@ def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
     try:
         trainer.fit(after_epoch, finish)
     except Stopped:
-        if len(trainer.history) < trainer.epochs:
-            world.from_first(partial(save, position_of(trainer)))
+        if not trainer.ended:
+            world.from_first(save_inside)
         raise

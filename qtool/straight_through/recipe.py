@@ -88,6 +88,9 @@ def _unfit(recipe: Recipe) -> list[Problem]:
     if recipe.training.ema is not None:
         why = "the average of what M gives is not what M gives of the average; leave it out"
         found.append(("training.ema", why))
+    if recipe.training.early_stopping is not None:
+        why = "runs that are the same would end after other epochs; leave it out"
+        found.append(("training.early_stopping", why))
     return found
 
 

@@ -1,7 +1,8 @@
 """Fake-quantized model and loaders in, trained model out.
 
 loop: epochs. step, compiled, captured: one step, in three ways. population: expected gradients.
-average: of weights over steps. frozen: what does not train. losses, optimizers: their tables.
+average: of weights over steps. frozen: what does not train. judging: by images that are not trained
+on. patience: which epoch did best, and when to end. losses, optimizers: their tables.
 torch_optimizers: those of torch. batch_norm: statistics estimated again. profile: where the time
 goes. freed_memory: kept for the next step. progress: what is shown. watcher: who looks on;
 explanation: one that tells why arms differ. step_watch: what must hold at each step. failures:

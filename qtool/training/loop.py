@@ -1,46 +1,35 @@
 """One run of training, epoch by epoch: forward, backward, step, schedules."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qtool.errors import TrainingError
-from qtool.evaluation import Score, count_hits, evaluate
+from qtool.evaluation import count_hits
 from qtool.numerics.schedules import Schedule
-from qtool.quantizers.control import blend_alphas, set_progress, without_blends
+from qtool.quantizers.control import blend_alphas, set_progress
 from qtool.quantizers.layers import take_oscillations
 from qtool.quantizers.measures import code_measures
 from qtool.reports.results import EpochLine
 from qtool.stopping import held_back
 from qtool.training.average import Average
-from qtool.training.failures import failed_step, loss_of
+from qtool.training.failures import failed_step
+from qtool.training.judging import Judge
 from qtool.training.losses import Loss
 from qtool.training.lost import Lost
 from qtool.training.optimizers import set_rate
+from qtool.training.patience import Patience, merit, merits
 from qtool.training.progress import EpochBar, progress_bar
 from qtool.training.replicas import Replicas
 from qtool.training.step import TakeStep, TrainingStep
 from qtool.training.step_watch import LossError, StepError, StepWatch, loss_problem
 from qtool.training.tally import Measures, Tally
-from qtool.training.watcher import Batch, Watcher, WatcherState
+from qtool.training.watcher import Batch, Batches, Watcher, WatcherState
 from qtool.world.group import Group
 from qtool.world.world import ALONE, World
-
-
-class Batches(Protocol):
-    """Images and labels whose order is a function of the epoch."""
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        ...
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield images [B, C, H, W] and labels [B] of one epoch, from batch `start` on."""
-        ...
 
 
 @dataclass
@@ -68,6 +57,9 @@ class Trainer:
         clip: the most that the norm of all gradients together may be; None for no limit.
         average: of the weights, which is judged and finished in their place.
         still: batch norms that keep their statistics.
+        patience: ends training early, by the images held out; None trains for all epochs.
+        judged_by: loss whose mean is told of images that judge; None takes that of training.
+        top5: tell the share of validation images whose class is among the five largest logits, too.
         several: float labels [B, classes] are several classes of an image, and no shares of them.
     """
 
@@ -94,11 +86,25 @@ class Trainer:
     clip: float | None = None
     average: Average | None = None
     still: Sequence[nn.Module] = ()
+    patience: Patience | None = None
+    judged_by: Loss | None = None
+    top5: bool = False
     several: bool = False
 
     def __post_init__(self) -> None:
         """Begin with an epoch of which nothing is done."""
         self.tally = Tally(self.device)
+        by = self.validation, self.holdout, self.judged_by or self.loss
+        seen_by = self.watchers, self.watch, self.lost
+        self.judge = Judge(
+            self.model, *by, *seen_by, self.world, steps=len(self.train), top5=self.top5
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether no epoch is left to train."""
+        early = self.patience is not None and self.patience.is_over(merits(self.history))
+        return early or len(self.history) >= self.epochs
 
     def join(self, watcher: Watcher) -> None:
         """Let somebody look on from now on, who may have done so before in the epoch."""
@@ -136,9 +142,11 @@ class Trainer:
         take = self.step or self.plain_step()
         with progress_bar(steps * self.epochs, steps * done + self.tally.steps) as bar:
             for epoch in range(done, self.epochs):
+                if self.ended:
+                    break
                 self.tally.resume()
                 trained = self.tally.line or self._train_epoch(epoch, bar, take)
-                last = epoch == self.epochs - 1
+                last = self._ends(epoch, trained)
                 if last and not self.tally.finished:
                     with self.as_judged():
                         finish(self.model)
@@ -146,7 +154,7 @@ class Trainer:
                 with self.world.together():
                     self.lost.refuse(self.model, self.optimizer, when, last=last)
                 with self.as_judged():
-                    judged = self._judge(epoch, last=last)
+                    judged = self._judge(epoch, trained, last=last)
                 with held_back():
                     line = EpochLine(**trained, **judged, seconds=round(self.tally.seconds, 3))
                     self.history.append(line)
@@ -272,47 +280,37 @@ class Trainer:
             line |= watcher.measures()
         return line | take_oscillations(self.model) | code_measures(self.model)
 
-    def _judge(self, epoch: int, *, last: bool) -> Measures:
+    def _ends(self, epoch: int, trained: Measures) -> bool:
+        """Tell whether an epoch, whose steps are taken, is the last one.
+
+        Where that depends on the images held out, what they say goes to the epoch's line.
+        """
+        if self.patience is None or epoch == self.epochs - 1:
+            return epoch == self.epochs - 1
+        if "holdout_loss" not in trained:
+            self.model.eval()
+            with self.as_judged():
+                held = self.judge.hold_out(epoch, watched=False)
+            with held_back():
+                trained |= held
+        now = merit(trained["holdout_accuracy"], trained["holdout_loss"])
+        return self.patience.is_over([*merits(self.history), now])
+
+    def _judge(self, epoch: int, trained: Measures, *, last: bool) -> Measures:
         """Judge the network by what is held out, if anything is, and by the validation set."""
         self.model.eval()
         if self.holdout is None:
             return self._validate(epoch)
-        with without_blends(self.model):
-            held = self._score(self.holdout, epoch, self.loss if last else self._watched_loss)
+        held: Measures = {}
+        if "holdout_loss" not in trained:
+            held = self.judge.hold_out(epoch, watched=not last)
         line = {"validation_loss": None, "validation_accuracy": None}
         if last:
             line = self._validate(epoch)
-        return line | {"holdout_loss": held.loss, "holdout_accuracy": held.accuracy}
+        return line | held
 
     def _validate(self, epoch: int) -> Measures:
-        """Judge the quantized network and, where there are blends, the blended one beside it."""
-        alphas = blend_alphas(self.model).values()
-        with without_blends(self.model):
-            self.lost.begin_validation()
-            score = self._score(self.validation, epoch, self._watched_loss)
-        line: Measures = {"validation_loss": score.loss, "validation_accuracy": score.accuracy}
-        if alphas:
-            # once every alpha is 1 the two are the same network
-            alike = min(alphas) == 1
-            blended = score if alike else self._score(self.validation, epoch, self.loss)
-            line["blended_validation_loss"] = blended.loss
-            line["blended_validation_accuracy"] = blended.accuracy
-        return line
-
-    def _score(self, judges: Batches, epoch: int, loss: Loss) -> Score:
-        score = evaluate(self.model, judges.batches(epoch), loss, self.world)
-        if error := loss_problem(score.loss, self.watch.start):
-            batch = next(iter(judges.batches(epoch)))
-            where = "validation" if judges is self.validation else "the hold-out"
-            error = LossError(f"in {where} {error.what}", error.beside)
-            raise self._failed(error, batch, epoch, len(self.train) - 1)
-        return score
-
-    def _watched_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        for watcher in self.watchers:
-            watcher.validated(logits, labels)
-        self.lost.see_logits(logits, labels)
-        return loss_of(self.loss, logits, labels)
+        return self.judge.validate(epoch)
 
     def _failed(self, error: StepError, batch: Batch, epoch: int, step: int) -> TrainingError:
         when = f"in epoch {epoch + 1}, step {step + 1}"

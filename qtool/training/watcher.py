@@ -6,12 +6,25 @@ of changes are such) and put it among the trainer's watchers in `qtool.runs.trai
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] and labels [B]
 WatcherState = dict[str, Tensor]
 Seen = float | None | Mapping[str, float]  # a figure, or one of each layer
+
+
+class Batches(Protocol):
+    """Images and labels whose order is a function of the epoch."""
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        ...
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield images [B, C, H, W] and labels [B] of one epoch, from batch `start` on."""
+        ...
 
 
 class Watcher:

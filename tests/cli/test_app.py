@@ -37,6 +37,7 @@ OPTIONS = {
         "--output",
         "--to",
         "--no-saturation",
+        "--best",
         "--set",
         "--data-root",
         "--run-code",
@@ -233,6 +234,7 @@ main(sys.argv[1:])
         (["compare", "equivalence", "r.yaml", "--learning-rates", "x"], 2),
         (["convert", "runs/a", "--to", "float"], 2),
         (["convert", "runs/a", "--to", "straight_through", "--no-saturation"], 2),
+        (["convert", "runs/a", "--to", "straight_through", "--best"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

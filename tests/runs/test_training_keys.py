@@ -1,5 +1,7 @@
 """The keys of `training` that a recipe may leave out: each changes what it says, and goes on."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +10,121 @@ import torch
 from safetensors.torch import load_file
 
 from qtool import pipeline
+from qtool.evaluation import evaluate
 from qtool.models.weights import read_state_dict
 from qtool.recipe.recipe import Recipe
+from qtool.reports.results import Summary
 from qtool.runs.equipment import note_on_average
+from qtool.runs.run import Run
 from qtool.settings.section import check
 from qtool.training.loop import Trainer
+from qtool.training.losses import cross_entropy
+from tests.kit import ABSENT, recipe, refused, shell, write_recipe
 from tests.kit import metrics as lines
-from tests.kit import recipe, refused, write_recipe
-from tests.runs.test_resume import LEARNED, checkpoint
+from tests.runs.test_resume import LEARNED, checkpoint, differences
 from tests.runs.test_stops import ends_as_if_never_stopped
 
-KEYS: dict[str, Any] = {"clip_gradient": 0.5, "ema": 0.8, "freeze": ["conv2"]}
+KEYS: dict[str, Any] = {
+    "clip_gradient": 0.5,
+    "ema": 0.8,
+    "freeze": ["conv2"],
+    "early_stopping": {"patience": 1, "min_delta": 1.0},  # no epoch is better by that
+    "validation_top5": True,
+}
+HELD = {"data.holdout": 0.25}  # 36 of 48 images are left to train on, 4 steps of an epoch
+
+
+def best(folder: Path) -> dict[str, Any]:
+    state = torch.load(folder / "best.pt", weights_only=True)
+    for line in state["history"]:
+        del line["seconds"]
+    return state
 
 
 def test_a_run_with_every_key_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    changes = LEARNED | {"training": LEARNED["training"] | KEYS}
-    stops = [((Trainer, "_take_step", 4), (0, 4)), ((Trainer, "_validate", 3), (2, 6))]
+    changes = LEARNED | HELD | {"training": LEARNED["training"] | KEYS}
+    stops = [
+        ((Trainer, "_take_step", 3), (0, 3)),
+        ((Trainer, "_ends", 2), (1, 4)),
+        ((Trainer, "_validate", 1), (1, 4)),  # once it has ended early, and is finished
+    ]
     ends_as_if_never_stopped(changes, stops, tmp_path)
+    part, whole = tmp_path / "stopped", tmp_path / "whole"
+    assert differences(best(whole), best(part)) == []
+    for folder in (whole, part):
+        summary = Summary.read(folder / "summary.json")
+        assert (summary.epochs, summary.stopped_early) == (2, True)
+        assert [line["validation_loss"] is None for line in lines(folder)] == [True, False]
+        assert [line.get("validation_top5") for line in lines(folder)] == [
+            None,
+            summary.validation_top5,
+        ]
+    argv = ["train", str(tmp_path / "r.yaml"), "--run-dir", str(whole), "--resume", "--json"]
+    for more in ([], ["--set", "training.epochs=5"]):
+        code, out, said = shell(*argv, *more)
+        assert (code, json.loads(out)["epochs"]) == (0, 2)
+        assert "is finished already, it stopped early after epoch 2" in said
+
+
+def test_best_pt_is_the_network_of_the_epoch_that_the_hold_out_chose(tmp_path: Path) -> None:
+    changes = HELD | {"training.epochs": 3, "training.learning_rate": 0.05}
+    path, run = write_recipe(tmp_path, changes), tmp_path / "run"
+    pipeline.train(path, run_dir=run, device="cpu")
+    found = [line["holdout_accuracy"] for line in lines(run)]
+    number = found.index(max(found)) + 1
+    state = best(run)
+    assert len(state["history"]) == number
+    assert state["optimizer"] == {}
+    opened = replace(Run.open(run, torch.device("cpu")), best=True)
+    assert opened.data.holdout is not None
+    with torch.no_grad():
+        score = evaluate(opened.model, opened.data.holdout.batches(0), cross_entropy)
+    assert score.accuracy == max(found)
+    converted = pipeline.convert(run, best=True, device="cpu")
+    assert converted.integer_model == str(run / "integer.best.safetensors")
+    assert (run / "integer.best.convert.json").is_file()
+    assert not (run / "convert.json").exists()
+    other = best(run) | {"history": state["history"][:-1] or lines(run)[:2], "format": 3}
+    torch.save(other, run / "best.pt")
+    assert "best.pt: " in refused(tmp_path, "convert", "run", "--best")
+    (run / "best.pt").unlink()
+    assert "no best.pt yet" in refused(tmp_path, "convert", "run", "--best")
+
+
+def test_five_of_few_classes_say_nothing(tmp_path: Path) -> None:
+    changes = {
+        "model": {"name": "two_linear_layers", "rows": 2, "columns": 2},
+        "data": {"name": "gaussian_teacher", "rows": 2, "columns": 2, "batch_size": 16},
+        "quantization": ABSENT,
+        "training.loss": "squared_error",
+        "training.validation_top5": True,
+    }
+    path = write_recipe(tmp_path, changes)
+    assert "training.validation_top5: the data have " in refused(tmp_path, "train", str(path))
+
+
+def test_best_needs_a_run_that_holds_images_out(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    assert "--best takes a run folder" in refused(tmp_path, "convert", str(path), "--best")
+    pipeline.train(path, run_dir=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run" / "best.pt").exists()
+    assert "has no data.holdout" in refused(tmp_path, "convert", "run", "--best")
+
+
+def test_a_run_that_stopped_early_is_trained_as_one_that_did_not(tmp_path: Path) -> None:
+    changes = HELD | {"training.epochs": 4, "training.learning_rate": 0.05}
+    path, early, whole = write_recipe(tmp_path, changes), tmp_path / "early", tmp_path / "whole"
+    pipeline.train(path, run_dir=whole, device="cpu")
+    found = [line["holdout_accuracy"] for line in lines(whole)]
+    delta = max(found)  # none is better by that than the first but where that is 0
+    stopping = [f"training.early_stopping={{patience: 2, min_delta: {delta!r}}}"]
+    pipeline.train(path, run_dir=early, device="cpu", assignments=stopping)
+    assert len(lines(early)) == 3
+    for one, two in zip(lines(early), lines(whole), strict=False):
+        assert one["train_loss"] == two["train_loss"]
+        assert one["holdout_loss"] == two["holdout_loss"]
+    said = shell("convert", str(early))[2]
+    assert "stopped early, after epoch 3 of 4 epochs" in said
 
 
 def test_the_average_of_the_weights_is_what_every_file_but_the_checkpoint_s_model_holds(
@@ -78,6 +178,16 @@ def test_an_average_that_has_not_forgotten_its_start_is_told_of() -> None:
         (
             {"training.freeze": ["conv3", "fc*"]},
             "training.freeze: 'conv3' matches no module; did you mean conv2?",
+        ),
+        (
+            {"training.early_stopping": {"patience": 2}},
+            "training.early_stopping: epochs are judged by images that are held out; set "
+            "data.holdout, such as 0.1",
+        ),
+        ({"training.early_stopping": {"min_delta": 0.1}}, "early_stopping.patience: missing"),
+        (
+            {"training.validation_top5": True, "training.loss": "binary_cross_entropy"},
+            "training.validation_top5: an image may have several classes; leave it out",
         ),
         (
             {"training.freeze": ["*"]},

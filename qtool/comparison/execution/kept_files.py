@@ -79,8 +79,8 @@ def prune(folder: RunFolder, keep: Keep) -> None:
     pair = NewestAndPrevious(folder.checkpoint)
     left_out = {
         "all": [],
-        "last": [pair.previous],
-        "none": [pair.previous, pair.newest, pair.digests],
+        "last": [pair.previous, folder.best],
+        "none": [pair.previous, pair.newest, pair.digests, folder.best],
     }[keep]
     if any(path.exists() for path in left_out):
         with only_writer(folder.path):

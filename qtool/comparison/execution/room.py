@@ -52,9 +52,9 @@ def sizes_of(recipe: Recipe) -> Sizes:
     copies += recipe.training.ema is not None
     watched = sum(_watched_bytes(p.numel(), recipe) for p in parameters if p.ndim > 1)
     named = PER_TENSOR * len(parameters)
-    return Sizes(
-        trained + others + named, (1 + copies) * trained + others + watched + 8 * named + RANDOM
-    )
+    state = trained + others + watched + 8 * named
+    kept = trained + others + named + (state if recipe.data.holdout else 0)  # best.pt
+    return Sizes(kept, copies * trained + state + RANDOM)
 
 
 def _watched_bytes(count: int, recipe: Recipe) -> int:
