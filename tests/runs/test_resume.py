@@ -4,8 +4,6 @@ import json
 import math
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from qtool.runs import build
 from qtool.runs.folder import RunFolder
 from tests import kit
 from tests.kit import shell, write_recipe
+from tests.runs.forked import Forked
 
 # 32 steps make an epoch long enough to be killed in the middle of it.
 LEARNED: dict[str, Any] = {
@@ -100,28 +99,16 @@ def write(folder: Path, changes: dict[str, Any], **training: Any) -> Path:
     return write_recipe(folder, changes | {f"training.{k}": v for k, v in training.items()})
 
 
-def start(recipe: Path, folder: Path) -> "subprocess.Popen[str]":
+def start(recipe: Path, folder: Path) -> Forked:
     argv = ["train", str(recipe), "--run-dir", str(folder), "--device", "cpu"]
     argv += ["--resume"] if folder.exists() else []
-    return subprocess.Popen(
-        [sys.executable, "-m", "qtool", *argv],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_interrupts,
-    )
-
-
-def heed_interrupts() -> None:
-    """Undo what a shell does to processes in the background, pytest among them."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return Forked(*argv)
 
 
 def end_in_the_middle(
-    process: "subprocess.Popen[str]", after_epoch: int, wait: float, number: signal.Signals
+    process: Forked, after_epoch: int, wait: float, number: signal.Signals
 ) -> tuple[int, str, str]:
     """Send a signal `wait` seconds after an epoch ended; return exit code, stdout and stderr."""
-    assert process.stderr is not None
     said = []
     for line in process.stderr:
         said.append(line)
@@ -129,8 +116,8 @@ def end_in_the_middle(
             break
     time.sleep(wait)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, "".join(said) + err
+    code, out, err = process.ended()
+    return code, out, "".join(said) + err
 
 
 def differences(one: Any, two: Any, place: str = "") -> list[str]:

@@ -32,13 +32,19 @@ def chance_of_any(seeds: Sequence[int], alphas: Sequence[float]) -> float:
     before = 0
     for n, alpha in zip(seeds, alphas, strict=True):
         limit = float(norm.isf(alpha / 2)) * n**0.5
-        nodes, width = np.polynomial.legendre.leggauss(NODES)
+        nodes, width = _nodes()
         places = limit * nodes
         step = float(n - before) ** 0.5
         moved = norm.pdf((places[:, None] - inside[None, :]) / step) / step
         weights = (moved @ weights) * width * limit
         inside, before = places, n
     return float(1 - weights.sum())
+
+
+@lru_cache(maxsize=1)
+def _nodes() -> tuple[np.ndarray, np.ndarray]:
+    """Return places and widths of the integral over -1 to 1, each float64 [NODES]."""
+    return np.polynomial.legendre.leggauss(NODES)
 
 
 @lru_cache(maxsize=64)
