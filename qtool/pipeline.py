@@ -129,9 +129,10 @@ def convert(
     best: bool = False,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
+    run_code: bool = False,
 ) -> Conversion:
     """Run, or recipe with given weights -> integer model, proven; return what convert.json says."""
-    access = Access.of(data_root, assignments)
+    access = Access.of(data_root, assignments, run_code=run_code)
     with only_writer_of(place_of_integer(source, output)):
         given = quantized_from(source, output, pick_device(device), access, best=best)
         saturation = "avoid" if no_saturation else "allow"
@@ -175,14 +176,15 @@ def export(
     any_size: bool = False,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
+    run_code: bool = False,
 ) -> Export | UnprovenExport:
     """Run or integer model -> ONNX, run in the target's runtime; return what export.json says."""
     ends = Ends(preprocess, softmax)
     writing = Writing(
         target, batch, annotate, ceil, unproven=unproven, ends=ends, any_size=any_size
     )
-    to_integers = partial(convert, assignments=assignments, data_root=data_root)
-    access = Access.of(data_root, assignments)
+    to_integers = partial(convert, assignments=assignments, data_root=data_root, run_code=run_code)
+    access = Access.of(data_root, assignments, run_code=run_code)
     return Exporter(source, to_integers, access, strict=strict, measure=measure).to(output, writing)
 
 
@@ -201,16 +203,16 @@ def export_for_all(
     any_size: bool = False,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
+    run_code: bool = False,
 ) -> AllExports:
     """Run or integer model -> one ONNX file for each target; return what each export.json says."""
     ends = Ends(preprocess, softmax)
     writing = Writing(
         batch=batch, annotate=annotate, ceil=ceil, unproven=unproven, ends=ends, any_size=any_size
     )
-    to_integers = partial(convert, assignments=assignments, data_root=data_root)
-    exporter = Exporter(
-        source, to_integers, Access.of(data_root, assignments), strict=strict, measure=measure
-    )
+    to_integers = partial(convert, assignments=assignments, data_root=data_root, run_code=run_code)
+    access = Access.of(data_root, assignments, run_code=run_code)
+    exporter = Exporter(source, to_integers, access, strict=strict, measure=measure)
     return exporter.to_all(output, writing)
 
 
@@ -222,14 +224,18 @@ def predict(
     csv_file: Path | None = None,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
+    run_code: bool = False,
 ) -> Prediction:
     """Run, integer model or ONNX file, and pictures -> their classes and shares, best first."""
     if model.suffix == ".onnx":
         return predict_onnx(model, images, top=top, csv_file=csv_file)
 
     def opened() -> Classifier:
-        to_integers = partial(convert, assignments=assignments, data_root=data_root)
-        given = integer_of(model, to_integers, Access.of(data_root, assignments))
+        access = Access.of(data_root, assignments, run_code=run_code)
+        to_integers = partial(
+            convert, assignments=assignments, data_root=data_root, run_code=run_code
+        )
+        given = integer_of(model, to_integers, access)
         return classifier_of(given.model, given.usage, str(model))
 
     return predicted(opened, images, top=top, csv_file=csv_file)
@@ -244,10 +250,11 @@ def bench(
     profile: bool = False,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
+    run_code: bool = False,
 ) -> Benchmark:
     """ONNX files, runs, integer models -> times, beside float and the runtime's own int8."""
-    to_integers = partial(convert, assignments=assignments, data_root=data_root)
-    access = Access.of(data_root, assignments)
+    to_integers = partial(convert, assignments=assignments, data_root=data_root, run_code=run_code)
+    access = Access.of(data_root, assignments, run_code=run_code)
     with scratch() as folder:
         files = {str(model): onnx_of(model, folder, to_integers, access) for model in models}
         return bench_files(
@@ -261,15 +268,19 @@ def bench(
         )
 
 
-def inspect(source: Path) -> Inspection | Comparison | Equivalence:
+def inspect(source: Path, *, run_code: bool = False) -> Inspection | Comparison | Equivalence:
     """Recipe, run, comparison, integer model or ONNX file -> what it holds."""
-    return read_comparison(source) if is_comparison(source) else inspect_source(source)
+    if is_comparison(source):
+        return read_comparison(source)
+    return inspect_source(source, Access.of(run_code=run_code))
 
 
-def draw(source: Path, output: Path) -> Inspection | Comparison | Equivalence:
+def draw(
+    source: Path, output: Path, *, run_code: bool = False
+) -> Inspection | Comparison | Equivalence:
     """Run or comparison -> a page for people, report.html; return what `inspect` does."""
-    write_page(source, output)
-    return inspect(source)
+    write_page(source, output, Access.of(run_code=run_code))
+    return inspect(source, run_code=run_code)
 
 
 def repair(source: Path, output: Path) -> Inspection:

@@ -67,7 +67,7 @@ def test_messages_send_no_control_characters_and_no_markup(
 
 
 def test_errors_send_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(source: object) -> None:
+    def fail(source: object, **options: object) -> None:
         raise InputError(f"a{ESCAPE}b [/x]\n  more")
 
     monkeypatch.setattr("qtool.pipeline.inspect", fail)

@@ -165,6 +165,7 @@ def convert(
             best=best,
             assignments=assignments,
             data_root=data_root,
+            run_code=run_code,
         )
         present(result, as_json=as_json)
     else:
@@ -217,6 +218,7 @@ def export(
     ] = False,
     assignments: DataAssignments = None,
     data_root: DataRoot = None,
+    run_code: RunCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Export to ONNX and prove the file in its runtime: ONNX Runtime, or that of --target.
@@ -242,6 +244,7 @@ def export(
             any_size=any_size,
             assignments=assignments,
             data_root=data_root,
+            run_code=run_code,
         )
         present(made, as_json=as_json)
         if made.failed:
@@ -262,6 +265,7 @@ def export(
         any_size=any_size,
         assignments=assignments,
         data_root=data_root,
+        run_code=run_code,
     )
     present(result, as_json=as_json)
 

@@ -270,6 +270,7 @@ def compare_runs(
     ] = None,
     assignments: DataAssignments = None,
     data_root: DataRoot = None,
+    run_code: RunCode = False,
     no_report: NoReport = False,
     figure: Figure = None,
     csv_file: ArmsCsv = None,
@@ -288,6 +289,7 @@ def compare_runs(
         output=output,
         assignments=assignments,
         data_root=data_root,
+        run_code=run_code,
         shown=Shown(not no_report, figure, csv_file),
     )
     present(result, as_json=as_json)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from qtool.cli.first import look_at_anything
-from qtool.cli.options import AsJson, interruptible, present
+from qtool.cli.options import AsJson, RunCode, interruptible, present
 
 
 @interruptible
@@ -30,6 +30,7 @@ def inspect(
             "--repair", help="Of an ONNX file that tools rewrote: annotate and pack it again."
         ),
     ] = None,
+    run_code: RunCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Print what a file or run holds: layers, bits, scales, bytes; lint ONNX files.
@@ -51,7 +52,10 @@ def inspect(
     elif of_estimators:
         present(pipeline.inspect_estimators(output=output), as_json=as_json)
     else:
-        found = pipeline.inspect(source) if output is None else pipeline.draw(source, output)
+        if output is None:
+            found = pipeline.inspect(source, run_code=run_code)
+        else:
+            found = pipeline.draw(source, output, run_code=run_code)
         present(found, as_json=as_json)
         if getattr(found, "damaged", ""):
             raise typer.Exit(2)

@@ -42,7 +42,7 @@ ConvertAssignments = Annotated[
     typer.Option("--set", help="Of a recipe: override a key. Of a run: data.KEY=value."),
 ]
 RunCode = Annotated[
-    bool, typer.Option("--run-code", help="Run the copies of your files that a run folder keeps.")
+    bool, typer.Option("--run-code", help="Run your own code as a run folder keeps or names it.")
 ]
 Seeds = Annotated[
     str | None,

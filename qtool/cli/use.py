@@ -10,6 +10,7 @@ from qtool.cli.options import (
     AsJson,
     DataAssignments,
     DataRoot,
+    RunCode,
     counts_of,
     interruptible,
     present,
@@ -28,6 +29,7 @@ def predict(
     ] = None,
     assignments: DataAssignments = None,
     data_root: DataRoot = None,
+    run_code: RunCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell the classes of images, and their shares; ONNX files need no torch.
@@ -50,6 +52,7 @@ def predict(
             csv_file=csv_file,
             assignments=assignments,
             data_root=data_root,
+            run_code=run_code,
         )
     present_prediction(result, as_json=as_json)
 
@@ -74,6 +77,7 @@ def bench(
     ] = False,
     assignments: DataAssignments = None,
     data_root: DataRoot = None,
+    run_code: RunCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Time files in ONNX Runtime, beside their network in float and the runtime's own int8.
@@ -93,5 +97,6 @@ def bench(
         profile=profile,
         assignments=assignments,
         data_root=data_root,
+        run_code=run_code,
     )
     present(result, as_json=as_json)

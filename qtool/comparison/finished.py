@@ -25,15 +25,14 @@ from qtool.files.json_data import read_json
 from qtool.files.reading import intact
 from qtool.files.whole import refuse_unless_makeable
 from qtool.inspection.onnx import read_onnx
-from qtool.recipe.recipe import Recipe
+from qtool.recipe.file import recipe_inside
 from qtool.reports.comparisons import Arm, Comparison, Difference
 from qtool.runs import build
 from qtool.runs.access import OWN, Access
 from qtool.runs.answers import Answers, read_answers
-from qtool.runs.folder import RunFolder
+from qtool.runs.folder import PARTS, RunFolder
 from qtool.runs.given import refuse_nothing_finished
 from qtool.runs.sound import why_not_fresh
-from qtool.settings.section import check
 
 MEASURED_IN = "onnxruntime"  # the target whose runtime takes every ONNX file
 
@@ -161,7 +160,8 @@ def _onnx_arm(path: Path, access: Access) -> Measured:
         mean_bits = sum(width * count for width, count in bits) / weights if weights else None
     accuracy = latency = answers = None
     if "recipe" in said:
-        recipe = check(Recipe, said["recipe"], f"{path}, its recipe")
+        code = access.code_of_file(path, said.get(PARTS)).only("data set", "transform")
+        recipe = recipe_inside(path, said["recipe"], code)
         data = build.make_data(recipe, torch.device("cpu"), access, source=str(path))
         if "architecture" in said:
             with intact(path, "what qtool wrote into it is damaged"):

@@ -19,6 +19,7 @@ from qtool.recipe.plain import read_recipe_file
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.results import Summary, read
 from qtool.reports.spreadsheets import comparison_csv
+from qtool.runs.access import OWN, Access
 from qtool.runs.folder import RunFolder
 from qtool.runs.machine import command_given
 
@@ -84,7 +85,7 @@ class Shown:
 NOTHING = Shown()
 
 
-def write_page(source: Path, output: Path) -> None:
+def write_page(source: Path, output: Path, access: Access = OWN) -> None:
     """Write the page on a run or a comparison, of its folder or of its comparison.json.
 
     Raises:
@@ -98,7 +99,7 @@ def write_page(source: Path, output: Path) -> None:
         folder = ComparisonFolder(source if source.is_dir() else source.parent)
         write_text(output, page_of(read_comparison(source), folder))
     elif source.is_dir():
-        write_run_page(source, output)
+        write_run_page(source, output, access=access)
     elif not source.exists():
         raise InputError(f"{source}: no such file or folder; give a run or a comparison")
     else:

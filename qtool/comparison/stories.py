@@ -75,7 +75,9 @@ def compare_runs(
     output: Path | None = None,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
+    run_code: bool = False,
     shown: Shown = NOTHING,
 ) -> Comparison:
     """Finished runs and ONNX files -> one table; written to comparison.json where asked."""
-    return side_by_side(sources, output, Access.of(data_root, assignments), shown)
+    access = Access.of(data_root, assignments, run_code=run_code)
+    return side_by_side(sources, output, access, shown)

@@ -1,5 +1,6 @@
 """What a recipe, a run folder or an integer model holds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,29 +26,34 @@ from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.reports.inspections import InspectedLayer, Inspection, PlanRow, SiteRow
 from qtool.runs import build
+from qtool.runs.access import OF_A_FILE, OWN, Access
+from qtool.runs.folder import RunFolder
 from qtool.runs.run import NOT_OF_THIS_RUN, Run
 from qtool.runs.sources import Integer
-from qtool.settings.user_code import NO_CODE
 
 
-def inspect_source(source: Path) -> Inspection:
+def inspect_source(source: Path, access: Access = OWN) -> Inspection:
     """Return what there is to say of a file or folder, by what it is.
+
+    Args:
+        source: the file or folder.
+        access: whether the user's own networks run.
 
     Raises:
         InputError: If it is missing, or none of the kinds that qtool knows.
     """
     if source.is_dir():
-        return _inspect_run(source)
+        return _inspect_run(source, access)
     if source.suffix == ".onnx":
         return inspect_onnx(source)
     if source.suffix == ".safetensors":
-        return _inspect_integer(source)
-    return _inspect_recipe(source)
+        return _inspect_integer(source, access)
+    return _inspect_recipe(source, access)
 
 
-def _inspect_recipe(path: Path) -> Inspection:
+def _inspect_recipe(path: Path, access: Access) -> Inspection:
     """Plan a recipe without data, weights or downloads; random images decide the grids."""
-    recipe = load_recipe(path, code=NO_CODE)
+    recipe = load_recipe(path, code=access.code_of(path).only("model"))
     built = build.make_network_without_data(recipe)
     model = prepared(recipe, built.model, built.architecture)
     rows = plan(model)
@@ -104,8 +110,9 @@ def _dimensions(shape: list[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _inspect_run(path: Path) -> Inspection:
-    run = Run.open(path, torch.device("cpu"))
+def _inspect_run(path: Path, access: Access) -> Inspection:
+    code = RunFolder(path).code(run_copies=access.run_code).only("model")
+    run = Run.open(path, torch.device("cpu"), access, code=code)
     found: dict[str, object] = {"source": str(path), "kind": "run", "model": run.recipe.model.name}
     if run.folder.summary.is_file():
         found |= read_json(run.folder.summary)
@@ -140,8 +147,8 @@ def _scale_range(scale: Tensor) -> str:
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
-def _inspect_integer(path: Path) -> Inspection:
-    opened = Integer.open(path)
+def _inspect_integer(path: Path, access: Access) -> Inspection:
+    opened = Integer.open(path, replace(OF_A_FILE, run_code=access.run_code), runs=["model"])
     state, modules = converted_state(opened.model), integer_layers(opened.model)
     with intact(path, "its metadata is damaged"):
         layers = [_integer_layer(spec, modules[spec.name]) for spec in state.layers]

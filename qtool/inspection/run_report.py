@@ -28,10 +28,12 @@ from qtool.reports.pages.confusion import Confusion, confusion
 from qtool.reports.pages.page import Picture
 from qtool.reports.pages.run import RunReport, run_page
 from qtool.reports.results import Conversion, Summary
+from qtool.runs.access import OWN, Access
 from qtool.runs.answers import read_answers
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import NOT_OF_THIS_RUN, Run
 from qtool.runs.sound import why_not_fresh
+from qtool.settings.user_code import NO_CODE
 
 CPU = torch.device("cpu")
 NO_CHECKPOINT = "There is no checkpoint, so nothing is said of the layers."
@@ -61,32 +63,37 @@ class Network:
         return cls.of(model)
 
 
-def write_run_page(path: Path, output: Path, network: Network | None = None) -> None:
+def write_run_page(
+    path: Path, output: Path, network: Network | None = None, access: Access = OWN
+) -> None:
     """Write the page on the run in a folder.
 
     Args:
         path: of the folder.
         output: the page.
         network: what is known of it; None reads the checkpoint.
+        access: whether the user's own network runs, which the checkpoint takes.
 
     Raises:
         InputError: If the folder holds no run, or what it holds is damaged.
         WriteError: If the page cannot be written.
     """
-    write_text(output, run_page(run_report(path, network)))
+    write_text(output, run_page(run_report(path, network, access)))
 
 
-def run_report(path: Path, network: Network | None = None) -> RunReport:
+def run_report(path: Path, network: Network | None = None, access: Access = OWN) -> RunReport:
     """Return what the folder of a run tells.
 
     Args:
         path: of the folder.
         network: what is known of it; None reads the checkpoint.
+        access: whether the user's own network runs, which the checkpoint takes.
 
     Raises:
         InputError: If it holds no run, or what it holds is damaged.
     """
-    run = Run.open(path, CPU)
+    allowed = RunFolder(path).code(run_copies=access.run_code).only("model")
+    run = Run.open(path, CPU, access, code=allowed if network is None else NO_CODE)
     folder, recipe = run.folder, run.recipe
     history = folder.history() if folder.metrics.is_file() else []
     environment = read_json(folder.environment) if folder.environment.is_file() else {}

@@ -1,4 +1,4 @@
-"""Any float network by its name: qtool's own and torchvision's classification models."""
+"""Any float network by its name: qtool's own, torchvision's, timm's, and the user's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ from qtool.models.architecture import (
 from qtool.models.building import initialize_convolutions
 from qtool.models.papers import MODELS
 from qtool.models.published import download_weights, renamed
+from qtool.models.timm_models import build_timm, is_timm, published_weights, timm_problems
+from qtool.models.user_models import is_not_loaded
 from qtool.models.weights import (
     StateDict,
     is_weights_file,
@@ -25,6 +27,7 @@ from qtool.models.weights import (
     read_state_dict,
 )
 from qtool.problems import Problem, brief, did_you_mean, plain_message, shown
+from qtool.settings.user_parts import is_users
 
 RGB = 3
 SMALL_IMAGE = 64  # pixels; up to here the residual networks start without a stride
@@ -48,15 +51,21 @@ class Built:
 
 
 def model_names() -> list[str]:
-    """Return every name a recipe may use: qtool's own first, then torchvision's."""
+    """Return every name without a colon that a recipe may use: qtool's own, then torchvision's."""
     from torchvision import models  # here and below, as loading it takes seconds
 
-    return MODELS.names() + models.list_models(module=models)
+    own = [name for name in MODELS.names() if not is_users(name)]
+    return own + models.list_models(module=models)
 
 
 def input_channels(name: str) -> int | None:
-    """Return how many channels the images must have, or None where the model takes any number."""
-    return None if name in MODELS else RGB
+    """Return how many channels images must have; None where those of the data, or of the recipe."""
+    return None if name in MODELS or says_channels(name) else RGB
+
+
+def says_channels(name: str) -> bool:
+    """Tell whether a recipe says how many channels the images of a network have, RGB if nothing."""
+    return is_users(name) or is_timm(name)
 
 
 def model_problems(name: str, params: Mapping[str, object]) -> list[Problem]:
@@ -67,6 +76,14 @@ def model_problems(name: str, params: Mapping[str, object]) -> list[Problem]:
         params: Its other keys in the recipe; `weights` is checked where it is among them. Nothing
             is built, opened or downloaded.
     """
+    if says_channels(name):
+        weights = params.get("weights", "none")
+        problem = _weights_problem(name, weights)
+        others = {key: value for key, value in params.items() if key != "weights"}
+        found = [("weights", problem)] if problem else []
+        if is_timm(name):
+            return found + timm_problems(name, others)
+        return found if is_not_loaded(name) else found + MODELS.problems(name, others)
     if name not in MODELS and name not in model_names():
         return [("", f"unknown model {shown(name)}{did_you_mean(name, model_names())}")]
     weights = params.get("weights", "none")
@@ -89,6 +106,7 @@ def build_model(
     classes: int,
     channels: int,
     image_size: int,
+    /,
     *,
     weights: str = "none",
     **params: object,
@@ -96,7 +114,7 @@ def build_model(
     """Build a float network that turns images, [N, channels, H, W], into logits, [N, classes].
 
     Args:
-        name: One of `model_names()`.
+        name: One of `model_names()`, timm:NAME, or the user's, loaded.
         classes: Number of logits.
         channels: Of the images; `input_channels` says what the model needs.
         image_size: Height and width of the images, pixels.
@@ -113,17 +131,18 @@ def build_model(
     stem = params.get("stem", "auto")
     own = {key: value for key, value in params.items() if key != "stem"}
     chosen = own | ({} if stem == "auto" else {"stem": stem})
-    if found := model_problems(name, chosen):
+    if found := model_problems(name, params if says_channels(name) else chosen):
         raise RecipeError("; ".join(f"{key}: {why}" if key else why for key, why in found))
     if problem := _weights_problem(name, weights):
         raise DataError(f"model.weights: {problem}")
     if stem != "auto" and (problem := _stem_problem(stem, weights)):
         raise RecipeError(f"stem: {problem}")
-    state = _read_weights(name, weights)
+    state = _read_weights(name, weights, channels)
     architecture: Architecture
-    if name in MODELS:
+    if name in MODELS or says_channels(name):
+        given = dict(params) if says_channels(name) else own
         architecture = OwnArchitecture(
-            classes=classes, image_size=image_size, channels=channels, params=own
+            classes=classes, image_size=image_size, channels=channels, params=given
         )
     else:
         if channels != RGB:
@@ -143,13 +162,18 @@ def rebuild_model(name: str, architecture: Mapping[str, object]) -> nn.Module:
     """Return a network with fresh weights, from its name and `Built.architecture`.
 
     Args:
-        name: One of `model_names()`.
+        name: As in `build_model`.
         architecture: An Architecture, which may come from a file: what is missing or wrong in it
             raises what Python raises.
 
     Raises:
-        RecipeError: If it does not take images of that size.
+        RecipeError: If it does not take images of that size, or is the user's and did not run.
     """
+    if is_not_loaded(name):
+        raise RecipeError(f"{name}: its code did not run, so there is no network")
+    if is_timm(name):
+        of_timm = cast(OwnArchitecture, architecture)
+        return build_timm(name, of_timm["classes"], of_timm["channels"], of_timm["params"])
     if name in MODELS:
         own = cast(OwnArchitecture, architecture)
         sizes = own["classes"], own["channels"], own["image_size"]
@@ -178,9 +202,11 @@ def _stem_problem(stem: object, weights: object) -> str:
 def _weights_problem(name: str, weights: object) -> str:
     if not isinstance(weights, str):
         return f"{shown(weights)} is not text"
-    if weights == "none" or is_weights_file(weights):
+    if weights == "none" or is_weights_file(weights) or (weights == "DEFAULT" and is_timm(name)):
         return ""
-    if name in MODELS:
+    if is_timm(name):
+        return f"{name} has no weights {shown(weights)}; set DEFAULT, none or the path of a file"
+    if name in MODELS or is_users(name):
         return f"{name} has no published weights; set none or the path of a state_dict"
     from torchvision import models
 
@@ -272,9 +298,11 @@ def _wrong_size(name: str, image_size: int, error: Exception) -> RecipeError:
     )
 
 
-def _read_weights(name: str, weights: str) -> StateDict | None:
+def _read_weights(name: str, weights: str, channels: int) -> StateDict | None:
     if weights == "none":
         return None
+    if is_timm(name) and not is_weights_file(weights):
+        return published_weights(name, channels)
     if is_weights_file(weights):
         state = read_state_dict(Path(weights).expanduser())
     else:

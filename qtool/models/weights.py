@@ -160,9 +160,9 @@ def load_weights(model: nn.Module, state: StateDict, where: str) -> str:
 
 
 def head_name(model: nn.Module) -> str:
-    """Return the name of the layer that gives the logits: the last one with weights."""
+    """Return the name of the layer that gives the logits: the last one with weights, "" if none."""
     layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-    return layers[-1]
+    return layers[-1] if layers else ""
 
 
 def _is_for_other_classes(own: dict[str, Tensor], state: StateDict, head: str) -> bool:

@@ -115,6 +115,23 @@ def check_recipe(
     return check(Recipe, data, f"{path}{also}")
 
 
+def recipe_inside(path: Path, data: object, code: UserCode) -> Recipe:
+    """Return the recipe that a file of another kind holds; the user's own parts are loaded first.
+
+    Args:
+        path: of the file.
+        data: of the recipe, as the file has it.
+        code: where the user's own parts are looked for, and which run.
+
+    Raises:
+        RecipeError: Lists every problem with its dotted place.
+    """
+    source = f"{path}, its recipe"
+    if isinstance(data, dict) and (found := load_parts(data, code)):
+        raise report(source, found)
+    return check(Recipe, data, source)
+
+
 def write_recipe(recipe: Recipe, path: Path, comment: str) -> None:
     """Write the resolved recipe in one move, under a comment of one line."""
     write_text(path, f"# {comment}\n{written_yaml(recipe.as_dict())}")

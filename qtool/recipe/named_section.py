@@ -1,7 +1,7 @@
 """A section of the recipe that names one of a family: its fields and the name's parameters."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Self
 
@@ -30,9 +30,16 @@ class NamedSection(Named, Section):
             places = [place for place, _ in found]
             params = {str(k): v for k, v in given.items() if str(k) not in ("name", *places)}
             for place, why in cls.named_problems(name, params):
-                if "has no parameter" in why and get_close_matches(place, cls.model_fields):
+                if "has no parameter" in why and _is_rather(place, cls.model_fields, why):
                     why = f"unknown key{did_you_mean(place, cls.model_fields)}"
                 found.append((place or "name", why))
         if found or made is None:
             raise ProblemsError(found)
         return made
+
+
+def _is_rather(key: str, fields: Collection[str], why: str) -> bool:
+    """Tell whether an unknown key is nearer to a field than to the parameter that is proposed."""
+    proposed = why.partition("did you mean ")[2].rstrip("?")
+    nearest = get_close_matches(key, [*fields, proposed], n=1)
+    return bool(nearest) and nearest[0] != proposed

@@ -6,22 +6,30 @@ To let another place of a recipe name one, add it to `used_by`, and the family's
 from collections.abc import Callable, Iterator, Mapping
 
 from qtool.errors import RecipeError
+from qtool.models.user_models import load_model
 from qtool.problems import Problem
 from qtool.recipe.places import at
 from qtool.settings import user_estimators
 from qtool.settings.user_code import Family, UserCode
-from qtool.settings.user_parts import Source, Use, find_part, source_of
+from qtool.settings.user_parts import Source, Use, find_part, source_of, use_of
+from qtool.training.user_training import load_loss, load_optimizer
 
 # Each takes a name, where its code is looked for, and the recipe's parameters; it puts the part
 # into the table of its family, or raises a RecipeError.
 LOADERS: dict[Family, Callable[[str, UserCode, Mapping[str, object]], None]] = {
+    "model": load_model,
+    "loss": load_loss,
+    "optimizer": load_optimizer,
     "estimator": user_estimators.load_estimator,
 }
 
 
 def used_by(data: Mapping[str, object]) -> Iterator[Use]:
     """Yield each use of a user's part in a recipe's plain data, which may be wrong."""
+    yield from use_of("model.name", at(data, "model"), "model")
     yield from user_estimators.used_by(at(data, "quantization"))
+    yield from use_of("training.loss", at(data, "training.loss"), "loss")
+    yield from use_of("training.optimizer", at(data, "training.optimizer"), "optimizer")
 
 
 def load_parts(data: Mapping[str, object], code: UserCode) -> list[Problem]:

@@ -10,6 +10,7 @@ from qtool.numerics.schedules import SCHEDULES
 from qtool.problems import Problem, shown
 from qtool.settings.choices import number_is_constant, schedule_problems
 from qtool.settings.section import Checked, Choice, Section, finite, in_registry
+from qtool.settings.user_parts import is_users
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS
 
@@ -31,8 +32,8 @@ def _wrong_rate(value: float) -> str | None:
     return f"the learning rate becomes {value:g}; it must stay finite and >= 0"
 
 
-OptimizerChoice = Annotated[Choice, in_registry(OPTIMIZERS)]
-LossChoice = Annotated[Choice, in_registry(LOSSES)]
+OptimizerChoice = Annotated[Choice, in_registry(OPTIMIZERS, unless=is_users)]
+LossChoice = Annotated[Choice, in_registry(LOSSES, unless=is_users)]
 LearningRateChoice = Annotated[Choice, in_registry(SCHEDULES, also=_check_rate)]
 
 

@@ -88,11 +88,21 @@ class Access:
         """
         folder = _run_of(path)
         if folder is not None:
-            return UserCode.of_run(folder.path, folder.kept_digests(), run_copies=self.run_code)
+            return folder.code(run_copies=self.run_code)
         beside = code_beside(path)
         if into is None or not _goes_on(into):
             return beside
         return replace(beside, digests=into.kept_digests(), into=into.path)
+
+    def code_of_file(self, path: Path, said: object) -> UserCode:
+        """Return where the own code of a recipe inside a file is looked for, and which may run.
+
+        Args:
+            path: of the file, which may lie in the folder of its run.
+            said: file or module -> SHA-256, as the file has it.
+        """
+        digests = {str(k): str(v) for k, v in said.items()} if isinstance(said, dict) else {}
+        return UserCode.of_run(path.parent, digests, run_copies=self.run_code)
 
     def read(self, path: Path, code: UserCode) -> tuple[dict[str, object], Recipe]:
         """Return a recipe file as plain data and checked, with all that the user says of it.

@@ -109,7 +109,9 @@ def write_environment(
         said[DATA] = fingerprint(data).to_json()
     if command := command_given():
         said["command"] = command
-    others = {k: v for k, v in sources(data_of_recipe).items() if k not in of_estimators}
+    others = {
+        k: v for k, v in sources(data_of_recipe).items() if not (v.is_file and k in of_estimators)
+    }
     if others:
         said[PARTS] = {k: {"sha256": v.digest, "version": v.version} for k, v in others.items()}
     write_json(folder.environment, said)

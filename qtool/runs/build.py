@@ -17,7 +17,8 @@ from qtool.data.sources import known_channels, known_classes, known_image_size
 from qtool.errors import DataError, InputError, ModelError, RecipeError
 from qtool.models.architecture import Architecture
 from qtool.models.two_layers import begin_near_spurious_minimum
-from qtool.models.vision import Built, build_model, input_channels
+from qtool.models.user_models import refuse_unfit
+from qtool.models.vision import RGB, Built, build_model, input_channels, says_channels
 from qtool.problems import report
 from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.control import blend_alphas
@@ -25,6 +26,7 @@ from qtool.quantizers.door.entry import refuse_if_nothing_is_chosen
 from qtool.quantizers.layer import layout_of
 from qtool.quantizers.layers import plain_type
 from qtool.quantizers.prepare import pattern_problems, prepare
+from qtool.recipe.model import Model
 from qtool.recipe.recipe import Recipe
 from qtool.runs.access import OWN, Access
 from qtool.settings.quantization import Quantization
@@ -68,7 +70,7 @@ def make_data(
         made,
         batch_size=data.batch_size,
         image_size=data.image_size,
-        channels=input_channels(recipe.model.name),
+        channels=_channels(recipe.model),
         train_samples=data.train_samples,
         validation_samples=validation_samples,
         holdout=data.holdout,
@@ -82,6 +84,11 @@ def make_data(
     if loaders.note:
         say(loaders.note)
     return loaders
+
+
+def _channels(model: Model) -> int | None:
+    """Return how many channels a network's images have, None where those of the data."""
+    return model.channels or RGB if says_channels(model.name) else input_channels(model.name)
 
 
 def refuse_other_data(data: Loaders, architecture: Architecture, source: str) -> None:
@@ -136,9 +143,11 @@ def check_against_network(recipe: Recipe, source: str) -> None:
         return
     try:
         with torch.device("meta"):
-            network = make_network_without_data(recipe).model
+            built = make_network_without_data(recipe)
+        _refuse_unfit(built, recipe, known_classes(data.name, **data.params))
     except RecipeError as error:
         raise RecipeError(f"{source}: {error}") from error
+    network = built.model
     if found := pattern_problems(network, recipe.quantization):
         raise report(source, [(f"quantization.{place}", why) for place, why in found])
     if found := freeze_problems(network, recipe.training.freeze):
@@ -166,6 +175,7 @@ def make_network(recipe: Recipe, loaders: Loaders) -> Built:
         weights=model.weights,
         **model.params,
     )
+    _refuse_unfit(built, recipe, loaders.classes)
     if built.note:
         say(built.note)
     if found := freeze_problems(built.model, recipe.training.freeze):
@@ -177,6 +187,19 @@ def make_network(recipe: Recipe, loaders: Loaders) -> Built:
             assert loaders.teacher is not None
             begin_near_spurious_minimum(built.model, *loaders.teacher)
     return built
+
+
+def _refuse_unfit(built: Built, recipe: Recipe, classes: int | None) -> None:
+    """Check that a network which qtool does not know takes the images, and tells classes apart."""
+    if says_channels(recipe.model.name):
+        sizes = built.architecture
+        refuse_unfit(
+            built.model,
+            recipe.model.name,
+            classes=classes,
+            channels=sizes.get("channels", RGB),
+            image_size=sizes["image_size"],
+        )
 
 
 def _draw_he_uniform(network: nn.Module, quantization: Quantization) -> None:
@@ -199,7 +222,7 @@ def make_network_without_data(recipe: Recipe) -> Built:
     return build_model(
         model.name,
         known_classes(data.name, **data.params) or any_number,
-        input_channels(model.name) or known_channels(data.name) or 3,
+        _channels(model) or known_channels(data.name) or RGB,
         data.image_size or known_image_size(data.name, **data.params) or 224,
         weights="none",
         **model.params,

@@ -20,6 +20,7 @@ from qtool.training.patience import Patience
 from qtool.training.profile import StepProfile
 from qtool.training.random_numbers import OwnRandomNumbers
 from qtool.training.synced_norms import sync_norms
+from qtool.training.user_training import build_loss
 from qtool.world.world import ALONE, World
 
 TOP = 5
@@ -28,7 +29,7 @@ SHARE_OF_START = 0.01  # in an average, from which on it is said
 
 def make_loss(recipe: Recipe) -> Loss:
     """Return the recipe's loss."""
-    return LOSSES.build(recipe.training.loss.name, **recipe.training.loss.params)
+    return build_loss(recipe.training.loss.name, recipe.training.loss.params)
 
 
 def make_trainer(

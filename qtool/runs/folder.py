@@ -19,6 +19,7 @@ from qtool.runs.given import (
     RECIPE as RECIPE,  # of who knows the folder
 )
 from qtool.runs.given import refuse_no_onnx_file, refuse_no_run, refuse_no_source_of_export
+from qtool.settings.user_code import UserCode
 
 INTEGER = "integer.safetensors"
 CONVERT = "convert.json"
@@ -108,6 +109,14 @@ class RunFolder:
         for label, source in parts.items() if isinstance(parts, dict) else ():
             found[str(label)] = str(source.get("sha256")) if isinstance(source, dict) else ""
         return found
+
+    def code(self, *, run_copies: bool) -> UserCode:
+        """Return where the own code of the run's recipe is looked for, and which may run.
+
+        Args:
+            run_copies: what the folder keeps may, and what is installed.
+        """
+        return UserCode.of_run(self.path, self.kept_digests(), run_copies=run_copies)
 
     @property
     def summary(self) -> Path:

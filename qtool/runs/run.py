@@ -23,7 +23,7 @@ from qtool.runs.checkpoint import Checkpoint
 from qtool.runs.equipment import make_trainer
 from qtool.runs.folder import RunFolder
 from qtool.runs.sound import checkpoint_to_go_on_from
-from qtool.settings.user_code import NO_CODE, UserCode
+from qtool.settings.user_code import TO_JUDGE, UserCode
 from qtool.training.loop import Trainer
 from qtool.training.patience import Patience, merits
 from qtool.training.position import go_to
@@ -51,7 +51,7 @@ class Run:
 
     @classmethod
     def open(
-        cls, path: Path, device: torch.device, access: Access = OWN, *, code: UserCode = NO_CODE
+        cls, path: Path, device: torch.device, access: Access = OWN, *, code: UserCode | None = None
     ) -> "Run":
         """Return the run in a folder.
 
@@ -59,14 +59,15 @@ class Run:
             path: of the folder.
             device: to compute on.
             access: what the user says of the run.
-            code: which of the user's own files run; none are needed but for training.
+            code: which of the user's own code runs; None: what there is to judge the network by.
 
         Raises:
             InputError: If the folder holds no run, or its recipe cannot be read.
         """
         folder = RunFolder(path)
         folder.refuse_unless_run()
-        recipe = load_recipe(folder.recipe, code=code, extends=False)
+        allowed = code or folder.code(run_copies=access.run_code).only(*TO_JUDGE)
+        recipe = load_recipe(folder.recipe, code=allowed, extends=False)
         return cls(folder, recipe, device, access.to(path))
 
     @cached_property

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -26,6 +26,8 @@ from qtool.models.vision import rebuild_model
 from qtool.quantizers.control import set_progress
 from qtool.quantizers.plan import plan
 from qtool.quantizers.plan_sites import plan_sites
+from qtool.recipe.file import recipe_inside
+from qtool.recipe.parts import sources
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import Conversion
 from qtool.reports.tables import show_plan
@@ -33,11 +35,11 @@ from qtool.runs import build
 from qtool.runs.access import OF_A_FILE, OWN, Access
 from qtool.runs.begin import folder_for_untrained, keep_recipe, write_environment
 from qtool.runs.equipment import make_loss
-from qtool.runs.folder import RunFolder
+from qtool.runs.folder import PARTS, RunFolder
 from qtool.runs.given import RUN_OR_RECIPE, refuse_missing, refuse_no_integer_file
 from qtool.runs.run import Run
 from qtool.runs.sound import why_not_fresh
-from qtool.settings.section import check
+from qtool.settings.user_code import TO_EXPORT, TO_JUDGE, Family
 
 CPU = torch.device("cpu")
 PROOF_BATCHES = 2  # a proof needs real images, not all of them
@@ -115,7 +117,7 @@ def quantized_from(
         source: run folder or recipe.
         output: where the integer model goes; None puts it into the run's folder.
         device: to compute on.
-        access: what the user says of the source; no code of anyone's runs.
+        access: what the user says of the source; no estimator or optimizer of anyone's runs.
         best: of a run, the network that did best on the images held out, into a file of its own.
 
     Raises:
@@ -133,7 +135,7 @@ def quantized_from(
         path, made_of = output or usual, run.checkpoint.sha256
         return Quantized(run.recipe, run.model, data, architecture, path, made_of)
     allowed = access.to_recipe(source)
-    files = replace(allowed.code_of(source), runs=frozenset())
+    files = allowed.code_of(source).only(*TO_JUDGE)
     recipe = build.load_checked(source, access=allowed, code=files)
     folder = None if output is not None else folder_for_untrained(recipe, source)
     path = output or RunFolder(Path("runs") / source.stem).integer
@@ -180,19 +182,23 @@ class Integer:
     source: str
 
     @classmethod
-    def open(cls, path: Path, access: Access = OF_A_FILE) -> "Integer":
+    def open(
+        cls, path: Path, access: Access = OF_A_FILE, *, runs: Sequence[Family] = TO_EXPORT
+    ) -> "Integer":
         """Return what a file holds.
 
         Args:
             path: of the file.
             access: what its recipe may reach.
+            runs: of which families the user's own parts run.
 
         Raises:
             InputError: If the file is missing, damaged, or not an integer model.
         """
         said, _ = read_about(path)
         with intact(path, "its metadata is damaged"):
-            recipe = check(Recipe, said["recipe"], f"{path}, its recipe")
+            code = access.code_of_file(path, said.get(PARTS)).only(*runs)
+            recipe = recipe_inside(path, said["recipe"], code)
             network = rebuild_model(recipe.model.name, said["architecture"])
             model, usage = load_integer(path, network), read_usage(path)
             return cls(recipe, model, said["architecture"], usage, access, str(path))
@@ -277,4 +283,7 @@ def usage_of(data: Loaders) -> Usage:
 
 def about(recipe: Recipe, architecture: Architecture) -> dict[str, object]:
     """Return what an integer model's file, and an ONNX file, say of where they come from."""
-    return {"recipe": recipe.as_dict(), "architecture": architecture}
+    said: dict[str, object] = {"recipe": recipe.as_dict(), "architecture": architecture}
+    if parts := sources(recipe.as_dict()):
+        said[PARTS] = {label: source.digest for label, source in parts.items()}
+    return said

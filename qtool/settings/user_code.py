@@ -9,7 +9,7 @@ folder keeps, and what is installed, only where the user says so. Nothing is run
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple, get_args
@@ -20,6 +20,8 @@ from qtool.settings.user_modules import UsersModule, absolute, installed_source,
 
 Family = Literal["model", "data set", "transform", "loss", "optimizer", "estimator"]
 FAMILIES: frozenset[Family] = frozenset(get_args(Family))
+TO_JUDGE: tuple[Family, ...] = ("model", "data set", "transform", "loss")  # without training
+TO_EXPORT: tuple[Family, ...] = ("model", "data set", "transform")
 
 
 class UsersFile(NamedTuple):
@@ -77,6 +79,10 @@ class UserCode:
         if run_copies:
             return cls((*own, folder), digests, folder, run_copies=True)
         return cls(own, digests or {}, folder)
+
+    def only(self, *families: Family) -> "UserCode":
+        """Return the same, where only parts of these families run."""
+        return replace(self, runs=self.runs & frozenset(families))
 
     def find(self, file: str, family: Family = "estimator") -> UsersFile:
         """Return the file of that name which may run.

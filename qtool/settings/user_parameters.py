@@ -5,7 +5,7 @@ import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Sequence
 from inspect import Parameter
-from typing import Annotated, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import TypeAdapter
 
@@ -83,7 +83,7 @@ def _checkable(annotation: object, function: object) -> object:
     if annotation is Parameter.empty or not _is_plain(annotation):
         return object
     try:
-        TypeAdapter(annotation)
+        TypeAdapter[object](cast(type, annotation))
     except Exception:
         return object
     return annotation

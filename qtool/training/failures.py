@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from qtool.errors import TrainingError
+from qtool.errors import RecipeError, TrainingError
 from qtool.graph.sites.running import apart
 from qtool.quantizers.door.finite import not_finite
 from qtool.quantizers.fake_quantize import FakeQuantize
@@ -136,7 +136,7 @@ def loss_of(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
     """
     try:
         return loss(logits, labels)
-    except (IndexError, RuntimeError) as error:
+    except (IndexError, RuntimeError, RecipeError) as error:  # a user's loss fails with the last
         if why := wrong_labels(logits, labels):
             raise TrainingError(why) from error
         raise

@@ -60,9 +60,19 @@ OPTIONS = {
         "--any-size",
         "--set",
         "--data-root",
+        "--run-code",
         "--json",
     ],
-    "predict": ["MODEL", "IMAGES", "--top", "--csv", "--set", "--data-root", "--json"],
+    "predict": [
+        "MODEL",
+        "IMAGES",
+        "--top",
+        "--csv",
+        "--set",
+        "--data-root",
+        "--run-code",
+        "--json",
+    ],
     "bench": [
         "MODELS",
         "--threads",
@@ -71,6 +81,7 @@ OPTIONS = {
         "--profile",
         "--set",
         "--data-root",
+        "--run-code",
         "--json",
     ],
     "compare": [],
@@ -151,12 +162,13 @@ OPTIONS = {
         "--output",
         "--set",
         "--data-root",
+        "--run-code",
         "--no-report",
         "--figure",
         "--csv",
         "--json",
     ],
-    "inspect": ["SOURCE", "--output", "--repair", "--json"],
+    "inspect": ["SOURCE", "--output", "--repair", "--run-code", "--json"],
     "init": ["FOLDER", "--from", "--output", "--json"],
     "list": ["KIND", "FOLDER", "--json"],
 }
@@ -358,7 +370,7 @@ def test_errors_become_a_message_and_an_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    def fail(_: Path) -> None:
+    def fail(_: Path, **options: object) -> None:
         raise raised
 
     monkeypatch.setattr(pipeline, "inspect", fail)
@@ -366,7 +378,7 @@ def test_errors_become_a_message_and_an_exit_code(
 
 
 def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fail(_: Path) -> None:
+    def fail(_: Path, **options: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(pipeline, "inspect", fail)
