@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from qtool.numerics.schedules import SCHEDULES
-from qtool.problems import Problem, shown
+from qtool.problems import Problem, ProblemsError, either, shown
 from qtool.settings.choices import number_is_constant, schedule_problems
 from qtool.settings.section import Checked, Choice, Section, finite, in_registry
 from qtool.settings.user_parts import is_users
@@ -112,6 +112,21 @@ class Training(Section):
     validation_top5: bool = False
     """Tell the share of validation images whose class is among the five largest logits, too."""
 
+    class_weights: Literal["balanced"] | list[float] | None = None
+    """How much an image counts in training, by its class: a list of numbers, or balanced, so that
+    classes count alike."""
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _are_class_weights(cls, value: object) -> object:
+        if value is None or value == "balanced":
+            return value
+        listed = value if isinstance(value, list) else []
+        if any(listed) and all(finite(number) and number >= 0 for number in listed):
+            return [float(number) for number in listed]
+        why = f"{shown(value)} is neither balanced nor a list of numbers from 0 on, a class each"
+        raise ProblemsError([("", why)])
+
     def clashes(self) -> list[Problem]:
         """Return what two keys of the section cannot both say."""
         found: list[Problem] = []
@@ -121,6 +136,9 @@ class Training(Section):
         chosen = self.optimizer.name
         if self.cuda_graph and not OPTIMIZERS.facts(chosen).graphed:
             found.append(("cuda_graph", f"{chosen} cannot be captured in a graph; leave it out"))
+        if self.class_weights is not None and not LOSSES.facts(self.loss.name).weighs:
+            known = either([name for name in LOSSES.names() if LOSSES.facts(name).weighs])
+            found.append(("class_weights", f"{self.loss.name} takes none; choose {known}"))
         if self.validation_top5 and LOSSES.facts(self.loss.name).several:
             found.append(("validation_top5", "an image may have several classes; leave it out"))
         return found

@@ -1,7 +1,10 @@
 """What trains a recipe's network: loss, optimizer, the step that it takes, and who looks on."""
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qtool.console import say
 from qtool.data.loaders import Loaders
@@ -12,6 +15,7 @@ from qtool.runs.deal import deal
 from qtool.runs.stepping import fast_step, population_of
 from qtool.settings.choices import rate_schedule
 from qtool.training.average import Average
+from qtool.training.class_weights import class_weights
 from qtool.training.frozen import freeze, still_norms
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES, Loss
@@ -30,6 +34,21 @@ SHARE_OF_START = 0.01  # in an average, from which on it is said
 def make_loss(recipe: Recipe) -> Loss:
     """Return the recipe's loss."""
     return build_loss(recipe.training.loss.name, recipe.training.loss.params)
+
+
+def _training_loss(recipe: Recipe, loaders: Loaders, device: torch.device) -> Loss:
+    """Return the recipe's loss with the weights of classes that it asks for."""
+    loss, given = make_loss(recipe), recipe.training.class_weights
+    if given is None:
+        return loss
+    split = loaders.train_split
+    labels = torch.as_tensor([0.0] if split is None else split.labels)
+    weights = class_weights(given, labels, loaders.classes).to(device)
+
+    def weighed(logits: Tensor, labels: Tensor) -> Tensor:
+        return cast(Callable[..., Tensor], loss)(logits, labels, weights)
+
+    return weighed
 
 
 def make_trainer(
@@ -66,7 +85,8 @@ def make_trainer(
         train=dealt.train,
         validation=dealt.validation,
         holdout=dealt.holdout,
-        loss=make_loss(recipe),
+        loss=_training_loss(recipe, loaders, device),
+        judged_by=make_loss(recipe),
         optimizer=optimizer(parameter_groups(model), rate(0.0)),
         learning_rate=rate,
         device=device,

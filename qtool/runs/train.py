@@ -201,7 +201,9 @@ def _end(
     made_of = checkpoint_sha256(folder) or ""
     write_weights(model, run.recipe, architecture, folder, made_of)
     keep_answers(model, run.data, folder, found)
-    more: dict[str, Profile | bool] = {} if measured is None else {"profile": measured.report()}
+    more: dict[str, Profile | bool | None] = {}
+    if measured is not None:
+        more["profile"] = measured.report()
     if len(history) < trainer.epochs:
         more["stopped_early"] = True
     return summarize(folder, "finished", model, history, health=findings, **more)

@@ -25,6 +25,10 @@ class LossFacts:
     takes_shares: bool = False
     """Labels may be shares of the classes, float [B, classes], as mixup makes them."""
 
+    weighs: bool = False
+    """It takes weights of the classes, float [classes], as its third argument: an image counts by
+    that of its class, or by those of its shares, and the mean is still over images."""
+
     several: bool = False
     """Float labels [B, classes] are 1 for each class that an image has, else 0."""
 
@@ -32,21 +36,38 @@ class LossFacts:
 LOSSES = Registry[Callable[..., Tensor]]("loss").with_facts(LossFacts)
 
 
-@LOSSES.add(takes_shares=True)
+def _weighed(each: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean of losses [B], each times the weight of its image."""
+    own = labels @ weights if labels.is_floating_point() else weights[labels]
+    return (own * each).mean()
+
+
+@LOSSES.add(takes_shares=True, weighs=True)
 def cross_entropy(
-    logits: Tensor, labels: Tensor, *, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    *,
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> Tensor:
     """Return the mean of -log softmax(logits)[label].
 
     Labels that are shares t of the classes give -sum t log softmax(logits). Smoothing by e takes
     (1 - e) t + e / classes in their place.
     """
-    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    each = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+    return _weighed(each, labels, weights)
 
 
-@LOSSES.add
+@LOSSES.add(weighs=True)
 def multiclass_hinge(
-    logits: Tensor, labels: Tensor, *, margin: Annotated[float, Field(gt=0)] = 1.0
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    *,
+    margin: Annotated[float, Field(gt=0)] = 1.0,
 ) -> Tensor:
     """Return the mean of max(0, margin - logits[label] + the largest other logit).
 
@@ -54,7 +75,8 @@ def multiclass_hinge(
     """
     own = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
     others = logits.scatter(1, labels.unsqueeze(1), float("-inf"))
-    return (margin - own + others.amax(1)).clamp_min(0).mean()
+    each = (margin - own + others.amax(1)).clamp_min(0)
+    return each.mean() if weights is None else _weighed(each, labels, weights)
 
 
 @LOSSES.add(several=True)

@@ -14,8 +14,11 @@ from qtool.evaluation import evaluate
 from qtool.models.weights import read_state_dict
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import Summary
+from qtool.runs.build import load_checked
 from qtool.runs.equipment import note_on_average
+from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
+from qtool.runs.train import start_or_resume
 from qtool.settings.section import check
 from qtool.training.loop import Trainer
 from qtool.training.losses import cross_entropy
@@ -30,6 +33,7 @@ KEYS: dict[str, Any] = {
     "freeze": ["conv2"],
     "early_stopping": {"patience": 1, "min_delta": 1.0},  # no epoch is better by that
     "validation_top5": True,
+    "class_weights": "balanced",
 }
 HELD = {"data.holdout": 0.25}  # 36 of 48 images are left to train on, 4 steps of an epoch
 
@@ -101,6 +105,24 @@ def test_five_of_few_classes_say_nothing(tmp_path: Path) -> None:
     }
     path = write_recipe(tmp_path, changes)
     assert "training.validation_top5: the data have " in refused(tmp_path, "train", str(path))
+
+
+def test_weights_of_classes_are_of_training_alone_and_of_what_it_trains_on(tmp_path: Path) -> None:
+    changes = {"training.class_weights": "balanced", "data.holdout": 0.5, "data.augment": False}
+    path = write_recipe(tmp_path, changes)
+    run = Run(RunFolder(tmp_path / "run"), load_checked(path), torch.device("cpu"))
+    trainer = start_or_resume(run)[0]
+    images, labels = (torch.cat(each) for each in zip(*run.data.train.batches(0), strict=True))
+    with torch.no_grad():
+        each = torch.nn.functional.cross_entropy(trainer.model(images), labels, reduction="none")
+        mean_of_classes = [each[labels == k].mean() for k in labels.unique()]
+        found = trainer.loss(trainer.model(images), labels)
+    # so that classes count alike, whatever the number of their images
+    torch.testing.assert_close(found, torch.stack(mean_of_classes).mean())
+    assert not torch.isclose(found, each.mean(), rtol=1e-5)
+    trainer.fit(lambda line: None)
+    validation = evaluate(trainer.model.eval(), run.data.validation.batches(0), cross_entropy)
+    assert trainer.history[0].validation_loss == validation.loss
 
 
 def test_best_needs_a_run_that_holds_images_out(tmp_path: Path) -> None:
@@ -185,6 +207,16 @@ def test_an_average_that_has_not_forgotten_its_start_is_told_of() -> None:
             "data.holdout, such as 0.1",
         ),
         ({"training.early_stopping": {"min_delta": 0.1}}, "early_stopping.patience: missing"),
+        (
+            {"training.class_weights": [1.0, -1.0]},
+            "training.class_weights: [1.0, -1.0] is neither balanced nor a list of numbers",
+        ),
+        ({"training.class_weights": "balance"}, "'balance' is neither balanced nor a list"),
+        (
+            {"training.class_weights": "balanced", "training.loss": "squared_error"},
+            "training.class_weights: squared_error takes none; choose cross_entropy or "
+            "multiclass_hinge",
+        ),
         (
             {"training.validation_top5": True, "training.loss": "binary_cross_entropy"},
             "training.validation_top5: an image may have several classes; leave it out",

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
+from qtool.errors import DataError
+from qtool.training.class_weights import class_weights
 from qtool.training.losses import LOSSES
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3]])
@@ -64,6 +67,57 @@ def test_a_loss_meets_shares_of_classes_as_mixup_makes_them(name):
         found = LOSSES.build(name, **params)(torch.tensor(LOGITS), torch.tensor(SHARES))
 
         assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+WEIGHTS = np.array([2.0, 0.5, 0.0])
+WEIGHED = {
+    "cross_entropy": [
+        ({}, -(WEIGHTS[LABELS] * log_softmax(LOGITS)[[0, 1], LABELS]).mean(), LABELS),
+        ({}, -((SHARES @ WEIGHTS) * (SHARES * log_softmax(LOGITS)).sum(1)).mean(), SHARES),
+        (
+            {"label_smoothing": 0.3},
+            -(
+                WEIGHTS[LABELS]
+                * (0.7 * log_softmax(LOGITS)[[0, 1], LABELS] + 0.1 * log_softmax(LOGITS).sum(1))
+            ).mean(),
+            LABELS,
+        ),
+    ],
+    "multiclass_hinge": [({}, (2.0 * 0.0 + 0.5 * (1 - 0.2 + 0.3)) / 2, LABELS)],
+}
+
+
+@pytest.mark.parametrize("name", [n for n in LOSSES.names() if LOSSES.facts(n).weighs])
+def test_an_image_counts_by_the_weight_of_its_class(name):
+    for params, expected, labels in WEIGHED[name]:
+        loss = LOSSES.build(name, **params)
+        found = loss(torch.tensor(LOGITS), torch.tensor(labels), torch.tensor(WEIGHTS))
+
+        assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+def test_balanced_weights_are_those_of_scikit_learn_and_classes_count_alike():
+    labels = np.repeat([0, 1, 3], [6, 3, 1])
+    found = class_weights("balanced", torch.tensor(labels), 5)
+    expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels)
+
+    assert found[[0, 1, 3]].tolist() == pytest.approx(expected)
+    assert found[[2, 4]].tolist() == [1, 1]
+    assert float(found[labels].mean()) == pytest.approx(1)
+    assert class_weights([1.0, 2.0], torch.tensor(labels), 2).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "labels", "told"),
+    [
+        ([1.0, 2.0], [0, 1, 2], "2 numbers, and the data have 3 classes"),
+        ("balanced", [0.5, 1.5], "counts images of classes"),
+        ("balanced", [[0.0, 1.0, 1.0]], "counts images of classes"),
+    ],
+)
+def test_weights_that_fit_no_classes_are_refused(given, labels, told):
+    with pytest.raises(DataError, match=told):
+        class_weights(given, torch.tensor(labels), 3)
 
 
 def test_binary_cross_entropy_meets_images_of_several_classes_and_of_none():
