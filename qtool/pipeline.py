@@ -34,6 +34,7 @@ from qtool.prediction.classifier import Classifier
 from qtool.prediction.integer_model import classifier_of
 from qtool.prediction.predict import predict_onnx, predicted
 from qtool.reports.benchmarks import Benchmark
+from qtool.reports.checks import Check, WholeRun
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.exports import AllExports, Export, UnprovenExport
 from qtool.reports.inspections import EstimatorTable, Inspection
@@ -51,6 +52,7 @@ from qtool.runs.place import AUTO, NextFree, claimed, named_folder
 from qtool.runs.run import Run
 from qtool.runs.sources import integer_of, place_of_integer, quantized_from
 from qtool.runs.train import train_run
+from qtool.start.checked import check_recipe_in_full
 from qtool.start.written import init as write_first
 from qtool.stopping import held_back
 from qtool.straight_through.run import convert_run
@@ -59,6 +61,7 @@ from qtool.world.launched import launched
 
 __all__ = [
     "bench",
+    "check",
     "compare_equivalence",
     "compare_estimators",
     "compare_runs",
@@ -73,6 +76,7 @@ __all__ = [
     "inspect_estimators",
     "predict",
     "repair",
+    "run",
     "train",
 ]
 
@@ -80,6 +84,54 @@ __all__ = [
 def init(folder: Path, *, output: Path | None = None) -> NewRecipe:
     """Folder of images, all of them opened -> what suits them -> a recipe with comments."""
     return write_first(folder, output)
+
+
+def check(
+    recipe_path: Path,
+    *,
+    assignments: list[str] | None = None,
+    device: str = "auto",
+    data_root: Path | None = None,
+    run_code: bool = False,
+) -> Check:
+    """Recipe -> data, model, a few steps -> plan, operations, size, memory, time; keeps nothing."""
+    place = pick_device(device)
+    access = Access.of(data_root, assignments, run_code=run_code).to_recipe(recipe_path)
+    recipe = load_checked(recipe_path, access=access)
+    return check_recipe_in_full(recipe, str(recipe_path), place, access.taken(recipe))
+
+
+def run(
+    recipe_path: Path,
+    *,
+    run_dir: Path | NextFree | None = None,
+    assignments: list[str] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    target: str = "onnxruntime",
+    data_root: Path | None = None,
+    run_code: bool = False,
+    report: bool = False,
+) -> WholeRun:
+    """Recipe -> `train` -> `convert` -> `export`, in one process; return what all three say."""
+    Writing(target).runtime()  # before hours of training
+    trained = train(
+        recipe_path,
+        run_dir=run_dir,
+        assignments=assignments,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        data_root=data_root,
+        run_code=run_code,
+        report=report,
+    )
+    folder = Path(trained.run)
+    # the user's own code has just run: what the folder keeps of it is the same
+    converted = convert(folder, device=device, data_root=data_root, run_code=True)
+    exported = export(folder, target=target, data_root=data_root, run_code=True)
+    return WholeRun(run=str(folder), train=trained, convert=converted, export=exported)
 
 
 def train(

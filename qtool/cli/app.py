@@ -30,7 +30,8 @@ from qtool.cli.options import (
     present,
     tell,
 )
-from qtool.cli.start import init, list_choices
+from qtool.cli.running import AnyTarget, Overwrite, RecipeFile, Resume, RunDir
+from qtool.cli.start import check, init, list_choices, run
 from qtool.cli.use import bench, predict
 from qtool.errors import QtoolError
 from qtool.stopping import heeding_signals
@@ -71,24 +72,15 @@ def _root(
 @app.command()
 @interruptible
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file, such as recipes/digits.yaml.")],
+    recipe: RecipeFile,
     *,
-    run_dir: Annotated[
-        str | None,
-        typer.Option(
-            "--run-dir", help="Folder for the run; default: runs/NAME. auto: runs/NAME-N."
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Move a run that lies there to FOLDER.old-N before.")
-    ] = False,
+    run_dir: RunDir = None,
+    overwrite: Overwrite = False,
     assignments: Assignments = None,
     data_root: DataRoot = None,
     run_code: RunCode = False,
     device: Device = "auto",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on exactly from the last checkpoint.")
-    ] = False,
+    resume: Resume = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Measure where the time of a step goes.")
     ] = False,
@@ -188,9 +180,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", help="ONNX file; default: model.onnx in the run.")
     ] = None,
-    target: Annotated[
-        str, typer.Option("--target", help="Runtime that the file is for; all: one file for each.")
-    ] = "onnxruntime",
+    target: AnyTarget = "onnxruntime",
     batch: Annotated[
         str, typer.Option("--batch", help="Fixed number of images, or dynamic.")
     ] = "dynamic",
@@ -276,6 +266,8 @@ app.command()(bench)
 
 app.command()(inspect)
 app.command()(init)
+app.command()(check)
+app.command()(run)
 app.command("list")(list_choices)
 
 

@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from qtool.cli.options import AsJson, interruptible, present_by
+from qtool.cli.first import look_at_recipe, look_at_train
+from qtool.cli.options import (
+    AsJson,
+    Assignments,
+    DataRoot,
+    Device,
+    NoReport,
+    RunCode,
+    interruptible,
+    present,
+    present_by,
+)
+from qtool.cli.running import Overwrite, RecipeFile, Resume, RunDir, Target
 from qtool.known import FAMILIES
 
 RUNS = "runs"
@@ -77,3 +89,64 @@ def init(
 
         made = pipeline.init(folder or Path(), output=output)
     present_by(show_new_recipe, made, as_json=as_json)
+
+
+@interruptible
+def check(
+    recipe: RecipeFile,
+    *,
+    assignments: Assignments = None,
+    data_root: DataRoot = None,
+    run_code: RunCode = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say what RECIPE will take: plan, operations, size, memory, time; a few steps are not kept.
+
+    Example: qtool check recipes/digits.yaml
+    """
+    look_at_recipe(recipe, assignments, device=device)
+    from qtool import pipeline
+
+    result = pipeline.check(
+        recipe, assignments=assignments, device=device, data_root=data_root, run_code=run_code
+    )
+    present(result, as_json=as_json)
+
+
+@interruptible
+def run(
+    recipe: RecipeFile,
+    *,
+    run_dir: RunDir = None,
+    overwrite: Overwrite = False,
+    assignments: Assignments = None,
+    data_root: DataRoot = None,
+    run_code: RunCode = False,
+    device: Device = "auto",
+    resume: Resume = False,
+    target: Target = "onnxruntime",
+    no_report: NoReport = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train what RECIPE describes, convert it and export it, in one go.
+
+    Example: qtool run recipes/digits.yaml
+    """
+    place = run_dir if run_dir is None or run_dir == "auto" else Path(run_dir)
+    look_at_train(recipe, assignments, place, device=device, resume=resume, overwrite=overwrite)
+    from qtool import pipeline
+
+    result = pipeline.run(
+        recipe,
+        run_dir=place,
+        overwrite=overwrite,
+        assignments=assignments,
+        device=device,
+        resume=resume,
+        target=target,
+        data_root=data_root,
+        run_code=run_code,
+        report=not no_report,
+    )
+    present(result, as_json=as_json)

@@ -1,10 +1,8 @@
 """Before a comparison starts: how many trainings, how long they take, and what they could find."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import islice
 from statistics import fmean
 
 import torch
@@ -20,10 +18,10 @@ from qtool.console import say, say_nothing
 from qtool.data.loaders import Loaders
 from qtool.reports.results import Summary
 from qtool.reports.words import duration
-from qtool.runs import build, equipment
+from qtool.runs import build
 from qtool.runs.access import Access
+from qtool.runs.timing import time_steps
 
-TIMED = 3  # steps
 SHORT = 20  # steps: a training of fewer is hardly longer than timing it
 # What single seeds differ by where nothing is known: networks of 96 % accuracy whose errors on 8 %
 # of the images are chance, and vary over seeds 1.4 times as much as independent ones.
@@ -116,24 +114,12 @@ def time_of(trial: Trial, read: Callable[[], Loaders], device: torch.device) -> 
             if steps * epochs < SHORT:
                 return None
             network = build.make_network(recipe, data).model
-            model = build.prepare_network(recipe, network, data.first_images).train()
+            model = build.prepare_network(recipe, network, data.first_images)
             build.calibrate_on(model, recipe, data)
-            trainer = equipment.make_trainer(recipe, model, data, device)
-            take, taken = trainer.plain_step(), list[float]()
-            for batch in islice(trainer.train.batches(0), 1 + TIMED):
-                began = time.perf_counter()
-                take(*batch)
-                _ = float(batch[0].sum())  # waits for a device
-                taken.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            images = next(iter(data.validation.batches(0)))[0]
-            with torch.no_grad():
-                _ = float(model.eval()(images).sum())
-            judged = (time.perf_counter() - began) * len(data.validation)
+            timing = time_steps(model, recipe, data, device)
     except Exception:  # of a user's estimator it may be any
         return None
-    step = fmean(taken[1:] or taken)
-    return Timed(epochs * (steps * step + judged), f"{1000 * step:.0f} ms a step")
+    return Timed(timing.total, f"{1000 * timing.step:.0f} ms a step")
 
 
 def _what_is_found(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from qtool.console import say, show, table
+from qtool.reports.checks import WholeRun
 from qtool.reports.exports import (
     AllExports,
     Export,
@@ -94,6 +95,8 @@ def warnings_of(result: Result) -> Iterator[str]:
     if isinstance(result, AllExports):
         for name, made in result.targets.items():
             yield from (f"{name}: {warning}" for warning in warnings_of(made))
+    elif isinstance(result, WholeRun):
+        yield from warnings_of(result.export)
     elif isinstance(result, Export):
         yield from _warnings(result)
     elif isinstance(result, UnprovenExport):

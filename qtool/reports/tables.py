@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from qtool.console import say, show, table, warn
 from qtool.reports.benchmarks import Benchmark, show_benchmark
+from qtool.reports.checks import Check, WholeRun, show_check, show_whole_run
 from qtool.reports.comparisons import Comparison, Difference, Equivalence
 from qtool.reports.explanations import show_explained
 from qtool.reports.export_table import show_all_exports, show_export, show_unproven, warnings_of
@@ -294,6 +295,8 @@ _FACES: dict[type[Result], Callable[..., None]] = {
     Conversion: show_conversion,
     StraightThrough: show_straight_through,
     Export: show_export,
+    WholeRun: show_whole_run,
+    Check: show_check,
     Prediction: show_prediction,
     UnprovenExport: show_unproven,
     AllExports: show_all_exports,

@@ -8,5 +8,6 @@ stepping: the step that it trains by. checkpoint: everything needed to go on, an
 best: the network that the hold-out chose. sound: which of them is as it was written, and what is
 made of it. changes: what its weights' codes did. weights: them, for other tools. answers: what its
 network says of each validation image. listed: the runs in a folder. place: which folder, and what
-lay there moved aside. given: what commands are given, refused without torch.
+lay there moved aside. given: what commands are given, refused without torch. timing:
+how long a training takes, by a few steps.
 """

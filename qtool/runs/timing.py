@@ -1,0 +1,73 @@
+"""How long a training takes, by a few of its steps; what they change is not kept."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+
+from qtool.console import say_nothing
+from qtool.data.batches import Batches
+from qtool.data.loaders import Loaders
+from qtool.recipe.recipe import Recipe
+from qtool.runs.equipment import make_trainer
+
+TIMED = 3  # steps
+AT_LEAST, ENOUGH = 2, 10.0  # steps; seconds after which no more are timed
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long parts of a training take, reading and preparing images included.
+
+    Attributes:
+        step: seconds of a training step.
+        epoch: seconds of an epoch, with its validation.
+        total: seconds of all epochs.
+    """
+
+    step: float
+    epoch: float
+    total: float
+
+
+def time_steps(
+    model: nn.Module, recipe: Recipe, data: Loaders, device: torch.device, *, steps: int = TIMED
+) -> Timing:
+    """Return how long training takes, by a few steps of a prepared, calibrated model and a batch.
+
+    Args:
+        model: whose weights the steps change.
+        recipe: of the run.
+        data: its batches.
+        device: that they are on.
+        steps: how many are timed after the first, which starts what reads images.
+    """
+    with say_nothing(when=True):
+        trainer = make_trainer(recipe, model.train(), data, device)
+    first, step = _times(trainer.train, trainer.plain_step(), steps)
+    model.eval()
+    with torch.no_grad():
+        begun, judged = _times(data.validation, lambda images, _: model(images), 1)
+    epoch = first + step * (len(data.train) - 1) + begun + judged * (len(data.validation) - 1)
+    return Timing(step, epoch, epoch * recipe.training.epochs)
+
+
+def _times(
+    batches: Batches, work: Callable[[Tensor, Tensor], object], most: int
+) -> tuple[float, float]:
+    """Return how long some work on a first batch takes, and on each after it; in seconds."""
+    taken: list[float] = []
+    start = began = time.perf_counter()
+    for images, labels in islice(batches.batches(0), 1 + most):
+        work(images, labels)
+        _ = float(images.sum())  # waits for a device
+        now = time.perf_counter()
+        taken.append(now - began)
+        began = now
+        if len(taken) > AT_LEAST and now - start > ENOUGH:
+            break
+    return taken[0], fmean(taken[1:] or taken)

@@ -1,0 +1,170 @@
+"""What a recipe will take, before it is trained: its plan, operations, size, memory and time."""
+
+import sys
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from qtool.console import say_nothing
+from qtool.data.loaders import Loaders
+from qtool.quantizers.layers import quant_layers
+from qtool.quantizers.plan import mean_weight_bits, plan
+from qtool.recipe.recipe import Recipe
+from qtool.reports.checks import Check, CheckedLayer
+from qtool.reports.inspections import PlanRow
+from qtool.runs import build
+from qtool.runs.access import Access
+from qtool.runs.machine import device_name
+from qtool.runs.timing import time_steps
+
+FLOAT_BITS = 32
+STEPS = 8  # that are timed
+PER_CHANNEL = 8  # bytes: a scale and a bias
+
+
+def check_recipe_in_full(
+    recipe: Recipe, source: str, device: torch.device, access: Access
+) -> Check:
+    """Build all that a recipe names, take a few steps, and return what the whole will take.
+
+    Args:
+        recipe: checked already.
+        source: of the recipe.
+        device: to train on.
+        access: what it may reach.
+
+    Raises:
+        DataError: If its data or weights are missing or malformed.
+        RecipeError: If its network does not take such images.
+        ModelError: If the network cannot be quantized.
+    """
+    data = build.make_data(recipe, device, access)
+    built = build.make_network(recipe, data)
+    network = built.model
+    parameters = sum(p.numel() for p in network.parameters())
+    float_bytes = sum(t.nbytes for t in network.state_dict().values() if t.is_floating_point())
+    image = data.first_images[:1].cpu()
+    macs = macs_of(network, image)
+    model = build.prepare_network(recipe, network, data.first_images)
+    with say_nothing(when=True):
+        build.calibrate_on(model, recipe, data)
+    rows, bits = plan(model), mean_weight_bits(model)
+    layers = [_layer(row, macs.get(row.name, 0), _widths(model, row.name)) for row in rows]
+    quantized, packed = _packed(model, float_bytes)
+    inside = sum(layer.macs for layer in layers)
+    total = macs[""]
+    _forget_peak(device)
+    timing = time_steps(model, recipe, data, device, steps=STEPS)
+    return Check(
+        recipe=source,
+        model=recipe.model.name,
+        weights=recipe.model.weights,
+        data=recipe.data.name,
+        classes=data.classes,
+        channels=data.channels,
+        image_size=data.image_size,
+        training_images=data.train.samples,
+        validation_images=data.validation.samples,
+        parameters=parameters,
+        quantized_weights=quantized,
+        weight_bits_mean=bits,
+        layers=layers,
+        macs=total,
+        bit_operations=sum(la.bit_operations for la in layers) + (total - inside) * FLOAT_BITS**2,
+        float_bit_operations=total * FLOAT_BITS**2,
+        float_bytes=float_bytes,
+        packed_bytes=packed,
+        device=f"{device} ({device_name(device)})",
+        batch_size=min(recipe.data.batch_size, len(data.first_images)),
+        steps=len(data.train),
+        epochs=recipe.training.epochs,
+        step_seconds=timing.step,
+        epoch_seconds=timing.epoch,
+        seconds=timing.total,
+        peak_memory_bytes=_peak(device),
+        notes=_notes(recipe, data),
+    )
+
+
+def macs_of(network: nn.Module, image: Tensor) -> dict[str, int]:
+    """Return multiplications and additions of a network for one image: "" is all of them.
+
+    Counted are convolutions and matrix products, by module; a multiplication with an addition is
+    one.
+
+    Args:
+        network: in float, on the image's device.
+        image: [1, C, H, W].
+    """
+    training = network.training
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(image)
+    network.train(training)
+    counts: Mapping[str, Mapping[object, int]] = counter.get_flop_counts()
+    found = {name: sum(each.values()) // 2 for name, each in counts.items()}
+    root = type(network).__name__
+    inside = {name.removeprefix(f"{root}."): count for name, count in found.items() if name != root}
+    return inside | {"": found.get("Global", 0)}
+
+
+def _widths(model: nn.Module, name: str) -> tuple[int, int]:
+    """Return the bits of a layer's weights and of its input."""
+    layer = quant_layers(model).get(name)
+    if layer is None:
+        return FLOAT_BITS, FLOAT_BITS
+    sides = layer.weight_quantizer, layer.quantizer_of_input
+    weights, inputs = (FLOAT_BITS if side is None else side.bits for side in sides)
+    return weights, inputs
+
+
+def _layer(row: PlanRow, macs: int, widths: tuple[int, int]) -> CheckedLayer:
+    weights, inputs = widths
+    return CheckedLayer(
+        layer=row.name,
+        weight="x".join(map(str, row.shape)),
+        weights=row.weights,
+        input=row.activations,
+        macs=macs,
+        bit_operations=macs * weights * inputs,
+        why=row.why,
+    )
+
+
+def _packed(model: nn.Module, float_bytes: int) -> tuple[int, int]:
+    """Return how many weights are quantized, and what a network takes with their codes packed."""
+    quantized, packed = 0, float_bytes
+    for layer in quant_layers(model).values():
+        if layer.weight_quantizer is not None:
+            count = layer.weight.numel()
+            codes = -(-count * layer.weight_quantizer.bits // 8)
+            packed += codes + PER_CHANNEL * len(layer.weight) - 4 * count
+            quantized += count
+    return quantized, packed
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int | None:
+    """Return the most memory that was taken: of a CUDA device, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return taken if sys.platform == "darwin" else taken * 1024
+
+
+def _notes(recipe: Recipe, data: Loaders) -> list[str]:
+    """Return what should be known before training."""
+    notes = [*recipe.quantization.notes()]
+    if recipe.data.batch_size > data.train.samples:
+        why = f"all {data.train.samples:,} training images are one batch"
+        notes.append(f"data.batch_size is {recipe.data.batch_size:,}: {why}")
+    return notes
