@@ -6,12 +6,15 @@ list.
 """
 
 import io
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from qtool.files.archives import begins_as_zip, contents_of, size_of
 from qtool.files.safetensors_data import read_header
@@ -35,12 +38,18 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def read_torch(file: BinaryIO, device: torch.device | str = "cpu") -> object:
+def read_torch(
+    file: BinaryIO,
+    device: torch.device | str = "cpu",
+    *,
+    allowed: Sequence[type[Namespace]] = (),
+) -> object:
     """Return what torch.save wrote: tensors and plain data; nothing in a file is executed.
 
     Args:
         file: at its beginning.
         device: of the tensors.
+        allowed: types beside those of plain data, which hold such and do nothing when made.
 
     Raises:
         Exception: Whatever torch raises for a damaged file, and ValueError where it holds more
@@ -52,9 +61,11 @@ def read_torch(file: BinaryIO, device: torch.device | str = "cpu") -> object:
         pickled = max((n for name, n in sizes.items() if name.endswith(".pkl")), default=0)
         if pickled > MOST_PICKLED:
             raise ValueError(f"it holds {pickled:,} bytes beside its tensors")
-        data = torch.load(file, map_location=device, weights_only=True)
+        taken = file
     else:
-        data = torch.load(cast(BinaryIO, _Counted(file)), map_location=device, weights_only=True)
+        taken = cast(BinaryIO, _Counted(file))
+    with safe_globals(list(allowed)):
+        data = torch.load(taken, map_location=device, weights_only=True)
     refuse_unbounded(data, most_bytes=VIEWS * size)
     return data
 
@@ -128,6 +139,8 @@ def refuse_unbounded(data: object, *, most_bytes: int) -> None:
 
 
 def _inner(value: object) -> list[object]:
+    if isinstance(value, Namespace):
+        value = vars(value)
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     return list(value) if isinstance(value, list | tuple | set | frozenset) else []

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict, cast
+from typing import Literal, cast
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
@@ -15,21 +14,25 @@ from qtool.models.architecture import (
     OwnArchitecture,
     TorchvisionArchitecture,
 )
-from qtool.models.building import initialize_convolutions
+from qtool.models.checkpoints import StateDict, without_prefix
 from qtool.models.papers import MODELS
-from qtool.models.published import download_weights, renamed
+from qtool.models.published import (
+    RGB,
+    build_published,
+    download_weights,
+    refuse_other_outputs,
+    renamed,
+)
 from qtool.models.timm_models import build_timm, is_timm, published_weights, timm_problems
 from qtool.models.user_models import is_not_loaded
 from qtool.models.weights import (
-    StateDict,
     is_weights_file,
     load_weights,
-    read_state_dict,
+    read_weights,
 )
 from qtool.problems import Problem, brief, did_you_mean, plain_message, shown
 from qtool.settings.user_parts import is_users
 
-RGB = 3
 SMALL_IMAGE = 64  # pixels; up to here the residual networks start without a stride
 
 Stem = Literal["auto", "small", "standard"]
@@ -137,12 +140,12 @@ def build_model(
         raise DataError(f"model.weights: {problem}")
     if stem != "auto" and (problem := _stem_problem(stem, weights)):
         raise RecipeError(f"stem: {problem}")
-    state = _read_weights(name, weights, channels)
+    state, notes = _read_weights(name, weights, channels)
     architecture: Architecture
     if name in MODELS or says_channels(name):
-        given = dict(params) if says_channels(name) else own
+        kept = dict(params) if says_channels(name) else own
         architecture = OwnArchitecture(
-            classes=classes, image_size=image_size, channels=channels, params=given
+            classes=classes, image_size=image_size, channels=channels, params=kept
         )
     else:
         if channels != RGB:
@@ -154,8 +157,12 @@ def build_model(
             published_input=state is not None,
         )
     model = rebuild_model(name, architecture)
-    note = "" if state is None else load_weights(model, state, weights)
-    return Built(model, note, architecture)
+    if state is not None:
+        if says_channels(name):
+            state, prefix = without_prefix(state, model.state_dict())
+            notes = (*notes, *_said_of(prefix, weights))
+        notes = (*notes, load_weights(model, state, weights))
+    return Built(model, "\nnote: ".join(filter(None, notes)), architecture)
 
 
 def rebuild_model(name: str, architecture: Mapping[str, object]) -> nn.Module:
@@ -179,8 +186,8 @@ def rebuild_model(name: str, architecture: Mapping[str, object]) -> nn.Module:
         sizes = own["classes"], own["channels"], own["image_size"]
         return MODELS.build(name, **own["params"])(*sizes)
     published = cast(TorchvisionArchitecture, architecture)
-    model = _from_torchvision(name, **published)
-    _check_output(model, name, published["classes"], published["image_size"])
+    model = build_published(name, **published)
+    refuse_other_outputs(model, name, published["classes"], published["image_size"])
     return model
 
 
@@ -220,53 +227,6 @@ def _weights_problem(name: str, weights: object) -> str:
     )
 
 
-class _Arguments(TypedDict):
-    """Of torchvision's builders; which of them a builder takes depends on the network."""
-
-    num_classes: int
-    aux_logits: NotRequired[bool]
-    init_weights: NotRequired[bool]
-    transform_input: NotRequired[bool]
-    image_size: NotRequired[int]
-    input_size: NotRequired[tuple[int, int]]
-
-
-def _from_torchvision(
-    name: str, classes: int, image_size: int, *, small_stem: bool, published_input: bool
-) -> nn.Module:
-    from torchvision import models
-
-    arguments = _Arguments(num_classes=classes)
-    if name in ("googlenet", "inception_v3"):
-        # The published weights expect inputs scaled as in the papers, hence transform_input.
-        arguments["aux_logits"] = False
-        arguments["init_weights"] = not published_input
-        arguments["transform_input"] = published_input
-    elif name.startswith("vit_"):
-        arguments["image_size"] = image_size
-    elif name.startswith("maxvit"):
-        arguments["input_size"] = (image_size, image_size)
-    try:
-        model = models.get_model(name, weights=None, **arguments)
-    except (AssertionError, ValueError) as error:
-        raise _wrong_size(name, image_size, error) from error
-    if small_stem:
-        _shrink_stem(model)
-    return model
-
-
-def _shrink_stem(model: nn.Module) -> None:
-    """Replace a 7x7 stride-2 convolution and a pooling, which would leave little of 32 pixels.
-
-    Reference: He et al., 2015, arXiv:1512.03385, section 4.2, begins so on CIFAR-10.
-    """
-    old = model.get_parameter("conv1.weight")  # [out_channels, 3, 7, 7]
-    conv = nn.Conv2d(RGB, len(old), kernel_size=3, padding=1, bias=False)
-    initialize_convolutions(conv)
-    model.conv1 = conv
-    model.maxpool = nn.Identity()
-
-
 def _wants_small_stem(stem: object, image_size: int, state: StateDict | None) -> bool:
     if stem != "auto":
         return stem == "small"
@@ -275,36 +235,22 @@ def _wants_small_stem(stem: object, image_size: int, state: StateDict | None) ->
     return "conv1.weight" in state and state["conv1.weight"].shape[-1] == 3
 
 
-def _check_output(model: nn.Module, name: str, classes: int, image_size: int) -> None:
-    """Run the model once without numbers, on the meta device: some need larger images."""
-    images = torch.zeros(1, RGB, image_size, image_size, device="meta")
-    shapes = {key: value.to("meta") for key, value in model.state_dict().items()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = torch.func.functional_call(model, shapes, (images,))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise _wrong_size(name, image_size, error) from error
-    finally:
-        model.train()
-    assert logits.shape == (1, classes)
-
-
-def _wrong_size(name: str, image_size: int, error: Exception) -> RecipeError:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return RecipeError(
-        f"{name} does not take images of {image_size} pixels ({reason[0]}); set data.image_size, "
-        "224 for most"
-    )
-
-
-def _read_weights(name: str, weights: str, channels: int) -> StateDict | None:
+def _read_weights(
+    name: str, weights: str, channels: int
+) -> tuple[StateDict | None, tuple[str, ...]]:
+    """Return the weights that a recipe names, None where it names none, and notes on them."""
     if weights == "none":
-        return None
-    if is_timm(name) and not is_weights_file(weights):
-        return published_weights(name, channels)
-    if is_weights_file(weights):
-        state = read_state_dict(Path(weights).expanduser())
-    else:
-        state = download_weights(name, weights)
-    return renamed(name, state)
+        return None, ()
+    if not is_weights_file(weights):
+        if is_timm(name):
+            return published_weights(name, channels), ()
+        return renamed(name, download_weights(name, weights)), ()
+    given = read_weights(Path(weights).expanduser())
+    if says_channels(name):  # whose names may have a prefix themselves
+        return given
+    state, prefix = without_prefix(given.state)
+    return renamed(name, state), (*given.notes, *_said_of(prefix, weights))
+
+
+def _said_of(prefix: str, where: str) -> list[str]:
+    return [f"{where}: all names begin with {prefix}, which is left out"] if prefix else []

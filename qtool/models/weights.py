@@ -1,24 +1,46 @@
 """Weights from files: a state_dict, read safely and put into a model, every difference reported.
 
-The checkpoint.pt of a run serves too: its float and latent weights, without its quantizers.
+What training scripts put around it is in `qtool.models.checkpoints`. The checkpoint.pt of a run
+serves too: its float and latent weights, without its quantizers.
 """
 
+import re
 import warnings
+from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from qtool.errors import DamagedFileError, DataError
 from qtool.files.checksums import NewestAndPrevious
+from qtool.models.checkpoints import (
+    StateDict,
+    held,
+    without_bookkeeping,
+    without_prefix,
+    without_wrappers,
+)
 from qtool.tensor_files import read_safetensors, read_torch
 
-SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin")
+SUFFIXES = (".pt", ".pth", ".th", ".safetensors", ".bin", ".ckpt", ".tar")
 SHOWN = 3  # keys listed in a message
 
-StateDict = OrderedDict[str, Tensor]
+
+class Given(NamedTuple):
+    """Weights from a file or an address.
+
+    Attributes:
+        state: names and tensors.
+        notes: for the user, on what was taken of it.
+    """
+
+    state: StateDict
+    notes: tuple[str, ...] = ()
 
 
 def is_weights_file(weights: str) -> bool:
@@ -27,10 +49,19 @@ def is_weights_file(weights: str) -> bool:
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read a state_dict from `path`: bare or under `state_dict`, with or without `module.`.
+    """Return the state_dict in a file, without a prefix that all of its names have.
 
     Raises:
-        DataError: If the file is missing, damaged, unsafe to load or not a state_dict.
+        DataError: As `read_weights`.
+    """
+    return without_prefix(read_weights(path).state)[0]
+
+
+def read_weights(path: Path) -> Given:
+    """Read a state_dict from `path`: bare, or as training scripts write it.
+
+    Raises:
+        DataError: If the file is missing, damaged, unsafe to load or holds no state_dict.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file; model.weights names a file of weights")
@@ -53,31 +84,50 @@ def _load(path: Path) -> object:
             pair = NewestAndPrevious.of(path)
             if not pair.digests.is_file():
                 with path.open("rb") as file:
-                    return read_torch(file)
+                    return read_torch(file, allowed=[Namespace])
             with pair.opened(path) as (file, _):  # a run's checkpoint
                 return read_torch(file)
     except DamagedFileError as error:
         raise DataError(f"{error}; restore it, or go on with the run that it is of") from error
     # A damaged or hostile file can make the readers fail with any error there is.
     except Exception as error:
-        raise DataError(
-            f"{path}: is damaged, or holds more than tensors and so is not safe to load; "
-            "write it with torch.save(model.state_dict(), path)"
-        ) from error
+        raise DataError(_why_not(path, error)) from error
 
 
-def plain_state_dict(loaded: object, where: str) -> StateDict:
-    """Find the tensors in what a file held, without the wrappers training scripts add.
+def _why_not(path: Path, error: Exception) -> str:
+    """Say what of a file is not loaded, as far as torch tells."""
+    found = (
+        re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, UnpicklingError) else None
+    )
+    what = "is damaged, or holds more than tensors"
+    if found is not None:
+        what = f"holds {found[1]}, and not tensors and plain data alone,"
+    safe = "write it with torch.save(model.state_dict(), path)"
+    return f"{path}: {what} and so is not safe to load; {safe}"
+
+
+def plain_state_dict(loaded: object, where: str) -> Given:
+    """Find the tensors in what a file held, without the mappings training scripts put around them.
 
     Args:
         loaded: What the file held.
         where: The file's name, for messages.
+
+    Raises:
+        DataError: If there is no state_dict, or it holds more than finite tensors.
     """
-    inner = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if isinstance(inner, dict) and _is_checkpoint(inner):
-        inner = _float_part(_judged(inner["model"], inner.get("average")))
-    if not isinstance(inner, dict) or not inner:
-        raise DataError(f"{where}: holds no state_dict, a mapping from names to tensors")
+    notes: tuple[str, ...] = ()
+    source: object = loaded
+    if isinstance(loaded, dict) and _is_checkpoint(loaded):
+        inner = _float_part(_judged(loaded["model"], loaded.get("average")))
+        if not isinstance(inner, dict) or not inner:
+            raise DataError(f"{where}: holds no state_dict, a mapping from names to tensors")
+    else:
+        found = held(loaded, where)
+        source = found.state
+        inner = {k: v for k, v in found.state.items() if not str(k).endswith("_extra_state")}
+        if found.others:
+            notes = (f"{where}: {found.place} is taken, not {', '.join(found.others)}",)
     if wrong := [key for key, value in inner.items() if not _is_dense(value)]:
         raise DataError(
             f"{where}: is not a state_dict: no plain tensor under {_few(wrong)}; "
@@ -85,10 +135,12 @@ def plain_state_dict(loaded: object, where: str) -> StateDict:
         )
     if bad := [key for key, value in inner.items() if not bool(torch.isfinite(value).all())]:
         raise DataError(f"{where}: has values that are not finite, in {_few(bad)}")
-    prefix = "module." if all(str(key).startswith("module.") for key in inner) else ""
-    state = OrderedDict((str(key).removeprefix(prefix), value) for key, value in inner.items())
-    _copy_versions(inner, state, prefix)
-    return state
+    state = OrderedDict((without_wrappers(str(key)), value) for key, value in inner.items())
+    vars(state)["_metadata"] = {
+        without_wrappers(key): version
+        for key, version in (getattr(source, "_metadata", None) or {}).items()
+    }
+    return Given(without_bookkeeping(state), notes)
 
 
 def _is_checkpoint(loaded: Mapping[str, object]) -> bool:
@@ -117,13 +169,6 @@ def _is_dense(value: object) -> bool:
         and value.device.type == "cpu"
         and not value.is_quantized
     )
-
-
-def _copy_versions(source: object, state: StateDict, prefix: str) -> None:
-    """Keep the module versions torch hides beside a state_dict: layers read old formats by them."""
-    versions = getattr(source, "_metadata", None) or {}
-    kept = {(key + ".").removeprefix(prefix).removesuffix("."): v for key, v in versions.items()}
-    vars(state)["_metadata"] = kept
 
 
 def load_weights(model: nn.Module, state: StateDict, where: str) -> str:

@@ -18,8 +18,8 @@ class Model(NamedSection):
     function of one's own, package.module:Name or file.py:Name."""
 
     weights: str = "none"
-    """`none`, a torchvision weight name such as DEFAULT, or a file: a state_dict, or a run's
-    checkpoint.pt or model.safetensors."""
+    """`none`, a torchvision weight name such as DEFAULT, or a file: a state_dict, a checkpoint as
+    training scripts write it, or a run's checkpoint.pt or model.safetensors."""
 
     initialization: Literal["default", "he_uniform"] = "default"
     """he_uniform draws the weights of quantized layers from U(-m, m), m = sqrt(6 / fan_in)."""
