@@ -6,6 +6,7 @@ root: the folder they lie in, and what may be read there. sources: what a data s
 what is known without its data; class_names: what classes are called. loaders: a data set in,
 batches out; batches: what every loader gives; tensor_batches: from memory; file_batches: from image
 files; image_files: one of those; worker_life: processes that read them end with the reader.
+augmentations, user_transforms: what varies an image; mixing: what mixes those of a batch.
 bad_files: what cannot be read, named or left out. holdout: training images that judge each epoch.
 fingerprint: what data were, and what of them has changed. official: data sets that torchvision
 knows.

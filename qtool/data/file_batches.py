@@ -17,17 +17,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from qtool.data.augmentations import Augmentation
 from qtool.data.bad_files import Unread, all_named
 from qtool.data.batches import Normalizer, batch_sizes, seeded_generator
-from qtool.data.image_files import centre_pixels, random_crop
+from qtool.data.image_files import centre_pixels, random_crop, whole_pixels
 from qtool.data.sources import FileSplit
 from qtool.data.worker_life import EndsWithReader, usable_cores
-from qtool.errors import DataError
+from qtool.errors import DataError, QtoolError
 
 RGB = 3
 Label = int | Tensor  # a class; float32 [classes] where an image may have several
 Work = tuple[int, list[tuple[int, Path, Label]]]  # epoch; index, file and label of each image
-Read = tuple[Tensor, Tensor] | Unread
+Read = tuple[Tensor, Tensor] | Unread | str  # a batch, a file, or what is wrong with transforms
 
 
 class FileBatches:
@@ -49,6 +50,7 @@ class FileBatches:
         seed: int,
         device: torch.device,
         workers: int,
+        augmentation: Augmentation | None = None,
         beside: Sequence[Path] = (),
     ) -> None:
         """Prepare to read the images; no file is opened and no process started yet.
@@ -65,6 +67,7 @@ class FileBatches:
             device: Where batches are put.
             workers: Processes that read files; 0 reads in this one. Beside a GPU, as many as
                 there are cores; where the network itself trains on the cores, 1 or 2.
+            augmentation: What is done to training images beside.
             beside: All files of the data set; where one cannot be read, all such are named.
         """
         self._normalize = normalizer
@@ -75,7 +78,11 @@ class FileBatches:
         self._pass, self._beside = 0, beside or split.paths
         self._plan = _Plan(split, self._sizes, training=training, seed=seed)
         self._reader = _ImageBatchReader(
-            image_size=image_size, augment=augment, flip=flip, seed=seed
+            image_size=image_size,
+            augment=augment,
+            flip=flip,
+            seed=seed,
+            augmentation=augmentation if training else None,
         )
         self._workers = min(workers, usable_cores())
         self._loader = self._new_loader()
@@ -118,10 +125,10 @@ class FileBatches:
         self._ready = None
         for place in range(start, len(self)):
             read = next(self._stream)
-            if isinstance(read, Unread):
+            if isinstance(read, Unread | str):
                 # Workers stop at once when their loader goes; the error would keep it alive.
                 self._stream, self._loader = iter(()), self._new_loader()
-                raise all_named(read, self._beside)
+                raise DataError(read) if isinstance(read, str) else all_named(read, self._beside)
             if self._training and place == len(self) - 1:
                 self._ready = epoch + 1
             images, labels = (part.to(self._device, non_blocking=True) for part in read)
@@ -185,6 +192,10 @@ class _Plan:
         return index, self._split.paths[index], self._split.labels[index]
 
 
+class VariedError(Exception):
+    """A transform could not vary an image."""
+
+
 class _ImageBatchReader(Dataset[Read]):
     """Reads one batch: uint8 [B, H, W, 3] and its labels, or says which file could not be read.
 
@@ -192,7 +203,16 @@ class _ImageBatchReader(Dataset[Read]):
     traceback in it.
     """
 
-    def __init__(self, *, image_size: int, augment: bool, flip: bool, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        augment: bool,
+        flip: bool,
+        seed: int,
+        augmentation: Augmentation | None,
+    ) -> None:
+        self._augmentation = augmentation
         self._image_size = image_size
         self._augment = augment
         self._flip = flip
@@ -206,10 +226,28 @@ class _ImageBatchReader(Dataset[Read]):
                 images[place] = self._read(epoch, index, path)
             except DataError as error:
                 return Unread(path, str(error))
+            except VariedError as error:
+                return str(error)
         labels = [torch.as_tensor(label) for *_, label in files]
         return torch.from_numpy(images), torch.stack(labels) if labels else torch.empty(0)
 
     def _read(self, epoch: int, index: int, path: Path) -> np.ndarray:
+        """Return one image, uint8 [H, W, 3]."""
+        steps = self._augmentation
+        if steps is None or not steps.steps:
+            return self._cut(epoch, index, path)
+        if steps.sized:
+            pixels = whole_pixels(path)
+        else:
+            cut = np.array(self._cut(epoch, index, path))  # a copy: torch takes no others
+            pixels = torch.from_numpy(cut).permute(2, 0, 1)
+        try:
+            varied = steps.one(pixels, self._seed, epoch, index)
+        except QtoolError as error:
+            raise VariedError(str(error)) from error
+        return varied.permute(1, 2, 0).numpy()
+
+    def _cut(self, epoch: int, index: int, path: Path) -> np.ndarray:
         size = self._image_size
         if not self._augment:
             return centre_pixels(path, size)

@@ -50,7 +50,7 @@ def centre_crop(path: Path, size: int) -> Image.Image:
 def centre_pixels(path: Path, size: int) -> Pixels:
     """Return what `centre_crop` does, as an array [H, W, 3]."""
     rule = center_of_shorter_side(size, *UNSCALED)
-    whole = _whole(path)
+    whole = whole_pixels(path)
     height, width = rule.resized_size(*whole.shape[-2:])
     if (height, width) != whole.shape[-2:]:
         # bytes stay bytes, rounded along rows and then along columns, as Pillow has it
@@ -61,7 +61,7 @@ def centre_pixels(path: Path, size: int) -> Pixels:
     return whole[:, top : top + size, left : left + size].permute(1, 2, 0).numpy()
 
 
-def _whole(path: Path) -> Tensor:
+def whole_pixels(path: Path) -> Tensor:
     """Decode an image file as people see it, RGB, uint8 [3, H, W].
 
     JPEGs by torchvision, to the same pixels as Pillow in two thirds of the time or less; what that
@@ -86,9 +86,10 @@ def _by_torchvision(held: Tensor) -> Tensor | None:
         try:
             from torchvision.io import ImageReadMode, decode_jpeg
 
-            return decode_jpeg(held, ImageReadMode.RGB)
+            pixels = decode_jpeg(held, ImageReadMode.RGB)
         except (ImportError, RuntimeError):
             return None
+    return pixels if isinstance(pixels, Tensor) else None  # a list of several files' only
 
 
 def _upright(pixels: Tensor, orientation: int) -> Tensor:

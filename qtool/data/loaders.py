@@ -1,6 +1,6 @@
 """Loaders: a data set in, batches for training and validation out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,15 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qtool.data.augmentations import Augmentation, augmentation_of
 from qtool.data.bad_files import Unread, all_named
 from qtool.data.batches import Batches, Normalizer, Repeated, seeded_generator
 from qtool.data.file_batches import RGB, FileBatches
 from qtool.data.holdout import hold_out
+from qtool.data.mixing import Mixed
 from qtool.data.sources import SYNTHETIC, DataSource, FileSplit, Split, Teacher
 from qtool.data.tensor_batches import TensorBatches
 from qtool.errors import DataError
 from qtool.images.files import read_image
 from qtool.images.preprocess import Pixels, Preprocess, center_of_shorter_side, squeezed
+from qtool.settings.section import Choice
 
 # Which samples `train_samples` picks must not change from seed to seed of a comparison.
 SUBSET_SEED = 0
@@ -40,11 +43,21 @@ class Loaders:
     train_split: Split | FileSplit | None = None  # likewise
     holdout: Batches | None = None  # of training images that are held out
     holdout_split: Split | FileSplit | None = None  # likewise
+    unmixed: Batches | None = None  # what `training_images` yields, where that is not `train`'s
+
+    def training_images(self, epoch: int) -> Iterator[Tensor]:
+        """Yield the training batches' images [B, C, H, W], each of one picture.
+
+        That is what ranges and batch norms are set by; a transform whose file may not run is left
+        out here, so that a run can be judged and exported without it.
+        """
+        for images, _ in (self.unmixed or self.train).batches(epoch):
+            yield images
 
     @cached_property
     def first_images(self) -> Tensor:
         """Return the first training batch's images [B, C, H, W], decoded once."""
-        return next(iter(self.train.batches(0)))[0]
+        return next(self.training_images(0))
 
     def validation_pictures(self) -> Iterator[Pixels]:
         """Yield validation images in order, before anything is done to them: uint8 [H, W, C].
@@ -88,7 +101,7 @@ def make_loaders(
     repeats: int = 1,
     seed: int,
     device: torch.device,
-    augment: bool = True,
+    augment: bool | Sequence[Choice] = True,
     workers: int = 2,
     channels_last: bool = True,
 ) -> Loaders:
@@ -109,7 +122,7 @@ def make_loaders(
         seed: Sets order and augmentation, together with the epoch; the global random generator
             is neither read nor moved.
         device: Where batches are put, and where images in memory are kept.
-        augment: Vary training images as the data set says.
+        augment: Vary training images as the data set says, or by a list of names.
         workers: Processes that read image files.
         channels_last: Memory format of the batches.
 
@@ -142,9 +155,13 @@ def make_loaders(
     )
 
     beside = _files(source)
+    stored = RGB if isinstance(source.train, FileSplit) else source.train.images.shape[1]
+    augmentation = augmentation_of(chosen=augment, image_size=size, channels=stored)
 
-    def make(split: Split | FileSplit, *, training: bool) -> Batches:
-        vary = training and augment
+    def make(
+        split: Split | FileSplit, *, training: bool, augmentation: Augmentation = augmentation
+    ) -> Batches:
+        vary = training and augmentation.own
         if isinstance(split, FileSplit):
             return FileBatches(
                 split,
@@ -157,6 +174,7 @@ def make_loaders(
                 seed=seed,
                 device=device,
                 workers=workers,
+                augmentation=augmentation,
                 beside=beside,
             )
         return TensorBatches(
@@ -169,12 +187,22 @@ def make_loaders(
             training=training,
             seed=seed,
             device=device,
+            augmentation=augmentation,
         )
 
+    def several(one_pass: Batches) -> Batches:
+        return one_pass if repeats == 1 else Repeated(one_pass, repeats)
+
     one_pass = make(train, training=True)
+    mixes = augmentation.mixes
+    mixed = Mixed(one_pass, mixes, source.classes, seed) if mixes else one_pass
+    loaded = augmentation.loaded()
+    if loaded is not augmentation:
+        one_pass = make(train, training=True, augmentation=loaded)
     judged_by = _evenly(source.validation, validation_samples)
     return Loaders(
-        train=one_pass if repeats == 1 else Repeated(one_pass, repeats),
+        train=several(mixed),
+        unmixed=several(one_pass),
         validation=make(judged_by, training=False),
         classes=source.classes,
         channels=shown_channels,

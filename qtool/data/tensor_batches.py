@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nn_functional
 
+from qtool.data.augmentations import Augmentation
 from qtool.data.batches import Normalizer, batch_sizes, seeded_generator
 from qtool.data.sources import Split
 
@@ -32,6 +33,7 @@ class TensorBatches:
         training: bool,
         seed: int,
         device: torch.device,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """Move the images to the device and resize them.
 
@@ -46,6 +48,7 @@ class TensorBatches:
             training: Shuffle, and drop a last batch that is not full.
             seed: Sets order, shifts and flips, together with the epoch.
             device: Where images are kept and batches are made.
+            augmentation: What is done to training images beside.
         """
         self._normalize = normalizer
         self._image_size = image_size
@@ -54,6 +57,7 @@ class TensorBatches:
         self._training = training
         self._seed = seed
         self._device = device
+        self._augmentation = augmentation if training else None
         self._labels = split.labels.to(device)
         self._images = _resize_all(split.images.to(device), image_size)
         self._sizes = batch_sizes(len(split), batch_size, drop_last=training)
@@ -92,14 +96,17 @@ class TensorBatches:
         shifts = torch.randint(2 * self._crop_padding + 1, (self.samples, 2), generator=generator)
         flips = torch.rand(self.samples, generator=generator) < (0.5 if self._flip else 0.0)
         drawn = (order.to(self._device), shifts.to(self._device), flips.to(self._device))
-        parts = [d.split(self._sizes[0])[start:] for d in drawn]
-        for chosen, shift, mirrored in zip(*parts, strict=True):
+        parts = [d.split(self._sizes[0])[start:] for d in (*drawn, order)]
+        for chosen, shift, mirrored, places in zip(*parts, strict=True):
             if len(chosen) < self._sizes[0]:
                 return
             chosen, shift, mirrored = (d[self._rows] for d in (chosen, shift, mirrored))
             images = self._resized(self._images[chosen])
             if self._crop_padding or self._flip:
                 images = _shift_and_mirror(images, shift, mirrored, self._crop_padding)
+            if self._augmentation is not None:
+                indices = places[self._rows].tolist()
+                images = self._augmentation.batch(images, self._seed, epoch, indices)
             yield self._normalize(images), self._labels[chosen]
 
     def _resized(self, images: Tensor) -> Tensor:

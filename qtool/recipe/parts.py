@@ -5,6 +5,7 @@ To let another place of a recipe name one, add it to `used_by`, and the family's
 
 from collections.abc import Callable, Iterator, Mapping
 
+from qtool.data.user_transforms import load_transform
 from qtool.errors import RecipeError
 from qtool.models.user_models import load_model
 from qtool.problems import Problem
@@ -21,6 +22,7 @@ LOADERS: dict[Family, Callable[[str, UserCode, Mapping[str, object]], None]] = {
     "loss": load_loss,
     "optimizer": load_optimizer,
     "estimator": user_estimators.load_estimator,
+    "transform": load_transform,
 }
 
 
@@ -30,6 +32,9 @@ def used_by(data: Mapping[str, object]) -> Iterator[Use]:
     yield from user_estimators.used_by(at(data, "quantization"))
     yield from use_of("training.loss", at(data, "training.loss"), "loss")
     yield from use_of("training.optimizer", at(data, "training.optimizer"), "optimizer")
+    transforms = at(data, "data.augment")
+    for place, choice in enumerate(transforms if isinstance(transforms, list) else []):
+        yield from use_of(f"data.augment.{place}", choice, "transform")
 
 
 def load_parts(data: Mapping[str, object], code: UserCode) -> list[Problem]:

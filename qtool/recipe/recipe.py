@@ -57,10 +57,14 @@ class Recipe(Section):
             found.append(("model.name", f"{data} has no pictures; choose two_linear_layers"))
         if data == "gaussian_teacher" and training.loss.name != "squared_error":
             found.append(("training.loss", "its targets are numbers; choose squared_error"))
-        fitting = [name for name in LOSSES.names() if LOSSES.facts(name).several]
-        if self.data.several and training.loss.name in set(LOSSES.names()) - set(fitting):
-            why = f"its images may have several classes; choose {', '.join(fitting)}"
-            found.append(("training.loss", why))
+        if data in SYNTHETIC and isinstance(self.data.augment, list) and self.data.augment:
+            found.append(("data.augment", f"{data} has no pictures to vary"))
+        for asked, what, fitting in (
+            (self.data.several, "its images may have several classes", _losses(shares=False)),
+            (self.data.mixes, "mixup and cutmix make shares of classes", _losses(shares=True)),
+        ):
+            if asked and training.loss.name in set(LOSSES.names()) - set(fitting):
+                found.append(("training.loss", f"{what}; choose {' or '.join(fitting)}"))
         given = "model.weights: none" if model.weights != "none" else ""
         if model.start != "random" and (why := self._why_no_student() or given):
             found.append(("model.start", f"{model.start} takes {why}"))
@@ -119,6 +123,12 @@ class Recipe(Section):
         data = self.as_dict()
         own = section_at(data, "data").items()
         return data | {"data": {k: v for k, v in own if k not in ("root", "workers")}}
+
+
+def _losses(*, shares: bool) -> list[str]:
+    """Return the losses that take several classes of an image, or also those of shares of them."""
+    facts = {name: LOSSES.facts(name) for name in LOSSES.names()}
+    return [name for name, f in facts.items() if f.several or (shares and f.takes_shares)]
 
 
 def _without_none(data: Mapping[str, object]) -> dict[str, object]:

@@ -248,8 +248,7 @@ def prepare_network(
 
 def calibrate_on(model: nn.Module, recipe: Recipe, loaders: Loaders) -> None:
     """Set the activation ranges from the recipe's first training batches."""
-    batches = islice(loaders.train.batches(0), recipe.training.calibration_batches)
-    calibrate(model, (images for images, _ in batches))
+    calibrate(model, islice(loaders.training_images(0), recipe.training.calibration_batches))
 
 
 def reestimate_batch_norm_on(model: nn.Module, recipe: Recipe, loaders: Loaders) -> None:

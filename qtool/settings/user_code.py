@@ -20,8 +20,8 @@ from qtool.settings.user_modules import UsersModule, absolute, installed_source,
 
 Family = Literal["model", "data set", "transform", "loss", "optimizer", "estimator"]
 FAMILIES: frozenset[Family] = frozenset(get_args(Family))
-TO_JUDGE: tuple[Family, ...] = ("model", "data set", "transform", "loss")  # without training
-TO_EXPORT: tuple[Family, ...] = ("model", "data set", "transform")
+TO_JUDGE: tuple[Family, ...] = ("model", "data set", "loss")  # without training
+TO_EXPORT: tuple[Family, ...] = ("model", "data set")
 
 
 class UsersFile(NamedTuple):

@@ -18,7 +18,7 @@ def write_images(folder: Path, count: int) -> None:
         Image.new("RGB", (9, 7), (number, 0, 0)).save(folder / f"{number}.png")
 
 
-def names(split: object) -> list[tuple[str, int]]:
+def names(split: object) -> list[tuple[str, Any]]:
     assert isinstance(split, FileSplit)
     return [
         (f"{path.parent.name}/{path.name}", label)
