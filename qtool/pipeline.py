@@ -18,27 +18,23 @@ from qtool.comparison.stories import (
     compare_schedules,
 )
 from qtool.conversion.to_integer import convert as to_integer
-from qtool.export.proof.damage import refuse_damaged
-from qtool.export.repair.repaired import repaired
 from qtool.export.writing.ends import Ends
 from qtool.export.writing.onnx_qdq import Ceil
 from qtool.export.writing.request import Writing
-from qtool.export.writing.saved import save_with_digest
 from qtool.files.scratch import scratch
-from qtool.files.whole import json_after, refuse_unless_writable, write_atomically
+from qtool.files.whole import json_after
 from qtool.inspection.estimators import table_of_estimators
 from qtool.inspection.inspect import inspect_source
-from qtool.inspection.onnx import read_onnx
+from qtool.inspection.repaired import repair
 from qtool.inspection.run_report import PageAtEnd
 from qtool.prediction.classifier import Classifier
 from qtool.prediction.integer_model import classifier_of
 from qtool.prediction.predict import predict_onnx, predicted
 from qtool.reports.benchmarks import Benchmark
-from qtool.reports.checks import Check, WholeRun
+from qtool.reports.checks import WholeRun
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.exports import AllExports, Export, UnprovenExport
 from qtool.reports.inspections import EstimatorTable, Inspection
-from qtool.reports.new_recipes import NewRecipe
 from qtool.reports.predictions import Prediction
 from qtool.reports.results import Conversion, StraightThrough, Summary
 from qtool.runs.access import Access
@@ -52,8 +48,8 @@ from qtool.runs.place import AUTO, NextFree, claimed, named_folder
 from qtool.runs.run import Run
 from qtool.runs.sources import integer_of, place_of_integer, quantized_from
 from qtool.runs.train import train_run
-from qtool.start.checked import check_recipe_in_full
-from qtool.start.written import init as write_first
+from qtool.start.checked import check
+from qtool.start.written import init
 from qtool.stopping import held_back
 from qtool.straight_through.run import convert_run
 from qtool.world.forming import formed, own_device
@@ -79,26 +75,6 @@ __all__ = [
     "run",
     "train",
 ]
-
-
-def init(folder: Path, *, output: Path | None = None) -> NewRecipe:
-    """Folder of images, all of them opened -> what suits them -> a recipe with comments."""
-    return write_first(folder, output)
-
-
-def check(
-    recipe_path: Path,
-    *,
-    assignments: list[str] | None = None,
-    device: str = "auto",
-    data_root: Path | None = None,
-    run_code: bool = False,
-) -> Check:
-    """Recipe -> data, model, a few steps -> plan, operations, size, memory, time; keeps nothing."""
-    place = pick_device(device)
-    access = Access.of(data_root, assignments, run_code=run_code).to_recipe(recipe_path)
-    recipe = load_checked(recipe_path, access=access)
-    return check_recipe_in_full(recipe, str(recipe_path), place, access.taken(recipe))
 
 
 def run(
@@ -333,15 +309,6 @@ def draw(
     """Run or comparison -> a page for people, report.html; return what `inspect` does."""
     write_page(source, output, Access.of(run_code=run_code))
     return inspect(source, run_code=run_code)
-
-
-def repair(source: Path, output: Path) -> Inspection:
-    """ONNX file that other tools rewrote -> annotated and packed again, proven -> what it holds."""
-    refuse_unless_writable(output, "--repair names an .onnx file")
-    refuse_damaged(source)
-    made, done = repaired(read_onnx(source), source)
-    write_atomically(output, lambda path: save_with_digest(made, path))
-    return inspect_source(output).model_copy(update={"repaired": str(output), "repairs": done})
 
 
 def inspect_estimators(*, output: Path | None = None) -> EstimatorTable:

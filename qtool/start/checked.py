@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from qtool.reports.checks import Check, CheckedLayer
 from qtool.reports.inspections import PlanRow
 from qtool.runs import build
 from qtool.runs.access import Access
-from qtool.runs.machine import device_name
+from qtool.runs.machine import device_name, pick_device
 from qtool.runs.timing import time_steps
 
 FLOAT_BITS = 32
@@ -24,9 +25,28 @@ STEPS = 8  # that are timed
 PER_CHANNEL = 8  # bytes: a scale and a bias
 
 
-def check_recipe_in_full(
-    recipe: Recipe, source: str, device: torch.device, access: Access
+def check(
+    recipe_path: Path,
+    *,
+    assignments: list[str] | None = None,
+    device: str = "auto",
+    data_root: Path | None = None,
+    run_code: bool = False,
 ) -> Check:
+    """Recipe -> data, model, a few steps -> plan, operations, size, memory, time; keeps nothing.
+
+    Raises:
+        RecipeError: If the recipe is wrong, or its network does not take such images.
+        DataError: If its data or weights are missing or malformed.
+        ModelError: If the network cannot be quantized.
+    """
+    place = pick_device(device)
+    access = Access.of(data_root, assignments, run_code=run_code).to_recipe(recipe_path)
+    recipe = build.load_checked(recipe_path, access=access)
+    return what_it_takes(recipe, str(recipe_path), place, access.taken(recipe))
+
+
+def what_it_takes(recipe: Recipe, source: str, device: torch.device, access: Access) -> Check:
     """Build all that a recipe names, take a few steps, and return what the whole will take.
 
     Args:

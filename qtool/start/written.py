@@ -20,8 +20,8 @@ PLAIN = re.compile(r"[\w./-]*[A-Za-z_/][\w./-]*")  # what YAML takes for text wi
 SCALARS = {"null", "true", "false", "yes", "no", "on", "off"}  # but for these
 
 
-def init(folder: Path, output: Path | None) -> NewRecipe:
-    """Look at a folder of images and write a recipe for it, beside the folder or where asked.
+def init(folder: Path, *, output: Path | None = None) -> NewRecipe:
+    """Folder of images, all of them opened -> what suits them -> a recipe with comments.
 
     Raises:
         InputError: If the recipe is there already.
