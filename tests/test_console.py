@@ -1,12 +1,17 @@
 """What is shown is text: no markup, and nothing that a terminal obeys."""
 
 import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from qtool import console
-from qtool.console import printable, say, show, table, warn
+from qtool.console import printable, say, show, table, warn, wrapped
 from qtool.errors import InputError
 from tests.kit import shell
 
@@ -66,11 +71,118 @@ def test_messages_send_no_control_characters_and_no_markup(
     assert "\x1b" not in out.getvalue()
 
 
-def test_errors_send_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_send_no_control_characters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(source: object, **options: object) -> None:
         raise InputError(f"a{ESCAPE}b [/x]\n  more")
 
     monkeypatch.setattr("qtool.pipeline.inspect", fail)
-    code, _, err = shell("inspect", "r.yaml")
+    code, _, err = shell("inspect", str(tmp_path))
     assert code == 2
     assert err == f"error: a{LEFT}b [/x]\n  more\n"
+
+
+WORDS = "may saturate by their widths: layer1.0.conv1, layer1.0.conv2 (against it: saturation)"
+
+
+@pytest.mark.parametrize("width", [10, 40, 80, 140])
+def test_lines_on_a_terminal_break_between_words(width: int) -> None:
+    lines = wrapped(f"note: {WORDS}\n  more: {WORDS}", width).splitlines()
+
+    assert " ".join(lines).split() == f"note: {WORDS} more: {WORDS}".split()
+    assert [line for line in lines if len(line) > width and " " in line.strip()] == []
+    assert lines[0].startswith("note:")
+    assert {len(line) - len(line.lstrip()) for line in lines} <= {0, 2, 4}
+
+
+def test_letters_that_are_two_columns_wide_count_twice() -> None:
+    assert wrapped("数字数字 数字数字", 12) == "数字数字\n  数字数字"
+
+
+def test_a_command_at_the_end_of_a_line_stays_one_that_can_be_copied() -> None:
+    command = "qtool train runs/a/recipe.yaml --run-dir runs/a --resume --run-code"
+    text = wrapped(f"stopped; go on with: {command}", 40)
+
+    before, *lines = text.split("\n")
+    assert before == "stopped; go on with:"
+    assert max(map(len, lines)) <= 40
+    assert "\n".join(lines).replace("\\\n", " ").split() == command.split()
+
+
+ROWS = [
+    ["layer1.0:relu0", "conv1 + bn1 + relu", "layer1.0.conv1, layer1.0:add0", "8-bit unsigned"],
+    ["layer1.0:batch_norm1", "conv2 + bn2", "add0", "8-bit full"],
+    ["数字", "", "a\nb", "1"],
+]
+COLUMNS = ["site", "made by", "read by", "#grid"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_tables_break_no_word_on_any_screen(named: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = COLUMNS if named else ["", "", "", "#"]
+    for width in range(8, 140):
+        out = io.StringIO()
+        screen = Console(file=out, width=width, color_system=None, soft_wrap=True)
+        monkeypatch.setattr(console, "SCREEN", screen)
+        show(table("values of a network", columns, ROWS))
+        said = out.getvalue()
+        words = re.findall(r"[^\s│┃┏┓└┘─━┡┩┴┬┌┐╇┳]+", said)
+        assert {word for row in ROWS for cell in row for word in cell.split()} <= {
+            *words,
+            *(word.removesuffix(":") for word in words),  # of a list, on a narrow screen
+        }
+        longest = max(map(len, " ".join(" ".join(row) for row in ROWS).split()))
+        if width > longest + 8:
+            assert max(len(line) for line in said.splitlines()[1:]) <= width
+
+
+# Speaks in each way there is; its standard error is a terminal of 80 columns.
+SPEAKER = """
+from contextlib import suppress
+from qtool.cli import main
+from qtool.cli.options import tell
+from qtool.console import say, show, table, warn
+say("a note")
+warn("a warning")
+show(table("title", ["a", "#b"], [("x", 1)]))
+show(table("title", ["a", "#b"], [("x", 1)]), on_stdout=True)
+tell("error: none")
+for wrong in (["train", "-h"], ["train"]):
+    with suppress(SystemExit):
+        main(wrong)
+"""
+
+
+def sent_to_a_terminal(*command: str, **environment: str) -> str:
+    """Return what a program sends to a terminal that is both its output and its errors."""
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
+    with subprocess.Popen(
+        [sys.executable, *command],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=kept | {"TERM": "xterm-256color"} | environment,
+    ):
+        os.close(slave)
+        sent = b""
+        while True:
+            try:
+                more = os.read(master, 65536)
+            except OSError:  # its other end is closed
+                more = b""
+            if not more:
+                break
+            sent += more
+    os.close(master)
+    return sent.decode()
+
+
+def test_without_colours_nothing_but_text_is_sent() -> None:
+    """https://no-color.org; help and usage errors are another library's."""
+    plain = sent_to_a_terminal("-c", SPEAKER, NO_COLOR="1")
+
+    assert "\x1b" not in plain
+    for words in ("a note", "WARNING: a warning", "title", "error: none", "--resume", "Missing"):
+        assert words in plain
+    assert "\x1b[" in sent_to_a_terminal("-c", SPEAKER)

@@ -57,6 +57,7 @@ PLANTED = {
         ("recipe/plain", "import torch", "torch"),
         ("limits", "from torch import nn", "torch"),
         ("limit", "import torch", "torch"),
+        ("word_table", "import torch", "torch"),
         ("errors", "import torch", "torch"),
         ("images/preprocess", "import torch", "torch"),
         ("export/targets/target", "from torch import Tensor", "torch"),

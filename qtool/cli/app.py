@@ -28,6 +28,7 @@ from qtool.cli.options import (
     batch_size,
     interruptible,
     present,
+    send_what_is_taken,
     tell,
 )
 from qtool.cli.running import AnyTarget, Overwrite, RecipeFile, Resume, RunDir
@@ -280,6 +281,7 @@ def _with_local_cluster(argv: list[str]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run qtool; show a QtoolError as a message and an exit code, never as a traceback."""
+    send_what_is_taken()
     try:
         with heeding_signals(at_the_end=argv is None):
             app(_with_local_cluster(sys.argv[1:] if argv is None else argv))

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec, TypeVar
 
@@ -273,7 +274,27 @@ def present_by(show: Callable[[R], None], result: R, *, as_json: bool) -> None:
 def tell(message: str) -> None:
     """Say how a command ended, where there is still somebody to hear it."""
     with suppress(OSError):
-        typer.secho(message, fg=typer.colors.RED, err=True)
+        if sys.stderr is None or not sys.stderr.isatty():
+            typer.echo(message, err=True)
+            return
+        from qtool.console import SCREEN, without_colours, wrapped
+
+        text = wrapped(message, SCREEN.width)
+        if without_colours():
+            typer.echo(text, err=True)
+        else:
+            typer.secho(text, fg=typer.colors.RED, err=True)
+
+
+def send_what_is_taken() -> None:
+    """Let help come without colours where nobody wants them, and text in any encoding.
+
+    What an encoding has no character for, such as a minus sign on a pipe of Windows, is a ?.
+    """
+    if os.environ.get("NO_COLOR"):
+        os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 P = ParamSpec("P")

@@ -17,7 +17,7 @@ from qtool.comparison.statistics.verdicts import points
 from qtool.console import say, say_nothing
 from qtool.data.loaders import Loaders
 from qtool.reports.results import Summary
-from qtool.reports.words import duration
+from qtool.reports.words import time_left
 from qtool.runs import build
 from qtool.runs.access import Access
 from qtool.runs.timing import time_steps
@@ -92,7 +92,7 @@ def _time_left(timed: Timed | None, left: int, execution: Execution) -> str:
         return "; how long they take is known after the first"
     at_once = 1 if execution.cluster is not None else min(execution.jobs or 1, left)
     rounds = -(-left // at_once)
-    return f"; about {duration(rounds * timed.seconds)} left, by {timed.by}"
+    return f"; about {time_left(rounds * timed.seconds)} left, by {timed.by}"
 
 
 def time_of(trial: Trial, read: Callable[[], Loaders], device: torch.device) -> Timed | None:

@@ -140,7 +140,7 @@ class Trainer:
         if self.history and self.watch.start is None:
             self.watch.start_from(getattr(self.history[0], "train_loss", None))
         take = self.step or self.plain_step()
-        with progress_bar(steps * self.epochs, steps * done + self.tally.steps) as bar:
+        with progress_bar(steps, self.epochs, steps * done + self.tally.steps) as bar:
             for epoch in range(done, self.epochs):
                 if self.ended:
                     break
@@ -223,7 +223,7 @@ class Trainer:
                 self._take_step(epoch, batch, take)
             if self.device.type == "cpu" or tally.steps % 20 == 0:
                 loss, share = tally.mean_loss, tally.accuracy(batch[1])
-                bar.step(epoch + 1, loss, share, tally.images_per_second)
+                bar.step(epoch * steps + tally.steps, loss, share, tally.images_per_second)
         if not tally.images:
             raise TrainingError(f"the training set gave no batch in epoch {epoch + 1}")
         return batch or next(iter(self.train.batches(epoch, steps - 1)))

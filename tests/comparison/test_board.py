@@ -9,8 +9,9 @@ from rich.console import Console
 
 from qtool import console
 from qtool.comparison.execution import board as boards
-from qtool.comparison.execution.board import Progress, board, duration
+from qtool.comparison.execution.board import Progress, board
 from qtool.comparison.execution.trials import Outcome
+from qtool.reports.words import time_left
 from tests.comparison.fake_trainings import summary_of, trials_of
 
 
@@ -26,7 +27,9 @@ def shown(progress, width=80):
 
 
 @pytest.fixture
-def progress(tmp_path):
+def progress(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     trials = trials_of(tmp_path, "identity", "straight_through", seeds=(0, 1), epochs=4)
     made = Progress(trials)
     made.begins(trials[0])
@@ -35,21 +38,22 @@ def progress(tmp_path):
     made.ends(Outcome(trials[2], summary_of(trials[2], "failed")))
     made.begins(trials[1])
     write_epochs(trials[1], 3)
+    now = 130.0
     return made
 
 
 def test_a_table_has_an_arm_in_each_row_and_a_seed_in_each_column(progress):
     lines = [line.split() for line in shown(progress).splitlines()]
 
-    assert ["│", "identity", "│", "1.00", "%", "│", "3/4", "│"] in lines
+    assert ["│", "identity", "│", "1.00", "%", "│", "3/4", "(10", "s)", "│"] in lines
     assert ["│", "straight_through", "│", "failed", "│", "│"] in lines
     assert "2 of 4 trials done, 1 of them failed; about" in str(progress)
     assert "2 of 4 trials done" in shown(progress)
 
 
 def test_many_seeds_stand_in_one_cell(progress):
-    lines = [line.split() for line in shown(progress, 39).splitlines()]
-    assert ["│", "identity", "│", "1.00", "%,", "3/4", "│"] in lines
+    lines = [line.split() for line in shown(progress, 45).splitlines()]
+    assert ["│", "identity", "│", "1.00", "%,", "3/4", "(10", "s)", "│"] in lines
 
 
 def test_time_left_goes_by_the_epochs_of_this_time_alone(tmp_path, monkeypatch):
@@ -68,7 +72,7 @@ def test_time_left_goes_by_the_epochs_of_this_time_alone(tmp_path, monkeypatch):
 
 
 def test_a_time_is_said_as_people_say_it():
-    assert [duration(s) for s in (3, 59, 61, 1500, 7500)] == [
+    assert [time_left(s) for s in (3, 59, 61, 1500, 7500)] == [
         "3 s",
         "59 s",
         "1 min",

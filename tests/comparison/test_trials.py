@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,12 +56,14 @@ def test_trials_run_seed_by_seed_each_in_a_folder_of_its_own(capsys):
     ran = []
 
     def train(trial):
-        ran.append((trial.recipe, trial.folder.path))
+        ran.append((trial.recipe.name, trial.folder.path))
         return summary(0.5)
 
-    folder = ComparisonFolder(Path("c"))
+    folder, training = ComparisonFolder(Path("c")), SimpleNamespace(epochs=1)
     trials = [
-        Trial(arm, seed, f"{arm}{k}", folder.run(arm, seed))
+        Trial(
+            arm, seed, SimpleNamespace(name=f"{arm}{k}", training=training), folder.run(arm, seed)
+        )
         for arm in ("a", "b")
         for k, seed in enumerate((3, 4))
     ]

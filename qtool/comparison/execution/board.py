@@ -12,10 +12,11 @@ from rich.live import Live
 from rich.table import Table
 
 from qtool.comparison.execution.trials import Outcome, Trial
-from qtool.console import SCREEN, say, table, warn
+from qtool.console import SCREEN, say, table, warn, without_colours
+from qtool.reports.words import time_left
+from qtool.word_table import FRAME
 
 WARNING = "WARNING"
-CELL = 10  # columns of the screen that a trial takes, with what stands around it
 
 
 class Board(Protocol):
@@ -39,11 +40,13 @@ class Progress:
         self.running: list[Trial] = []
         self.outcomes: dict[str, Outcome] = {}
         self._begun = time.monotonic()
+        self._since: dict[str, float] = {}
         self._before = {str(trial): epochs_done(trial) for trial in trials}
 
     def begins(self, trial: Trial) -> None:
         """Take note that a trial is trained from now on."""
         self.running = [each for each in self.running if each is not trial] + [trial]
+        self._since[str(trial)] = time.monotonic()
 
     def ends(self, outcome: Outcome) -> None:
         """Take note of how a trial ended."""
@@ -54,7 +57,7 @@ class Progress:
         failed = sum(not outcome.finished for outcome in self.outcomes.values())
         lost = f", {failed} of them failed" if failed else ""
         left = self.seconds_left()
-        more = "" if left is None or not left else f"; about {duration(left)} left"
+        more = "" if left is None or not left else f"; about {time_left(left)} left"
         return f"{len(self.outcomes)} of {len(self.trials)} trials done{lost}{more}"
 
     def seconds_left(self) -> float | None:
@@ -81,7 +84,8 @@ class Progress:
         arms = dict.fromkeys(trial.arm for trial in self.trials)
         seeds = dict.fromkeys(trial.seed for trial in self.trials)
         cells = {(trial.arm, trial.seed): self._cell(trial) for trial in self.trials}
-        if max(map(len, arms)) + 4 + CELL * len(seeds) <= width:
+        widest = max(map(len, [*cells.values(), *(f"seed {seed}" for seed in seeds)]))
+        if max(map(len, arms)) + 4 + (widest + FRAME) * len(seeds) <= width:
             columns = ["arm", *(f"#seed {seed}" for seed in seeds)]
             rows = [[arm, *(cells.get((arm, seed), "") for seed in seeds)] for arm in arms]
         else:
@@ -90,7 +94,7 @@ class Progress:
                 begun = [cells[arm, seed] for seed in seeds if cells.get((arm, seed))]
                 rows.append([arm, ", ".join(begun)])
         made = table(str(self), columns, rows)
-        made.title_style, made.min_width = "none", min(width, len(str(self)))
+        made.heading.style = "none"
         return made
 
     def _cell(self, trial: Trial) -> str:
@@ -100,8 +104,18 @@ class Progress:
                 return "failed"
             return "done" if outcome.accuracy is None else f"{100 * outcome.accuracy:.2f} %"
         if any(each is trial for each in self.running):
-            return f"{epochs_done(trial)}/{epochs_of(trial)}"
+            done, of = epochs_done(trial), epochs_of(trial)
+            left = self._seconds_left_of(trial, done)
+            return f"{done}/{of}" + ("" if left is None else f" ({time_left(left)})")
         return ""
+
+    def _seconds_left_of(self, trial: Trial, done: int) -> float | None:
+        """Return the seconds that a trial takes yet; None where no epoch was trained so far."""
+        trained = done - self._before[str(trial)]
+        begun = self._since.get(str(trial))
+        if trained < 1 or begun is None:
+            return None
+        return (epochs_of(trial) - done) * (time.monotonic() - begun) / trained
 
 
 class _Lines:
@@ -142,7 +156,7 @@ class _Table:
 def board(trials: Sequence[Trial]) -> Generator[Board]:
     """Show inside how far trials are, on standard error."""
     progress = Progress(trials)
-    if not SCREEN.is_terminal or SCREEN.quiet:
+    if not SCREEN.is_terminal or SCREEN.quiet or without_colours():
         yield _Lines(progress)
         return
     with Live(
@@ -165,12 +179,3 @@ def epochs_done(trial: Trial) -> int:
         return trial.folder.metrics.read_bytes().count(b"\n")
     except OSError:  # not begun, or just being replaced
         return 0
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it: "40 s", "7 min", "2 h 5 min"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    hours, rest = divmod(minutes, 60)
-    return f"{hours} h {rest} min" if hours else f"{minutes} min"

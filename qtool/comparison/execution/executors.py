@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import torch
 
-from qtool.comparison.execution.board import Board
+from qtool.comparison.execution.board import Board, Progress
 from qtool.comparison.execution.trials import (
     Outcome,
     Train,
@@ -21,6 +21,8 @@ from qtool.comparison.execution.trials import (
     failed_summary,
 )
 from qtool.console import say, warn
+from qtool.reports.words import time_left
+from qtool.training.progress import one_of_several
 
 Executor = Callable[[Sequence[Trial], Train], Iterable[Outcome]]
 Done = Callable[[Sequence[Outcome]], None]
@@ -29,9 +31,21 @@ TRIES = 2
 
 def one_by_one(trials: Sequence[Trial], train: Train) -> Iterator[Outcome]:
     """Train trials in this process, each after the one before it."""
+    progress = Progress(trials)
     for number, trial in enumerate(trials, 1):
-        say(f"trial {number}/{len(trials)}: {trial}")
-        yield _tried(trial, train)
+        place = f"trial {number}/{len(trials)}"
+        left = progress.seconds_left()
+        say(f"{place}: {trial}" + (f"; about {time_left(left)} left in all" if left else ""))
+        progress.begins(trial)
+
+        def among(place: str = place) -> str:
+            left = progress.seconds_left()
+            return place if left is None else f"{place}, {time_left(left)} in all"
+
+        with one_of_several(among):
+            outcome = _tried(trial, train)
+        progress.ends(outcome)
+        yield outcome
 
 
 def _tried(trial: Trial, train: Train) -> Outcome:
