@@ -119,10 +119,16 @@ class Recipe(Section):
         return _without_none(self.model_dump(mode="python"))
 
     def identity(self) -> dict[str, object]:
-        """Return what makes two runs the same: all but where data lies and who decodes it."""
+        """Return what makes two runs the same: all but where data lies, who decodes, who is told.
+
+        Those neither change a number nor what a folder's files hold.
+        """
         data = self.as_dict()
-        own = section_at(data, "data").items()
-        return data | {"data": {k: v for k, v in own if k not in ("root", "workers")}}
+        left_out = {"data": ("root", "workers"), "training": ("scalars",)}
+        return data | {
+            section: {k: v for k, v in section_at(data, section).items() if k not in keys}
+            for section, keys in left_out.items()
+        }
 
 
 def _losses(*, shares: bool) -> list[str]:

@@ -112,6 +112,10 @@ class Training(Section):
     validation_top5: bool = False
     """Tell the share of validation images whose class is among the five largest logits, too."""
 
+    scalars: list[Literal["csv", "tensorboard", "wandb"]] = Field(default_factory=lambda: ["csv"])
+    """Where figures of each epoch go beside metrics.jsonl; csv is always there, the others are
+    optional packages."""
+
     class_weights: Literal["balanced"] | list[float] | None = None
     """How much an image counts in training, by its class: a list of numbers, or balanced, so that
     classes count alike."""

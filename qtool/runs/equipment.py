@@ -18,7 +18,7 @@ from qtool.training.average import Average
 from qtool.training.class_weights import class_weights
 from qtool.training.frozen import freeze, still_norms
 from qtool.training.loop import Trainer
-from qtool.training.losses import LOSSES, Loss
+from qtool.training.losses import Loss
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
 from qtool.training.patience import Patience
 from qtool.training.profile import StepProfile
@@ -36,19 +36,23 @@ def make_loss(recipe: Recipe) -> Loss:
     return build_loss(recipe.training.loss.name, recipe.training.loss.params)
 
 
-def _training_loss(recipe: Recipe, loaders: Loaders, device: torch.device) -> Loss:
-    """Return the recipe's loss with the weights of classes that it asks for."""
-    loss, given = make_loss(recipe), recipe.training.class_weights
+def _weighed(loss: Loss, recipe: Recipe, loaders: Loaders, device: torch.device) -> Loss:
+    """Return a loss with the weights of classes that a recipe asks for."""
+    given = recipe.training.class_weights
     if given is None:
         return loss
-    split = loaders.train_split
-    labels = torch.as_tensor([0.0] if split is None else split.labels)
-    weights = class_weights(given, labels, loaders.classes).to(device)
+    weights = class_weights(given, _labels(loaders), loaders.classes).to(device)
 
     def weighed(logits: Tensor, labels: Tensor) -> Tensor:
         return cast(Callable[..., Tensor], loss)(logits, labels, weights)
 
     return weighed
+
+
+def _labels(loaders: Loaders) -> Tensor:
+    """Return the labels of the images that are trained on; numbers where they are not known."""
+    split = loaders.train_split
+    return torch.as_tensor([0.0] if split is None else split.labels)
 
 
 def make_trainer(
@@ -73,6 +77,7 @@ def make_trainer(
     compile_kernels(model, wanted=training.compile and not on_cuda)
     if training.cuda_graph and not on_cuda:
         say("note: going on without training.cuda_graph, which is for CUDA devices")
+    loss = make_loss(recipe)
     rate, stop = rate_schedule(training.learning_rate), training.early_stopping
     if training.validation_top5 and loaders.classes <= TOP:
         raise DataError(
@@ -85,8 +90,8 @@ def make_trainer(
         train=dealt.train,
         validation=dealt.validation,
         holdout=dealt.holdout,
-        loss=_training_loss(recipe, loaders, device),
-        judged_by=make_loss(recipe),
+        loss=_weighed(loss, recipe, loaders, device),
+        judged_by=loss,
         optimizer=optimizer(parameter_groups(model), rate(0.0)),
         learning_rate=rate,
         device=device,
@@ -101,7 +106,7 @@ def make_trainer(
         still=still_norms(model, training.freeze),
         patience=stop and Patience(stop.patience, stop.min_delta),
         top5=training.validation_top5,
-        several=LOSSES.facts(training.loss.name).several,
+        several=_labels(loaders).ndim > 1,
     )
 
 

@@ -1,6 +1,6 @@
 """A run, trained: from its start or from its last checkpoint, every epoch written down."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,7 @@ from qtool.runs.changes import ChangeRecorder
 from qtool.runs.checkpoint import Checkpoint
 from qtool.runs.machine import device_name
 from qtool.runs.run import Run
+from qtool.runs.scalars import refuse_missing_trackers, trackers
 from qtool.runs.sound import checkpoint_sha256, checkpoint_to_go_on_from
 from qtool.runs.weights import write_weights
 from qtool.stopping import Stopped, held_back
@@ -68,9 +69,11 @@ def train_run(
 
     Raises:
         InputError: If the folder holds anything else.
+        RecipeError: If a package for its scalars is not installed.
         TrainingError: If training cannot go on; the summary says why, too, whatever went wrong.
     """
     world = run.world
+    refuse_missing_trackers(run.recipe)
     begun = partial(finished_before, run, resume=resume, longer=longer, profile=profile)
     finished = world.from_first(begun)
     if finished is not None:  # and so nothing is written, where that may not even be possible
@@ -158,7 +161,14 @@ def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
         if trainer.history and folder.integer.is_file():
             say("note: what was converted and exported of this run before is of an earlier epoch")
         trainer.join(answers := AnswerRecorder())
-        _fit(run, trainer, architecture)
+        with ExitStack() as held:
+            tell: list[Callable[[EpochLine], None]] = []
+
+            def begin_to_tell() -> None:
+                tell.append(held.enter_context(trackers(recipe, folder, trainer.history)))
+
+            world.from_first(begin_to_tell)
+            _fit(run, trainer, architecture, tell)
         if trainer.average is not None:
             trainer.average.put()
         plain_norms(trainer.model)
@@ -246,10 +256,21 @@ def start_or_resume(run: Run, profile: StepProfile | None = None) -> tuple[Train
     return trainer, architecture
 
 
-def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
+def _fit(
+    run: Run,
+    trainer: Trainer,
+    architecture: Architecture,
+    tell: Sequence[Callable[[EpochLine], None]],
+) -> None:
     """Train to the end, and leave metrics, checkpoint and summary after each epoch.
 
     A signal that asks to stop leaves a checkpoint where it came, between two steps.
+
+    Args:
+        run: which.
+        trainer: that stands where it goes on.
+        architecture: of its network.
+        tell: who takes each epoch's line, in the first process.
     """
     recipe, folder, world = run.recipe, run.folder, run.world
 
@@ -269,6 +290,8 @@ def _fit(run: Run, trainer: Trainer, architecture: Architecture) -> None:
         if line.epoch % recipe.training.checkpoint_every == 0 or trainer.ended:
             checkpoint.save(state(), folder.checkpoint)
         summarize(folder, "running", trainer.model, trainer.history)
+        for each in tell:
+            each(line)
 
     def save_inside() -> None:
         checkpoint.save(state(position_of(trainer)), folder.checkpoint)
