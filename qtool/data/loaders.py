@@ -15,7 +15,7 @@ from qtool.data.batches import Batches, Normalizer, Repeated, seeded_generator
 from qtool.data.file_batches import RGB, FileBatches
 from qtool.data.holdout import hold_out
 from qtool.data.mixing import Mixed
-from qtool.data.sources import SYNTHETIC, DataSource, FileSplit, Split, Teacher
+from qtool.data.sources import DataSource, FileSplit, Split, Teacher
 from qtool.data.tensor_batches import TensorBatches
 from qtool.errors import DataError
 from qtool.images.files import read_image
@@ -138,7 +138,7 @@ def make_loaders(
     ):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if source.name in SYNTHETIC and image_size not in (None, source.image_size):
+    if not source.pictures and image_size not in (None, source.image_size):
         raise DataError(f"{source.name}: has no pictures to resize; leave out data.image_size")
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout must be a share in 0 <= holdout < 1, got {holdout}")
@@ -225,7 +225,7 @@ def _files(source: DataSource) -> list[Path]:
 
 def _preprocess(source: DataSource, size: int, channels: int) -> Preprocess | None:
     """Return how validation images are prepared, or None where they are no pictures."""
-    if source.name in SYNTHETIC:
+    if not source.pictures:
         return None
     repeats = channels // len(source.mean)
     mean, std = source.mean * repeats, source.std * repeats
@@ -271,7 +271,7 @@ def _channels(source: DataSource, wanted: int | None) -> int:
     present = RGB if isinstance(split, FileSplit) else split.images.shape[1]
     if wanted is None or wanted == present:
         return present
-    if present != 1:
+    if present != 1 or not source.pictures:
         raise DataError(
             f"{source.name}: has {present} channels but the model takes {wanted}; only grey images "
             "can be repeated"

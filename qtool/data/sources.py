@@ -81,6 +81,11 @@ class DataSource:
     teacher: Teacher | None = None
     class_names: tuple[str, ...] = ()  # in the order of labels; none where labels are numbers
 
+    @property
+    def pictures(self) -> bool:
+        """Tell whether it has pixels of 0 to 255, and no numbers that are taken as they are."""
+        return isinstance(self.train, FileSplit) or not self.train.images.is_floating_point()
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -179,11 +184,16 @@ def _told(measured: T | None, known: T | None) -> T:
     return found
 
 
+def _facts(name: str) -> Facts:
+    """Return what is true of a data set; of a user's nothing is known."""
+    return FACTS.get(name, Facts(None, None, None, crop_padding=0, flip=False))
+
+
 def known_classes(name: str, **params: object) -> int | None:
     """Return the number of classes of data set `name`, or None where only its files can tell."""
     if name == "image_folder" and params.get("labels") == "imagenet":
         return IMAGENET_CLASSES
-    return _whole(params["classes"]) if name == "linear_subspaces" else FACTS[name].classes
+    return _whole(params["classes"]) if name == "linear_subspaces" else _facts(name).classes
 
 
 def known_image_size(name: str, **params: object) -> int | None:
@@ -192,7 +202,7 @@ def known_image_size(name: str, **params: object) -> int | None:
     Of what is no picture it is the width.
     """
     widths = {"gaussian_teacher": "columns", "linear_subspaces": "dimension"}
-    return _whole(params[widths[name]]) if name in SYNTHETIC else FACTS[name].image_size
+    return _whole(params[widths[name]]) if name in SYNTHETIC else _facts(name).image_size
 
 
 def _whole(value: object) -> int:
@@ -202,7 +212,7 @@ def _whole(value: object) -> int:
 
 def known_channels(name: str) -> int | None:
     """Return 1 (grey) or 3 (RGB), or None where only the files can tell."""
-    return FACTS[name].channels
+    return _facts(name).channels
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

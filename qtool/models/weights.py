@@ -118,9 +118,11 @@ def plain_state_dict(loaded: object, where: str) -> Given:
     """
     notes: tuple[str, ...] = ()
     source: object = loaded
+    inner: Mapping[object, object]
     if isinstance(loaded, dict) and _is_checkpoint(loaded):
-        inner = _float_part(_judged(loaded["model"], loaded.get("average")))
-        if not isinstance(inner, dict) or not inner:
+        own = _float_part(_judged(loaded["model"], loaded.get("average")))
+        inner = own if isinstance(own, dict) else {}
+        if not inner:
             raise DataError(f"{where}: holds no state_dict, a mapping from names to tensors")
     else:
         found = held(loaded, where)
@@ -133,9 +135,10 @@ def plain_state_dict(loaded: object, where: str) -> Given:
             f"{where}: is not a state_dict: no plain tensor under {_few(wrong)}; "
             "put the model's state_dict in the file, bare or under 'state_dict'"
         )
-    if bad := [key for key, value in inner.items() if not bool(torch.isfinite(value).all())]:
+    tensors = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
+    if bad := [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]:
         raise DataError(f"{where}: has values that are not finite, in {_few(bad)}")
-    state = OrderedDict((without_wrappers(str(key)), value) for key, value in inner.items())
+    state = OrderedDict((without_wrappers(key), value) for key, value in tensors.items())
     vars(state)["_metadata"] = {
         without_wrappers(key): version
         for key, version in (getattr(source, "_metadata", None) or {}).items()

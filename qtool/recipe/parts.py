@@ -5,6 +5,7 @@ To let another place of a recipe name one, add it to `used_by`, and the family's
 
 from collections.abc import Callable, Iterator, Mapping
 
+from qtool.data.user_data import load_data
 from qtool.data.user_transforms import load_transform
 from qtool.errors import RecipeError
 from qtool.models.user_models import load_model
@@ -19,6 +20,7 @@ from qtool.training.user_training import load_loss, load_optimizer
 # into the table of its family, or raises a RecipeError.
 LOADERS: dict[Family, Callable[[str, UserCode, Mapping[str, object]], None]] = {
     "model": load_model,
+    "data set": load_data,
     "loss": load_loss,
     "optimizer": load_optimizer,
     "estimator": user_estimators.load_estimator,
@@ -29,6 +31,7 @@ LOADERS: dict[Family, Callable[[str, UserCode, Mapping[str, object]], None]] = {
 def used_by(data: Mapping[str, object]) -> Iterator[Use]:
     """Yield each use of a user's part in a recipe's plain data, which may be wrong."""
     yield from use_of("model.name", at(data, "model"), "model")
+    yield from use_of("data.name", at(data, "data"), "data set")
     yield from user_estimators.used_by(at(data, "quantization"))
     yield from use_of("training.loss", at(data, "training.loss"), "loss")
     yield from use_of("training.optimizer", at(data, "training.optimizer"), "optimizer")
