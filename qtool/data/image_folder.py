@@ -11,7 +11,14 @@ from pydantic import Field
 
 from qtool.data.bad_files import BadFiles, skip_unreadable
 from qtool.data.class_names import imagenet_names
-from qtool.data.layouts import Layout, layout_of, listed, loose_images, subfolders
+from qtool.data.layouts import (
+    Layout,
+    classes_said,
+    layout_of,
+    listed,
+    loose_images,
+    subfolders,
+)
 from qtool.data.root import DataRoot
 from qtool.data.sources import (
     IMAGENET_CLASSES,
@@ -23,7 +30,6 @@ from qtool.data.sources import (
 from qtool.errors import DataError
 from qtool.images.files import SUFFIXES, images_in
 
-MOST_CLASSES = 30  # named to the user
 # The ten classes of Imagenette (github.com/fastai/imagenette) among the 1000 of ImageNet.
 IMAGENETTE = {
     "n01440764": 0,
@@ -65,7 +71,7 @@ def image_folder(
     allowed = DataRoot.of(root)
     layout = layout_of(allowed.named(folder), allowed)
     names = _class_folders(layout.train)
-    notes = [] if labels == "imagenet" else [f"{len(names)} classes: {listed(names, MOST_CLASSES)}"]
+    notes = [] if labels == "imagenet" else [classes_said(names)]
     train = _read_half(layout.train, labels, names, allowed)
     judge = layout.validation
     validation = judge and _read_half(judge, labels, names, allowed, judges=True)
@@ -112,7 +118,8 @@ def _class_folders(base: Path) -> list[str]:
         )
     if not (names := subfolders(base)):
         raise DataError(
-            f"{base}: holds no folders; needed are train/ and val/, or one folder per class"
+            f"{base}: holds no folders; needed are train/ and val/, or one folder per class "
+            "(data.name: image_table reads a CSV of classes)"
         )
     return names
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from qtool.data.bad_files import BadFiles, skip_unreadable
-from qtool.data.layouts import listed
+from qtool.data.layouts import classes_said, listed
 from qtool.data.root import DataRoot
 from qtool.data.sources import DataSource, FileSplit, make_source, split_files
 from qtool.data.tables import (
@@ -24,7 +24,6 @@ from qtool.errors import DataError
 
 SEPARATORS = "|;, "  # of labels in a cell; the first that a column has
 YES = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
-MOST_CLASSES = 30  # named to the user
 
 Row = tuple[str, Path, tuple[str, ...]]  # where it stands, its file, its classes
 
@@ -82,7 +81,7 @@ def image_table(
     if unknown:
         raise DataError(f"{where}: {listed(unknown)} not among the classes of the training images")
     validation = _split_of(judges, names, labels) if judges else None
-    notes.insert(0, f"{len(names)} classes: {listed(names, MOST_CLASSES)}")
+    notes.insert(0, classes_said(names))
     if bad_files == "skip":
         train, validation, said = skip_unreadable(train, validation)
         notes += said

@@ -19,6 +19,7 @@ HALVES = {
 }
 LEFT_BY_TOOLS = ("__macosx", "$recycle.bin", "lost+found")
 MOST_NAMED = 10
+MOST_CLASSES = 30  # named to the user
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def layout_of(base: Path, allowed: DataRoot | None = None) -> Layout:
         allowed: the folder of data sets that may be read.
 
     Raises:
-        DataError: If two folders are the same half by their names, or may not be read.
+        DataError: If two folders are the same half by their names, or may not be read, or all
+            folders are halves that hold no folders of classes.
     """
     allowed = allowed or DataRoot(base)
     halves, inside = _halves(base, allowed), subfolders(base)
@@ -58,6 +60,8 @@ def layout_of(base: Path, allowed: DataRoot | None = None) -> Layout:
         deeper = allowed.inside(base / inside[0])
         if halves := _halves(deeper, allowed):
             base, inside = deeper, subfolders(deeper)
+    if not halves:
+        _refuse_halves_without_classes(base, inside)
     if not halves or (set(halves) == {"test"} and len(inside) > 1):  # a class may be called so
         return Layout(base, base)
     notes = []
@@ -71,6 +75,20 @@ def layout_of(base: Path, allowed: DataRoot | None = None) -> Layout:
     if others:
         notes.append(f"{base}: not used: {listed([f'{name}/' for name in others])}")
     return Layout(base, train, judge, notes)
+
+
+def _refuse_halves_without_classes(base: Path, names: list[str]) -> None:
+    kinds = {kind_of(name) for name in names}
+    if "train" in kinds and len(kinds) > 1 and None not in kinds:
+        raise DataError(
+            f"{base}: {listed([f'{name}/' for name in names])} hold no folders of classes; needed "
+            "is one for each class in each of them (data.name: image_table reads a CSV of classes)"
+        )
+
+
+def kind_of(name: str) -> str | None:
+    """Return which half is called so: train, validation or test; None where none is."""
+    return next((kind for kind, names in HALVES.items() if name.lower() in names), None)
 
 
 def _chosen(halves: dict[str, Path]) -> tuple[Path, Path | None]:
@@ -87,7 +105,7 @@ def _halves(base: Path, allowed: DataRoot) -> dict[str, Path]:
     """Return the halves in a folder that hold folders themselves, by what they are for."""
     found: dict[str, Path] = {}
     for name in subfolders(base):
-        kind = next((kind for kind, names in HALVES.items() if name.lower() in names), None)
+        kind = kind_of(name)
         if kind is None or not subfolders(allowed.inside(base / name)):
             continue
         if kind in found:
@@ -116,6 +134,13 @@ def loose_images(base: Path) -> int:
     with os.scandir(base) as entries:
         files = [entry.name for entry in entries if not entry.name.startswith(".")]
     return sum(Path(name).suffix.lower() in SUFFIXES for name in files)
+
+
+def classes_said(names: list[str]) -> str:
+    """Return what is said of the classes of a data set."""
+    if len(names) == 1:
+        return f"1 class: {names[0]}; there is nothing to tell apart"
+    return f"{len(names)} classes: {listed(names, MOST_CLASSES)}"
 
 
 def listed(names: list[str], most: int = MOST_NAMED) -> str:

@@ -161,6 +161,22 @@ def test_a_half_by_two_names_is_refused(tmp_path: Path) -> None:
         image_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "halves", [("train", "valid"), ("Training", "test"), ("train", "val", "test")]
+)
+def test_halves_without_classes_are_no_classes(halves: tuple[str, ...], tmp_path: Path) -> None:
+    for half in halves:
+        write_images(tmp_path / half, 2)
+    with pytest.raises(DataError, match=f"{halves[0]}/.* hold no folders of classes; needed is"):
+        image_folder(tmp_path)
+
+
+def test_one_class_leaves_nothing_to_tell_apart(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 2)
+    first = image_folder(tmp_path).note.splitlines()[0]
+    assert first == "1 class: images; there is nothing to tell apart"
+
+
 def test_a_class_may_be_called_test_or_train(tmp_path: Path) -> None:
     for name in ("test/deeper", "train", "bus"):
         write_images(tmp_path / name, 2)
