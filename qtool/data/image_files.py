@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as nn_functional
 
 from qtool.images.files import decoded, lies_as_seen, opened, orientation_of
+from qtool.images.files import read_image as read_image  # scripts take it from here, too
 from qtool.images.preprocess import Pixels, center_of_shorter_side
 
 # As in torchvision's RandomResizedCrop: Szegedy et al., 2014, arXiv:1409.4842.

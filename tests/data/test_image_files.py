@@ -35,6 +35,10 @@ def photograph(path: Path, width: int, height: int) -> Path:
     return path
 
 
+def test_names_that_scripts_import_are_there() -> None:
+    assert image_files.read_image is read_image
+
+
 def crop_of(path: Path, size: int = 4, seed: int = 0) -> Image.Image:
     return random_crop(path, size, seeded_generator(seed))
 
