@@ -1,18 +1,33 @@
-"""What a folder of images holds: its classes, its images and their sizes, and what is broken."""
+"""What a folder of images holds: its classes, its images and their sizes, and what is broken.
+
+Folders of classes are read as `image_folder` does. A CSV counts where folders tell no classes.
+"""
 
 import os
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import torch
+
 from qtool.data.bad_files import unreadable
 from qtool.data.image_folder import image_folder
+from qtool.data.image_table import image_table
+from qtool.data.layouts import layout_of, subfolders
 from qtool.data.sources import DataSource, FileSplit
+from qtool.data.tables import KIND_OF
 from qtool.errors import DataError
 from qtool.images.files import opened
 
 MOST_MEASURED = 2000  # images, evenly over the set
+BETWEEN_LABELS = "|;"  # in a cell of a CSV
+SEVERAL = {"labels": "several"}
+READERS: dict[str, Callable[..., DataSource]] = {
+    "image_folder": image_folder,
+    "image_table": image_table,
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +36,8 @@ class Looked:
 
     Attributes:
         folder: as it was given.
+        reader: the data set that reads it.
+        params: its parameters.
         source: its images without those that cannot be read.
         counts: of images by class, in the order of labels.
         bad: files that cannot be read.
@@ -28,6 +45,8 @@ class Looked:
     """
 
     folder: Path
+    reader: str
+    params: dict[str, str]
     source: DataSource
     counts: dict[str, int]
     bad: list[Path]
@@ -38,9 +57,14 @@ class Looked:
         """Return how many images there are to train on and to judge by."""
         return len(self.source.train), len(self.source.validation)
 
+    @property
+    def several(self) -> bool:
+        """Tell whether an image may have several labels."""
+        return self.params.get("labels") == "several"
+
 
 def look_at(folder: Path) -> Looked:
-    """Open every image in a folder, which is laid out in any way that `image_folder` reads.
+    """Open every image in a folder, which is laid out in any way that qtool reads.
 
     Raises:
         DataError: If it holds no images of classes, or none of a class can be read.
@@ -48,14 +72,71 @@ def look_at(folder: Path) -> Looked:
     if not folder.is_dir():
         what = "a file" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}; give a folder that has a folder of images per class")
-    whole = image_folder(folder)
-    bad = list(unreadable([path for half in _halves(whole) for path in half.paths]))
-    source = image_folder(folder, bad_files="skip") if bad else whole
+    reader, params, source = _read(folder)
+    bad = list(unreadable([path for half in _halves(source) for path in half.paths]))
+    if bad:
+        params |= {"bad_files": "skip"}
+        source = READERS[reader](folder, **params)
     halves = _halves(source)
-    labels = Counter(label for half in halves for label in half.labels)
-    counts = {name: labels[index] for index, name in enumerate(source.class_names)}
     side = _usual_side([path for half in halves for path in half.paths])
-    return Looked(folder, source, counts, bad, side)
+    return Looked(folder, reader, params, source, _counts(source, halves), bad, side)
+
+
+def _read(folder: Path) -> tuple[str, dict[str, str], DataSource]:
+    """Return what reads a folder, by which parameters, and what it finds."""
+    tables = sorted(folder.glob("*.csv"))
+    if not tables or _tells_classes(folder):
+        return "image_folder", {}, image_folder(folder)
+    errors: list[DataError] = []
+    for params in _ways(tables):
+        for more in ({}, {"bad_files": "skip"}):
+            try:
+                return "image_table", params | more, _table(folder, params | more)
+            except DataError as error:
+                errors.append(error)
+    raise errors[0]
+
+
+def _table(folder: Path, params: dict[str, str]) -> DataSource:
+    """Read a CSV; with one label each, unless cells have more.
+
+    Raises:
+        DataError: If it cannot be read, or is of several labels and `params` are not.
+    """
+    source = image_table(folder, **params)
+    names = "".join(source.class_names)
+    if "labels" not in params and any(sign in names for sign in BETWEEN_LABELS):
+        raise DataError(f"{folder}: a cell has several labels")
+    return source
+
+
+def _tells_classes(folder: Path) -> bool:
+    """Tell whether folders have halves of classes, or are classes: several, not called halves."""
+    if layout_of(folder).train != folder:
+        return True
+    names = subfolders(folder)
+    return len(names) > 1 and not any(name.lower() in KIND_OF for name in names)
+
+
+def _ways(tables: list[Path]) -> Iterator[dict[str, str]]:
+    """Yield parameters that CSV files may be read by, the likeliest first."""
+    kinds = {KIND_OF.get(path.stem.lower().split("_")[0], path.stem): path.name for path in tables}
+    judges = [kinds[kind] for kind in ("validation", "test") if kind in kinds]
+    for file in [kinds["train"]] if "train" in kinds else [path.name for path in tables]:
+        for judge in [*judges, None] if "train" in kinds else [None]:
+            own = {"file": file} | ({} if judge is None else {"validation_file": judge})
+            yield own
+            yield own | SEVERAL
+
+
+def _counts(source: DataSource, halves: list[FileSplit]) -> dict[str, int]:
+    """Return how many images each class has."""
+    totals: Counter[int] = Counter()
+    for half in halves:
+        labels = torch.as_tensor(half.labels)
+        each = labels.sum(0) if labels.ndim == 2 else labels.bincount()
+        totals.update(dict(enumerate(int(count) for count in each)))
+    return {name: totals[index] for index, name in enumerate(source.class_names)}
 
 
 def _halves(source: DataSource) -> list[FileSplit]:

@@ -80,8 +80,9 @@ def recipe_text(looked: Looked, chosen: Chosen, path: Path) -> str:
         (f"  name: {chosen.model}", "qtool list models: the others"),
         (f"  weights: {chosen.weights}", own if chosen.model == "resnet20" else published),
         ("data:", ""),
-        ("  name: image_folder", ""),
+        (f"  name: {looked.reader}", ""),
         (f"  root: {_scalar(path_from(looked.folder, path.parent))}", ""),
+        *((f"  {key}: {_scalar(value)}", "") for key, value in _own_keys(looked)),
         (f"  batch_size: {chosen.batch_size}", "images in a step"),
         (f"  image_size: {chosen.image_size}", "pixels; fewer are faster"),
         *_bad_files(looked),
@@ -98,6 +99,7 @@ def recipe_text(looked: Looked, chosen: Chosen, path: Path) -> str:
         ("  overrides:", "the first and the last layer"),
         (f"    - {{match: [{first}, {last}], weights: {{bits: 8}}, activations: {{bits: 8}}}}", ""),
         ("training:", ""),
+        *([("  loss: binary_cross_entropy", "each label by itself")] if looked.several else []),
         (f"  epochs: {chosen.epochs}", "passes over the training images"),
         ("  optimizer: {name: sgd, momentum: 0.9, weight_decay: 1e-4}", ""),
         (f"  learning_rate: {{name: cosine, start: {chosen.rate}, stop: 0.0, warmup: 0.05}}", ""),
@@ -106,14 +108,19 @@ def recipe_text(looked: Looked, chosen: Chosen, path: Path) -> str:
     return "\n".join([*(f"# {printable(line)}".rstrip() for line in head), *body]) + "\n"
 
 
+def _own_keys(looked: Looked) -> list[tuple[str, str]]:
+    """Return the parameters of what reads the folder, but that on bad files."""
+    return [(key, value) for key, value in looked.params.items() if key != "bad_files"]
+
+
 def _bad_files(looked: Looked) -> list[tuple[str, str]]:
     """Return the line that leaves out what cannot be read, where there is anything."""
-    if not looked.bad:
+    if "bad_files" not in looked.params:
         return []
     names = ", ".join(str(bad) for bad in looked.bad[:MOST_NAMED])
     more = len(looked.bad) - MOST_NAMED
     said = f"{len(looked.bad):,} that cannot be read: {names}" + (f", {more:,} more" * (more > 0))
-    return [("  bad_files: skip", printable(said))]
+    return [("  bad_files: skip", printable(said if looked.bad else "some are missing"))]
 
 
 def _scalar(text: str) -> str:

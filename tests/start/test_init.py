@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,56 @@ def test_a_recipe_says_where_its_images_are_from_its_own_place(here: Path) -> No
     assert apart.data.root == str((here / "photos" / "all").resolve())
 
 
+TABLES: dict[str, tuple[dict[str, str], list[str]]] = {
+    "one": ({"labels.csv": "file,kind\n0.png,x\n1.png,y\n2.png,x\n3.png,y\n"}, ["x", "y"]),
+    "several": ({"t.csv": "0.png,x|y\n1.png,y\n2.png,x\n3.png,z\n"}, ["x", "y", "z"]),
+    "columns": ({"t.csv": "image,x,y\n0.png,1,1\n1.png,0,1\n2.png,1,0\n3.png,0,0\n"}, ["x", "y"]),
+    "halves": ({"train.csv": "0.png,x\n1.png,y\n", "valid.csv": "2.png,x\n3.png,y\n"}, ["x", "y"]),
+    "missing": ({"t.csv": "0.png,x\n1.png,y\n2.png,x\n9.png,y\n"}, ["x", "y"]),
+}
+KEYS: dict[str, dict[str, str]] = {
+    "one": {"file": "labels.csv"},
+    "several": {"file": "t.csv", "labels": "several"},
+    "columns": {"file": "t.csv", "labels": "several"},
+    "halves": {"file": "train.csv", "validation_file": "valid.csv"},
+    "missing": {"file": "t.csv", "bad_files": "skip"},
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_csv_says_the_classes_where_folders_do_not(kind: str, here: Path) -> None:
+    (here / "p" / "images").mkdir(parents=True)
+    for k in range(4):
+        Image.new("RGB", (20, 20), (60 * k, 0, 0)).save(here / "p" / "images" / f"{k}.png")
+    texts, classes = TABLES[kind]
+    for name, text in texts.items():
+        (here / "p" / name).write_text(text)
+    code, out, err = shell("init", "p", "--json")
+    assert code == 0, err
+    assert as_json(out)["classes"] == classes
+    recipe = load_recipe(here / "p.yaml")
+    assert (recipe.data.name, recipe.data.params) == ("image_table", KEYS[kind])
+    several = "labels" in KEYS[kind]
+    assert recipe.training.loss.name == ("binary_cross_entropy" if several else "cross_entropy")
+    if kind == "several":
+        assert "x (2), y (2), z (1)" in (here / "p.yaml").read_text()
+
+
+def test_folders_of_classes_count_where_a_csv_lies_beside_them(here: Path) -> None:
+    photographs(here / "p")
+    (here / "p" / "sizes.csv").write_text("file,size\n0.png,9\n1.png,8\n")
+    assert as_json(shell("init", "p", "--json")[1])["classes"] == ["a cat", "dog: large"]
+    assert load_recipe(here / "p.yaml").data.name == "image_folder"
+
+
+def test_a_csv_that_is_not_clear_is_told(here: Path) -> None:
+    photographs(here / "p" / "all")
+    (here / "p" / "t.csv").write_text("file,size,kind\nall/a cat/0.png,9,x\nall/a cat/1.png,8,y\n")
+    code, _, err = shell("init", "p")
+    assert code == 2
+    assert "t.csv: which of size, kind are the labels?" in err
+
+
 def test_the_folder_is_this_one_unless_one_is_named(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +168,7 @@ def test_network_and_size_follow_number_and_size_of_images(
     monkeypatch.setattr(chosen, "can_be_had", lambda *_: published)
     found = look_at(photographs(tmp_path / "p", count=2))
     monkeypatch.setattr(Looked, "sizes", property(lambda _: (images, 10)))
-    made = choose(Looked(found.folder, found.source, found.counts, [], side))
+    made = choose(replace(found, side=side))
     assert (made.model, made.weights, made.image_size) == (model, weights, size)
     assert made.batch_size * 5 <= images
     assert made.epochs * images >= 1000
