@@ -106,7 +106,7 @@ def _halves(part: Part, own: Mapping[str, object]) -> tuple[_Half, _Half]:
         if isinstance(both, Mapping):
             judging = next((key for key in JUDGING if key in both), "")
             both = [both.get("train"), both.get(judging)]
-        made = both if isinstance(both, tuple | list) else []
+        made = [*both] if isinstance(both, tuple | list) else []
     if len(made) != 2 or not all(hasattr(half, "__getitem__") for half in made):
         raise DataError(
             f"{part.place} gives no two halves; let it take train or split, or return a data set "

@@ -153,8 +153,9 @@ def _is_checkpoint(loaded: Mapping[str, object]) -> bool:
 
 def _judged(state: object, average: object) -> object:
     """Return a run's weights as they are judged: their average, where there is one."""
-    both = isinstance(state, dict) and isinstance(average, dict)
-    return {**state, **average} if both else state
+    if isinstance(state, dict) and isinstance(average, dict):
+        return {**state, **average}
+    return state
 
 
 def _float_part(state: object) -> object:

@@ -102,7 +102,10 @@ class Access:
             said: file or module -> SHA-256, as the file has it.
         """
         digests = {str(k): str(v) for k, v in said.items()} if isinstance(said, dict) else {}
-        return UserCode.of_run(path.parent, digests, run_copies=self.run_code)
+        within = RunFolder(path.parent).holds_run()
+        code = UserCode.of_run(path.parent if within else path, digests, run_copies=self.run_code)
+        beside = (path.parent,) if self.run_code and not within else ()
+        return replace(code, folders=(*code.folders, *beside))
 
     def read(self, path: Path, code: UserCode) -> tuple[dict[str, object], Recipe]:
         """Return a recipe file as plain data and checked, with all that the user says of it.

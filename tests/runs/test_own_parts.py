@@ -174,10 +174,37 @@ def test_parts_of_a_file_and_of_a_module_give_the_run_of_built_in_ones(tmp_path:
     assert not same(tmp_path / "double", tmp_path / "built_in")
 
 
+COMMANDS = [
+    ["train", "r.yaml", "--run-dir", "run", "--resume", "--device", "cpu", "--no-report"],
+    ["convert", "run", "--device", "cpu"],
+    ["inspect", "run"],
+    ["inspect", "run/integer.safetensors"],
+    ["inspect", "r.yaml"],
+]
+MORE = [
+    ["export", "run"],
+    ["inspect", "run", "--output", "page.html"],
+    ["export", "alone.safetensors", "--output", "again.onnx"],
+    ["compare", "runs", "run", "whole", "run/model.onnx", "again.onnx"],
+    ["bench", "run", "--rounds", "2"],
+]
+
+
 @pytest.mark.usefixtures("untimed")
-@pytest.mark.parametrize("of", ["own.parts", "parts.py"])
+@pytest.mark.parametrize(
+    ("of", "more"),
+    [
+        ("parts.py", []),
+        pytest.param("own.parts", MORE, marks=pytest.mark.slow),
+        pytest.param("parts.py", MORE, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_of_own_parts_goes_on_and_is_used_in_new_processes(
-    of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]
+    of: str,
+    more: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    forget: Callable[[], None],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     parts = {
@@ -191,22 +218,15 @@ def test_a_run_of_own_parts_goes_on_and_is_used_in_new_processes(
         patch.setattr("qtool.runs.train.say_epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "run")
-    commands = [
-        ["train", "r.yaml", "--run-dir", "run", "--resume", "--device", "cpu"],
-        ["convert", "run", "--device", "cpu"],
-        ["export", "run"],
-        ["inspect", "run"],
-        ["inspect", "run", "--output", "page.html"],
-        ["inspect", "run/integer.safetensors"],
-        ["export", "run/integer.safetensors", "--output", "again.onnx"],
-        ["compare", "runs", "run", "whole", "run/model.onnx"],
-        ["inspect", "r.yaml"],
-    ]
-    for command in commands:
+    for command in COMMANDS + more:
         forget()
         code, _, err = shell(*command)
         assert code in (0, None), (command, err)
+        if command[0] == "convert":  # a file alone finds its parts as well
+            shutil.copy(tmp_path / "run" / "integer.safetensors", tmp_path / "alone.safetensors")
     assert same(tmp_path / "run", tmp_path / "whole")
+    forget()
+    assert shell("inspect", "alone.safetensors")[0] in (0, None)
 
 
 def interrupted(*args: object) -> None:
