@@ -2,12 +2,15 @@
 
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("matplotlib")
 
 from qtool.errors import InputError
+from qtool.reports.comparisons import Equivalence
+from qtool.reports.pages import papers
 from qtool.reports.pages.comparison import seed_rows
 from qtool.reports.pages.costs import Cost, cheapest
 from qtool.reports.pages.dots import seed_dots
@@ -16,6 +19,8 @@ from qtool.reports.pages.figures import shortened
 from qtool.reports.pages.lines import spread
 from qtool.reports.pages.papers import figure_of
 from tests.reports.pages import comparison
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "results"
 
 
 def test_dots_of_seeds_stand_as_far_apart_as_their_values() -> None:
@@ -76,3 +81,28 @@ def test_a_paper_s_figure_is_what_its_name_says_and_the_same_each_time(
 def test_a_figure_of_another_kind_is_refused_before_any_work(tmp_path) -> None:
     with pytest.raises(InputError, match=r"no figure; give a name that ends in \.pdf"):
         refuse_unless_drawable(tmp_path / "x.jpg")
+
+
+def test_a_paper_s_figure_is_of_what_the_comparison_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All seeds; of runs what they cost; of an equivalence its errors over learning rates."""
+    drawn = list[object]()
+
+    def record(what: str) -> None:
+        monkeypatch.setattr(papers, what, lambda *given, **_: drawn.append((what, given[0])))
+
+    for what in ("seed_dots", "costs"):
+        record(what)
+    result = comparison()
+    figure_of(result)
+    runs = result.model_copy(update={"kind": "runs"})
+    figure_of(runs)  # which differ in nothing
+    priced = [arm.model_copy(update={"bytes": 1000 * (k + 1)}) for k, arm in enumerate(runs.arms)]
+    figure_of(runs.model_copy(update={"arms": priced}))
+    rows = seed_rows(result)
+    sizes = [Cost("straight_through", 0.001, 0.51), Cost("better_one", 0.002, 0.62)]
+    assert drawn == [("seed_dots", rows), ("seed_dots", rows), ("costs", sizes)]
+
+    equivalence = Equivalence.read(GOLDEN / "equivalence.json")
+    svg = for_page(*figure_of(equivalence), "e")
+    assert "error of aligned weights" in svg
+    assert all(f">{arm}<" in svg for arm in ("mapped", "naive", "jitter"))

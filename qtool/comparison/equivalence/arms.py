@@ -20,7 +20,6 @@ from qtool.comparison.equivalence.report import equivalence_report
 from qtool.comparison.execution.kept_files import damage_of
 from qtool.comparison.execution.plan import About
 from qtool.comparison.execution.trials import TrainTrial, Trial
-from qtool.comparison.explained import explanations
 from qtool.comparison.forecast import say_forecast
 from qtool.comparison.judged import looks_before, refuse_other_looks, stages
 from qtool.comparison.question import ComparisonRequest, rate_of, read_base
@@ -151,7 +150,7 @@ def compare_equivalent(
                 outcomes,
                 judging=judging,
                 before=looks_before(folder.report),
-            ).model_copy(update={"explained": explanations(outcomes)})
+            )
             result.write(folder.report)
             request.shown.write(result, folder)
             if len(some) == len(trials) or result.equivalent is not None:

@@ -26,6 +26,7 @@ from qtool.comparison.equivalence.likeness import (
 from qtool.comparison.equivalence.slopes import slope_of
 from qtool.comparison.equivalence.verdict import is_equivalent, rule_of, sentence
 from qtool.comparison.execution.trials import Outcomes, of_trials
+from qtool.comparison.explained import explanations
 from qtool.comparison.judged import Judging, judge, looks_with, said_of_looks
 from qtool.reports.comparisons import Arm, Curve, Difference, Equivalence, Look, Slope
 from qtool.runs.folder import RunFolder
@@ -111,6 +112,7 @@ def equivalence_report(
         slopes=slopes,
         margin=chosen.margin,
         looks=looks,
+        explained=explanations(outcomes),
         **of_trials(outcomes),
     )
 

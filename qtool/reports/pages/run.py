@@ -78,7 +78,8 @@ def _verdict(report: RunReport) -> Iterator[str]:
     if summary.status == "failed":
         yield f"Training failed after {summary.epochs} of {report.epochs} epochs."
         return
-    so_far = "" if summary.status == "finished" else f" after {summary.epochs} epochs"
+    several = "" if summary.epochs == 1 else "s"
+    so_far = "" if summary.status == "finished" else f" after {summary.epochs} epoch{several}"
     if summary.validation_accuracy is not None:
         images = "the" if report.images is None else f"{report.images:,}"
         share = percent(summary.validation_accuracy)
