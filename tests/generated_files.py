@@ -1,13 +1,16 @@
 """Files of the package that are made of the code: `python -m tests.docs --write` writes them.
 
 registry.json: the members of every table that a recipe chooses from, to be read without torch.
+keys.json: the sections of a recipe, likewise.
 """
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from inspect import Parameter, cleandoc
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import torchvision
 from pydantic import TypeAdapter
@@ -22,11 +25,16 @@ from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.numerics.schedules import MOVES, SCHEDULES
+from qtool.recipe import Recipe
+from qtool.recipe.early import FILE as KEYS
+from qtool.recipe.early import Schema
+from qtool.settings.section import InTable
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS
 from tests import self_description as said
 from tests.self_description import Choices
 
+Json = dict[str, Any]
 TABLES: dict[Family, Choices] = {
     "models": MODELS,
     "data": DATASETS,
@@ -112,4 +120,60 @@ def _of_torchvision(name: str) -> Known:
     )
 
 
-FILES: dict[Path, Callable[[], str]] = {FILE: registry_json}
+# what `qtool.recipe.early` reads of a JSON Schema
+KEPT = [*get_type_hints(Schema), "$ref"]
+NAMED = {"Model": "models", "Data": "data"}
+SIDES = {"weights": "WeightQuantization", "activations": "ActivationQuantization"}
+
+
+def keys_json() -> str:
+    """Return keys.json as it should be: the sections of a recipe, each with its keys."""
+    schema = Recipe.model_json_schema()
+    return json.dumps(_trimmed(schema, schema["$defs"], "Recipe"), indent=1) + "\n"
+
+
+def _trimmed(schema: Json, sections: Json, section: str, key: str = "") -> Json:
+    """Return what is read of a schema, with sections in place of what refers to them."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        if name == "Choice":
+            return {"family": family} if (family := _families().get((section, key))) else {}
+        return _trimmed(sections[name], sections, name)
+    made = {kept: value for kept, value in schema.items() if kept in KEPT}
+    if "anyOf" in made:
+        made["anyOf"] = [_trimmed(each, sections, section, key) for each in made["anyOf"]]
+    if "items" in made:
+        made["items"] = _trimmed(made["items"], sections, section, key)
+    if "properties" in made:
+        inner = made["properties"].items()
+        made["properties"] = {k: _trimmed(each, sections, section, k) for k, each in inner}
+    if section in NAMED and "properties" in made:
+        made["named"] = NAMED[section]
+    if section == "Override" and key in SIDES and made.get("type") == "object":
+        side = _trimmed(sections[SIDES[key]], sections, SIDES[key])
+        return {kept: value for kept, value in side.items() if kept != "required"}
+    return made
+
+
+@cache
+def _families() -> dict[tuple[str, str], Family]:
+    """Return which family a key of a section chooses from."""
+    tables = {id(table): family for family, table in TABLES.items()}
+    found = {}
+    for section in said.sections():
+        for key, hint in get_type_hints(section, include_extras=True).items():
+            for table in _tables_in(hint):
+                if id(table) in tables:
+                    found[section.__name__, key] = tables[id(table)]
+    return found
+
+
+def _tables_in(hint: object) -> Iterator[object]:
+    if isinstance(hint, InTable):
+        yield hint.table
+    metadata = getattr(hint, "__metadata__", ())
+    for inner in (*get_args(hint), *metadata):
+        yield from _tables_in(inner)
+
+
+FILES: dict[Path, Callable[[], str]] = {FILE: registry_json, KEYS: keys_json}

@@ -126,6 +126,15 @@ def recipe_keys(
             yield from recipe_keys(inner, f"{prefix}{name}{listed}.")
 
 
+def sections(section: type[BaseModel] = Recipe) -> Iterator[type[BaseModel]]:
+    """Yield the recipe and all sections in it."""
+    yield section
+    for field in section.model_fields.values():
+        inner = _section_of(field.annotation)
+        if inner is not None:
+            yield from sections(inner)
+
+
 def _section_of(annotation: object) -> type[Section] | None:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation

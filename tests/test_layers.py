@@ -55,6 +55,7 @@ PLANTED = {
         ("cli/app", "from torchvision import models", "torchvision"),
         ("problems", "import torch", "torch"),
         ("recipe/plain", "import torch", "torch"),
+        ("recipe/early", "import torch", "torch"),
         ("limits", "from torch import nn", "torch"),
         ("limit", "import torch", "torch"),
         ("word_table", "import torch", "torch"),

@@ -20,11 +20,11 @@ def look_at_recipe(
     """
     if launched().size > 1:
         return  # they end together, and one of them says why
-    from qtool.recipe.plain import override, read_recipe_file
+    from qtool.recipe.early import refuse_wrong_words
     from qtool.runs.given import refuse_no_device
 
     refuse_no_device(device)
-    override(read_recipe_file(recipe), assignments or ())
+    refuse_wrong_words(recipe, assignments or ())
 
 
 def look_at_train(

@@ -21,6 +21,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from qtool.problems import shown
 from qtool.registry import Registry
 
 Schedule = Callable[[float], float]
@@ -190,6 +191,13 @@ def with_warmup(schedule: Schedule, warmup: float) -> Schedule:
     if not warmup:
         return schedule
     return partial(_warmed_up, schedule=schedule, warmup=warmup)
+
+
+def wrong_warmup(warmup: object) -> str:
+    """Say what is wrong with a warmup, "" if nothing."""
+    if isinstance(warmup, int | float) and not isinstance(warmup, bool) and 0.0 <= warmup < 1.0:
+        return ""
+    return f"{shown(warmup)} is not a share of training, 0 <= warmup < 1"
 
 
 def _warmed_up(progress: float, schedule: Schedule, warmup: float) -> float:

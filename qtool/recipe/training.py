@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from qtool.numerics.schedules import SCHEDULES
+from qtool.numerics.schedules import SCHEDULES, wrong_warmup
 from qtool.problems import Problem, ProblemsError, either, shown
 from qtool.settings.choices import number_is_constant, schedule_problems
 from qtool.settings.section import Checked, Choice, Section, finite, in_registry
@@ -18,9 +18,7 @@ from qtool.training.optimizers import OPTIMIZERS
 def _check_rate(name: str, params: Mapping[str, object]) -> Checked:
     """Check a learning rate's warmup, and that the rate is never negative or infinite."""
     own = {key: value for key, value in params.items() if key != "warmup"}
-    warmup = params.get("warmup", 0.0)
-    if not finite(warmup) or not 0.0 <= warmup < 1.0:
-        why = f"{shown(warmup)} is not a share of training, 0 <= warmup < 1"
+    if why := wrong_warmup(params.get("warmup", 0.0)):
         return Checked([("warmup", why)], own)
     return Checked(schedule_problems(name, own, _wrong_rate) if name in SCHEDULES else [], own)
 

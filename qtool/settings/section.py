@@ -5,6 +5,7 @@ turns plain data into one, or into a RecipeError that lists every problem with i
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import isfinite
 from typing import NamedTuple, Protocol, TypeGuard, TypeVar, cast
 
@@ -86,11 +87,22 @@ class Table(Protocol):
     def __contains__(self, name: object, /) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True)
+class InTable(BeforeValidator):
+    """The check that a choice names a member of a table.
+
+    Attributes:
+        table: where the names come from.
+    """
+
+    table: Table | None = None
+
+
 def in_registry(
     registry: Table,
     also: Callable[[str, Mapping[str, object]], Checked] = lambda name, params: Checked([], params),
     unless: Callable[[str], bool] = lambda name: False,
-) -> BeforeValidator:
+) -> InTable:
     """Return the check that a choice names a member of `registry` and fits its parameters.
 
     Args:
@@ -118,7 +130,7 @@ def in_registry(
             raise ProblemsError(found)
         return choice
 
-    return BeforeValidator(check_choice)
+    return InTable(check_choice, table=registry)
 
 
 def check(section: type[S], data: object, source: str) -> S:

@@ -296,6 +296,9 @@ WITHOUT_TORCH = {
     "train no.yaml": "no.yaml: no such file or folder; give the path of a recipe",
     "train list.yaml": "list.yaml: holds a list; a recipe is a mapping",
     "train r.yaml --set seed": "--set seed: write key=value",
+    "train r.yaml --set training.epoch=3": "r.yaml: 1 problem\n  training.epoch: unknown key; did",
+    "train r.yaml --set model.name=lenet": "r.yaml: 1 problem\n  model.name: unknown model 'lenet'",
+    "inspect wrong.yaml": "wrong.yaml: 1 problem\n  quantization.weights.bits: 9 is more than 8",
     "train r.yaml --resume --overwrite": "--resume goes on with a run, and --overwrite",
     "train r.yaml --resume --run-dir no": "no: no such folder; leave out --resume",
     "train r.yaml --device gpu": "--device gpu: choose auto, cpu, cuda",
@@ -329,6 +332,9 @@ for line in sys.stdin.read().splitlines():
 def test_what_can_be_told_before_torch_is_loaded_is_told_then(tmp_path: Path) -> None:
     write_recipe(tmp_path)
     (tmp_path / "list.yaml").write_text("[1]")
+    wrong = write_recipe(tmp_path, {"quantization.weights.bits": 9})
+    wrong.rename(tmp_path / "wrong.yaml")
+    write_recipe(tmp_path)
     (tmp_path / "run").mkdir()
     write_recipe(tmp_path / "run").rename(tmp_path / "run" / "recipe.yaml")
     ended = subprocess.run(

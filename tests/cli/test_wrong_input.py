@@ -5,6 +5,7 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from qtool import pipeline
+from qtool.errors import RecipeError
+from qtool.files.yaml_data import parse_yaml
+from qtool.recipe.early import early_problems
+from qtool.recipe.file import check_recipe
 from qtool.runs import build
 from tests.kit import ABSENT, recipe, refused, write_recipe
 
@@ -401,6 +406,22 @@ def test_a_wrong_value_is_named_with_its_place_before_anything_is_built(
     told = message.partition(f" {place}: ")[2]
     assert why in told
     assert len(message) < 1500
+
+
+def test_most_wrong_values_are_found_without_torch_in_the_same_words() -> None:
+    found = 0
+    for what, (text, _, _) in WRONG_VALUES.items():
+        with suppress(yaml.YAMLError):
+            data = parse_yaml(text)
+            assert isinstance(data, dict)
+            lines = {f"  {place}: {why}" for place, why in early_problems(data)}
+            if lines:
+                with pytest.raises(RecipeError) as caught:
+                    check_recipe(data, Path("r.yaml"))
+                assert lines <= set(str(caught.value).splitlines()), what
+                found += 1
+
+    assert found >= 47  # the others break rules between keys, or are values of schedules
 
 
 NOT_A_RECIPE: dict[str, tuple[bytes, str]] = {
