@@ -48,7 +48,6 @@ def best(folder: Path) -> dict[str, Any]:
 def test_a_run_with_every_key_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     changes = LEARNED | HELD | {"training": LEARNED["training"] | KEYS}
     stops = [
-        ((Trainer, "_take_step", 3), (0, 3)),
         ((Trainer, "_ends", 2), (1, 4)),
         ((Trainer, "_validate", 1), (1, 4)),  # once it has ended early, and is finished
     ]
@@ -126,13 +125,14 @@ def test_weights_of_classes_are_of_training_alone_and_of_what_it_trains_on(tmp_p
 
 
 def test_best_needs_a_run_that_holds_images_out(tmp_path: Path) -> None:
-    path = write_recipe(tmp_path)
+    path, run = write_recipe(tmp_path), tmp_path / "run"
     assert "--best takes a run folder" in refused(tmp_path, "convert", str(path), "--best")
-    pipeline.train(path, run_dir=tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run" / "best.pt").exists()
+    run.mkdir()
+    path.rename(run / "recipe.yaml")
     assert "has no data.holdout" in refused(tmp_path, "convert", "run", "--best")
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_is_trained_as_one_that_did_not(tmp_path: Path) -> None:
     changes = HELD | {"training.epochs": 4, "training.learning_rate": 0.05}
     path, early, whole = write_recipe(tmp_path, changes), tmp_path / "early", tmp_path / "whole"
@@ -153,15 +153,9 @@ def test_the_average_of_the_weights_is_what_every_file_but_the_checkpoint_s_mode
     tmp_path: Path,
 ) -> None:
     changes = {"training.epochs": 2, "training.ema": 0.5, "data.train_samples": 128}
-    path, run, plain = write_recipe(tmp_path, changes), tmp_path / "run", tmp_path / "plain"
+    path, run = write_recipe(tmp_path, changes), tmp_path / "run"
     summary = pipeline.train(path, run_dir=run, device="cpu")
-    pipeline.train(path, run_dir=plain, device="cpu", assignments=["training.ema=null"])
-    state, other = checkpoint(run), checkpoint(plain)
-    for name, value in other["model"].items():
-        if not name.endswith("bias"):  # those of the plain run's network were rounded at the end
-            assert torch.equal(value, state["model"][name]), name
-    figures = [[line["train_loss"] for line in lines(folder)] for folder in (run, plain)]
-    assert figures[0] == figures[1]
+    state = checkpoint(run)
     written = load_file(run / "model.safetensors")
     assert all(torch.equal(value, state["average"][name]) for name, value in written.items())
     assert not torch.equal(written["conv1.weight"], state["model"]["conv1.weight"])
