@@ -54,6 +54,12 @@ class Loaders:
         for images, _ in (self.unmixed or self.train).batches(epoch):
             yield images
 
+    @property
+    def several(self) -> bool:
+        """Tell whether an image may have several classes: labels are float32 [B, classes] then."""
+        split = self.validation_split
+        return split is not None and torch.as_tensor(split.labels[:1]).ndim > 1
+
     @cached_property
     def first_images(self) -> Tensor:
         """Return the first training batch's images [B, C, H, W], decoded once."""

@@ -131,8 +131,7 @@ def _run(model: Classifier, batch: Array) -> Array:
 
 def _best(model: Classifier, logits: Array, top: int) -> list[ClassShare]:
     """Return the classes with the largest shares, best first; equal ones by their number."""
-    raised = np.exp(logits.astype(np.float64) - logits.max())
-    shares = raised / raised.sum()
+    shares = model.usage.shares(logits)
     order = np.argsort(-shares, kind="stable")[:top].tolist()
     return [
         ClassShare(name=name_of(model.usage, index), index=index, share=float(shares[index]))

@@ -278,7 +278,7 @@ def integer_of(source: Path, convert: Callable[[Path], object], access: Access) 
 
 def usage_of(data: Loaders) -> Usage:
     """Return what a network's classes are called, and how its images are prepared."""
-    return Usage(data.class_names, data.preprocess)
+    return Usage(data.class_names, data.preprocess, data.several)
 
 
 def about(recipe: Recipe, architecture: Architecture) -> dict[str, object]:

@@ -137,6 +137,8 @@ def test_a_network_of_another_kind_has_no_such_ends() -> None:
     model.graph.output[0].name = "boxes"
     with pytest.raises(InputError, match="--softmax: the file gives boxes"):
         put_ends(model, Ends(softmax=True), Usage())
+    with pytest.raises(InputError, match="--softmax: an image may have several classes"):
+        put_ends(model, Ends(softmax=True), Usage(several=True))
     model.graph.input[0].name = "sound"
     with pytest.raises(InputError, match=r"--preprocess: the file takes sound"):
         put_ends(model, Ends(preprocess=True), Usage((), PHOTOGRAPHS))

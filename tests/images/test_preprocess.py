@@ -132,6 +132,7 @@ def test_the_rule_is_written_with_the_names_that_scripts_read() -> None:
         Usage(("Größe", "猫")),
         Usage(("a",), squeezed(28, (0.1,), (0.2,), gray=True)),
         Usage((), center_of_shorter_side(64, *IMAGENET)),
+        Usage(("a", "b"), None, several=True),
     ],
 )
 def test_what_a_file_says_is_read_back(usage: Usage) -> None:

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import math
 import re
 import resource
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,18 @@ def test_classes_come_best_first_with_the_shares_of_a_softmax(
         assert sum(c.share for c in one.classes) == pytest.approx(1)
     assert [c.index for c in told.images[3].classes] == [3, 0, 1, 2]  # equal ones by number
     assert "failed" not in told.to_json()
+
+
+def test_each_of_several_classes_has_a_share_of_its_own(pictures: Path, tmp_path: Path) -> None:
+    """The sigmoid of its logit: 1 / (1 + exp(-x)), whatever the others are."""
+    model = write_model(tmp_path / "m.onnx", replace(FULL, several=True))
+    result = predict_onnx(model, [pictures / "1.png"], top=4)
+    alone = predict_onnx(write_model(tmp_path / "one.onnx"), [pictures / "1.png"], top=4)
+    mean = {True: (240 / 255 - 0.5) / 0.25, False: (40 / 255 - 0.5) / 0.25}
+    for one in result.images[0].classes:
+        logit = GAIN * mean[one.index == 1]
+        assert one.share == pytest.approx(1 / (1 + math.exp(-logit)), rel=1e-5)
+    assert sum(one.share for one in alone.images[0].classes) == pytest.approx(1)
 
 
 def test_files_are_told_in_the_order_given_and_folders_sorted(

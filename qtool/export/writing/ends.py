@@ -39,10 +39,13 @@ class Ends:
         """Check that it is known how pictures are prepared, where a file is to do that.
 
         Raises:
-            InputError: If it is not.
+            InputError: If it is not, or shares of classes are no softmax.
         """
         if self.preprocess and usage.preprocess is None:
             raise InputError("--preprocess: the network is shown no pictures, or nobody says how")
+        if self.softmax and usage.several:
+            why = "an image may have several classes, whose shares are the sigmoid of each logit"
+            raise InputError(f"--softmax: {why}; leave it out")
 
 
 def put_ends(
