@@ -299,3 +299,12 @@ def main(argv: list[str] | None = None) -> None:
         where = "" if error.filename is None else f"{error.filename}: "
         tell(printable(f"error: {where}{error.strerror}"))
         sys.exit(1)
+    except Exception as error:
+        own = sys.modules.get("qtool.settings.user_parts")  # where no part is loaded, none failed
+        mistake = None if own is None else own.users_mistake(error)
+        if mistake is None:
+            raise
+        from qtool.console import printable
+
+        tell(printable(f"error: {mistake}"))
+        sys.exit(mistake.exit_code)

@@ -110,4 +110,6 @@ def _right(part: Part | None) -> str:
     accepted = {} if part is None else parameters_of(part)
     if known := next((n for n in CLASSES if n in accepted), None):
         return f"leave model.{known} to qtool, or see that the network uses it"
+    if any(p.kind is Parameter.VAR_KEYWORD for p in accepted.values()):
+        return "set model.num_classes, or what it calls that"
     return "let it take num_classes"

@@ -32,6 +32,8 @@ class NamedSection(Named, Section):
             for place, why in cls.named_problems(name, params):
                 if "has no parameter" in why and _is_rather(place, cls.model_fields, why):
                     why = f"unknown key{did_you_mean(place, cls.model_fields)}"
+                if why.startswith("missing;") and place in cls.model_fields:
+                    why = f"{name} needs it, and it is a key of qtool's; give it another name"
                 found.append((place or "name", why))
         if found or made is None:
             raise ProblemsError(found)

@@ -6,6 +6,7 @@ keyword parameters are the recipe's parameters, but for those that qtool itself 
 wrong in it is shown as the user's, with its file and line.
 """
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from qtool.settings.user_code import Family, UserCode, UsersFile
 from qtool.settings.user_files import line_of, member_of, run_file, users_error
 from qtool.settings.user_modules import imported, version_of
 
+QTOOL = Path(__file__).parents[1]
 PREFIXES = ("timm",)  # of built-in names with a colon
 
 
@@ -187,6 +189,29 @@ def find_part(name: str, code: UserCode) -> None:
         if path.is_file():
             _SOURCES[name] = _of_file(UsersFile(path, path.read_bytes()))
             return
+
+
+def users_mistake(error: BaseException) -> RecipeError | None:
+    """Return an error that names the user's own line, where a part's code raised another.
+
+    What qtool itself raised below that code stays qtool's.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if _is_users_code(path.resolve()):
+            return users_error(path, error)
+        if path.is_relative_to(QTOOL):
+            return None
+    return None
+
+
+def _is_users_code(path: Path) -> bool:
+    """Tell whether a file is that of a part, or of the package that a part's module is in."""
+    for source in _SOURCES.values():
+        top = source.label.partition(".")[0]
+        if path == source.path or (source.folder and path.is_relative_to(source.folder / top)):
+            return True
+    return False
 
 
 def _of_file(file: UsersFile) -> Source:

@@ -100,6 +100,23 @@ class Late(Net):
 
 def not_a_network(num_classes):
     return 3
+
+
+class Trained(Net):
+    def forward(self, x):
+        if self.training and x.requires_grad is False and torch.is_grad_enabled():
+            raise ArithmeticError("no training")
+        return super().forward(x)
+
+
+class Stuck(Plain):
+    def step(self, closure=None):
+        raise KeyError("momentum")
+
+
+class Weighty(Net):
+    def __init__(self, num_classes, initialization):
+        super().__init__(num_classes)
 """
 CHANGES: dict[str, Any] = {
     "model": {"name": "own.parts:Net", "width": 2, "channels": 1},
@@ -274,6 +291,31 @@ def test_parts_of_anothers_run_run_where_the_user_says(
         assert code in (0, None), err
 
 
+def test_code_in_a_folder_that_only_looks_like_a_run_does_not_run(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    marking = f"from pathlib import Path\nPath({str(tmp_path / 'mark')!r}).write_text('ran')\n"
+    write(theirs, {"model.name": "parts.py:Net"}, marking + OWN)
+    (theirs / "r.yaml").rename(theirs / "recipe.yaml")
+    for command in (["convert", "theirs"], ["inspect", "theirs"], ["export", "theirs"]):
+        assert refused(tmp_path, *command)
+        assert not (tmp_path / "mark").exists()
+
+
+def test_another_run_calls_nothing_that_is_installed(tmp_path: Path, forget: Any) -> None:
+    parts = {"model.name": "parts.py:Net", "training": {"epochs": 1, "learning_rate": 0.01}}
+    train(write(tmp_path, parts), tmp_path / "run")
+    (tmp_path / "kept").mkdir()
+    recipe = (tmp_path / "run" / "recipe.yaml").read_text()
+    named = f"name: 'shutil:rmtree', path: '{tmp_path / 'kept'}'"
+    changed = recipe.replace("name: 'parts.py:Net'", named)
+    assert changed != recipe
+    (tmp_path / "run" / "recipe.yaml").write_text(changed)
+    for command in (["convert", "run"], ["inspect", "run"]):
+        assert "--run-code imports what is installed" in refused(tmp_path, *command)
+    assert (tmp_path / "kept").exists()
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "near miss": (
         {"model": {"name": "own.parts:Nett"}},
@@ -337,6 +379,18 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "optimizer": (
         {"training.optimizer": {"name": "own.parts:Plain", "momentum": 0.9}},
         "training.optimizer.momentum: own.parts:Plain has no parameter momentum",
+    ),
+    "only in training": (
+        {"model": {"name": "own.parts:Trained"}},
+        "PARTS:87: ArithmeticError: no training",
+    ),
+    "only in a step": (
+        {"training.optimizer": "own.parts:Stuck"},
+        "PARTS:93: KeyError: 'momentum'",
+    ),
+    "a key of qtool's": (
+        {"model": {"name": "own.parts:Weighty"}},
+        "model.initialization: own.parts:Weighty needs it, and it is a key of qtool's; give it",
     ),
     "no module": ({"training.loss": "ownn.parts:entropy"}, "training.loss: ownn.parts: no such"),
 }
