@@ -22,6 +22,7 @@ Family = Literal[
     "schedules",
     "losses",
     "optimizers",
+    "augmentations",
     "roundings",
     "targets",
 ]

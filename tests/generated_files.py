@@ -2,23 +2,28 @@
 
 registry.json: the members of every table that a recipe chooses from, to be read without torch.
 keys.json: the sections of a recipe, likewise.
+recipe.schema.json: JSON Schema of recipes, for editors.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterator
+from enum import Enum
 from functools import cache
-from inspect import Parameter, cleandoc
+from inspect import Parameter, cleandoc, signature
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torchvision
 from pydantic import TypeAdapter
 from torchvision import models
+from torchvision.transforms import v2
 
+from qtool.data.augmentations import OWN, TRANSFORMS
 from qtool.data.datasets import DATASETS
+from qtool.data.mixing import MIXES
 from qtool.export.targets.target import TARGETS
-from qtool.known import FILE, Family, Known, KnownParameter, Registered
+from qtool.known import FAMILIES, FILE, Family, Known, KnownParameter, Registered
 from qtool.models.papers import MODELS
 from qtool.models.vision import Stem, model_names, model_problems
 from qtool.numerics.estimators import ESTIMATORS
@@ -32,6 +37,7 @@ from qtool.settings.section import InTable
 from qtool.training.losses import LOSSES
 from qtool.training.optimizers import OPTIMIZERS
 from tests import self_description as said
+from tests.recipe_schema import recipe_schema
 from tests.self_description import Choices
 
 Json = dict[str, Any]
@@ -53,13 +59,52 @@ _CODE = re.compile(r":?`+([^`]*)`+_*")
 
 def registry_json() -> str:
     """Return registry.json as it should be, a choice in each line."""
-    families = {
+    lines = [
+        f'"torchvision": {json.dumps(_torchvision())}',
+        '"families": {\n' + _rows(families()),
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}}\n"
+
+
+def recipe_schema_json() -> str:
+    """Return recipe.schema.json as it should be."""
+    return recipe_schema(families())
+
+
+@cache
+def families() -> dict[Family, list[Known]]:
+    """Return the members of every table, with what may be said of them."""
+    made = {
         family: [_known(table, name) for name in said.names_of(table)]
         for family, table in TABLES.items()
     }
-    families["models"] += _published()
-    lines = [f'"torchvision": {json.dumps(_torchvision())}', '"families": {\n' + _rows(families)]
-    return "{\n" + ",\n".join(lines) + "\n}}\n"
+    made["models"] = made["models"] + _published()
+    made["augmentations"] = _augmentations()
+    return {family: made[family] for family in FAMILIES}
+
+
+def _augmentations() -> list[Known]:
+    """Return the data set's own, the mixes, and the transforms of torchvision."""
+    own = Known(name=OWN, summary="The data set's own crops and flips", parameters=[])
+    return [own, *(_known(MIXES, name) for name in MIXES.names()), *map(_transform, TRANSFORMS)]
+
+
+def _transform(name: str) -> Known:
+    kind: type[object] = getattr(v2, name)
+    parameters = []
+    for key, given in signature(kind).parameters.items():
+        made = KnownParameter(name=key, schema={}, what="")
+        if given.default is not given.empty:
+            made["default"] = _plain(given.default)
+        parameters.append(made)
+    return Known(name=name, summary=_first_line(kind.__doc__), parameters=parameters)
+
+
+def _plain(value: object) -> object:
+    """Return a default as YAML has it."""
+    if isinstance(value, Enum):
+        return value.value
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
 def _rows(families: dict[Family, list[Known]]) -> str:
@@ -100,8 +145,6 @@ def _published() -> list[Known]:
 
 
 def _of_torchvision(name: str) -> Known:
-    described = cleandoc(models.get_model_builder(name).__doc__ or "").split("\n\n")[0]
-    words = " ".join(_CODE.sub(r"\1", _LINK.sub(r"\1", described)).split())
     weights = models.get_model_weights(name)
     meta = weights["DEFAULT"].meta
     names = list(dict.fromkeys(["DEFAULT", *weights.__members__]))
@@ -112,12 +155,18 @@ def _of_torchvision(name: str) -> Known:
     parameters = [] if model_problems(name, {"stem": "small"}) else [stem]
     return Known(
         name=name,
-        summary=words.rstrip("."),
+        summary=_first_line(models.get_model_builder(name).__doc__),
         parameters=parameters,
         weights=names,
         size=meta["num_params"],
         accuracy=accuracy,
     )
+
+
+def _first_line(docstring: str | None) -> str:
+    """Return the first sentences of a docstring in reStructuredText, as plain text."""
+    first = cleandoc(docstring or "").split("\n\n")[0]
+    return " ".join(_CODE.sub(r"\1", _LINK.sub(r"\1", first)).split()).rstrip(".")
 
 
 # what `qtool.recipe.early` reads of a JSON Schema
@@ -176,4 +225,8 @@ def _tables_in(hint: object) -> Iterator[object]:
         yield from _tables_in(inner)
 
 
-FILES: dict[Path, Callable[[], str]] = {FILE: registry_json, KEYS: keys_json}
+FILES: dict[Path, Callable[[], str]] = {
+    FILE: registry_json,
+    KEYS: keys_json,
+    FILE.with_name("recipe.schema.json"): recipe_schema_json,
+}

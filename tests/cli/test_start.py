@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qtool.data.augmentations import AUGMENTATIONS
 from qtool.known import FAMILIES
 from tests.cli.test_app import CHILD, HEAVY
 from tests.generated_files import TABLES
@@ -34,6 +35,9 @@ def test_every_family_is_listed_as_its_table_has_it(family: str) -> None:
     listed = as_json(out)
     assert (code, err, listed["kind"]) == (0, "", family)
     names = [each["name"] for each in listed["choices"]]
+    if family == "augmentations":
+        assert names == AUGMENTATIONS.names()
+        return
     own = names_of(TABLES[family])
     assert names[: len(own)] == own
     assert (len(names) > len(own)) == (family == "models")  # torchvision's
