@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import TypeAdapter
 
 from qtool.files.json_data import typed_json
@@ -37,9 +37,9 @@ class Usage:
     preprocess: Preprocess | None = None
     several: bool = False
 
-    def shares(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    def shares(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Return the share of each class, 0..1, of one image's logits [classes]."""
-        wide = logits.astype(np.float64)
+        wide = np.asarray(logits, np.float64)
         if self.several:
             return np.exp(-np.logaddexp(0, -wide))
         raised = np.exp(wide - wide.max())
