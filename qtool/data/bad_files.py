@@ -85,7 +85,7 @@ def all_named(first: Unread, files: Iterable[Path]) -> DataError:
     paths = list(files)
     found = {first.path: first.why} | unreadable(paths, seconds=SECONDS)
     lines = list(found.values())
-    hint = "data.bad_files: skip leaves such files out"
+    hint = "image_folder and image_table leave such files out with data.bad_files: skip"
     if len(lines) == 1:
         return DataError(f"{lines[0]}; {hint}")
     more = [f"and {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else []

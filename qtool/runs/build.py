@@ -31,8 +31,10 @@ from qtool.recipe.recipe import Recipe
 from qtool.runs.access import OWN, Access
 from qtool.settings.quantization import Quantization
 from qtool.settings.user_code import UserCode
+from qtool.settings.user_parts import is_users
 from qtool.training.batch_norm import reestimate_batch_norm
 from qtool.training.frozen import freeze_problems, still_norms
+from qtool.training.losses import LOSSES
 
 AFTER_A_BLEND = 100  # training batches for batch norm statistics, unless the recipe says otherwise
 
@@ -56,7 +58,7 @@ def make_data(
 
     Raises:
         DataError: If the data set is missing, malformed, or may not be read.
-        RecipeError: If what the user says of the data is wrong.
+        RecipeError: If what the user says of the data is wrong, or the loss takes no such labels.
     """
     recipe = access.applied(recipe, source)
     data = recipe.data
@@ -83,7 +85,20 @@ def make_data(
     )
     if loaders.note:
         say(loaders.note)
+    _refuse_other_loss(recipe, loaders, source)
     return loaders
+
+
+def _refuse_other_loss(recipe: Recipe, loaders: Loaders, source: str) -> None:
+    """Check that the loss takes several classes of an image, where the data have them.
+
+    A loss for one class would take them for shares of it; one of the user's own may do as it likes.
+    """
+    name = recipe.training.loss.name
+    fitting = [each for each in LOSSES.names() if LOSSES.facts(each).several]
+    if loaders.several and name not in fitting and not is_users(name):
+        why = f"images may have several classes, which {name} does not take"
+        raise RecipeError(f"{source}: training.loss: {why}; choose {' or '.join(fitting)}")
 
 
 def _channels(model: Model) -> int | None:

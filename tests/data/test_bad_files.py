@@ -52,7 +52,8 @@ def test_the_first_bad_file_names_all_of_both_halves(workers: int, photographs: 
         with pytest.raises(DataError) as caught:
             list(batches.batches(0))
         first, *lines = str(caught.value).splitlines()
-        assert "3 of 12 files cannot be read as images; data.bad_files: skip" in first
+        assert "3 of 12 files cannot be read as images; image_folder and" in first
+        assert "data.bad_files: skip" in first
         named = sorted(line.split(":")[0].strip() for line in lines)
         assert named == [str(photographs / name) for name in BAD]
         assert f"{photographs / BAD[1]}: cannot be read as an image, for it is empty" in str(
