@@ -30,12 +30,15 @@ class Score:
         loss: mean over images.
         images: how many there were.
         top5: share of images whose label is among the five largest logits; None if not asked for.
+        f1: of images that may have several classes, else None: 2 t / (s + w), where w classes of
+            all images are there, s are said to be, and t of these rightly; 1 where none are either.
     """
 
     accuracy: float | None
     loss: float
     images: int
     top5: float | None = None
+    f1: float | None = None
 
 
 def count_hits(logits: Tensor, labels: Tensor) -> Tensor:
@@ -52,6 +55,12 @@ def count_hits(logits: Tensor, labels: Tensor) -> Tensor:
     if labels.is_floating_point():
         return ((logits > 0) == (labels > 0.5)).all(1).sum()
     return (logits.argmax(1) == labels).sum()
+
+
+def _said_and_there(logits: Tensor, labels: Tensor) -> tuple[int, int]:
+    """Return how many classes, [B, classes], are there and said to be, and how often either."""
+    said, there = logits > 0, labels > 0.5
+    return int((said & there).sum()), int(said.sum()) + int(there.sum())
 
 
 def are_numbers(labels: Tensor) -> bool:
@@ -91,7 +100,8 @@ def evaluate(
     Raises:
         ValueError: If there is no batch.
     """
-    images, total_loss, hits, near, labels = 0, 0.0, 0, 0, torch.empty(0)
+    images, total_loss, hits, near, right, told = 0, 0.0, 0, 0, 0, 0
+    labels = torch.empty(0)
     for inputs, labels in world.in_step(batches):
         if not len(labels):
             continue
@@ -99,13 +109,19 @@ def evaluate(
         total_loss += float(loss(logits, labels)) * len(labels)
         hits += int(count_hits(logits, labels))
         near += int(count_in_top(logits, labels)) if top5 else 0
+        if labels.ndim > 1:
+            both, either = _said_and_there(logits, labels)
+            right, told = right + both, told + either
         images += len(labels)
-    total_loss, *counts = world.sums([total_loss, hits, images, near])
-    hits, images, near = map(int, counts)
+    total_loss, *counts = world.sums([total_loss, hits, images, near, right, told])
+    hits, images, near, right, told = map(int, counts)
     if not images:
         raise ValueError("there is no batch to judge by; give one at least")
     among = near / images if top5 else None
-    return Score(share_of_hits(hits, images, labels), total_loss / images, images, among)
+    f1 = None
+    if labels.ndim > 1:
+        f1 = 2 * right / told if told else 1.0
+    return Score(share_of_hits(hits, images, labels), total_loss / images, images, among, f1)
 
 
 @torch.no_grad()

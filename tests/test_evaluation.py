@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, f1_score
 
 from qtool.evaluation import (
     accuracy_of,
@@ -50,6 +51,19 @@ def test_an_image_of_several_classes_is_right_where_each_of_them_is_told_and_no_
     assert accuracy_of(logits, several) == 0.5
     assert accuracy_of(logits, several.argmax(1)) == 0.75
     assert accuracy_of(logits[:, :1], torch.tensor([1.0, 0.5, 0.1, -1.0])) is None
+
+
+def test_the_f1_of_images_of_several_classes_is_that_of_scikit_learn():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(12, 4, generator=generator)
+    labels = (torch.rand(12, 4, generator=generator) < 0.3).float()
+    batches = [(logits[:7], labels[:7]), (logits[7:], labels[7:])]
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
+    score = evaluate(lambda x: x, batches, loss)
+    assert score.f1 == pytest.approx(f1_score(labels, logits > 0, average="micro"))
+    assert score.accuracy == pytest.approx(accuracy_score(labels, logits > 0))
+    nothing = evaluate(lambda x: x, [(-torch.ones(2, 3), torch.zeros(2, 3))], loss)
+    assert (nothing.f1, nothing.accuracy) == (1, 1)
 
 
 def test_the_five_largest_logits_are_counted_by_hand():

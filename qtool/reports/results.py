@@ -55,6 +55,9 @@ class Summary(Result):
     holdout_loss: float | None = None
     validation_top5: float | None = None
     """Share of images whose class is among the five largest logits; absent unless asked for."""
+    validation_f1: float | None = None
+    """Of images that may have several classes, over all of these; absent of others."""
+    holdout_f1: float | None = None
     stopped_early: bool | None = None
     """Training ended before all epochs were done, as the hold-out got no better; else absent."""
 
@@ -105,6 +108,9 @@ class EpochLine(Result):
     """Layer, ReLU or site -> share of its values beyond the outermost levels, on that batch."""
     validation_top5: float | None = None
     """Share of images whose class is among the five largest logits; absent unless asked for."""
+    validation_f1: float | None = None
+    """Of images that may have several classes, over all of these; absent of others."""
+    holdout_f1: float | None = None
 
 
 class ExportDescription(Result):

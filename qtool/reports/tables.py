@@ -78,13 +78,15 @@ def show_summary(result: Summary) -> None:
         ("validation accuracy", percent(result.validation_accuracy)),
         ("validation loss", number(result.validation_loss)),
         ("training loss", number(result.train_loss)),
-        ("epochs", result.epochs),
+        ("epochs", f"{result.epochs}, stopped early" if result.stopped_early else result.epochs),
         ("seconds", f"{result.seconds:.1f}"),
         ("parameters", f"{result.parameters:,}"),
         ("bits per weight", f"{result.weight_bits_mean:.2f}"),
         ("run folder", result.run),
     ]
-    show(table(f"training {result.status}", ["", "#"], rows), on_stdout=True)
+    of_some = {"top 5": result.validation_top5, "F1": result.validation_f1}
+    known = [(f"validation, {what}", percent(share)) for what, share in of_some.items() if share]
+    show(table(f"training {result.status}", ["", "#"], rows[:1] + known + rows[1:]), on_stdout=True)
     if result.profile is not None:
         show_profile(result.profile)
     show_health(result.health)

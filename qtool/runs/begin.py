@@ -163,8 +163,9 @@ def summarize(
     }
     if last is not None and last.holdout_loss is not None:
         more |= {"holdout_accuracy": last.holdout_accuracy, "holdout_loss": last.holdout_loss}
-    if last is not None and last.validation_top5 is not None:
-        more |= {"validation_top5": last.validation_top5}
+    for key in ("validation_top5", "validation_f1", "holdout_f1"):
+        if (figure := getattr(last, key, None)) is not None:
+            more[key] = figure
     summary = Summary.model_validate(said | more)
     summary.write(folder.summary)
     return summary

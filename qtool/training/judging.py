@@ -51,7 +51,8 @@ class Judge:
         assert self.holdout is not None
         with without_blends(self.model):
             held = self._score(self.holdout, epoch, self._watched_loss if watched else self.loss)
-        return {"holdout_loss": held.loss, "holdout_accuracy": held.accuracy}
+        line: Measures = {"holdout_loss": held.loss, "holdout_accuracy": held.accuracy}
+        return line if held.f1 is None else line | {"holdout_f1": held.f1}
 
     def validate(self, epoch: int) -> Measures:
         """Judge the quantized network and, where there are blends, the blended one beside it."""
@@ -68,6 +69,8 @@ class Judge:
             line["blended_validation_accuracy"] = blended.accuracy
         if self.top5:
             line["validation_top5"] = score.top5
+        if score.f1 is not None:
+            line["validation_f1"] = score.f1
         return line
 
     def _score(self, judges: Batches, epoch: int, loss: Loss, *, top5: bool = False) -> Score:

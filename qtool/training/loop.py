@@ -290,10 +290,11 @@ class Trainer:
         if "holdout_loss" not in trained:
             self.model.eval()
             with self.as_judged():
-                held = self.judge.hold_out(epoch, watched=False)
+                found = self.judge.hold_out(epoch, watched=False)
             with held_back():
-                trained |= held
-        now = merit(trained["holdout_accuracy"], trained["holdout_loss"])
+                trained |= found
+        held = (trained.get(f"holdout_{figure}") for figure in ("accuracy", "loss", "f1"))
+        now = merit(*held)
         return self.patience.is_over([*merits(self.history), now])
 
     def _judge(self, epoch: int, trained: Measures, *, last: bool) -> Measures:

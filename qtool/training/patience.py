@@ -6,21 +6,24 @@ from dataclasses import dataclass
 from qtool.reports.results import EpochLine
 
 
-def merit(accuracy: float | None, loss: float | None) -> float:
+def merit(accuracy: float | None, loss: float | None, f1: float | None = None) -> float:
     """Return what an epoch is judged by, the more the better.
 
     Args:
         accuracy: of the images held out; None where labels are numbers.
         loss: of them, which then counts negated.
+        f1: of images that may have several classes; else None. It moves long before all classes of
+            an image are told right.
     """
-    if accuracy is not None:
-        return accuracy
+    told = accuracy if f1 is None else f1
+    if told is not None:
+        return told
     return float("-inf") if loss is None else -loss
 
 
 def merits(lines: Sequence[EpochLine]) -> list[float]:
     """Return what epochs are judged by."""
-    return [merit(line.holdout_accuracy, line.holdout_loss) for line in lines]
+    return [merit(line.holdout_accuracy, line.holdout_loss, line.holdout_f1) for line in lines]
 
 
 def best_epoch(lines: Sequence[EpochLine]) -> int:

@@ -8,7 +8,7 @@ from qtool.training.patience import Patience, best_epoch, merits
 
 def lines(*figures: tuple[float | None, float]) -> list[EpochLine]:
     return [
-        EpochLine.model_construct(holdout_accuracy=accuracy, holdout_loss=loss)
+        EpochLine.model_construct(holdout_accuracy=accuracy, holdout_loss=loss, holdout_f1=None)
         for accuracy, loss in figures
     ]
 
@@ -36,3 +36,5 @@ def test_the_best_epoch_is_the_first_of_the_best_accuracy_or_of_the_least_loss()
     assert best_epoch(lines((0.5, 1.0), (0.7, 2.0), (0.7, 1.0), (0.6, 0.1))) == 2
     assert best_epoch(lines((None, 1.0), (None, 0.5), (None, 0.7))) == 2
     assert merits(lines((0.5, 1.0), (None, 0.5))) == [0.5, -0.5]
+    several = lines((0.0, 1.0), (0.0, 2.0))
+    assert merits([line.model_copy(update={"holdout_f1": 0.25}) for line in several]) == [0.25] * 2
