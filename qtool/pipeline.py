@@ -162,7 +162,9 @@ def convert(
     """Run, or recipe with given weights -> integer model, proven; return what convert.json says."""
     access = Access.of(data_root, assignments, run_code=run_code)
     with only_writer_of(place_of_integer(source, output)):
-        given = quantized_from(source, output, pick_device(device), access, best=best)
+        given = quantized_from(
+            source, output, pick_device(device, converts=True), access, best=best
+        )
         saturation = "avoid" if no_saturation else "allow"
         integer = to_integer(given.model, given.proof_images(), saturation=saturation)
         report = given.report(integer, avoids_saturation=no_saturation)
@@ -185,7 +187,7 @@ def convert_to_straight_through(
 ) -> StraightThrough:
     """Run with a custom estimator -> the straight-through run it is; return convert.json."""
     access = Access.of(data_root, assignments, run_code=run_code)
-    return convert_run(source, output, pick_device(device), access)
+    return convert_run(source, output, pick_device(device, converts=True), access)
 
 
 def export(

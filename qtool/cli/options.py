@@ -26,7 +26,7 @@ INTERRUPTED = 130
 WORD = "<str>"  # how help writes an option of plain text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override one recipe key, as key=value; may be repeated."),

@@ -45,7 +45,7 @@ def put_in_place(made: Path, path: Path) -> None:
     Raises:
         OSError: If it cannot.
     """
-    with made.open("rb") as file:
+    with made.open("r+b") as file:  # Windows flushes only what may be written
         os.fsync(file.fileno())
     refuse_if_gone(path)
     made.replace(path)

@@ -230,6 +230,11 @@ def has_float64(device: torch.device | None) -> bool:
     return device is None or device.type != "mps"
 
 
+def where_float64(x: Tensor) -> Tensor:
+    """Return a tensor, on the CPU where its device does not compute in float64."""
+    return x if has_float64(x.device) else x.cpu()
+
+
 def tensors_in(tree: object) -> Iterator[Tensor]:
     """Yield the tensors in nested tuples, lists, dicts and dataclasses, and kinds of these."""
     for leaf in tree_leaves(tree):

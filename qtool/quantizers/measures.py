@@ -10,6 +10,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
+from qtool.graph.inputs import where_float64
 from qtool.graph.sites.frames import sites_of
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.on_grid import OnGrid
@@ -113,6 +114,7 @@ def levels_used(codes: Tensor, grid: IntegerGrid) -> int:
 
 def decibels(weight: Tensor, rounded: Tensor) -> float | None:
     """Return 10 log10(sum w^2 / sum (w - w_hat)^2), or None where either sum is 0."""
+    weight, rounded = where_float64(weight), where_float64(rounded)
     power = weight.square().sum(dtype=torch.float64)
     error = (weight - rounded).square_().sum(dtype=torch.float64)
     return float(10 * torch.log10(power / error)) if float(power) and float(error) else None

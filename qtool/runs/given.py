@@ -10,7 +10,7 @@ from qtool.files.whole import refuse_unless_writable
 from qtool.problems import either
 
 RECIPE = "recipe.yaml"
-DEVICES = ("auto", "cpu", "cuda", "cuda:N")
+DEVICES = ("auto", "cpu", "cuda", "mps", "cuda:N")
 RUN_OR_RECIPE = "a run folder or a recipe"
 RUN_OR_INTEGER = "a run folder or integer model"
 IMAGES = "images, or folders of them"

@@ -17,11 +17,15 @@ from qtool.errors import InputError
 from qtool.runs.given import refuse_no_device
 
 
-def pick_device(wanted: str) -> torch.device:
-    """Return the device that `--device` names: auto, cpu, cuda or cuda:N.
+def pick_device(wanted: str, *, converts: bool = False) -> torch.device:
+    """Return the device that `--device` names: auto, cpu, cuda, cuda:N, or mps, Apple's.
+
+    Args:
+        wanted: its name; auto is a CUDA device where there is one, else the CPU.
+        converts: integers are made there, which takes float64.
 
     Raises:
-        InputError: If there is no such device.
+        InputError: If there is no such device, or it has no float64.
     """
     refuse_no_device(wanted)
     if wanted == "auto":
@@ -32,6 +36,11 @@ def pick_device(wanted: str) -> torch.device:
         if count <= int(index or 0):
             have = f"only {count}" if count else "no CUDA device"
             raise InputError(f"--device {wanted}: this machine has {have}; use cpu or auto")
+    if kind == "mps":
+        if converts:
+            raise InputError("--device mps: converting takes float64, which it has not; use cpu")
+        if not torch.backends.mps.is_available():
+            raise InputError("--device mps: this machine, or its torch, has none; use cpu or auto")
     return torch.device(wanted)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qtool.errors import DataError
 from qtool.evaluation import are_numbers
+from qtool.graph.inputs import where_float64
 
 KEY = "training.class_weights"
 
@@ -34,6 +35,6 @@ def class_weights(
         return torch.tensor([float(number) for number in given])
     if are_numbers(labels) or labels.ndim > 1:
         raise DataError(f"{KEY}: balanced counts images of classes, and labels are none; give none")
-    counts = torch.bincount(labels, minlength=classes).double()
+    counts = where_float64(torch.bincount(labels, minlength=classes)).double()
     wanted = len(labels) / (counts.count_nonzero() * counts)
     return torch.where(counts > 0, wanted, 1.0).float()

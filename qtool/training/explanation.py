@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.graph.copies import copy_of
+from qtool.graph.inputs import where_float64
 from qtool.quantizers.control import without_blends
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.measures import activation_quantizers, clipped, saturated
@@ -92,6 +93,7 @@ def slopes(
     layers = {name: layer for name, layer in quant_layers(model).items() if name in gradients}
     before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     steps = {name: step_of(layer) for name, layer in layers.items()}
+    wide = {name: where_float64(gradients[name]).double() for name in layers}
     coarse, own = list[float](), list[float]()
     with without_blends(model):
         for _ in range(DIRECTIONS):
@@ -100,7 +102,7 @@ def slopes(
                 for name, weight in before.items()
             }
             coarse.append(
-                sum(float((gradients[n].double() * z.double()).sum()) for n, z in moves.items())
+                sum(float((wide[n] * where_float64(z).double()).sum()) for n, z in moves.items())
             )
             ends = list[float]()
             for half in (0.5, -0.5):

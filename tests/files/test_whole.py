@@ -129,3 +129,21 @@ def test_an_error_keeps_no_file_open_whose_room_the_next_one_needs(
 
 class Writer:
     """Has a file open as long as anybody holds it, as torch's does."""
+
+
+def test_a_file_is_flushed_by_a_handle_that_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows flushes no other; a folder it does not open at all."""
+    fcntl = pytest.importorskip("fcntl")
+    writable = []
+
+    def flush(handle: int) -> None:
+        if not stat.S_ISDIR(os.fstat(handle).st_mode):
+            access = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE
+            writable.append(access in (os.O_WRONLY, os.O_RDWR))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    write_text(tmp_path / "a.txt", "a")
+
+    assert writable == [True]

@@ -66,5 +66,15 @@ def test_a_cuda_graph_is_left_out_on_a_cpu_with_a_note(capsys):
 
 @pytest.mark.parametrize("wanted", ["gpu", "cuda:", "cuda:x", "cpu:0", ""])
 def test_a_device_that_is_none_is_refused(wanted):
-    with pytest.raises(InputError, match="choose auto, cpu, cuda or cuda:N"):
+    with pytest.raises(InputError, match="choose auto, cpu, cuda, mps or cuda:N"):
         machine.pick_device(wanted)
+
+
+def test_the_device_of_apple_is_taken_where_it_is_but_not_to_convert(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match="--device mps: this machine, or its torch, has none"):
+        machine.pick_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert machine.pick_device("mps") == torch.device("mps")
+    with pytest.raises(InputError, match="--device mps: converting takes float64"):
+        machine.pick_device("mps", converts=True)
