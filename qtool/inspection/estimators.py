@@ -252,9 +252,9 @@ def _map(entry: Estimator, family: Family) -> Panel:
 
 INTRODUCTION = """
 What the backward pass of qtool uses in place of d round(u) / du, with u = x / scale in steps:
-levels at integers, thresholds (dotted) at half-integers, the grid shaded. Left, the rounding of
-the forward pass. Middle, the gradient with respect to u for each unit of incoming gradient.
-Right, the map M of arXiv:2405.05171 beside the identity (dashed): under plain SGD, training with
+levels at integers, thresholds (dotted) at half-integers, the grid shaded. First, the rounding of
+the forward pass. Second, the gradient with respect to u for each unit of incoming gradient.
+Third, the map M of arXiv:2405.05171 beside the identity (dashed): under plain SGD, training with
 the estimator stays close to training with straight_through from M(w0) at alpha times the
 learning rate, where the estimator is in the theorem's class. All is at the default parameters.
 """
@@ -287,10 +287,11 @@ def _section(entry: Estimator) -> str:
     notes = "".join(f"<p>{_linked(note)}</p>\n" for note in entry.notes)
     formula = escape("\n".join(entry.formula_lines))
     block = f"<pre>{formula}</pre>\n" if formula else ""
+    drawn = "".join(figure([panel], f"{name}, {panel.title}") for panel in panels(entry))
     return (
         f'<section id="{escape(name)}">\n<h2>{escape(name)}</h2>\n'
         f"<p>{escape(entry.summary)}</p>\n"
-        f"{block}{notes}{rows}{figure(panels(entry), name)}</section>\n"
+        f'{block}{notes}{rows}<div class="panels">\n{drawn}</div>\n</section>\n'
     )
 
 

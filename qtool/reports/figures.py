@@ -56,7 +56,7 @@ h1{font-size:1.6rem}h2{font:600 1.15rem ui-monospace,Menlo,Consolas,monospace;ma
 section{border-top:1px solid var(--edge);padding:1.2rem 0;break-inside:avoid}
 p{margin:.4rem 0}pre{background:var(--soft);padding:.5rem .8rem;border-radius:6px;
 white-space:pre-wrap}nav{columns:13rem}nav a{display:block}.quiet{color:var(--quiet)}
-svg{width:100%;height:auto;margin-top:.6rem}
+.panels{display:flex;flex-wrap:wrap}.panels svg{flex:1 1 240px;max-width:24rem;margin-top:.6rem}
 """
 
 

@@ -121,3 +121,15 @@ def test_a_page_fits_its_screen_asks_for_nothing_and_can_be_read(
         page.evaluate("document.querySelectorAll('details').forEach((e) => { e.open = false })")
         page.screenshot(path=f"{shots}/{kind}_{width}_{scheme}.png", full_page=True)
     context.close()
+
+
+@pytest.mark.parametrize("width", [360, 390, 1240])
+def test_the_gallery_of_estimators_fits_its_screen_and_can_be_read(
+    width: int, chromium: Any, tmp_path: Path
+) -> None:
+    pipeline.inspect_estimators(output=tmp_path / "gallery.html")
+    context = chromium.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto((tmp_path / "gallery.html").as_uri())
+    assert page.evaluate(LOOK) == {"out": [], "small": []}
+    context.close()
