@@ -1,9 +1,13 @@
 """Reports of a comparison and a run as tests make them, and an HTML page read strictly."""
 
+import re
 from html.parser import HTMLParser
 
 from qtool.reports.comparisons import Arm, Comparison, Difference
+from qtool.reports.layer_figures import LayerFigures
+from qtool.reports.pages.confusion import confusion
 from qtool.reports.pages.evidence import Evidence, TrialShown
+from qtool.reports.pages.run import RunReport
 from qtool.reports.results import EpochLine, Summary
 
 HOSTILE = '<script>alert("1")</script><img src="https://evil.example/x.png">\x1b[2J'
@@ -123,3 +127,51 @@ class Page(HTMLParser):
 
     def attributes(self, name: str) -> list[str]:
         return [value for _, attrs in self.tags if (value := attrs.get(name)) is not None]
+
+
+def closed(html: str) -> Page:
+    """Read a page; check that it can fetch nothing, run nothing and follow nothing."""
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not {"src", "srcset", "action", "data"} & {key for _, a in page.tags for key in a}
+    assert not [key for _, attrs in page.tags for key in attrs if key.startswith("on")]
+    assert all(value.startswith("#") for value in page.attributes("href"))
+    markup = re.sub(r">[^<]*<", "><", html)
+    assert not re.search(r"https?:|//|@import", re.sub(r'"[^"]*"', '""', markup))
+    assert not re.search(r"url\((?!#)", html)
+    policy = [a["content"] for tag, a in page.tags if a.get("http-equiv")]
+    assert policy == [
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    ]
+    return page
+
+
+def a_run(name: str = "runs/x", **more: object) -> RunReport:
+    said: dict[str, object] = {
+        "name": name,
+        "model": "lenet5",
+        "data": "digits",
+        "epochs": 2,
+        "recipe": "seed: 0\n",
+        "summary": summary(0.75, health=[{"layer": name, "kind": "few_codes", "says": name}]),
+        "history": [line(1, 0.5), line(2, 0.75, 0.25)],
+        "images": 4,
+        "confusion": confusion([0, 0, 1, 1], [0, 1, 1, 1], ["zero", name]),
+        "layers": [
+            LayerFigures(
+                layer=name,
+                shape=[4, 1, 3, 3],
+                weight_bits=4,
+                input_bits=8,
+                levels_used=7,
+                levels=15,
+                saturated=0.125,
+                sqnr=14.75,
+                weight_scale=(0.25, 0.5),
+                input_scale=(0.5, 0.5),
+                flip_ratio=[0.25, 0.002],
+                oscillation_frequency=[0.5, 0.003],
+            )
+        ],
+    }
+    return RunReport(**{**said, **more})  # pyright: ignore[reportArgumentType] tests name all

@@ -1,7 +1,6 @@
 """The pages on comparisons and runs: whole, closed to the outside, and true to their figures."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,18 @@ from markupsafe import Markup
 
 pytest.importorskip("matplotlib")
 
+from qtool.reports.comparisons import Arm, Comparison, Difference, Equivalence, Look
 from qtool.reports.explanations import Explained
-from qtool.reports.exports import Export, UnprovenExport
+from qtool.reports.fair_words import accuracy_sentences
 from qtool.reports.fairness import Candidate
-from qtool.reports.health import Finding
-from qtool.reports.layer_figures import LayerFigures
-from qtool.reports.pages import run as run_pages
 from qtool.reports.pages.comparison import candidates_of, comparison_page
-from qtool.reports.pages.confusion import confusion
-from qtool.reports.pages.explained import explanation
-from qtool.reports.pages.run import RunReport, run_page
-from qtool.reports.results import Conversion
-from tests.reports.pages import HOSTILE, Page, comparison, evidence, line, summary
+from qtool.reports.pages.equivalence import equivalence_page
+from qtool.reports.pages.evidence import Evidence
+from qtool.reports.pages.explained import explanation, how_judged
+from qtool.reports.pages.run import run_page
+from tests.reports.pages import HOSTILE, a_run, closed, comparison, evidence
 
+MINUS = "\N{MINUS SIGN}"
 GOLDEN = Path(__file__).parent.parent / "golden" / "results"
 
 
@@ -30,54 +28,6 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "results"
 def shown() -> str:
     result = comparison()
     return comparison_page(result, evidence(result))
-
-
-def a_run(name: str = "runs/x", **more: object) -> RunReport:
-    said: dict[str, object] = {
-        "name": name,
-        "model": "lenet5",
-        "data": "digits",
-        "epochs": 2,
-        "recipe": "seed: 0\n",
-        "summary": summary(0.75, health=[{"layer": name, "kind": "few_codes", "says": name}]),
-        "history": [line(1, 0.5), line(2, 0.75, 0.25)],
-        "images": 4,
-        "confusion": confusion([0, 0, 1, 1], [0, 1, 1, 1], ["zero", name]),
-        "layers": [
-            LayerFigures(
-                layer=name,
-                shape=[4, 1, 3, 3],
-                weight_bits=4,
-                input_bits=8,
-                levels_used=7,
-                levels=15,
-                saturated=0.125,
-                sqnr=14.75,
-                weight_scale=(0.25, 0.5),
-                input_scale=(0.5, 0.5),
-                flip_ratio=[0.25, 0.002],
-                oscillation_frequency=[0.5, 0.003],
-            )
-        ],
-    }
-    return RunReport(**{**said, **more})  # pyright: ignore[reportArgumentType] tests name all
-
-
-def closed(html: str) -> Page:
-    """Read a page; check that it can fetch nothing, run nothing and follow nothing."""
-    page = Page(html)
-    assert "script" not in {tag for tag, _ in page.tags}
-    assert not {"src", "srcset", "action", "data"} & {key for _, a in page.tags for key in a}
-    assert not [key for _, attrs in page.tags for key in attrs if key.startswith("on")]
-    assert all(value.startswith("#") for value in page.attributes("href"))
-    markup = re.sub(r">[^<]*<", "><", html)
-    assert not re.search(r"https?:|//|@import", re.sub(r'"[^"]*"', '""', markup))
-    assert not re.search(r"url\((?!#)", html)
-    policy = [a["content"] for tag, a in page.tags if a.get("http-equiv")]
-    assert policy == [
-        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    ]
-    return page
 
 
 def test_the_page_on_a_comparison_says_its_question_its_verdict_and_every_number(shown) -> None:
@@ -130,45 +80,6 @@ def test_colours_are_the_page_s_and_text_has_its_size(shown) -> None:
     sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", inside)]
     assert min(sizes) >= 11
     assert not re.search(r"\bfont: ", inside)
-
-
-def test_the_page_on_a_run_says_how_good_it_is_and_what_its_layers_are() -> None:
-    page = closed(run_page(a_run()))
-    for words in (
-        "How good is lenet5 with 4.00 bits per weight on digits?",
-        "It is right on 75.00 % of 4 validation images.",
-        "7 of 15",
-        "12.5 %",
-        "14.8",
-        "0.25 to 0.5",
-        "3 of 4 images are right.",
-        "zero runs/x 1 50.0 %",  # one of two zeros is taken for the other
-    ):
-        assert words in page.text, words
-
-
-def test_the_page_on_a_run_that_failed_says_so_first() -> None:
-    failed = summary(None, status="failed", error="the loss is not finite", epochs=1)
-    page = closed(run_page(a_run(summary=failed, history=[], layers=[], confusion=None)))
-    assert "Training failed after 1 of 2 epochs." in page.text
-    assert "the loss is not finite" in page.text
-
-
-def test_heat_is_stronger_where_there_is_more() -> None:
-    made = confusion([0] * 10 + [1] * 10, [0] * 9 + [1] + [1] * 4 + [0] * 6, ["a", "b"])
-    heat = [[cell.heat or 0.0 for cell in row[1:]] for row in made.matrix.rows]
-    assert heat[0][0] > heat[1][0] > heat[1][1] > heat[0][1]
-    assert made.worst is not None
-    assert [cell.text for cell in made.worst.rows[0]] == ["b", "a", "6", "60.0 %"]
-
-
-def test_of_many_classes_those_with_the_worst_confusions_are_shown() -> None:
-    labels = list(range(100)) * 2
-    answers = [*range(100), *range(98), 7, 8]  # 98 is once taken for 7, 99 for 8
-    made = confusion(labels, answers, [])
-    names = [column.name for column in made.matrix.columns[1:]]
-    assert len(names) == 20
-    assert {"7", "8", "98", "99"} <= set(names)
 
 
 @pytest.fixture
@@ -279,116 +190,85 @@ def test_one_epoch_makes_no_curve_and_many_arms_no_endless_page(
     assert len(many.curves[0].plots) == 2
 
 
-@pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Return what the page on a run is made of, without drawing it."""
-
-    def of(**more: object) -> dict[str, Any]:
-        found: list[dict[str, Any]] = []
-        monkeypatch.setattr(run_pages, "for_page", lambda *_: Markup("<svg></svg>"))
-        monkeypatch.setattr(run_pages, "rendered", lambda _, said: found.append(said) or "")
-        run_page(a_run(**{"history": [], "confusion": None, **more}))
-        return found[0]
-
-    return of
-
-
-def said(given: dict[str, Any]) -> str:
-    return " ".join(str(sentence.words) for sentence in given["verdict"])
-
-
-def test_a_run_says_how_far_it_is(given: Callable[..., dict[str, Any]]) -> None:
-    nothing = given(summary=None)
-    assert said(nothing) == "Nothing is trained yet."
-    assert nothing["question"] == "How good is lenet5 on digits?"
-    assert nothing["facts"] == []
-
-    halfway = given(summary=summary(0.75, status="running", epochs=1), images=None)
-    assert said(halfway) == (
-        "It is right on 75.00 % of the validation images after 1 epoch. "
-        "Training is not finished: 1 of 2 epochs."
+def test_how_a_comparison_was_judged_is_said_line_by_line() -> None:
+    looks = [
+        Look(seeds=[0], alpha=0.05, planned=True, verdict="-"),
+        Look(seeds=[0, 1], alpha=0.05, planned=False, verdict="-"),
+    ]
+    plain = comparison()
+    assert list(how_judged(plain)) == []
+    told = plain.model_copy(
+        update={"looks": looks, "without_answers": ["a, seed 0", "b, seed 1"], "threads": 1}
     )
-    numbers = given(summary=summary(None, train_accuracy=None))
-    assert said(numbers) == "Its validation loss is 0.25."
-    assert "training accuracy" not in dict(numbers["facts"])
+    assert list(how_judged(told)) == [
+        "The comparison was judged 2 times: after 1 seed at 0.05; after 2 seeds at 0.05, "
+        "unplanned.",
+        "Judged by accuracies alone, for no answers to images are kept: a, seed 0; b, seed 1.",
+        "Every trial was trained with one thread.",
+    ]
+    assert "with 2 threads." in [*how_judged(told.model_copy(update={"threads": 2}))][-1]
 
 
-def test_a_run_says_what_became_of_it_in_integers_and_in_a_runtime(
-    given: Callable[..., dict[str, Any]],
+def test_runs_and_files_stand_side_by_side_with_what_accuracy_costs(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    converted = Conversion.read(GOLDEN / "convert.json").model_copy(
-        update={"validation_accuracy_after": 0.5, "integer_bytes": 250_000, "float_bytes": 2e6}
+    monkeypatch.setattr("qtool.reports.pages.comparison.for_page", lambda *_: Markup("<svg></svg>"))
+    shared: dict[str, Any] = {"std": None, "failed": 0, "weight_bits_mean": 4.0}
+    arms = [
+        Arm(name="runs/a", values=[0.75], mean=0.75, bytes=2_500_000, **shared),
+        Arm(name="b.onnx", values=[0.5], mean=0.5, bytes=50_000, latency_ms=0.125, **shared),
+    ]
+    result = Comparison(
+        kind="runs", recipe=None, seeds=[], arms=arms, differences=[], verdict="b is smaller."
     )
-    exported = Export.read(GOLDEN / "export.json")
-    fast = exported.latency_ms.model_copy(update={"float_": 3.0, "exported": 2.0})
-    slow = exported.latency_ms.model_copy(update={"float_": 1.0, "exported": 2.0})
-    for latency, beside in ((fast, "1.5 times as fast as float"), (slow, "slower than float")):
-        made = exported.model_copy(update={"latency_ms": latency, "file_bytes": 1_500_000})
-        page = given(conversion=converted, export=made)
-        assert said(page) == (
-            "It is right on 75.00 % of 4 validation images. In integers 50.00 %. "
-            f"In onnxruntime 2.00 ms an image, {beside}."
+    page = closed(comparison_page(result, Evidence()))
+    for words in (
+        "Which of these runs and files does best?",
+        "runs and files 2",
+        "runs/a 75.00 % 4 2.50 MB -",
+        "b.onnx 50.00 % 4 50.0 kB 0.125",
+        "What accuracy costs",
+        "b.onnx 0.05 50.00 %",  # MB
+    ):
+        assert words in page.text, words
+    told = [a.get("aria-label") or "" for _, a in page.tags if a.get("role") == "img"]
+    assert "Accuracy against file size, MB: runs/a 75.00 % at 2.5, b.onnx 50.00 % at 0.05" in told
+    assert not any("bits per weight" in each or "ms" in each for each in told)  # all alike, one
+
+
+def test_an_equivalence_says_how_its_accuracies_lie_beside_those_of_custom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "qtool.reports.pages.equivalence.for_page", lambda *_: Markup("<svg></svg>")
+    )
+    kept = Equivalence.read(GOLDEN / "equivalence.json")
+    ends = {"lr-0.02/mapped": (-0.002, 0.001), "lr-0.02/naive": (-0.03, -0.01)}
+    differences = [
+        Difference(
+            arm=arm,
+            against="lr-0.02/custom",
+            mean=(low + high) / 2,
+            low=low,
+            high=high,
+            pairs=3,
+            equal=abs(low) < 0.005,
+            equal_low=low / 2,
+            equal_high=high / 2,
         )
-        facts = dict(page["facts"])
-        assert facts["integer model"] == "0.25 MB (float 2.00 MB)"
-        assert facts["exported file"] == "1.50 MB"
-
-
-def test_what_is_wrong_with_a_run_is_said_once_and_of_what(
-    given: Callable[..., dict[str, Any]],
-) -> None:
-    finding = Finding(layer="fc", kind="few_codes", says="2 of 15 codes are in use")
-    of_file = finding.model_copy(update={"layer": "", "says": "it is slow"})
-    exported = Export.read(GOLDEN / "export.json").model_copy(update={"health": [finding, of_file]})
-    failed = summary(None, status="failed", error="the loss is not finite", health=[finding])
-    warnings = given(summary=failed, export=exported)["warnings"]
-    assert [(each.of, each.says) for each in warnings] == [
-        ("", "the loss is not finite"),
-        ("fc", "2 of 15 codes are in use"),
-        ("exported file", "it is slow"),
+        for arm, (low, high) in ends.items()
     ]
-    unproven = UnprovenExport.model_construct(
-        file_bytes=1000, health=[], unproven="its runtime is not installed"
-    )
-    (warning,) = given(summary=summary(0.5), export=unproven)["warnings"]
-    assert (warning.of, warning.says) == (
-        "exported file",
-        "not run, so not proven: its runtime is not installed",
-    )
-
-
-def test_a_run_without_classes_has_curves_of_its_loss_alone(
-    given: Callable[..., dict[str, Any]],
-) -> None:
-    lines = [
-        line(epoch, None, loss).model_copy(update={"train_accuracy": None, "holdout_loss": held})
-        for epoch, loss, held in ((1, 0.5, 0.75), (2, 0.25, 0.625))
+    result = kept.model_copy(update={"differences": differences, "margin": 0.005})
+    assert list(accuracy_sentences(result)) == [
+        "As accurate as custom to within 0.5 points: lr-0.02/mapped (-0.10 to +0.05).",
+        "Less accurate than custom: lr-0.02/naive (-3.00 to -1.00).",
     ]
-    curves = given(history=lines)["curves"]
-    assert len(curves.plots) == 1
-    assert [column.name for column in curves.table.columns] == [
-        *("epoch", "training loss", "hold-out loss"),
+    better = differences[1].model_copy(update={"low": 0.01, "high": 0.03})
+    more = result.model_copy(update={"differences": [better]})
+    assert list(accuracy_sentences(more)) == [
+        "More accurate than custom: lr-0.02/naive (+1.00 to +3.00)."
     ]
-    assert [cell.text for cell in curves.table.rows[-1]] == ["2", "0.25", "0.625"]
-
-
-def test_a_layer_without_figures_has_dashes(given: Callable[..., dict[str, Any]]) -> None:
-    known = a_run().layers[0]
-    bare = LayerFigures(
-        layer="",
-        shape=[1],
-        weight_bits=None,
-        input_bits=None,
-        levels_used=None,
-        levels=None,
-        saturated=None,
-        sqnr=None,
-        weight_scale=None,
-        input_scale=(0.25, 0.25),
-    )
-    table = given(layers=[known, bare])["layers"]
-    names = [column.name for column in table.columns]
-    found = dict(zip(names, [cell.text for cell in table.rows[1]], strict=True))
-    assert found["layer"] == "the model"
-    assert (found["weight bits"], found["levels in use"], found["SQNR, dB"]) == ("float", "-", "-")
-    assert (found["at the ends"], found["weight scale"], found["input scale"]) == ("-", "-", "0.25")
+    assert list(accuracy_sentences(kept)) == []
+    page = closed(equivalence_page(result, Evidence()))
+    assert "Less accurate than custom: lr-0.02/naive" in page.text
+    assert f"{MINUS}3.00 to {MINUS}1.00" in page.text
