@@ -251,7 +251,7 @@ def test_wrong_transforms_of_the_user_s_are_refused(
         load_transform(name, code, params)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_fails_in_a_user_s_transform_is_shown_with_its_line(
     workers: int, code: UserCode, photographs: DataSource
 ) -> None:

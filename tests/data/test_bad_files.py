@@ -44,7 +44,7 @@ def load(root: Path, *, workers: int = 0, bad: bad_files.BadFiles = "refuse") ->
     )
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_first_bad_file_names_all_of_both_halves(workers: int, photographs: Path) -> None:
     loaders = load(photographs, workers=workers)
     passes = (loaders.train, loaders.validation)

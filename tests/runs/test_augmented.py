@@ -18,20 +18,21 @@ from tests.runs.test_stops import ends_as_if_never_stopped
 AUGMENT: list[Any] = [
     "default",
     {"name": "RandomRotation", "degrees": 10},
-    "RandAugment",
+    "RandomErasing",
     {"name": "mixup", "alpha": 0.4},
     "cutmix",
 ]
 
 
 def test_a_run_of_mixed_images_ends_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    stops = [((Trainer, "_take_step", 4), (0, 4)), ((Trainer, "_take_step", 7), (1, 5))]
+    stops = [((Trainer, "_take_step", 9), (1, 3))]
     ends_as_if_never_stopped(LEARNED | {"data.augment": AUGMENT}, stops, tmp_path)
 
 
 MINE = "def darker(image, *, share=0.5):\n    return (image * share).to(image.dtype)\n"
 
 
+@pytest.mark.slow
 def test_a_folder_varied_by_a_transform_of_one_s_own_trains_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     for kind, name in enumerate(("cat", "dog")):

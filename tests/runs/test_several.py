@@ -36,6 +36,7 @@ def write_table(folder: Path) -> dict[str, Any]:
     return named | {"root": str(folder), "batch_size": 8, "image_size": 16, "augment": ["mixup"]}
 
 
+@pytest.mark.slow
 def test_a_network_of_several_classes_goes_all_the_way(tmp_path: Path) -> None:
     loss = {"training.loss": "binary_cross_entropy", "training.epochs": 2}
     path = write_recipe(tmp_path, {"data": write_table(tmp_path)} | loss)
