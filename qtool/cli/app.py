@@ -17,14 +17,12 @@ from qtool.cli.inspect import inspect
 from qtool.cli.options import (
     AsJson,
     Assignments,
-    Ceil,
     ConvertAssignments,
     DataAssignments,
     DataRoot,
     Device,
     NoReport,
     RunCode,
-    To,
     batch_size,
     interruptible,
     present,
@@ -34,6 +32,7 @@ from qtool.cli.options import (
 from qtool.cli.running import AnyTarget, Overwrite, RecipeFile, Resume, RunDir
 from qtool.cli.start import check, init, list_choices, run
 from qtool.cli.use import bench, predict
+from qtool.cli.words import Ceil, To
 from qtool.errors import QtoolError
 from qtool.stopping import heeding_signals
 from qtool.world.launched import launched, refuse_several
@@ -44,7 +43,7 @@ OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # never qtoo
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

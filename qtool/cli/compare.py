@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from qtool.cli.completion import listed
 from qtool.cli.first import look_at_finished, look_at_recipe
 from qtool.cli.lists import looks_of, names_of, rates_of, seeds_of, windows_of
 from qtool.cli.options import (
@@ -18,13 +19,9 @@ from qtool.cli.options import (
     Explain,
     Figure,
     Jobs,
-    KeepCheckpoints,
     Looks,
     Margin,
-    Match,
     NoReport,
-    OnSchedule,
-    OnSide,
     RunCode,
     Seeds,
     SeedsOrLooks,
@@ -34,6 +31,7 @@ from qtool.cli.options import (
     interruptible,
     present,
 )
+from qtool.cli.words import KeepCheckpoints, Match, OnSchedule, OnSide
 
 compare_app = typer.Typer(
     no_args_is_help=True,
@@ -47,7 +45,12 @@ def compare_estimators(
     recipe: SharedRecipe,
     *,
     estimators: Annotated[
-        str | None, typer.Option("--estimators", help="Arms, as a,b,c; default: all of them.")
+        str | None,
+        typer.Option(
+            "--estimators",
+            help="Arms, as a,b,c; default: all of them.",
+            autocompletion=listed("estimators"),
+        ),
     ] = None,
     on: OnSide = None,
     arms: Annotated[
@@ -125,7 +128,12 @@ def compare_schedules(
     recipe: SharedRecipe,
     *,
     schedules: Annotated[
-        str | None, typer.Option("--schedules", help="Arms, as a,b,c; default: the usual four.")
+        str | None,
+        typer.Option(
+            "--schedules",
+            help="Arms, as a,b,c; default: the usual four.",
+            autocompletion=listed("schedules"),
+        ),
     ] = None,
     on: OnSchedule = "alpha",
     windows: Annotated[
@@ -199,7 +207,12 @@ def compare_equivalence(
     recipe: Annotated[Path, typer.Argument(help="Recipe with a fixed range of the weights.")],
     *,
     estimator: Annotated[
-        str | None, typer.Option("--estimator", help="Of the weights; default: the recipe's.")
+        str | None,
+        typer.Option(
+            "--estimator",
+            help="Of the weights; default: the recipe's.",
+            autocompletion=listed("estimators"),
+        ),
     ] = None,
     learning_rates: Annotated[
         str | None,

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
 
 import typer
-from typer.models import OptionInfo
 
+from qtool.cli.completion import assignment, of_data, one_of
 from qtool.errors import PredictionError, WriteError
 from qtool.stopping import Stopped
 from qtool.world.launched import launched
@@ -23,24 +23,42 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound="Result")
 INTERRUPTED = 130
-WORD = "<str>"  # how help writes an option of plain text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        autocompletion=one_of(["auto", "cpu", "cuda", "mps"]),
+    ),
+]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override one recipe key, as key=value; may be repeated."),
+    typer.Option(
+        "--set",
+        help="Override one recipe key, as key=value; may be repeated.",
+        autocompletion=assignment,
+    ),
 ]
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", help="Folder of the data sets; default: data.root.")
 ]
 DataAssignments = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Give other data, as data.KEY=value; may be repeated."),
+    typer.Option(
+        "--set",
+        help="Give other data, as data.KEY=value; may be repeated.",
+        autocompletion=of_data,
+    ),
 ]
 ConvertAssignments = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Of a recipe: override a key. Of a run: data.KEY=value."),
+    typer.Option(
+        "--set",
+        help="Of a recipe: override a key. Of a run: data.KEY=value.",
+        autocompletion=assignment,
+    ),
 ]
 RunCode = Annotated[
     bool, typer.Option("--run-code", help="Run your own code as a run folder keeps or names it.")
@@ -76,55 +94,6 @@ Explain = Annotated[
 SharedRecipe = Annotated[Path, typer.Argument(help="Recipe that all arms share.")]
 
 
-def _one_of(option: str, first: str, second: str, help: str) -> OptionInfo:
-    """Return an option that takes one of two words, refused in words of qtool's own."""
-
-    def checked(value: str) -> str:
-        if value not in (first, second):
-            why = f"{value!r} is neither {first} nor {second}"
-            raise typer.BadParameter(why, param_hint=option)
-        return value
-
-    return typer.Option(option, help=help, parser=checked, metavar=WORD)
-
-
-To = Annotated[
-    Literal["integer", "straight_through"],
-    _one_of(
-        "--to",
-        "integer",
-        "straight_through",
-        help="integer, or straight_through: the run as an STE run.",
-    ),
-]
-Ceil = Annotated[
-    Literal["exact", "shifted"],
-    _one_of(
-        "--ceil",
-        "exact",
-        "shifted",
-        help="For rounding ceil: exact, or shifted (faster, nearly so).",
-    ),
-]
-OnSide = Annotated[
-    Literal["weights", "activations"] | None,
-    _one_of(
-        "--on",
-        "weights",
-        "activations",
-        help="weights or activations: whose estimator differs.",
-    ),
-]
-OnSchedule = Annotated[
-    Literal["alpha", "learning_rate"],
-    _one_of(
-        "--on",
-        "alpha",
-        "learning_rate",
-        help="alpha of the blends, against the STE; or learning_rate.",
-    ),
-]
-
 NoReport = Annotated[
     bool, typer.Option("--no-report", help="Write no report.html, the page for people.")
 ]
@@ -143,34 +112,6 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", help="Of each trial; default: 1 of several at once, or all."),
 ]
-KeepCheckpoints = Annotated[
-    Literal["none", "last"] | None,
-    _one_of(
-        "--keep",
-        "none",
-        "last",
-        help="none or last: checkpoints that a finished trial keeps; default: the last two.",
-    ),
-]
-
-
-def _match(value: str) -> str:
-    """Return what arms are matched in."""
-    if value != "alpha":
-        raise typer.BadParameter(f"{value!r} is not alpha", param_hint="--match")
-    return value
-
-
-Match = Annotated[
-    Literal["alpha"] | None,
-    typer.Option(
-        "--match",
-        help="alpha: divide weights' learning rates by it, under SGD.",
-        parser=_match,
-        metavar=WORD,
-    ),
-]
-
 Cluster = Annotated[
     str | None,
     typer.Option("--cluster", help="Ray cluster that trains; without an address: a local one."),

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from qtool.cli.completion import one_of
 from qtool.known import known_names
 from qtool.problems import either
 
@@ -19,10 +20,19 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Move a run that lies there to FOLDER.old-N before.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on exactly from the last checkpoint.")]
-Target = Annotated[str, typer.Option("--target", help=f"What the file is for: {either(TARGETS)}.")]
+Target = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        help=f"What the file is for: {either(TARGETS)}.",
+        autocompletion=one_of(TARGETS),
+    ),
+]
 AnyTarget = Annotated[
     str,
     typer.Option(
-        "--target", help=f"What the file is for: {', '.join(TARGETS)}; or all: one file for each."
+        "--target",
+        help=f"What the file is for: {', '.join(TARGETS)}; or all: one file for each.",
+        autocompletion=one_of([*TARGETS, "all"]),
     ),
 ]

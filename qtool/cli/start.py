@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from qtool.cli.completion import one_of, shipped_names
 from qtool.cli.first import look_at_recipe, look_at_train
 from qtool.cli.options import (
     AsJson,
@@ -26,7 +27,9 @@ KINDS = [*FAMILIES, RUNS]
 
 @interruptible
 def list_choices(
-    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.")],
+    kind: Annotated[
+        str, typer.Argument(help=f"One of {', '.join(KINDS)}.", autocompletion=one_of(KINDS))
+    ],
     folder: Annotated[
         Path | None, typer.Argument(help="Of runs: the folder they lie in; default: runs.")
     ] = None,
@@ -65,7 +68,12 @@ def init(
     ] = None,
     *,
     shipped: Annotated[
-        str | None, typer.Option("--from", help="Copy a recipe that ships, such as digits.")
+        str | None,
+        typer.Option(
+            "--from",
+            help="Copy a recipe that ships, such as digits.",
+            autocompletion=shipped_names,
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="The recipe; default: NAME.yaml, here.")

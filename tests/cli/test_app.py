@@ -18,7 +18,7 @@ from tests.kit import as_json, shell, write_recipe
 
 # CONTRACT.md: people write scripts against these. Add freely; take away or rename never.
 OPTIONS = {
-    "qtool": ["--version"],
+    "qtool": ["--version", "--install-completion", "--show-completion"],
     "train": [
         "RECIPE",
         "--run-dir",
@@ -275,6 +275,7 @@ def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) ->
         "qtool.cli",
         "qtool.cli.app",
         "qtool.cli.compare",
+        "qtool.cli.completion",
         "qtool.cli.first",
         "qtool.cli.inspect",
         "qtool.cli.lists",
@@ -282,6 +283,7 @@ def test_help_and_usage_errors_load_nothing_heavy(argv: list[str], code: int) ->
         "qtool.cli.running",
         "qtool.cli.start",
         "qtool.cli.use",
+        "qtool.cli.words",
         "qtool.errors",
         "qtool.known",
         "qtool.problems",
