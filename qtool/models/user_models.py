@@ -9,6 +9,7 @@ from inspect import Parameter
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from qtool.errors import QtoolError, RecipeError
 from qtool.models.papers import MODELS
@@ -43,6 +44,9 @@ def load_model(name: str, code: UserCode, params: Mapping[str, object]) -> None:
         if not isinstance(made, nn.Module):
             kind = made.__name__ if isinstance(made, type) else type(made).__name__
             raise RecipeError(f"{part.place} makes {kind}, which is no torch.nn.Module")
+        if any(is_lazy(parameter) for parameter in made.parameters()):
+            with torch.device("cpu"):
+                _see(made, torch.zeros(1, channels, image_size, image_size))
         return made
 
     own = [_optional(p) for p in settable(part)]
@@ -60,6 +64,17 @@ def _optional(parameter: Parameter) -> Parameter:
 def is_not_loaded(name: str) -> bool:
     """Tell whether a name is that of a user's network whose code did not run."""
     return is_users(name) and name not in MODELS
+
+
+def _see(model: nn.Module, image: Tensor) -> object:
+    """Return what a network says of an image [1, C, H, W], in inference."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            return model.eval()(image)
+    finally:
+        for module, was in training.items():
+            module.training = was
 
 
 def refuse_unfit(
@@ -81,19 +96,15 @@ def refuse_unfit(
     place = name if part is None else part.place
     image = torch.zeros(1, channels, image_size, image_size)
     size = f"images [1, {channels}, {image_size}, {image_size}]"
-    training = {module: module.training for module in model.modules()}
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            found = model.eval()(image)
+        with torch.random.fork_rng(devices=[]):
+            found = _see(model, image)
     except QtoolError:
         raise
     except Exception as error:
         why = str(part.error(error) if part is not None else error).splitlines()[0]
         hint = "model.channels and data.image_size say what they are"
         raise RecipeError(f"{why}, on {size}; {hint}") from error
-    finally:
-        for module, was in training.items():
-            module.training = was
     if not isinstance(found, Tensor):
         kind = type(found).__name__
         raise RecipeError(f"{place} returns {kind}; a network gives logits, a tensor")

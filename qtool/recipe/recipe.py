@@ -14,6 +14,7 @@ from qtool.recipe.places import section_at
 from qtool.recipe.training import Training
 from qtool.settings.quantization import Quantization
 from qtool.settings.section import Section
+from qtool.settings.user_parts import is_users
 from qtool.training.losses import LOSSES
 
 BINARY = {  # what makes 1 of x > 0 and 0 of the rest
@@ -63,7 +64,8 @@ class Recipe(Section):
             (self.data.several, "its images may have several classes", _losses(shares=False)),
             (self.data.mixes, "mixup and cutmix make shares of classes", _losses(shares=True)),
         ):
-            if asked and training.loss.name in set(LOSSES.names()) - set(fitting):
+            known = set(LOSSES.names()) - set(fitting)  # a user's takes what the user says
+            if asked and training.loss.name in known and not is_users(training.loss.name):
                 found.append(("training.loss", f"{what}; choose {' or '.join(fitting)}"))
         given = "model.weights: none" if model.weights != "none" else ""
         if model.start != "random" and (why := self._why_no_student() or given):

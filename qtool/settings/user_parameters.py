@@ -59,7 +59,8 @@ def as_member(
     positional: Sequence[str] = (),
 ) -> Callable[..., T]:
     """Return a function as a table of qtool's takes it, whose parameters are the user's."""
-    first = [Parameter(name, Parameter.POSITIONAL_ONLY) for name in positional]
+    # the user's may have the same names
+    first = [Parameter(f"given_{name}", Parameter.POSITIONAL_ONLY) for name in positional]
     own = sorted(settable, key=lambda parameter: parameter.kind)
 
     def member(*args: object, **params: object) -> T:

@@ -250,6 +250,15 @@ def interrupted(*args: object) -> None:
     raise KeyboardInterrupt
 
 
+def test_a_network_without_sizes_is_given_them_by_an_image(
+    tmp_path: Path, forget: Callable[[], None]
+) -> None:
+    parts = {"model": {"name": "parts.py:sequential", "channels": 1}, "training.epochs": 1}
+    train(write(tmp_path, parts), tmp_path / "run")
+    forget()
+    assert pipeline.convert(tmp_path / "run", device="cpu", run_code=True).left_float == {}
+
+
 def test_a_run_keeps_what_finds_its_parts_again(tmp_path: Path, forget: Any) -> None:
     digest = hashlib.sha256(OWN.encode()).hexdigest()
     parts = {"model.name": "parts.py:Net", "training.epochs": 1}
