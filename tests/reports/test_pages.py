@@ -173,6 +173,26 @@ def test_explanations_are_curves_of_each_arm_with_their_table_beside() -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_an_arm_is_drawn_beside_the_one_that_it_is_held_against() -> None:
+    """Of an equivalence that is custom of the same learning rate, which is no plot of its own."""
+    arms = [f"lr-{rate}/{arm}" for rate in (2, 1) for arm in ("custom", "mapped")]
+    many = [explained(arm, [0.25, 0.125 * k]) for k, arm in enumerate(arms)]
+    made = explanation(many, {f"lr-{rate}/mapped": f"lr-{rate}/custom" for rate in (2, 1)})
+    assert made is not None
+    cosine, _ = made.curves
+    assert [plot.title for plot in cosine.plots] == ["lr-2/mapped", "lr-1/mapped"]
+    assert cosine.first == "the one that an arm is held against"
+    assert "lr-2/mapped ends at 0.125, lr-2/custom at 0" in cosine.plots[0].figure
+    assert "lr-1/mapped ends at 0.375, lr-1/custom at 0.25" in cosine.plots[1].figure
+    assert len(cosine.table.columns) == 5
+
+    alone = explanation(many[1:2], {"lr-2/mapped": "lr-2/custom"})  # custom failed
+    assert alone is not None
+    assert "lr-2/mapped ends at 0.125" in alone.curves[0].plots[0].figure
+    assert "custom" not in alone.curves[0].plots[0].figure
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_one_epoch_makes_no_curve_and_many_arms_no_endless_page(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -8,7 +8,7 @@ from qtool.reports.comparisons import Arm, Comparison, Difference
 from qtool.reports.pages.costs import Cost, costs
 from qtool.reports.pages.dots import SeedRow, Standing, seed_dots
 from qtool.reports.pages.drawing import for_page, named
-from qtool.reports.pages.evidence import Evidence, facts, told_by_trials
+from qtool.reports.pages.evidence import Evidence, facts, held_against, told_by_trials
 from qtool.reports.pages.explained import explanation, how_judged
 from qtool.reports.pages.page import Plot, rendered, verdict_of
 from qtool.reports.pages.tables import Table, plain
@@ -35,7 +35,7 @@ def comparison_page(result: Comparison, shown: Evidence) -> str:
         "verdict": verdict_of(result.verdict),
         "facts": [*_facts(result), *facts(shown)],
         "how_judged": list(how_judged(result)),
-        "explained": explanation(result.explained),
+        "explained": explanation(result.explained, held_against(result)),
         "tuned": candidates_of(result),
         "seeds": _seeds_plot(result, rows) if any(row.values for row in rows) else None,
         "judged": judged,
@@ -44,7 +44,7 @@ def comparison_page(result: Comparison, shown: Evidence) -> str:
         "margin": result.margin,
         "seeds_table": _seeds_table(result, found),
         "costs": list(_costs(result.arms)),
-        **told_by_trials(shown, result.failed_trials),
+        **told_by_trials(shown, result),
     }
     return rendered("comparison.html", given)
 

@@ -1,6 +1,6 @@
-"""Learning curves of pages: each arm beside the first, mean over seeds, a band from end to end."""
+"""Curves of pages: each arm beside the one it is held against, mean over seeds, and a band."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qtool.reports.pages.drawing import ACCENT, QUIET, for_page, named
@@ -10,6 +10,7 @@ from qtool.reports.pages.tables import Table, plain
 from qtool.reports.results import EpochLine
 from qtool.reports.words import number
 
+NOBODY: Mapping[str, str] = {}
 ROWS = 12  # epochs of a table; the last is always among them
 
 
@@ -43,8 +44,13 @@ def loss_of(line: EpochLine) -> float | None:
     return line.validation_loss if line.holdout_loss is None else line.holdout_loss
 
 
-def curves_of_arms(arms: Sequence[OfArms]) -> Curves | None:
-    """Return the learning curves of arms; None where no run has two epochs."""
+def curves_of_arms(arms: Sequence[OfArms], against: Mapping[str, str] = NOBODY) -> Curves | None:
+    """Return the learning curves of arms; None where no run has two epochs.
+
+    Args:
+        arms: in their order.
+        against: arm -> the one that it is held against, where that is not the first.
+    """
     if max((len(one) for arm in arms for one in arm.histories), default=0) < 2:
         return None
     every = [line for arm in arms for one in arm.histories for line in one]
@@ -54,34 +60,47 @@ def curves_of_arms(arms: Sequence[OfArms]) -> Curves | None:
         of, what = loss_of, f"{where} loss"
     lines = [line_of(arm.name, arm.histories, of) for arm in arms]
     several = any(len(arm.histories) > 1 for arm in arms)
-    return beside_first(lines, what, "k", f"{what}, mean over seeds" if several else what)
+    caption = f"{what}, mean over seeds" if several else what
+    return each_beside(lines, what, "k", caption, against)
 
 
-def beside_first(lines: Sequence[CurveLine], what: str, name: str, caption: str) -> Curves:
-    """Return a figure for each line but the first, which is beside each of them, and the table.
+def each_beside(
+    lines: Sequence[CurveLine],
+    what: str,
+    name: str,
+    caption: str,
+    against: Mapping[str, str] = NOBODY,
+) -> Curves:
+    """Return a figure for each arm, beside the one that it is held against, and the table of all.
 
     Args:
         lines: of arms; of one alone, that is drawn.
         what: they show.
         name: of the figures, unlike any other's on the page.
         caption: of the table.
+        against: arm -> the one that it is held against, where that is not the first.
     """
     known = [v for line in lines for side in (line.low, line.high, line.values) for v in side]
     ends = [value for value in known if value is not None]
     room = 0.04 * (max(ends) - min(ends)) or abs(0.04 * ends[0]) or 1.0
     limits = (min(ends) - room, max(ends) + room)
-    first, others = lines[0], lines[1:]
+    found = {line.name: line for line in lines}
+    first = lines[0].name
+    grey = list(dict.fromkeys(against.values())) or [first]
+    others = [line for line in lines if line.name not in grey]
     plots = []
-    for place, line in enumerate(others or [first]):
-        shown = [replace(first, colour=QUIET), line] if others else [line]
+    for place, line in enumerate(others or lines[:1]):
+        beside = found.get(against.get(line.name, first)) if others else None
+        shown = [line] if beside is None else [replace(beside, colour=QUIET), line]
         shown = [replace(each, label=number(last_of(each), 3)) for each in shown]
         figure = for_page(*curves(shown, what, limits=limits), f"{name}{place}")
         told = f"{what} over epochs: {line.name} ends at {number(last_of(line))}"
-        beside = f", {first.name} at {number(last_of(first))}" if others else ""
-        plots.append(Plot(named(figure, told + beside), title=line.name))
+        told += "" if beside is None else f", {beside.name} at {number(last_of(beside))}"
+        plots.append(Plot(named(figure, told), title=line.name))
     banded = any(line.low for line in lines)
+    in_grey = grey[0] if len(grey) == 1 else "the one that an arm is held against"
     table = curve_table(lines, caption)
-    return Curves(plots, table, what, first.name if others else "", several=banded)
+    return Curves(plots, table, what, in_grey if others else "", several=banded)
 
 
 def line_of(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from qtool.reports.comparisons import ByArm, Equivalence
 from qtool.reports.fair_words import accuracy_sentences
 from qtool.reports.pages.drawing import ACCENT, INK, QUIET, WARN, for_page, named
-from qtool.reports.pages.evidence import Evidence, facts, told_by_trials
+from qtool.reports.pages.evidence import Evidence, facts, held_against, told_by_trials
 from qtool.reports.pages.explained import explanation, of_looks
 from qtool.reports.pages.figures import Drawing
 from qtool.reports.pages.lines import RateLine, over_rates
@@ -44,8 +44,8 @@ def equivalence_page(result: Equivalence, shown: Evidence) -> str:
         "plots": plots,
         "accuracies": _accuracies(result),
         "how_judged": [*accuracy_sentences(result), *of_looks(result)],
-        "explained": explanation(result.explained),
-        **told_by_trials(shown, result.failed_trials),
+        "explained": explanation(result.explained, held_against(result)),
+        **told_by_trials(shown, result),
     }
     return rendered("equivalence.html", given)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from qtool.reports.comparisons import FailedTrial
+from qtool.reports.comparisons import Comparison, Equivalence, FailedTrial
 from qtool.reports.pages.curves import OfArms, curves_of_arms
 from qtool.reports.pages.page import Picture, Said
 from qtool.reports.pages.repeat import again
@@ -44,21 +44,26 @@ class Evidence:
     pictures: Sequence[Picture] = ()
 
 
-def told_by_trials(shown: Evidence, failures: Sequence[FailedTrial]) -> dict[str, object]:
+def told_by_trials(shown: Evidence, result: Comparison | Equivalence) -> dict[str, object]:
     """Return what the template of evidence is given, on every page that rests on trials.
 
     Args:
         shown: what their folders tell.
-        failures: of comparison.json.
+        result: what comparison.json says.
     """
     return {
-        "curves": curves_of_arms(histories(shown)),
+        "curves": curves_of_arms(histories(shown), held_against(result)),
         "layers": list(layers(shown)),
         "warnings": list(warnings(shown)),
-        "failed": list(failed(shown, failures)),
+        "failed": list(failed(shown, result.failed_trials)),
         "pictures": shown.pictures,
         "again": again(shown.command, shown.recipes, shown.environment),
     }
+
+
+def held_against(result: Comparison | Equivalence) -> dict[str, str]:
+    """Return the arm that each of the others is held against."""
+    return {each.arm: each.against for each in result.differences}
 
 
 def facts(shown: Evidence) -> Iterator[tuple[str, str]]:

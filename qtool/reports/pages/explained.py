@@ -1,13 +1,13 @@
 """What a comparison's page says of how it was judged, and of what may explain a difference."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.explanations import Explained
 from qtool.reports.fair_words import fair_sentences
-from qtool.reports.pages.curves import Curves, beside_first
+from qtool.reports.pages.curves import NOBODY, Curves, each_beside
 from qtool.reports.pages.lines import CurveLine
 from qtool.reports.pages.tables import Heat, Table, heat_map
 from qtool.reports.words import number
@@ -36,13 +36,20 @@ class Explanation:
     curves: Sequence[Curves]
 
 
-def explanation(explained: Sequence[Explained]) -> Explanation | None:
-    """Return how arms trained; None where nobody looked."""
-    return Explanation(_ends(explained), _curves(explained)) if explained else None
+def explanation(
+    explained: Sequence[Explained], against: Mapping[str, str] = NOBODY
+) -> Explanation | None:
+    """Return how arms trained; None where nobody looked.
+
+    Args:
+        explained: of the arms, in their order.
+        against: arm -> the one that it is held against, where that is not the first.
+    """
+    return Explanation(_ends(explained), _curves(explained, against)) if explained else None
 
 
-def _curves(explained: Sequence[Explained]) -> list[Curves]:
-    """Return each measure of several epochs, arm by arm beside the first."""
+def _curves(explained: Sequence[Explained], against: Mapping[str, str]) -> list[Curves]:
+    """Return each measure of several epochs, arm by arm."""
     made = list[Curves]()
     figures = 0
     for place, (key, (what, unit)) in enumerate(MEASURES.items()):
@@ -53,7 +60,7 @@ def _curves(explained: Sequence[Explained]) -> list[Curves]:
         ]
         figures += max(1, len(lines) - 1)
         if max((len(line.epochs) for line in lines), default=0) > 1 and figures <= MOST_FIGURES:
-            made.append(beside_first(lines, what, f"x{place}-", what))
+            made.append(each_beside(lines, what, f"x{place}-", what, against))
     return made
 
 
