@@ -15,7 +15,7 @@ import torch
 from qtool.data.bad_files import unreadable
 from qtool.data.image_folder import image_folder
 from qtool.data.image_table import image_table
-from qtool.data.layouts import layout_of, subfolders
+from qtool.data.layouts import kind_of, layout_of, subfolders
 from qtool.data.sources import DataSource, FileSplit
 from qtool.data.tables import KIND_OF
 from qtool.errors import DataError
@@ -85,10 +85,11 @@ def look_at(folder: Path) -> Looked:
 def _read(folder: Path) -> tuple[str, dict[str, str], DataSource]:
     """Return what reads a folder, by which parameters, and what it finds."""
     tables = sorted(folder.glob("*.csv"))
-    if not tables or _tells_classes(folder):
+    ways = _ways(tables) if tables else _ways_of_halves(folder)
+    if _tells_classes(folder) or not (ways := list(ways)):
         return "image_folder", {}, image_folder(folder)
     errors: list[DataError] = []
-    for params in _ways(tables):
+    for params in ways:
         for more in ({}, {"bad_files": "skip"}):
             try:
                 return "image_table", params | more, _table(folder, params | more)
@@ -112,8 +113,11 @@ def _table(folder: Path, params: dict[str, str]) -> DataSource:
 
 def _tells_classes(folder: Path) -> bool:
     """Tell whether folders have halves of classes, or are classes: several, not called halves."""
-    if layout_of(folder).train != folder:
-        return True
+    try:
+        if layout_of(folder).train != folder:
+            return True
+    except DataError:  # halves, and no folders of classes in them
+        return False
     names = subfolders(folder)
     return len(names) > 1 and not any(name.lower() in KIND_OF for name in names)
 
@@ -127,6 +131,19 @@ def _ways(tables: list[Path]) -> Iterator[dict[str, str]]:
             own = {"file": file} | ({} if judge is None else {"validation_file": judge})
             yield own
             yield own | SEVERAL
+
+
+def _ways_of_halves(folder: Path) -> Iterator[dict[str, str]]:
+    """Yield parameters for CSV files that lie in the folders of halves, one in each."""
+    kinds: dict[str, str] = {}
+    for name in subfolders(folder):
+        if (kind := kind_of(name)) and len(tables := sorted((folder / name).glob("*.csv"))) == 1:
+            kinds[kind] = tables[0].relative_to(folder).as_posix()
+    judge = kinds.get("validation") or kinds.get("test")
+    if "train" in kinds and judge:
+        own = {"file": kinds["train"], "validation_file": judge}
+        yield own
+        yield own | SEVERAL
 
 
 def _counts(source: DataSource, halves: list[FileSplit]) -> dict[str, int]:

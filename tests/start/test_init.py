@@ -114,6 +114,26 @@ def test_a_csv_says_the_classes_where_folders_do_not(kind: str, here: Path) -> N
         assert "x (2), y (2), z (1)" in (here / "p.yaml").read_text()
 
 
+@pytest.mark.parametrize("where", ["inside", "beside"])
+def test_halves_of_images_without_classes_take_theirs_from_csv_files(
+    where: str, here: Path
+) -> None:
+    for half in ("train", "valid", "test"):
+        (here / "p" / half).mkdir(parents=True)
+        for k in range(3):
+            Image.new("RGB", (20, 20), (60 * k, 0, 0)).save(here / "p" / half / f"{k}.png")
+        names = "" if where == "inside" else f"{half}/"
+        rows = "".join(f"{names}{k}.png, {k % 2}, {int(k > 0)}\n" for k in range(3))
+        file = f"{half}/_classes.csv" if where == "inside" else f"{half}.csv"
+        (here / "p" / file).write_text(f"filename, x, y\n{rows}")
+    code, _, err = shell("init", "p")
+    assert code == 0, err
+    data = load_recipe(here / "p.yaml").data
+    named = [f"{h}/_classes.csv" if where == "inside" else f"{h}.csv" for h in ("train", "valid")]
+    wanted = {"file": named[0], "validation_file": named[1], "labels": "several"}
+    assert data.params == wanted
+
+
 def test_folders_of_classes_count_where_a_csv_lies_beside_them(here: Path) -> None:
     photographs(here / "p")
     (here / "p" / "sizes.csv").write_text("file,size\n0.png,9\n1.png,8\n")
