@@ -32,11 +32,11 @@ from qtool.prediction.integer_model import classifier_of
 from qtool.prediction.predict import predict_onnx, predicted
 from qtool.reports.benchmarks import Benchmark
 from qtool.reports.checks import WholeRun
-from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.exports import AllExports, Export, UnprovenExport
-from qtool.reports.inspections import EstimatorTable, Inspection
+from qtool.reports.inspections import EstimatorTable
 from qtool.reports.predictions import Prediction
-from qtool.reports.results import Conversion, StraightThrough, Summary
+from qtool.reports.result import Result
+from qtool.reports.results import Conversion, StraightThrough, Summary, read_finished
 from qtool.runs.access import Access
 from qtool.runs.build import load_checked
 from qtool.runs.deal import refuse_differing, refuse_indivisible
@@ -298,16 +298,14 @@ def bench(
         )
 
 
-def inspect(source: Path, *, run_code: bool = False) -> Inspection | Comparison | Equivalence:
-    """Recipe, run, comparison, integer model or ONNX file -> what it holds."""
+def inspect(source: Path, *, run_code: bool = False) -> Result:
+    """Recipe, run, comparison, result, model or file of weights -> what it holds."""
     if is_comparison(source):
-        return read_comparison(source)
+        return read_comparison(source) if source.is_dir() else read_finished(source)
     return inspect_source(source, Access.of(run_code=run_code))
 
 
-def draw(
-    source: Path, output: Path, *, run_code: bool = False
-) -> Inspection | Comparison | Equivalence:
+def draw(source: Path, output: Path, *, run_code: bool = False) -> Result:
     """Run or comparison -> a page for people, report.html; return what `inspect` does."""
     write_page(source, output, Access.of(run_code=run_code))
     return inspect(source, run_code=run_code)

@@ -48,8 +48,11 @@ class WordTable(Table):
         if spare < 0:
             return None
         wanted = [more - less for more, less in zip(natural, least, strict=True)]
-        given = [spare * want // sum(wanted) for want in wanted]
-        return [less + more for less, more in zip(least, given, strict=True)]
+        given = dict.fromkeys(range(len(wanted)), 0)
+        for left, index in enumerate(sorted(given, key=wanted.__getitem__)):
+            given[index] = min(wanted[index], spare // (len(wanted) - left))  # the least first
+            spare -= given[index]
+        return [less + given[index] for index, less in enumerate(least)]
 
     def _as_list(self, width: int) -> Iterator[Text]:
         """Yield each row as lines: what it is about, then its other cells by their names."""

@@ -14,7 +14,7 @@ def inspect(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Recipe, run, comparison, integer model or ONNX file; or the word estimators."
+            help="Recipe, run, comparison, result (JSON), model or file of weights; or estimators."
         ),
     ],
     *,
@@ -33,7 +33,7 @@ def inspect(
     run_code: RunCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print what a file or run holds: layers, bits, scales, bytes; lint ONNX files.
+    """Print what a file or run holds: layers, bits, scales, bytes, results; lint ONNX files.
 
     Of a run or a comparison --output draws a page; with the word estimators: print every gradient
     estimator, or with --output draw them, into a page or a folder.
@@ -45,6 +45,12 @@ def inspect(
         raise typer.BadParameter("goes with ONNX files only", param_hint="--repair")
     if not of_estimators:
         look_at_anything(source, to_be_drawn=output is not None)
+    written = source / "comparison.json" if source.is_dir() else source
+    if output is None and written.suffix == ".json" and written.is_file():
+        from qtool.reports.results import read_finished
+
+        present(read_finished(written), as_json=as_json)  # without torch
+        return
     from qtool import pipeline
 
     if repair is not None:

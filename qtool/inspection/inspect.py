@@ -12,6 +12,7 @@ from qtool.files.reading import intact
 from qtool.graph.exact import load_model
 from qtool.graph.sites.frames import sites_of
 from qtool.inspection.onnx import inspect_onnx
+from qtool.inspection.weights import holds_floats_alone, inspect_weights, names_weights
 from qtool.integer.converted import converted_state
 from qtool.integer.layers import IntegerLayer, LayerSpec, integer_layers
 from qtool.integer.site_specs import SiteSpec
@@ -46,7 +47,11 @@ def inspect_source(source: Path, access: Access = OWN) -> Inspection:
         return _inspect_run(source, access)
     if source.suffix == ".onnx":
         return inspect_onnx(source)
+    if names_weights(source):
+        return inspect_weights(source)
     if source.suffix == ".safetensors":
+        if holds_floats_alone(source):
+            return inspect_weights(source)
         return _inspect_integer(source, access)
     return _inspect_recipe(source, access)
 

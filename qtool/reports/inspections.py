@@ -80,10 +80,10 @@ class InspectedLayer(Result):
 
 
 class Inspection(Result):
-    """What a recipe, run, integer model or ONNX file holds: as much as each of them tells."""
+    """What a recipe, run, integer model, ONNX file or file of weights holds: what each tells."""
 
     source: str
-    kind: Literal["recipe", "run", "integer model", "ONNX model"]
+    kind: Literal["recipe", "run", "integer model", "ONNX model", "weights"]
     model: str = ""
     data: str = ""
     producer: str = ""

@@ -13,7 +13,7 @@ from pydantic import Field
 from qtool.errors import InputError
 from qtool.files.json_data import read_json
 from qtool.reports.comparisons import Comparison, Equivalence, UnfinishedComparison
-from qtool.reports.exports import Export
+from qtool.reports.exports import Export, UnprovenExport
 from qtool.reports.health import Finding
 from qtool.reports.layers import ExportedLayer, Layer, Site
 from qtool.reports.result import Result, Seconds
@@ -234,8 +234,22 @@ def read(path: Path) -> Result:
         if key in data:
             if kind is Comparison and data[key] == "equivalence":
                 kind = Equivalence
+            if kind is Export and "top1_agreement" not in data:
+                kind = UnprovenExport
             return kind.of(data, path)
     raise InputError(f"{path}: no result of qtool; give a summary, convert, export or comparison")
+
+
+def read_finished(path: Path) -> Result:
+    """Return the result that a JSON file holds, which is not one of a comparison still going on.
+
+    Raises:
+        InputError: If it is missing, damaged, not finished, or holds no result of qtool.
+    """
+    result = read(path)
+    if isinstance(result, UnfinishedComparison):
+        raise InputError(f"{path}: not the report of a finished comparison")
+    return result
 
 
 _MARKS: dict[str, type[Result]] = {  # a key -> the one kind of file that has it

@@ -12,6 +12,8 @@ READERS = {
         "comparison/execution/slots.py",  # what a worker of this comparison said
         "export/targets/onnxruntime.py",  # a profile
         "files/json_data.py",
+        "known.py",  # of the package itself
+        "recipe/early.py",  # likewise
         "runs/answers.py",  # as world/group
         "world/group.py",  # what another process of this training said
     ],
