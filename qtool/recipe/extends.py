@@ -86,8 +86,10 @@ def _join(base: Mapping[str, object], own: Mapping[str, object]) -> dict[str, ob
     made = {key: value for key, value in base.items() if key not in gone}
     for key, value in own.items():
         below = made.get(key)
-        sections = isinstance(below, dict) and isinstance(value, dict)
-        made[key] = _choice(below, value) if sections else value
+        if isinstance(below, dict) and isinstance(value, dict):
+            made[key] = _choice(below, value)
+        else:
+            made[key] = value
     return made
 
 

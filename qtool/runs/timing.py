@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from qtool.console import say_nothing
-from qtool.data.batches import Batches
 from qtool.data.loaders import Loaders
 from qtool.recipe.recipe import Recipe
 from qtool.runs.equipment import make_trainer
+from qtool.training.watcher import Batches
 
 TIMED = 3  # steps
 AT_LEAST, ENOUGH = 2, 10.0  # steps; seconds after which no more are timed

@@ -104,7 +104,7 @@ def _table(folder: Path, params: dict[str, str]) -> DataSource:
     Raises:
         DataError: If it cannot be read, or is of several labels and `params` are not.
     """
-    source = image_table(folder, **params)
+    source = READERS["image_table"](folder, **params)
     names = "".join(source.class_names)
     if "labels" not in params and any(sign in names for sign in BETWEEN_LABELS):
         raise DataError(f"{folder}: a cell has several labels")
