@@ -136,6 +136,9 @@ class UserCode:
             )
         source = installed_source(name, folders)
         digest = "" if source is None else _read(source).digest
+        kept = (self.digests or {}).get(name, digest)
+        if self.run is not None and kept != digest:
+            warn(f"{source}: {self._why_not(name)}")
         return UsersModule(name, source, digest, None)
 
     def _is_wanted(self, found: UsersFile, file: str) -> bool:
@@ -147,9 +150,10 @@ class UserCode:
         if self.into is None:
             return self.digests is None or found.digest == self.digests.get(file)
         if self.digests and found.digest != self.digests.get(file, found.digest):
+            copy = ", of which it keeps a copy" if file.endswith(".py") else ""
             raise InputError(
-                f"{self.into}: holds a run with another {file}, of which it keeps a copy; choose "
-                f"another --run-dir for what the file says now"
+                f"{self.into}: holds a run with another {file}{copy}; choose another --run-dir for "
+                f"what the {'file' if copy else 'module'} says now"
             )
         return True
 

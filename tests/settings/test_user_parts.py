@@ -208,3 +208,7 @@ def test_run_code_imports_a_changed_module_and_what_is_installed(
     assert load_part("mine:Net", code, "model").call(3).said[0] == 3
     assert "not the file that" in capsys.readouterr().err
     assert load_part("json.tool:main", code, "model").function.__name__ == "main"
+    assert capsys.readouterr().err == ""
+    changed = of_run(run, {"json.tool": "0" * 64}, run_copies=True)
+    assert load_part("json.tool:main", changed, "model").function.__name__ == "main"
+    assert "not the file that" in capsys.readouterr().err
