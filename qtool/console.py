@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from rich.cells import cell_len
@@ -120,6 +121,28 @@ def _while_there(console: Console) -> Iterator[None]:
 def say(message: str, *, on_stdout: bool = False) -> None:
     """Show one line: a result on standard output, anything else on standard error."""
     _as_it_is(_console(on_stdout=on_stdout), message)
+
+
+_SAID: ContextVar[set[str] | None] = ContextVar("_SAID", default=None)
+
+
+@contextmanager
+def saying_once() -> Iterator[None]:
+    """Let `note` show each note once while inside, however many stages of the work say it."""
+    token = _SAID.set(set())
+    try:
+        yield
+    finally:
+        _SAID.reset(token)
+
+
+def note(message: str) -> None:
+    """Say what is known of the data or the network, which several stages of one command may say."""
+    said = _SAID.get()
+    if said is None or message not in said:
+        say(message)
+    if said is not None:
+        said.add(message)
 
 
 def warn(message: str) -> None:

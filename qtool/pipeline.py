@@ -17,6 +17,7 @@ from qtool.comparison.stories import (
     compare_runs,
     compare_schedules,
 )
+from qtool.console import saying_once
 from qtool.conversion.to_integer import convert as to_integer
 from qtool.export.writing.ends import Ends
 from qtool.export.writing.onnx_qdq import Ceil
@@ -92,21 +93,22 @@ def run(
 ) -> WholeRun:
     """Recipe -> `train` -> `convert` -> `export`, in one process; return what all three say."""
     Writing(target).runtime()  # before hours of training
-    trained = train(
-        recipe_path,
-        run_dir=run_dir,
-        assignments=assignments,
-        device=device,
-        resume=resume,
-        overwrite=overwrite,
-        data_root=data_root,
-        run_code=run_code,
-        report=report,
-    )
-    folder = Path(trained.run)
-    # the user's own code has just run: what the folder keeps of it is the same
-    converted = convert(folder, device=device, data_root=data_root, run_code=True)
-    exported = export(folder, target=target, data_root=data_root, run_code=True)
+    with saying_once():
+        trained = train(
+            recipe_path,
+            run_dir=run_dir,
+            assignments=assignments,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            data_root=data_root,
+            run_code=run_code,
+            report=report,
+        )
+        folder = Path(trained.run)
+        # the user's own code has just run: what the folder keeps of it is the same
+        converted = convert(folder, device=device, data_root=data_root, run_code=True)
+        exported = export(folder, target=target, data_root=data_root, run_code=True)
     return WholeRun(run=str(folder), train=trained, convert=converted, export=exported)
 
 

@@ -186,3 +186,15 @@ def test_without_colours_nothing_but_text_is_sent() -> None:
     for words in ("a note", "WARNING: a warning", "title", "error: none", "--resume", "Missing"):
         assert words in plain
     assert "\x1b[" in sent_to_a_terminal("-c", SPEAKER)
+
+
+def test_a_note_of_several_stages_is_shown_once_inside_one_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console.note("3 classes")
+    with console.saying_once():
+        for said in ("3 classes", "2 files", "3 classes", "2 files"):
+            console.note(said)
+    console.note("2 files")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["3 classes", "3 classes", "2 files", "2 files"]

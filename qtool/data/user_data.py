@@ -161,8 +161,8 @@ def _classes(
     else:
         count = 1 + max(int(each.max()) if len(each) else 0 for each in labels)
     said = getattr(half, "classes", None)
-    named = isinstance(said, list | tuple) and len(said) >= count
-    names = tuple(map(str, said)) if named else tuple(map(str, range(count)))
+    named = said if isinstance(said, list | tuple) and len(said) >= count else range(count)
+    names = tuple(map(str, named))
     return names, len(names)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from qtool.console import say
+from qtool.console import note
 from qtool.data.datasets import DATASETS
 from qtool.data.loaders import Loaders, make_loaders
 from qtool.data.sources import known_channels, known_classes, known_image_size
@@ -84,7 +84,7 @@ def make_data(
         channels_last=recipe.training.channels_last,
     )
     if loaders.note:
-        say(loaders.note)
+        note(loaders.note)
     _refuse_other_loss(recipe, loaders, source)
     return loaders
 
@@ -192,7 +192,7 @@ def make_network(recipe: Recipe, loaders: Loaders) -> Built:
     )
     _refuse_unfit(built, recipe, loaders.classes)
     if built.note:
-        say(built.note)
+        note(built.note)
     if found := freeze_problems(built.model, recipe.training.freeze):
         raise report("the recipe", [(f"training.{place}", why) for place, why in found])
     with torch.random.fork_rng(devices=[]):  # what is drawn later does not depend on the start
