@@ -19,7 +19,7 @@ from qtool.settings.user_parts import PREFIXES
 
 PREFIX = "timm:"
 assert PREFIX.removesuffix(":") in PREFIXES
-GIVEN = ("num_classes", "in_chans", "pretrained", "checkpoint_path", "features_only")
+GIVEN = ("num_classes", "in_chans", "checkpoint_path", "features_only", "cache_dir")
 
 
 class _Timm(Protocol):
@@ -46,7 +46,8 @@ def timm_problems(name: str, params: Mapping[str, object]) -> list[Problem]:
         close = get_close_matches(base, known, n=1)
         hint = f"; did you mean {PREFIX}{close[0]}?" if close else "; timm.list_models() names all"
         return [("", f"unknown model {shown(name)}{hint}")]
-    return [(key, f"{key} is given by qtool; leave it out") for key in params if key in GIVEN]
+    taken = [key for key in params if key in GIVEN or key.startswith("pretrained")]
+    return [(key, f"{key} is given by qtool; leave it out") for key in taken]
 
 
 def build_timm(name: str, classes: int, channels: int, params: Mapping[str, object]) -> nn.Module:
@@ -55,6 +56,8 @@ def build_timm(name: str, classes: int, channels: int, params: Mapping[str, obje
     Raises:
         RecipeError: If it has no such parameter, or fails.
     """
+    if found := timm_problems(name, params):  # parameters may come from a file
+        raise RecipeError("; ".join(why for _, why in found))
     own = name.removeprefix(PREFIX)
     sizes = {"num_classes": classes, "in_chans": channels}
     try:
