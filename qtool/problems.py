@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from math import isfinite
 from reprlib import Repr
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; choose one of: {', '.join(known)}"
 
 
+def unknown(family: str, name: str, known: Iterable[str]) -> str:
+    """Return what is wrong with a name that is none of its family."""
+    hint = "; a number is written without quotes" if is_number(name) else did_you_mean(name, known)
+    return f"unknown {family} {shown(name)}{hint}"
+
+
+def is_number(text: object) -> bool:
+    """Tell whether something is the text of a number, as one in quotes is."""
+    try:
+        return isinstance(text, str) and isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def either(words: Sequence[str]) -> str:
     """Return words as a choice between them: a, b or c."""
     *most, last = words
@@ -68,6 +83,18 @@ def shown(value: object) -> str:
     except ValueError:  # Python refuses to print a number of more than 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _quotes(kind: str, value: object) -> str:
+    """Return what quotes have to do with a value of a wrong kind, "" if nothing.
+
+    YAML reads no and off as false, and what looks like a number as one.
+    """
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return "; put it in quotes, as it was written, for text"
+    if kind in ("int_type", "float_type", "bool_type") and is_number(value):
+        return "; leave out the quotes"
+    return ""
 
 
 def plain_message(error: "ErrorDetails") -> str:
@@ -105,5 +132,5 @@ def plain_message(error: "ErrorDetails") -> str:
                 "model_type": "a mapping of keys",
                 "model_attributes_type": "a mapping of keys",
             }.get(kind, kind.removesuffix("_type"))
-            return f"{value} is not {wanted}"
+            return f"{value} is not {wanted}{_quotes(kind, error['input'])}"
     return f"{error['msg']}, got {value}"

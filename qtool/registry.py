@@ -13,7 +13,7 @@ from typing import Generic, ParamSpec, TypeVar, cast, overload
 from pydantic import TypeAdapter, ValidationError
 
 from qtool.errors import RecipeError
-from qtool.problems import Problem, brief, did_you_mean, plain_message, shown
+from qtool.problems import Problem, brief, did_you_mean, plain_message, unknown
 
 F = TypeVar("F", bound=Callable[..., object])
 P = ParamSpec("P")
@@ -60,7 +60,7 @@ class Registry(Generic[F]):
         return self._members[name]
 
     def _unknown(self, name: str) -> str:
-        return f"unknown {self.family} {shown(name)}{did_you_mean(name, self._members)}"
+        return unknown(self.family, name, self._members)
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """Return the keyword-only parameters of `name`: those a recipe may set."""

@@ -124,7 +124,7 @@ class _Loader(yaml.SafeLoader):
         raise _problem(
             node.start_mark,
             f"{written} begins with 0, which some readers of YAML take for a number to the base 8; "
-            f'write {sign}{meant}, or "{written}" for text',
+            f'write {sign}{meant}, or "{written}" in quotes for text',
         )
 
 
@@ -160,7 +160,20 @@ def parse_yaml(text: str) -> object:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise yaml.YAMLError(f"{place}{error.problem or error.context}"[:200]) from error
+        why = f"{place}{error.problem or error.context}"[:200]
+        raise yaml.YAMLError(f"{why}{_quotes_for(error)}") from error
+
+
+def _quotes_for(error: yaml.MarkedYAMLError) -> str:
+    """Return which text is to be put in quotes, where YAML has a meaning of its own for it."""
+    problem, context = str(error.problem), str(error.context)
+    if "alias" in problem + context or "anchor" in context:
+        return "; put a text that begins with * or & in quotes"
+    if "cannot start any token" in problem:
+        return "; put the text that begins with it in quotes"
+    if "mapping values are not allowed" in problem:
+        return "; put a text with a colon in it in quotes"
+    return ""
 
 
 def written_yaml(data: object) -> str:

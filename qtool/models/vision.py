@@ -30,7 +30,7 @@ from qtool.models.weights import (
     load_weights,
     read_weights,
 )
-from qtool.problems import Problem, brief, did_you_mean, plain_message, shown
+from qtool.problems import Problem, brief, did_you_mean, plain_message, shown, unknown
 from qtool.settings.user_parts import is_users
 
 SMALL_IMAGE = 64  # pixels; up to here the residual networks start without a stride
@@ -88,7 +88,7 @@ def model_problems(name: str, params: Mapping[str, object]) -> list[Problem]:
             return found + timm_problems(name, others)
         return found if is_not_loaded(name) else found + MODELS.problems(name, others)
     if name not in MODELS and name not in model_names():
-        return [("", f"unknown model {shown(name)}{did_you_mean(name, model_names())}")]
+        return [("", unknown("model", name, model_names()))]
     weights = params.get("weights", "none")
     problem = _weights_problem(name, weights)
     found = [("weights", problem)] if problem else []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 from qtool.known import Family, Known, KnownParameter, known, known_names, registered
-from qtool.problems import Problem, brief, did_you_mean, plain_message, report, shown
+from qtool.problems import Problem, brief, did_you_mean, plain_message, report, shown, unknown
 from qtool.recipe.extends import chain_of, joined
 from qtool.recipe.plain import override
 
@@ -193,8 +193,7 @@ def _of_family(family: Family, name: str, params: Mapping[str, object]) -> Itera
     if member is None:
         if _may_be_of_another_library(family, name):
             return
-        hint = did_you_mean(name, known_names(family))
-        yield "", f"unknown {WORDS[family]} {shown(name)}{hint}"
+        yield "", unknown(WORDS[family], name, known_names(family))
         return
     accepted = {each["name"]: each for each in member["parameters"]}
     for key, value in params.items():

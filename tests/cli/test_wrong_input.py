@@ -237,6 +237,21 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
         "training.learning_rate",
         "unknown schedule 'cosin'; did you mean cosine?",
     ),
+    "learning rate in quotes": (
+        replaced("learning_rate: 0.01", "learning_rate: '1e-2'"),
+        "training.learning_rate",
+        "unknown schedule '1e-2'; a number is written without quotes",
+    ),
+    "epochs in quotes": (
+        recipe_with(training__epochs="3"),
+        "training.epochs",
+        "'3' is not a whole number; leave out the quotes",
+    ),
+    "a folder that YAML takes for false": (
+        recipe_with(data={"name": "image_folder", "folder": False}),
+        "data.folder",
+        "false is not text; put it in quotes, as it was written, for text",
+    ),
     "unknown optimizer": (
         recipe_with(training__optimizer="sdg"),
         "training.optimizer",
@@ -381,7 +396,7 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
     "match is a number": (
         recipe_with(quantization__overrides__0__match=5),
         "quantization.overrides.0.match",
-        "5 is not text; 5 is not a list",
+        "5 is not text; put it in quotes, as it was written, for text; 5 is not a list",
     ),
     "overrides is a mapping": (
         recipe_with(quantization__overrides={"match": "conv1"}),
@@ -433,6 +448,10 @@ NOT_A_RECIPE: dict[str, tuple[bytes, str]] = {
     "UTF-16": ("seed: 0".encode("utf-16"), "not a text file"),
     "a zero byte": (b"seed: \0", "not YAML: unacceptable character"),
     "an open bracket": (b"a: [1, 2", "not YAML: line 1, column 9: expected ',' or ']'"),
+    "a glob without quotes": (b"match: *.conv1", "put a text that begins with * or & in quotes"),
+    "a name that is no alias": (b"match: *conv1", "put a text that begins with * or & in quotes"),
+    "an at sign": (b"a: @b", "cannot start any token; put the text that begins with it in quotes"),
+    "a colon in a text": (b"a: b: c", "put a text with a colon in it in quotes"),
     "a tab": (b"a:\n\t- b", "not YAML: line 2, column 1: found character"),
     "two documents": (b"a: 1\n---\nb: 2", "another document"),
     "a key written twice": (b"seed: 0\nseed: 1", "line 2: the key seed is written twice"),
@@ -466,7 +485,7 @@ NOT_A_RECIPE: dict[str, tuple[bytes, str]] = {
     "a number that begins with 0": (
         b"seed: 010",
         "line 1, column 7: 010 begins with 0, which some readers of YAML take for a number to the "
-        'base 8; write 10, or "010" for text',
+        'base 8; write 10, or "010" in quotes for text',
     ),
     "a time of day": (b"seed: 1:30", "'1:30' is not a whole number"),
     "a number with a tag": (b"seed: !!int ''", "the tag !!int; write the plain value"),

@@ -20,7 +20,10 @@ READERS = {
     r"\byaml\.(load|safe_load|unsafe_load|full_load)\(": ["files/yaml_data.py"],
     r"\btorch\.load\(": ["tensor_files.py"],
     r"\b(load_file|safe_open)\(": ["tensor_files.py"],
-    r"\bnp\.(load|fromfile|memmap)\(": ["files/npz.py"],
+    r"\bnp\.(load|fromfile|memmap)\(": [
+        "data/image_files.py",  # the bytes of an image, for torchvision to decode
+        "files/npz.py",
+    ],
     r"\bzipfile\.ZipFile\(": ["files/archives.py", "files/checksums.py"],
     r"\bImage\.open\(": ["images/files.py"],
     r"\bonnx\.load\w*\(|\bParseFromString\(": [

@@ -169,7 +169,7 @@ def test_a_recipe_sets_what_the_signature_has_but_for_what_is_given(tmp_path: Pa
     assert wrong == {
         "wdth": "net.py:Net has no parameter wdth; did you mean width?",
         "width": "1.5 is not a whole number",
-        "names": "3 is not text",
+        "names": "3 is not text; put it in quotes, as it was written, for text",
     }
     assert table.problems("net.py:make", {"anything": 3}) == []
     assert table.build("net.py:make", anything=3)(num_classes=2) == {"anything": 3}
