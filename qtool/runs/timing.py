@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from statistics import fmean
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class Timing:
     Attributes:
         step: seconds of a training step.
         epoch: seconds of an epoch, with its validation.
-        total: seconds of all epochs.
+        total: seconds of all epochs, and of starting what reads images.
     """
 
     step: float
@@ -51,18 +51,26 @@ def time_steps(
     first, step = _times(trainer.train, trainer.plain_step(), steps)
     model.eval()
     with torch.no_grad():
-        begun, judged = _times(data.validation, lambda images, _: model(images), 1)
-    epoch = first + step * (len(data.train) - 1) + begun + judged * (len(data.validation) - 1)
-    return Timing(step, epoch, epoch * recipe.training.epochs)
+        begun, judged = _times(data.validation, lambda images, _: model(images), 2)
+    epoch = step * len(data.train) + judged * len(data.validation)
+    return Timing(step, epoch, first + begun + epoch * recipe.training.epochs)
 
 
 def _times(
     batches: Batches, work: Callable[[Tensor, Tensor], object], most: int
 ) -> tuple[float, float]:
-    """Return how long some work on a first batch takes, and on each after it; in seconds."""
+    """Return how long it takes to have a first batch, and to have another and work on it; seconds.
+
+    The very first work takes longer than all that follows, and counts only where there is no other.
+    The median leaves out what else the machine did meanwhile.
+    """
     taken: list[float] = []
-    start = began = time.perf_counter()
+    start = time.perf_counter()
+    begun, began = 0.0, start
     for images, labels in islice(batches.batches(0), 1 + most):
+        if not taken:
+            began = time.perf_counter()
+            begun = began - start
         work(images, labels)
         _ = float(images.sum())  # waits for a device
         now = time.perf_counter()
@@ -70,4 +78,4 @@ def _times(
         began = now
         if len(taken) > AT_LEAST and now - start > ENOUGH:
             break
-    return taken[0], fmean(taken[1:] or taken)
+    return begun, median(taken[1:] or taken)

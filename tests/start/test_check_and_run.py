@@ -47,7 +47,7 @@ def test_a_check_counts_operations_and_bytes_and_keeps_nothing(here: Path) -> No
     assert said["packed_bytes"] == WEIGHTS // 2 + 8 * CHANNELS + 4 * CHANNELS
     assert (said["training_images"], said["validation_images"]) == (64, 500)
     assert (said["steps"], said["epochs"], said["weight_bits_mean"]) == (2, 5, 4.0)
-    assert said["seconds"] == pytest.approx(5 * said["epoch_seconds"])
+    assert 5 * said["epoch_seconds"] <= said["seconds"] < 5 * said["epoch_seconds"] + 5
     assert said["epoch_seconds"] >= said["step_seconds"] > 0
     assert said["peak_memory_bytes"] > 50e6  # torch alone takes more
 
