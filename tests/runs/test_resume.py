@@ -92,6 +92,18 @@ AT_SITES = LEARNED | {
         "activations": {"bits": 4, "place": "every_value", "range": "ema_min_max"},
     }
 }
+WITH_KEYS = BLENDED | {
+    "data.holdout": 0.1,
+    "training": BLENDED["training"]
+    | {
+        "optimizer": "NAdam",
+        "clip_gradient": 0.5,
+        "ema": 0.9,
+        "freeze": ["conv2"],
+        "class_weights": "balanced",
+        "validation_top5": True,
+    },
+}
 QUICK = LEARNED | {"training.epochs": 2}
 
 
@@ -160,8 +172,15 @@ def contents(folder: Path) -> dict[str, bytes]:
         RESTLESS,
         pytest.param(LEARNED, marks=pytest.mark.slow),
         pytest.param(AT_SITES, marks=pytest.mark.slow),
+        pytest.param(WITH_KEYS, marks=pytest.mark.slow),
     ],
-    ids=["blend that freezes", "random rounding, dampening, freezing", "learned scales", "sites"],
+    ids=[
+        "blend that freezes",
+        "random rounding, dampening, freezing",
+        "learned scales",
+        "sites",
+        "keys of training",
+    ],
 )
 def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
     changes: dict[str, Any], tmp_path: Path
@@ -181,7 +200,7 @@ def test_a_run_killed_twice_ends_as_if_it_had_never_stopped(
     assert (killed / "metrics.csv").read_text() == metrics_csv(RunFolder(killed).history())
     alphas = [line["alpha"] for line in metrics(whole) if "alpha" in line]
     assert alphas in ([], [pytest.approx(1 - (1 - 0.25 / 0.4) ** 3), 1, 1, 1])
-    assert bool(alphas) == (changes is BLENDED)
+    assert bool(alphas) == (changes in (BLENDED, WITH_KEYS))
     shares = [line["frozen_share"] for line in metrics(whole) if "frozen_share" in line]
     assert [max(share.values()) > 0 for share in shares[-1:]] == [True] * (changes is RESTLESS)
     apart = ("run", "seconds")

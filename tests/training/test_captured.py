@@ -90,6 +90,7 @@ def test_a_captured_step_trains_as_the_plain_one_does(name: str, optimizer: str)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_no_step_waits_for_the_device() -> None:
     step = made("learned", "sgd", "cuda")
+    step.clip = 1.0
     batches = [batch(index, "cuda") for index in range(4)]
     step(*batches[0])
     with nothing_waits():
