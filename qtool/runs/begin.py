@@ -113,7 +113,10 @@ def write_environment(
         k: v for k, v in sources(data_of_recipe).items() if not (v.is_file and k in of_estimators)
     }
     if others:
-        said[PARTS] = {k: {"sha256": v.digest, "version": v.version} for k, v in others.items()}
+        said[PARTS] = {
+            k: {"sha256": v.digest, "version": v.version, "folder": str(v.folder or "")}
+            for k, v in others.items()
+        }
     write_json(folder.environment, said)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qtool.files.json_data import read_json, read_json_lines
@@ -116,7 +116,15 @@ class RunFolder:
         Args:
             run_copies: what the folder keeps may, and what is installed.
         """
-        return UserCode.of_run(self.path, self.kept_digests(), run_copies=run_copies)
+        code = UserCode.of_run(self.path, self.kept_digests(), run_copies=run_copies)
+        return replace(code, lay_in=self._places())
+
+    def _places(self) -> dict[str, str]:
+        """Return module -> folder in which it lay when the run was trained."""
+        parts = read_json(self.environment).get(PARTS) if self.environment.is_file() else None
+        kept = parts.items() if isinstance(parts, dict) else ()
+        found = {str(k): v.get("folder") for k, v in kept if isinstance(v, dict)}
+        return {k: v for k, v in found.items() if isinstance(v, str) and v}
 
     @property
     def summary(self) -> Path:

@@ -47,6 +47,7 @@ class UserCode:
         into: folder of a run that the user's own recipe goes on with.
         run_copies: they may run, as `--run-code` says.
         runs: of which families parts run; of the others they are only found.
+        lay_in: module -> folder in which a run says that it lay, for messages.
         loaded: what has run already, so that it does once.
     """
 
@@ -56,6 +57,7 @@ class UserCode:
     into: Path | None = None
     run_copies: bool = False
     runs: frozenset[Family] = FAMILIES
+    lay_in: Mapping[str, str] = field(default_factory=dict)
     loaded: dict[str, ModuleType] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -131,15 +133,22 @@ class UserCode:
             raise RecipeError(f"{refused}; --run-code runs it nevertheless")
         if self.run is not None and not self.run_copies:
             raise RecipeError(
-                f"{name}: not in the working directory, nor on PYTHONPATH; --run-code imports what "
-                "is installed"
+                f"{name}: not in the working directory, nor on PYTHONPATH{self._lay(name)}; "
+                "--run-code imports what is installed"
             )
-        source = installed_source(name, folders)
+        try:
+            source = installed_source(name, folders)
+        except RecipeError as error:
+            raise RecipeError(f"{error}{self._lay(name)}") from error
         digest = "" if source is None else _read(source).digest
         kept = (self.digests or {}).get(name, digest)
         if self.run is not None and kept != digest:
             warn(f"{source}: {self._why_not(name)}")
         return UsersModule(name, source, digest, None)
+
+    def _lay(self, name: str) -> str:
+        """Say where a module lay that is not found, where that is known."""
+        return f"; it lay in {self.lay_in[name]}" if name in self.lay_in else ""
 
     def _is_wanted(self, found: UsersFile, file: str) -> bool:
         """Tell whether a file is the one that the run was trained with, if there is a run.

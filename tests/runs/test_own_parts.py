@@ -265,8 +265,8 @@ def test_a_run_keeps_what_finds_its_parts_again(tmp_path: Path, forget: Any) -> 
     train(write(tmp_path, parts), tmp_path / "run")
     said = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert said["part_sources"] == {
-        "parts.py": {"sha256": digest, "version": ""},
-        "own.parts": {"sha256": digest, "version": ""},
+        "parts.py": {"sha256": digest, "version": "", "folder": ""},
+        "own.parts": {"sha256": digest, "version": "", "folder": str(tmp_path)},
     }
     assert (tmp_path / "run" / "parts.py").read_text() == OWN
 
@@ -298,6 +298,17 @@ def test_parts_of_anothers_run_run_where_the_user_says(
         forget()
         code, _, err = shell(*command, "--run-code")
         assert code in (0, None), err
+
+
+def test_a_module_that_is_not_found_is_said_to_have_lain_somewhere(
+    tmp_path: Path, forget: Callable[[], None]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    train(write(tmp_path / "mine", {"training.epochs": 1}), tmp_path / "run")
+    forget()
+    why = refused(tmp_path, "convert", "run")
+    where = f"own.parts: not in the working directory, nor on PYTHONPATH; it lay in {tmp_path}/mine"
+    assert where in why
 
 
 def test_code_in_a_folder_that_only_looks_like_a_run_does_not_run(tmp_path: Path) -> None:
