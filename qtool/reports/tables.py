@@ -85,7 +85,11 @@ def show_summary(result: Summary) -> None:
         ("run folder", result.run),
     ]
     of_some = {"top 5": result.validation_top5, "F1": result.validation_f1}
-    known = [(f"validation, {what}", percent(share)) for what, share in of_some.items() if share]
+    known = [
+        (f"validation, {what}", percent(share))
+        for what, share in of_some.items()
+        if share is not None
+    ]
     show(table(f"training {result.status}", ["", "#"], rows[:1] + known + rows[1:]), on_stdout=True)
     if result.profile is not None:
         show_profile(result.profile)
