@@ -36,13 +36,13 @@ def predict(
 
     Example: qtool predict digits.onnx photographs
     """
+    look_at_models([model])
+    look_at_images(images)
     if model.suffix == ".onnx":  # the other stories load torch, which need not be there
         from qtool.prediction.predict import predict_onnx
 
         result = predict_onnx(model, images, top=top, csv_file=csv_file)
     else:
-        look_at_models([model])
-        look_at_images(images)
         from qtool import pipeline
 
         result = pipeline.predict(

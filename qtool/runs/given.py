@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qtool.errors import InputError
 from qtool.files.whole import refuse_unless_writable
+from qtool.known import known_names
 from qtool.problems import either
 
 RECIPE = "recipe.yaml"
@@ -90,11 +91,9 @@ def refuse_no_onnx_file(path: Path) -> None:
         InputError: If its name is that of another kind of file, or nothing can be written there.
     """
     if path.suffix.lower() != ".onnx" and not path.is_dir():
-        from qtool.export.targets.target import TARGETS
-
         raise InputError(
             f"{path}: qtool writes ONNX files, whose names end in .onnx; --target says for which "
-            f"runtime: {either(TARGETS.names())}"
+            f"runtime: {either(known_names('targets'))}"
         )
     refuse_unless_writable(path, "--output names an .onnx file")
 
