@@ -25,11 +25,8 @@ main()
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("qtool li", ["list"]),
         ("qtool list mo", ["models"]),
-        ("qtool run r.yaml --target openv", ["openvino"]),
         ("qtool train r.yaml --set training.optimizer=adamw", ["training.optimizer=adamw"]),
-        ("qtool compare estimators r.yaml --on w", ["weights"]),
     ],
 )
 def test_a_shell_is_offered_words_without_torch(typed: str, offered: list[str]) -> None:
