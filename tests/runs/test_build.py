@@ -56,7 +56,7 @@ def test_a_cuda_graph_is_left_out_on_a_cpu_with_a_note(capsys):
     training = plain.training.model_copy(update={"cuda_graph": True})
     wanted = plain.model_copy(update={"training": training})
     network = build.make_network(wanted, IMAGES).model
-    loaders = SimpleNamespace(train=None, train_split=None, validation=None, holdout=None)
+    loaders = SimpleNamespace(train=[], train_split=None, validation=None, holdout=None)
     trainer = equipment.make_trainer(wanted, network, loaders, torch.device("cpu"))
     equipment.equip(trainer, wanted, loaders)
 
