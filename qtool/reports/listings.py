@@ -1,5 +1,6 @@
 """What `qtool list` prints: choices by their names, and runs; quick to load."""
 
+from json import dumps
 from typing import Literal
 
 from pydantic import Field
@@ -21,9 +22,8 @@ class ListedParameter(Result):
         """Return it with its default, as a recipe would have it."""
         if "default" not in self.model_fields_set:
             return f"{self.name} (required)"
-        words = {None: "null", True: "true", False: "false"}
         plain = self.default is None or isinstance(self.default, bool)
-        return f"{self.name}: {words[self.default] if plain else self.default}"
+        return f"{self.name}: {dumps(self.default) if plain else self.default}"
 
 
 class ListedChoice(Result):

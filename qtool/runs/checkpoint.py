@@ -126,7 +126,8 @@ def save_alone(checkpoint: Checkpoint, path: Path) -> None:
 def _contents(checkpoint: Checkpoint) -> dict[str, object]:
     """Return what a file holds of a checkpoint."""
     lines = [line.to_json() for line in checkpoint.history]
-    data = {"format": FORMAT, **vars(checkpoint), "history": lines, "qtool": qtool.__version__}
+    said: dict[str, object] = {"history": lines, "qtool": qtool.__version__}
+    data = {"format": FORMAT} | vars(checkpoint) | said
     del data["sha256"]
     for key in ("inside", "average"):
         if data[key] is None:

@@ -5,7 +5,7 @@ Nothing is ever deleted. A run that is moved aside goes back where nothing came 
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -37,7 +37,7 @@ def claimed(
     *,
     overwrite: bool = False,
     again: bool = False,
-) -> Iterator[RunFolder]:
+) -> Generator[RunFolder]:
     """Lend the folder of a run, which other processes that look for a free one then pass by.
 
     Args:
@@ -87,7 +87,7 @@ def _next_free(name: str, held: ExitStack, *, again: bool) -> RunFolder:
 
 
 @contextmanager
-def _moved_aside(folder: RunFolder, recipe: Path) -> Iterator[None]:
+def _moved_aside(folder: RunFolder, recipe: Path) -> Generator[None]:
     """Move a run out of the way, and back if its place is still free at the end."""
     if folder.is_free():
         yield

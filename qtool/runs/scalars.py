@@ -7,7 +7,7 @@ not depend on them: where one fails on the way, that is said once, and training 
 
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -130,7 +130,7 @@ def refuse_missing_trackers(recipe: Recipe) -> None:
 @contextmanager
 def trackers(
     recipe: Recipe, folder: RunFolder, history: Sequence[EpochLine]
-) -> Iterator[Callable[[EpochLine], None]]:
+) -> Generator[Callable[[EpochLine], None]]:
     """Begin to tell what a recipe's scalars ask for; yields what takes each epoch's line.
 
     Args:

@@ -8,7 +8,7 @@ the weights that they were seen with: beside averaged weights, the newest would 
 network. What is a count or a decision, as which weights are frozen, stays that of the newest.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -37,7 +37,7 @@ class Average:
         torch.ops.aten._foreach_lerp_.Scalar(means, live, 1 - self._decay)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def in_place(self) -> Generator[None]:
         """Let the model be its average while inside; a stop by a signal leaves it as it was."""
         kept = {name: live.detach().clone() for name, live in self._live().items()}
         try:
