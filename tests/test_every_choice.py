@@ -68,14 +68,20 @@ GRID_CASES = [
     pytest.param("weights", {"bits": 8, "saturation": "avoid"}, marks=pytest.mark.slow),
     pytest.param("activations", {"bits": 1}, marks=pytest.mark.slow),
     pytest.param("activations", {"bits": 1, "grid": "full"}, marks=pytest.mark.slow),
-    ("activations", {"bits": 1, "grid": "unsigned", "rounding": "ceil"}),
+    pytest.param(
+        "activations", {"bits": 1, "grid": "unsigned", "rounding": "ceil"}, marks=pytest.mark.slow
+    ),
     pytest.param("activations", {"bits": 4, "grid": "asymmetric"}, marks=pytest.mark.slow),
     pytest.param(
         "activations",
         {"bits": 4, "grid": "asymmetric", "range": "min_max"},
         marks=pytest.mark.slow,
     ),
-    ("activations", {"bits": 2, "rounding": "ceil", "grid": "unsigned", "range": "half_normal"}),
+    pytest.param(
+        "activations",
+        {"bits": 2, "rounding": "ceil", "grid": "unsigned", "range": "half_normal"},
+        marks=pytest.mark.slow,
+    ),
 ]
 
 

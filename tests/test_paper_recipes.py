@@ -30,7 +30,9 @@ SLOW = (
     "yin2019_vgg11_cifar10",
     "digits",
     "digits_blend",
+    "liu2019_binarynet_cifar10",
 )
+SLOW_TO_PLAN = ("liu2019_resnet50_imagenet", "schoenbauer2024_resnet50_imagenet")
 
 
 def name_of(path: Path) -> str:
@@ -38,12 +40,13 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT).with_suffix(""))
 
 
-def marks(path: Path) -> list[pytest.MarkDecorator]:
-    """Return what is marked slow."""
-    return [pytest.mark.slow] if path.stem in SLOW else []
-
-
-each_recipe = pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def each_recipe(slow: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Return what gives a test every recipe; those that take long are marked slow."""
+    cases = [
+        pytest.param(p, marks=[pytest.mark.slow] if p.stem in slow else [], id=name_of(p))
+        for p in RECIPES
+    ]
+    return pytest.mark.parametrize("path", cases)
 
 
 def write_images(path: Path, size: int, channels: int) -> None:
@@ -90,7 +93,7 @@ def simpler(quantization: Any) -> Any:
     return quantization
 
 
-@each_recipe
+@each_recipe(SLOW_TO_PLAN)
 def test_a_recipe_plans_what_it_quantizes_before_there_are_data(path: Path) -> None:
     recipe = load_recipe(path)
     build.check_against_network(recipe, str(path))
@@ -103,7 +106,7 @@ def test_a_recipe_plans_what_it_quantizes_before_there_are_data(path: Path) -> N
 
 
 @pytest.mark.usefixtures("untimed")
-@pytest.mark.parametrize("path", [pytest.param(p, marks=marks(p), id=name_of(p)) for p in RECIPES])
+@each_recipe(SLOW)
 def test_a_recipe_takes_a_step_and_goes_all_the_way_to_a_file(path: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     trained = pipeline.train(tiny(path, tmp_path), run_dir=run, device="cpu")
