@@ -42,7 +42,7 @@ from qtool.runs.access import Access
 from qtool.runs.build import load_checked
 from qtool.runs.deal import refuse_differing, refuse_indivisible
 from qtool.runs.export import Exporter, onnx_of
-from qtool.runs.folder import CONVERT, only_writer_of, report_beside
+from qtool.runs.folder import CONVERT, Story, only_writer_of, report_beside
 from qtool.runs.given import refuse_nothing_to_resume, refuse_two_ways
 from qtool.runs.machine import pick_device, processor_name
 from qtool.runs.place import AUTO, NextFree, claimed, named_folder
@@ -104,6 +104,7 @@ def run(
             data_root=data_root,
             run_code=run_code,
             report=report,
+            story="run",
         )
         folder = Path(trained.run)
         # the user's own code has just run: what the folder keeps of it is the same
@@ -124,6 +125,7 @@ def train(
     data_root: Path | None = None,
     run_code: bool = False,
     report: bool = False,
+    story: Story = "train",
 ) -> Summary:
     """Recipe -> data, model -> fake quantizers -> training -> checkpoint, all by `train_run`."""
     refuse_two_ways(resume=resume, overwrite=overwrite, auto=run_dir == AUTO)
@@ -141,7 +143,7 @@ def train(
         again = launched().restarts > 0  # torchrun has started all processes again
         resume = resume or again
         with claimed(run_dir, recipe_path, world, overwrite=overwrite, again=again) as folder:
-            run = Run(folder, recipe, place, access.taken(recipe), world)
+            run = Run(folder, recipe, place, access.taken(recipe), world, story=story)
             page = PageAtEnd(folder)
             look = page.look if report else None
             summary = train_run(run, resume=resume, profile=profile, longer=resume, at_end=look)

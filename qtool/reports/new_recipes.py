@@ -32,6 +32,8 @@ def show_new_recipe(result: NewRecipe) -> None:
     for note in result.notes:
         say(note, on_stdout=True)
     if result.model:
+        halves = f"{result.training_images:,} to train on, {result.validation_images:,} to judge by"
+        say(f"images: {halves}", on_stdout=True)
         weights = "from nothing" if result.weights == "none" else f"from weights {result.weights}"
         say(f"{result.model} {weights}, {result.image_size} pixels", on_stdout=True)
     say(f"wrote {result.recipe}", on_stdout=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from qtool.files.json_data import read_json, read_json_lines
 from qtool.files.lock import OF_LOCKS, only_writer
@@ -28,6 +29,7 @@ EXPORT = "export.json"
 REPORT = "report.html"
 PARTS = "part_sources"  # in environment.json: of the user's own files and modules
 USUAL_TARGET = "onnxruntime"
+Story = Literal["train", "run"]  # command that trains, alone or before it converts and exports
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,14 @@ class RunFolder:
 
     @property
     def resume_command(self) -> str:
-        """What goes on with the run, by the copies that it keeps of the user's files."""
+        """What goes on with the training, by the copies that it keeps of the user's files."""
+        return self.command_to_go_on("train")
+
+    def command_to_go_on(self, story: Story) -> str:
+        """Return what goes on with a story of qtool's that was stopped."""
         copies = [label for label in self.kept_digests() or () if label.endswith(".py")]
         more = " --run-code" if copies else ""
-        return f"qtool train {self.recipe} --run-dir {self} --resume{more}"
+        return f"qtool {story} {self.recipe} --run-dir {self} --resume{more}"
 
     def kept_digests(self) -> dict[str, str] | None:
         """Return file or module -> SHA-256 of the user's own code that the run was trained with.

@@ -21,7 +21,7 @@ from qtool.runs.access import OWN, Access
 from qtool.runs.best import refuse_unless_best, why_no_best
 from qtool.runs.checkpoint import Checkpoint
 from qtool.runs.equipment import make_trainer
-from qtool.runs.folder import RunFolder
+from qtool.runs.folder import RunFolder, Story
 from qtool.runs.sound import checkpoint_to_go_on_from
 from qtool.settings.user_code import TO_JUDGE, UserCode
 from qtool.training.loop import Trainer
@@ -40,6 +40,7 @@ class Run:
     Attributes:
         world: processes that train it together.
         best: it is the network of best.pt, and not of the last epoch.
+        story: command of qtool's that trains it.
     """
 
     folder: RunFolder
@@ -48,6 +49,7 @@ class Run:
     access: Access = OWN
     world: World = ALONE
     best: bool = False
+    story: Story = "train"
 
     @classmethod
     def open(

@@ -92,7 +92,7 @@ def train_run(
             return _train(run, look, with_plan=with_plan)
         except KeyboardInterrupt:
             if run.folder.holds_run():
-                say(f"stopped; go on with: {run.folder.resume_command}")
+                say(f"stopped; go on with: {run.folder.command_to_go_on(run.story)}")
             raise
 
 

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import nn
 
 from qtool.start.checked import macs_of
+from qtool.training.loop import Trainer
 from tests.kit import as_json, shell, write_recipe
 
 # lenet5 at 16 pixels: its layers, their multiplications and the bits of weights and inputs
@@ -106,6 +108,17 @@ def test_a_run_is_trained_converted_and_exported_in_one_go(here: Path) -> None:
     assert (here / made["export"]["file"]).is_file()
 
     assert shell("run", "r.yaml")[0] == 2  # holds a run, as `train` says
+
+
+def test_a_run_that_is_stopped_goes_on_as_a_run(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recipe(here)
+    monkeypatch.setattr(Trainer, "fit", Mock(side_effect=KeyboardInterrupt))
+    code, _, err = shell("run", "r.yaml")
+    assert code == 130
+    line = "stopped; go on with: qtool run runs/r/recipe.yaml --run-dir runs/r --resume"
+    assert line in err.splitlines()
 
 
 @pytest.mark.slow  # one more of the same, with another target
