@@ -188,11 +188,7 @@ def present_prediction(result: "Prediction", *, as_json: bool) -> None:
     """
     from qtool.reports.predictions import show_prediction
 
-    with _on_standard_output():
-        if as_json:
-            typer.echo(json.dumps(result.to_json(), indent=2))
-        else:
-            show_prediction(result)
+    present_by(show_prediction, result, as_json=as_json)
     if result.failed:
         images = f"{len(result.failed)} of {len(result.failed) + len(result.images)} images"
         named = [f"{failed.file}: {failed.why}" for failed in result.failed]

@@ -7,6 +7,7 @@ from pydantic import Field, JsonValue
 from qtool.reports.explanations import Explained
 from qtool.reports.fairness import Candidate
 from qtool.reports.result import Result
+from qtool.reports.words import number, percent, size
 
 
 class Arm(Result):
@@ -25,6 +26,16 @@ class Arm(Result):
     integrated_rate: float | None = None
     """Mean learning rate that reaches its weights, with momentum and what estimator or blend lets
     through, as a share of the first arm's; absent under Adam, and where theory names none."""
+
+    def beside_others(self) -> tuple[str, ...]:
+        """Return what a finished run or file is put side by side by, as people read it."""
+        return (
+            self.name,
+            percent(self.mean),
+            number(self.weight_bits_mean, 3),
+            "-" if self.bytes is None else size(self.bytes),
+            number(self.latency_ms),
+        )
 
 
 class Difference(Result):

@@ -202,16 +202,7 @@ def show_straight_through(result: StraightThrough) -> None:
 
 def show_runs(result: Comparison) -> None:
     """Show runs and files side by side."""
-    rows = [
-        (
-            arm.name,
-            percent(arm.mean),
-            number(arm.weight_bits_mean, 3),
-            "-" if arm.bytes is None else size(arm.bytes),
-            number(arm.latency_ms),
-        )
-        for arm in result.arms
-    ]
+    rows = [arm.beside_others() for arm in result.arms]
     columns = ["run or file", "#validation accuracy", "#bits per weight", "#size", "#ms per image"]
     show(table("side by side", columns, rows), on_stdout=True)
     say(result.verdict, on_stdout=True)

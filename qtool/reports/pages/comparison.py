@@ -12,7 +12,7 @@ from qtool.reports.pages.evidence import Evidence, facts, held_against, told_by_
 from qtool.reports.pages.explained import explanation, how_judged
 from qtool.reports.pages.page import Plot, rendered, verdict_of
 from qtool.reports.pages.tables import Table, plain
-from qtool.reports.words import interval, number, percent, points, size
+from qtool.reports.words import interval, number, percent, points
 
 QUESTIONS = {
     "estimators": "Which gradient estimator of the {on} trains best?",
@@ -101,16 +101,7 @@ def _seeds_plot(result: Comparison, rows: Sequence[SeedRow]) -> Plot:
 def _seeds_table(result: Comparison, found: Mapping[str, Difference]) -> Table:
     if result.kind == "runs":
         columns = ["run or file", "#accuracy", "#bits per weight", "#size", "#ms per image"]
-        rows = [
-            (
-                arm.name,
-                percent(arm.mean),
-                number(arm.weight_bits_mean, 3),
-                "-" if arm.bytes is None else size(arm.bytes),
-                number(arm.latency_ms),
-            )
-            for arm in result.arms
-        ]
+        rows = [arm.beside_others() for arm in result.arms]
         return plain(columns, rows, "validation accuracy, size, time of one image")
     seeds = [f"#seed {seed}" for seed in result.seeds]
     columns = ["arm", "#mean", "#sd", "#difference", "#interval", "#new images", "#p", *seeds]
