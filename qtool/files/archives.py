@@ -49,6 +49,7 @@ def contents_of(file: BinaryIO, *, stored: bool = False) -> dict[str, int]:
     try:
         with zipfile.ZipFile(file) as archive:
             found = archive.infolist()
+    # NotImplementedError is what zipfile raises for an archive of a version that it does not know
     except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
         raise ValueError(f"no zip archive: {error}") from error
     file.seek(0)

@@ -74,7 +74,11 @@ def _half_way(limit: float) -> tuple[float, bool]:
     return (float(outside) + float(inside)) / 2, float(outside).is_integer()
 
 
-def _first_outside(half_way: float, whole: bool, scale: float) -> float:  # noqa: FBT001  a pair
+def _first_outside(
+    half_way: float,
+    whole: bool,  # noqa: FBT001  with half_way it is the pair that `_half_way` returns, unpacked
+    scale: float,
+) -> float:
     """Return the smallest x with x / scale at a limit or above, given what lies just below it."""
     edge = half_way * scale  # exact: 25 bits times 24
     if edge > LARGEST:
