@@ -1,16 +1,13 @@
-"""The stories qtool tells: train, convert, export, predict, bench, compare, inspect. Start here.
+"""The stories qtool tells: train, convert, export, compare. Start here.
 
 recipe -> loaders, float model -> prepare -> train -> checkpoint
 -> convert -> integer model -> export -> ONNX, proven in the runtime; compare: runs -> a verdict,
-whose stories are told in `comparison.stories`
+whose stories are told in `comparison.stories`; what is done with a model that is there: `uses`
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from qtool.benchmark.bench import bench_files
-from qtool.comparison.report import is_comparison, read_comparison, write_page
 from qtool.comparison.stories import (
     compare_equivalence,
     compare_estimators,
@@ -22,32 +19,21 @@ from qtool.conversion.to_integer import convert as to_integer
 from qtool.export.writing.ends import Ends
 from qtool.export.writing.onnx_qdq import Ceil
 from qtool.export.writing.request import Writing
-from qtool.files.scratch import scratch
 from qtool.files.whole import json_after
-from qtool.inspection.estimators import table_of_estimators
-from qtool.inspection.inspect import inspect_source
-from qtool.inspection.repaired import repair
 from qtool.inspection.run_report import PageAtEnd
-from qtool.prediction.classifier import Classifier
-from qtool.prediction.integer_model import classifier_of
-from qtool.prediction.predict import predict_onnx, predicted
-from qtool.reports.benchmarks import Benchmark
 from qtool.reports.checks import WholeRun
 from qtool.reports.exports import AllExports, Export, UnprovenExport
-from qtool.reports.inspections import EstimatorTable
-from qtool.reports.predictions import Prediction
-from qtool.reports.result import Result
-from qtool.reports.results import Conversion, StraightThrough, Summary, read_finished
+from qtool.reports.results import Conversion, StraightThrough, Summary
 from qtool.runs.access import Access
 from qtool.runs.build import load_checked
 from qtool.runs.deal import refuse_differing, refuse_indivisible
-from qtool.runs.export import Exporter, onnx_of
+from qtool.runs.export import Exporter
 from qtool.runs.folder import CONVERT, Story, only_writer_of, report_beside
 from qtool.runs.given import refuse_nothing_to_resume, refuse_two_ways
-from qtool.runs.machine import pick_device, processor_name
+from qtool.runs.machine import pick_device
 from qtool.runs.place import AUTO, NextFree, claimed, named_folder
 from qtool.runs.run import Run
-from qtool.runs.sources import integer_of, place_of_integer, quantized_from
+from qtool.runs.sources import place_of_integer, quantized_from
 from qtool.runs.train import train_run
 from qtool.start.checked import check
 from qtool.start.written import init
@@ -57,7 +43,6 @@ from qtool.world.forming import formed, own_device
 from qtool.world.launched import launched
 
 __all__ = [
-    "bench",
     "check",
     "compare_equivalence",
     "compare_estimators",
@@ -65,14 +50,9 @@ __all__ = [
     "compare_schedules",
     "convert",
     "convert_to_straight_through",
-    "draw",
     "export",
     "export_for_all",
     "init",
-    "inspect",
-    "inspect_estimators",
-    "predict",
-    "repair",
     "run",
     "train",
 ]
@@ -248,73 +228,3 @@ def export_for_all(
     access = Access.of(data_root, assignments, run_code=run_code)
     exporter = Exporter(source, to_integers, access, strict=strict, measure=measure)
     return exporter.to_all(output, writing)
-
-
-def predict(
-    model: Path,
-    images: Sequence[Path],
-    *,
-    top: int = 5,
-    csv_file: Path | None = None,
-    assignments: list[str] | None = None,
-    data_root: Path | None = None,
-    run_code: bool = False,
-) -> Prediction:
-    """Run, integer model or ONNX file, and pictures -> their classes and shares, best first."""
-    if model.suffix == ".onnx":
-        return predict_onnx(model, images, top=top, csv_file=csv_file)
-
-    def opened() -> Classifier:
-        access = Access.of(data_root, assignments, run_code=run_code)
-        to_integers = partial(
-            convert, assignments=assignments, data_root=data_root, run_code=run_code
-        )
-        given = integer_of(model, to_integers, access)
-        return classifier_of(given.model, given.usage, str(model))
-
-    return predicted(opened, images, top=top, csv_file=csv_file)
-
-
-def bench(
-    models: Sequence[Path],
-    *,
-    threads: Sequence[int] = (1,),
-    batches: Sequence[int] = (1,),
-    rounds: int = 30,
-    profile: bool = False,
-    assignments: list[str] | None = None,
-    data_root: Path | None = None,
-    run_code: bool = False,
-) -> Benchmark:
-    """ONNX files, runs, integer models -> times, beside float and the runtime's own int8."""
-    to_integers = partial(convert, assignments=assignments, data_root=data_root, run_code=run_code)
-    access = Access.of(data_root, assignments, run_code=run_code)
-    with scratch() as folder:
-        files = {str(model): onnx_of(model, folder, to_integers, access) for model in models}
-        return bench_files(
-            files,
-            folder,
-            threads=threads,
-            batches=batches,
-            rounds=rounds,
-            profile=profile,
-            processor=processor_name(),
-        )
-
-
-def inspect(source: Path, *, run_code: bool = False) -> Result:
-    """Recipe, run, comparison, result, model or file of weights -> what it holds."""
-    if is_comparison(source):
-        return read_comparison(source) if source.is_dir() else read_finished(source)
-    return inspect_source(source, Access.of(run_code=run_code))
-
-
-def draw(source: Path, output: Path, *, run_code: bool = False) -> Result:
-    """Run or comparison -> a page for people, report.html; return what `inspect` does."""
-    write_page(source, output, Access.of(run_code=run_code))
-    return inspect(source, run_code=run_code)
-
-
-def inspect_estimators(*, output: Path | None = None) -> EstimatorTable:
-    """Every gradient estimator -> its formula, its class and, in a page or a folder, pictures."""
-    return table_of_estimators(output)

@@ -75,7 +75,7 @@ def test_errors_send_no_control_characters(monkeypatch: pytest.MonkeyPatch, tmp_
     def fail(source: object, **options: object) -> None:
         raise InputError(f"a{ESCAPE}b [/x]\n  more")
 
-    monkeypatch.setattr("qtool.pipeline.inspect", fail)
+    monkeypatch.setattr("qtool.uses.inspect", fail)
     code, _, err = shell("inspect", str(tmp_path))
     assert code == 2
     assert err == f"error: a{LEFT}b [/x]\n  more\n"

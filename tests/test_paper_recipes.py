@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qtool import pipeline
+from qtool import pipeline, uses
 from qtool.models.papers import MODELS
 from qtool.recipe import Recipe
 from qtool.recipe.file import load_recipe, write_recipe
@@ -97,7 +97,7 @@ def simpler(quantization: Any) -> Any:
 def test_a_recipe_plans_what_it_quantizes_before_there_are_data(path: Path) -> None:
     recipe = load_recipe(path)
     build.check_against_network(recipe, str(path))
-    found = pipeline.inspect(path)
+    found = uses.inspect(path)
 
     assert found.layers
     for side in ("weights", "input"):

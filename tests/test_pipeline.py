@@ -14,7 +14,7 @@ from safetensors import safe_open
 from sklearn.datasets import load_digits
 
 import qtool
-from qtool import pipeline
+from qtool import pipeline, uses
 from qtool.data.datasets import digits
 from qtool.errors import ConversionError, ExportError, InputError
 from qtool.export.proof import gate, latency, measure
@@ -124,7 +124,7 @@ def test_a_run_an_integer_model_and_a_file_tell_the_same_classes_of_pictures(sto
         Image.fromarray(picture[0].numpy()).save(tmp_path / f"{place:03}.png")
 
     kinds = (run, run / "integer.safetensors", folder / "m.onnx")
-    told = [pipeline.predict(kind, [tmp_path], top=1) for kind in kinds]
+    told = [uses.predict(kind, [tmp_path], top=1) for kind in kinds]
     best = [[one.classes[0] for one in each.images] for each in told]
     for found in best:
         assert all(c.name == str(c.index) for c in found)
@@ -337,7 +337,7 @@ def test_a_blend_that_is_not_done_is_not_converted(tmp_path):
 def test_inspection_shows_the_same_layers_of_recipe_run_integer_model_and_file(story):
     folder, run, _, _, _ = story
     sources = (folder / "digits.yaml", run, run / "integer.safetensors", folder / "m.onnx")
-    found = [pipeline.inspect(source) for source in sources]
+    found = [uses.inspect(source) for source in sources]
 
     assert [item.kind for item in found] == ["recipe", "run", "integer model", "ONNX model"]
     names = [[layer.layer for layer in item.layers] for item in found]

@@ -51,17 +51,17 @@ def inspect(
 
         present(read_finished(written), as_json=as_json)  # without torch
         return
-    from qtool import pipeline
+    from qtool import uses
 
     if repair is not None:
-        present(pipeline.repair(source, repair), as_json=as_json)
+        present(uses.repair(source, repair), as_json=as_json)
     elif of_estimators:
-        present(pipeline.inspect_estimators(output=output), as_json=as_json)
+        present(uses.inspect_estimators(output=output), as_json=as_json)
     else:
         if output is None:
-            found = pipeline.inspect(source, run_code=run_code)
+            found = uses.inspect(source, run_code=run_code)
         else:
-            found = pipeline.draw(source, output, run_code=run_code)
+            found = uses.draw(source, output, run_code=run_code)
         present(found, as_json=as_json)
         if getattr(found, "damaged", ""):
             raise typer.Exit(2)

@@ -43,9 +43,9 @@ def predict(
 
         result = predict_onnx(model, images, top=top, csv_file=csv_file)
     else:
-        from qtool import pipeline
+        from qtool import uses
 
-        result = pipeline.predict(
+        result = uses.predict(
             model,
             images,
             top=top,
@@ -87,9 +87,9 @@ def bench(
     counts = counts_of(threads, "--threads", word="all")
     batches = counts_of(batch, "--batch")
     look_at_models(models)
-    from qtool import pipeline
+    from qtool import uses
 
-    result = pipeline.bench(
+    result = uses.bench(
         models,
         threads=counts,
         batches=batches,

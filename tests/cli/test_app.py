@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from qtool import __version__, pipeline
+from qtool import __version__, uses
 from qtool.cli import app, main
 from qtool.errors import InputError, QtoolError, TrainingError
 from tests.kit import as_json, shell, write_recipe
@@ -396,7 +396,7 @@ def test_errors_become_a_message_and_an_exit_code(
     def fail(_: Path, **options: object) -> None:
         raise raised
 
-    monkeypatch.setattr(pipeline, "inspect", fail)
+    monkeypatch.setattr(uses, "inspect", fail)
     assert shell("inspect", str(tmp_path)) == (code, "", f"{last_line}\n")
 
 
@@ -404,7 +404,7 @@ def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, tmp_
     def fail(_: Path, **options: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline, "inspect", fail)
+    monkeypatch.setattr(uses, "inspect", fail)
     with pytest.raises(ZeroDivisionError):
         main(["inspect", str(tmp_path)])
 

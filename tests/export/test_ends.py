@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import qtool
-from qtool import pipeline
+from qtool import pipeline, uses
 from qtool.errors import ExportError, InputError
 from qtool.export.proof import ends as proof
 from qtool.export.proof.ends import Shown, ends_report
@@ -201,7 +201,7 @@ def test_a_file_that_ships_says_of_photographs_what_the_run_says(
     assert json.loads((tmp_path / "m.export.json").read_text()) == told.to_json()
 
     val = photographs / "val"
-    by_file, by_run = (pipeline.predict(model, [val]) for model in (path, run))
+    by_file, by_run = (uses.predict(model, [val]) for model in (path, run))
     for one, other in zip(by_file.images, by_run.images, strict=True):
         assert one.file == other.file
         assert [c.name for c in one.classes] == [c.name for c in other.classes]

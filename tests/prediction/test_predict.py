@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import Tensor, nn
 
-from qtool import pipeline
+from qtool import uses
 from qtool.errors import InputError
 from qtool.images.preprocess import squeezed
 from qtool.images.usage import Usage
@@ -310,7 +310,7 @@ def test_a_module_and_a_file_tell_the_same(pictures: Path, tmp_path: Path) -> No
         assert [c.name for c in here.classes] == [c.name for c in there.classes]
         shares = [[c.share for c in one.classes] for one in (here, there)]
         assert shares[0] == pytest.approx(shares[1], rel=1e-5)
-    assert pipeline.predict(tmp_path / "m.onnx", [pictures]) == by_file
+    assert uses.predict(tmp_path / "m.onnx", [pictures]) == by_file
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 
 from playwright import sync_api
 
-from qtool import pipeline
+from qtool import pipeline, uses
 from qtool.comparison.report import Shown
 from tests.kit import write_recipe
 
@@ -65,7 +65,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     run = folder / "run"
     pipeline.train(recipe, run_dir=run, device="cpu", report=True)
     pipeline.export(run)
-    pipeline.draw(run, run / "exported.html")
+    uses.draw(run, run / "exported.html")
     shown = Shown(page=True)
     pipeline.compare_estimators(
         recipe,
@@ -127,7 +127,7 @@ def test_a_page_fits_its_screen_asks_for_nothing_and_can_be_read(
 def test_the_gallery_of_estimators_fits_its_screen_and_can_be_read(
     width: int, chromium: Any, tmp_path: Path
 ) -> None:
-    pipeline.inspect_estimators(output=tmp_path / "gallery.html")
+    uses.inspect_estimators(output=tmp_path / "gallery.html")
     context = chromium.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()
     page.goto((tmp_path / "gallery.html").as_uri())

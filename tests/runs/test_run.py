@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qtool import pipeline
+from qtool import pipeline, uses
 from qtool.errors import InputError
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.runs import build, checkpoint
@@ -69,7 +69,7 @@ def test_scales_that_a_checkpoint_replaces_are_not_searched(
     for name, value in model.state_dict().items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, kept[name]), name
-    pipeline.inspect(trained)
+    uses.inspect(trained)
     assert searches == []
 
 

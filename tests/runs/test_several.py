@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qtool import pipeline
+from qtool import pipeline, uses
 from qtool.errors import RecipeError
 from qtool.integer.file import read_usage
 from tests.kit import metrics, write_recipe
@@ -47,7 +47,7 @@ def test_a_network_of_several_classes_goes_all_the_way(tmp_path: Path) -> None:
     assert pipeline.convert(run).validation_accuracy_after == summary.validation_accuracy
     assert read_usage(run / "integer.safetensors").several
     pipeline.export(run, output=file)
-    answers = [pipeline.predict(model, [tmp_path / "3.png"]).images[0] for model in (run, file)]
+    answers = [uses.predict(model, [tmp_path / "3.png"]).images[0] for model in (run, file)]
     for one, other in zip(*(sorted(a.classes, key=lambda c: c.name) for a in answers), strict=True):
         assert one.name == other.name
         assert one.share == pytest.approx(other.share, abs=1e-4)

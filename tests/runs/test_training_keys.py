@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qtool import pipeline
+from qtool import pipeline, uses
 from qtool.evaluation import evaluate
 from qtool.models.weights import read_state_dict
 from qtool.recipe.recipe import Recipe
@@ -174,7 +174,7 @@ def test_the_average_of_the_weights_is_what_every_file_but_the_checkpoint_s_mode
     assert converted.validation_accuracy_before == summary.validation_accuracy
     scales = load_file(run / "integer.safetensors")["conv2.weight_scale"]
     assert torch.equal(scales, state["average"]["conv2.weight_quantizer.scale"].flatten())
-    shown = pipeline.inspect(run).to_json()["layers"]
+    shown = uses.inspect(run).to_json()["layers"]
     low, high = scales.min(), scales.max()
     said = next(layer["weight scale"] for layer in shown if layer["layer"] == "conv2")
     assert f"{low:.3g}" in said
