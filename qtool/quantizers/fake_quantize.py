@@ -5,7 +5,8 @@ A FakeQuantize holds the scale of one tensor. Its forward is always the same har
     x_hat = s * (clamp(round(x / s + o), low, high) - o),   low = qmin - z, high = qmax - z,
 
 in float32 whatever the type of x; its backward is the chosen estimator. With a blend it is
-(1 - alpha) x + alpha x_hat instead, with the gradient through the first term only.
+(1 - alpha) x + alpha x_hat instead, with the gradient through the first term only or, where an
+estimator is chosen too, through the second by it.
 """
 
 import math
@@ -84,7 +85,7 @@ class FakeQuantize(Part):
         self.deployed_rounding = deployed(settings.rounding)
         if settings.blend is not None:
             self.blend, self.last_phase = blend_schedule(settings.blend)
-        elif settings.estimator is not None:
+        if settings.estimator is not None:
             self._choose_estimator(settings.estimator)
         if self.learns:
             self.scale = nn.Parameter(torch.ones(()))
@@ -131,8 +132,10 @@ class FakeQuantize(Part):
 
     @property
     def gradient(self) -> str:
-        """Return what stands in for the gradient of rounding: an estimator, or a blend."""
-        return str(self.settings.estimator or f"blend {self.settings.blend}")
+        """Return what stands in for the gradient of rounding: an estimator, a blend, or both."""
+        chosen = self.settings
+        said = [str(chosen.estimator)] if chosen.estimator else []
+        return ", ".join([*said, f"blend {chosen.blend}"] if chosen.blend else said)
 
     @property
     def known_grid(self) -> IntegerGrid:
@@ -235,10 +238,10 @@ class FakeQuantize(Part):
         if rounding is additive_noise:
             return with_noise(x, above_floor(scale.clone()), (low, high), grid.offset, how.factor)
         if self.blend is not None:  # excludes a learned scale
-            x_hat = RoundToGrid.apply(
-                x.detach(), scale, None, low, high, grid.offset, rounding, how
-            )
-            return torch.mul(x, 1 - self.alpha).add_(x_hat.mul_(self.alpha))
+            own = x.detach() if self.settings.estimator is None else x
+            x_hat = RoundToGrid.apply(own, scale, None, low, high, grid.offset, rounding, how)
+            alpha = self.alpha.clone()  # kept for a backward pass, before which it may move
+            return torch.mul(x, 1 - alpha).add_(x_hat * alpha)
         return cast(
             Tensor,
             RoundToGrid.apply(x, scale, shift, low, high, grid.offset, rounding, how),

@@ -3,7 +3,7 @@
 Sections are joined key by key, down to the choices: a choice of the same name takes the other
 parameters of the one it extends, and a choice of another name takes its place. Lists, such as
 overrides, take the place of lists. A model or data set of another name leaves behind what only the
-old one has, and a blend and an estimator take each other's place.
+old one has, and a blend and an estimator take each other's place, but where there are both.
 """
 
 from collections.abc import Mapping
@@ -82,7 +82,8 @@ def joined(base: Mapping[str, object], own: Mapping[str, object]) -> dict[str, o
 
 def _join(base: Mapping[str, object], own: Mapping[str, object]) -> dict[str, object]:
     """Return a section under another."""
-    gone = {other for key, other in _EXCLUDE.items() if own.get(key) is not None}
+    both = all(base.get(key) is not None for key in _EXCLUDE)
+    gone = set() if both else {o for key, o in _EXCLUDE.items() if own.get(key) is not None}
     made = {key: value for key, value in base.items() if key not in gone}
     for key, value in own.items():
         below = made.get(key)

@@ -191,8 +191,12 @@ def overridden(
 
 
 def _merge(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
-    """Return settings under an override; a blend and an estimator take each other's place."""
-    dropped = {"blend": "estimator", "estimator": "blend"}
+    """Return settings under an override.
+
+    A blend and an estimator take each other's place, but where the settings have both of them.
+    """
+    one, other = (base.get(key) is not None for key in ("blend", "estimator"))
+    dropped = {} if one and other else {"blend": "estimator", "estimator": "blend"}
     gone = {dropped[key] for key in dropped if changes.get(key) is not None}
     kept = {k: v for k, v in base.items() if v is not None and k not in gone}
     return {**kept, **changes}

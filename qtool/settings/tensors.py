@@ -29,7 +29,8 @@ class TensorQuantization(Section):
     """Gradient estimator of the rounding; straight_through where neither it nor blend is given."""
 
     blend: BlendChoice | None = None
-    """Alpha-blending instead of an estimator: the schedule of alpha, from 0 to 1."""
+    """Alpha-blending: the schedule of alpha, from 0 to 1. Without an estimator the gradient passes
+    the float term only."""
 
     scale_gradient: Literal["lsq", "chain_rule"] = "lsq"
     """Gradient of a learned scale: the straight-through form, or through the chosen estimator."""
@@ -54,8 +55,6 @@ class TensorQuantization(Section):
         """Return what does not go together on either side."""
         found: list[Problem] = []
         name = "" if self.estimator is None else self.estimator.name
-        if self.blend is not None and self.estimator is not None:
-            found.append(("blend", "excludes an estimator; remove one of the two"))
         learns = self.of_range.learns
         if self.blend is not None and learns is not None:
             why = f"excludes range: {self.range.name}; choose {either(RECOMMENDED['blend'])}"

@@ -104,7 +104,7 @@ def _owner(recipe: Recipe, place: str, key: str) -> str:
 def why_not(settings: WeightQuantization) -> Problem | None:
     """Return the key that a weight has no straight-through form with, and why; or None."""
     if settings.blend is not None:
-        why = "a blend passes gradients by its alpha, not by an estimator; choose an estimator"
+        why = "a blend passes gradients by its alpha, not by an estimator alone; leave it out"
         return "blend", why
     if settings.saturation == "avoid" and widths_can_saturate(settings.integer_grid, 255, [1, 2]):
         why = "avoid takes fewer steps where a layer's input has many, which M is not told; "

@@ -348,10 +348,13 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
         f"{WEIGHTS}.learning_rate_scale",
         "nan is not a finite number",
     ),
-    "blend with an estimator": (
-        recipe_with(quantization__weights=SIDE | {"blend": CUBIC, "estimator": "identity"}),
+    "blend and estimator with a learned range": (
+        recipe_with(
+            quantization__weights=SIDE
+            | {"blend": CUBIC, "estimator": "identity", "range": "learned"}
+        ),
         f"{WEIGHTS}.blend",
-        "excludes an estimator",
+        "excludes range: learned; choose absmax or mse",
     ),
     "blend with a learned range": (
         recipe_with(quantization__weights=SIDE | {"blend": CUBIC, "range": "learned"}),

@@ -20,6 +20,8 @@ from qtool.comparison.arms.tuning import Choice, best_of, choices_of, grid_of
 from qtool.comparison.execution.trials import Outcome
 from qtool.comparison.question import ComparisonRequest
 from qtool.errors import InputError, RecipeError
+from qtool.recipe.places import put
+from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Arm, Comparison
 from qtool.reports.fair_words import fair_sentences
 from tests.kit import metrics, refused, shell, write_recipe
@@ -182,6 +184,18 @@ def test_a_blend_s_share_of_the_rate_is_what_it_lets_through(tmp_path: Path) -> 
     assert integrated_rate(straight.recipe(0)) == pytest.approx(0.5, rel=1e-5)  # momentum 0.9
     assert integrated_rate(cubic.recipe(0)) == pytest.approx(0.5 * share, rel=1e-4)
     assert integrated_rate(matched(cubic).recipe(0)) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_straight_through_beside_a_blend_lets_all_of_the_rate_through(tmp_path: Path) -> None:
+    beside = WEIGHTS | {"estimator": "straight_through", "blend": {"name": "cubic"}}
+    path = write_recipe(tmp_path, {"quantization.weights": beside})
+    straight, cubic = schedule_arms(request(path), ["cubic"], "alpha", None)
+    weights = cubic.recipe(0).quantization.weights
+    assert weights is not None
+    assert (str(weights.estimator), str(weights.blend)[:5]) == ("straight_through", "cubic")
+    assert integrated_rate(cubic.recipe(0)) == integrated_rate(straight.recipe(0))
+    other = put(cubic.recipe(0).as_dict(), {"quantization.weights.estimator": "identity"})
+    assert integrated_rate(Recipe.model_validate(other)) is None
 
 
 @pytest.mark.parametrize(

@@ -210,9 +210,10 @@ def test_a_bias_leaves_room_in_int32_for_all_products(share, kept, sign, inputs,
     assert ("int32" in layer.spec.unfused) == (kept == "float32")
 
 
-def test_a_blend_that_is_not_done_is_refused_by_name():
+@pytest.mark.parametrize("beside", [{}, {"estimator": "straight_through"}], ids=["", "estimator"])
+def test_a_blend_that_is_not_done_is_refused_by_name(beside):
     blend = {"name": "cubic", "start": 0.0, "stop": 1.0, "window": [0.0, 0.8]}
-    model = prepared(quantization(range="absmax", blend=blend))
+    model = prepared(quantization(range="absmax", blend=blend, **beside))
     set_progress(model, 0.5)
     with pytest.raises(ConversionError, match=r"conv1\.weight_quantizer \(alpha 0\.9"):
         qtool.convert(model)

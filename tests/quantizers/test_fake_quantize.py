@@ -278,6 +278,42 @@ def test_a_blend_mixes_values_and_its_gradient_is_the_float_share_alone(alpha: f
         assert torch.equal(found, x if alpha == 0.0 else x_hat)
 
 
+PASSED = {
+    "straight_through": lambda u, low, high: (low <= u) & (u <= high),
+    "identity": lambda u, low, high: np.ones_like(u),
+    "relu": lambda u, low, high: u > low,
+    "reverse_exponential": lambda u, low, high: (u > low) * np.exp(-(u - low) / (high - low)),
+}  # d q / d w by formula
+
+
+@pytest.mark.parametrize("name", PASSED)
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.75, 1.0])
+def test_a_blend_beside_an_estimator_passes_its_gradient_through_the_rounded_share(
+    alpha: float, name: str
+) -> None:
+    """d/dw of (1 - alpha) w + alpha q(w), with dq/dw the estimator's; the forward is the blend's.
+
+    On weights: what is passed is (1 - alpha) g + alpha g dq/dw, and alpha counts as it was in the
+    forward pass.
+    """
+    grid = IntegerGrid(3, "narrow")
+    made = quantizer(grid, 0.3, **BLEND, estimator=name)
+    made.set_progress(alpha)
+    x = values(grid, 0.3).requires_grad_()
+    g = gradient_of(x)
+    found = made.round_to_grid(x)
+    made.set_progress(0.5)
+    found.backward(g)
+    alone = quantizer(grid, 0.3, **BLEND)
+    alone.set_progress(alpha)
+    assert torch.equal(found, alone.round_to_grid(x))
+    u = (x.detach() / made.scale).double().numpy()
+    slope = PASSED[name](u, grid.qmin, grid.qmax)
+    expected = (1 - alpha) * g.double().numpy() + alpha * g.double().numpy() * slope
+    assert x.grad is not None
+    np.testing.assert_allclose(x.grad, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_alpha_follows_the_schedule_and_starts_at_its_first_value() -> None:
     cubic = {"name": "cubic", "start": 0.2, "stop": 1.0, "window": [0.0, 0.8]}
     made = quantizer(IntegerGrid(4, "narrow"), 1.0, range="absmax", blend=cubic)
@@ -338,3 +374,5 @@ def test_the_printed_form_tells_width_grid_range_and_estimator() -> None:
     assert made.extra_repr() == "4 bits, narrow, learned, relu"
     blended = quantizer(IntegerGrid(3, "full"), 1.0, **BLEND)
     assert blended.extra_repr() == "3 bits, full, absmax, blend linear(start=0.0, stop=1.0)"
+    both = quantizer(IntegerGrid(3, "full"), 1.0, **BLEND, estimator="identity")
+    assert both.gradient == "identity, blend linear(start=0.0, stop=1.0)"

@@ -87,6 +87,7 @@ def test_compiled_kernels_give_what_the_plain_ones_give(estimator: str) -> None:
         {"range": "pact"},
         {"range": "absmax"},
         {"range": "absmax", "blend": {"name": "linear", "start": 0.5, "stop": 1.0}},
+        {"range": "absmax", "blend": {"name": "linear", "start": 0.5}, "estimator": "identity"},
         {"estimator": {"name": "hyperbolic_tangent", "sharpness": 1.2}},
     ],
     ids=str,

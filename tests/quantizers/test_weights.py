@@ -182,10 +182,11 @@ def test_the_steps_until_the_next_fit_survive_a_checkpoint() -> None:
     ],
     ids=["sgd", "adamw"],
 )
+@pytest.mark.parametrize("beside", [{}, {"estimator": "straight_through"}], ids=["", "estimator"])
 def test_a_blended_weight_rests_once_alpha_is_one_whatever_the_optimizer_remembers(
-    make: Any,
+    make: Any, beside: dict[str, str]
 ) -> None:
-    layer = conv_layer(range="absmax", blend=BLEND)
+    layer = conv_layer(range="absmax", blend=BLEND, **beside)
     optimizer = make(layer.parameters())
 
     def step(progress: float) -> None:

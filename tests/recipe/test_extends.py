@@ -48,6 +48,11 @@ def write(path: Path, data: object) -> Path:
             {"quantization": {"weights": {"bits": 4, "blend": "linear"}}},
         ),
         (
+            {"quantization": {"weights": {"estimator": CHOICE, "blend": {"name": "linear"}}}},
+            {"quantization": {"weights": {"blend": {"name": "cubic"}}}},
+            {"quantization": {"weights": {"estimator": CHOICE, "blend": {"name": "cubic"}}}},
+        ),
+        (
             {"quantization": {"weights": {"bits": 4}, "overrides": [{"match": "a"}]}},
             {"quantization": {"weights": None, "overrides": []}},
             {"quantization": {"weights": None, "overrides": []}},
@@ -64,7 +69,10 @@ def write(path: Path, data: object) -> Path:
         ),
         ({"training": {"learning_rate": 0.1}}, {"training": None}, {"training": None}),
     ],
-    ids=["number", "section", "other", "same", "blend", "null", "data", "model", "no section"],
+    ids=[
+        *["number", "section", "other", "same", "blend", "both", "null", "data", "model"],
+        "no section",
+    ],
 )
 def test_sections_are_joined_and_choices_take_each_other_s_place(
     base: dict[str, object], own: dict[str, object], made: dict[str, object]

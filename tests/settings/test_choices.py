@@ -94,11 +94,6 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ),
     (
         W,
-        {"estimator": "identity"} | BLEND,
-        ["blend: excludes an estimator; remove one of the two"],
-    ),
-    (
-        W,
         {"grid": "ternary"},
         ["grid: ternary takes bits: 2, for its three levels -1, 0 and 1"],
     ),

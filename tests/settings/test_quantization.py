@@ -59,13 +59,16 @@ def test_a_blend_takes_the_place_of_an_estimator() -> None:
     assert made.blend.params == {"start": 0.0, "stop": 1.0}
 
 
+def test_a_blend_may_stand_beside_an_estimator() -> None:
+    made = weights(range="absmax", blend=BLEND, estimator="identity")
+    assert (str(made.estimator), made.blend.name) == ("identity", BLEND["name"])
+
+
 @pytest.mark.parametrize("side", ["weights", "activations"])
-def test_a_blend_excludes_an_estimator_and_a_learned_range(side: str) -> None:
-    data = {side: {"bits": 4, "blend": BLEND, "estimator": "identity"}}
-    assert problems(data) == [
-        f"{side}.blend: excludes an estimator; remove one of the two; "
-        "excludes range: learned; choose absmax or mse"
-    ]
+@pytest.mark.parametrize("beside", [{}, {"estimator": "identity"}])
+def test_a_blend_excludes_a_learned_range(side: str, beside: dict[str, Any]) -> None:
+    data = {side: {"bits": 4, "blend": BLEND} | beside}
+    assert problems(data) == [f"{side}.blend: excludes range: learned; choose absmax or mse"]
 
 
 @pytest.mark.parametrize("side", ["weights", "activations"])
@@ -281,6 +284,31 @@ def test_a_blend_in_an_override_replaces_an_estimator_and_the_reverse() -> None:
         inner = plain.for_layer(name)[0]
         assert inner is not None
         assert (inner.blend, str(inner.estimator)) == (None, estimator)
+
+
+def test_an_override_changes_one_of_both_a_blend_and_an_estimator_and_keeps_the_other() -> None:
+    both = read(
+        {
+            "weights": {"bits": 4, "range": "absmax", "blend": BLEND, "estimator": "identity"},
+            "overrides": [
+                {"match": "a", "weights": {"estimator": "straight_through"}},
+                {"match": "b", "weights": {"blend": "linear"}},
+                {"match": "c", "weights": {"estimator": None}},
+                {"match": "d", "weights": {"blend": None}},
+            ],
+        }
+    )
+    found = {name: both.for_layer(name)[0] for name in "abcd"}
+    assert {
+        name: (each.estimator and each.estimator.name, each.blend and each.blend.name)
+        for name, each in found.items()
+        if each is not None
+    } == {
+        "a": ("straight_through", "cubic"),
+        "b": ("identity", "linear"),
+        "c": (None, "cubic"),
+        "d": ("identity", None),
+    }
 
 
 def test_what_an_override_makes_of_the_settings_is_checked() -> None:

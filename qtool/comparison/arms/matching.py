@@ -2,8 +2,9 @@
 
 Under SGD a weight with a gradient estimator is one with straight_through at its learning rate times
 alpha, the harmonic mean of the estimator's derivative over a bin. A blended weight gets its
-gradient times 1 - alpha of the blend. So arms that share a learning rate need not share what
-matters of it: its integral over training, as far as it reaches the weights.
+gradient times 1 - alpha of the blend; with straight_through beside the blend, all of it. So arms
+that share a learning rate need not share what matters of it: its integral over training, as far as
+it reaches the weights.
 
 Reference: Schoenbauer et al., 2024, arXiv:2405.05171, for alpha of an estimator.
 """
@@ -29,6 +30,7 @@ from qtool.training.optimizers import OPTIMIZERS
 OPTION = "--match alpha"
 MOMENTS = 2000  # of training, at which schedules are looked at: the middles of as many parts
 SECTION = "quantization.weights"
+PASSES_ALL = "straight_through"
 
 
 class NoAlphaError(InputError):
@@ -124,6 +126,10 @@ def layer_rates(recipe: Recipe) -> Iterator[LayerRate]:
 
 def _alpha(settings: WeightQuantization, rates: list[float]) -> tuple[float | None, str]:
     """Return the share of the learning rate that reaches a weight; or None, and why."""
+    if settings.blend is not None and settings.estimator is not None:
+        if settings.estimator.name == PASSES_ALL:
+            return 1.0, ""
+        return None, "it stands beside a blend, for which theory names none"
     if settings.blend is not None:
         alpha, total = blend_schedule(settings.blend)[0], sum(rates)
         passed = [rate * (1 - alpha(p)) for rate, p in zip(rates, _moments(), strict=True)]

@@ -110,7 +110,7 @@ def _with_alpha(data: Mapping[str, object], shape: Shape | None) -> dict[str, ob
 
     Every blend is changed, those of overrides too; a recipe that has none gets one for its weights
     or, where those are float, for its activations. What a blend gets by default, the
-    straight-through arm gets too.
+    straight-through arm gets too. An estimator beside a blend stays there.
     """
     batches = at(data, "training.batch_norm_batches")
     changes: dict[str, object] = {
@@ -121,7 +121,8 @@ def _with_alpha(data: Mapping[str, object], shape: Shape | None) -> dict[str, ob
         place: tensor for side in sides for place, tensor in side.items() if tensor.get("blend")
     }
     for place, tensor in (blended or next(side for side in sides if side)).items():
-        kept = {k: v for k, v in tensor.items() if k not in ("blend", "estimator")}
+        beside = bool(tensor.get("blend")) and shape is not None
+        kept = {k: v for k, v in tensor.items() if k != "blend" and (beside or k != "estimator")}
         own = tensor.get("blend") or {"window": USUAL_WINDOW}
         blend = own if isinstance(own, dict) else {"name": own}
         if shape is None:
