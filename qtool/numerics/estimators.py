@@ -7,9 +7,9 @@ decorate it: its name is its name in recipes, its keyword-only arguments are its
 else is true of it stands in the decorator: see `EstimatorFacts`.
 
 Those that differ only in their shape inside a bin (hyperbolic_tangent and all below it but
-magnitude_aware) stop the gradient outside low <= u <= high, as straight_through does, whatever
-their papers do there: a comparison then shows the shape and nothing else. In their formulas
-t = u - nearest threshold and f = u - nearest level, both in [-1/2, 1/2].
+magnitude_aware and trust) stop the gradient outside low <= u <= high, as straight_through does,
+whatever their papers do there: a comparison then shows the shape and nothing else. In their
+formulas t = u - nearest threshold and f = u - nearest level, both in [-1/2, 1/2].
 
 Examples:
     >>> grad, u = torch.ones(4), torch.tensor([-1.0, 0.5, 1.0, 4.0])
@@ -255,6 +255,32 @@ def magnitude_aware(grad: Tensor, u: Tensor, low: Bound, high: Bound) -> Tensor:
     c = (high - low) / 2
     d = (widen(u) - (low + high) / 2).abs()
     return (grad * torch.where(d > c, c * d.reciprocal(), 1.0)).to(u.dtype)
+
+
+@ESTIMATORS.add
+def trust(
+    grad: Tensor,
+    u: Tensor,
+    low: Bound,
+    high: Bound,
+    *,
+    threshold: Annotated[float, Field(gt=0)] = 0.5,
+) -> Tensor:
+    """Pass the gradient where rounding moves the value by no more than a threshold.
+
+        g_u = g * [|u - clamp(round(u), low, high)| <= T]
+        T = threshold, in steps
+
+    Half a step, the paper's choice, is what rounding moves a value by inside the grid: it stops the
+    gradient further out than that, half a step later than straight_through. The paper's Hadamard
+    transform of the tensors is no part of it.
+
+    Reference: QuEST, Panferov et al., 2025, arXiv:2502.05003.
+    """
+    wide = widen(u)
+    # two clamps: torch takes no number beside a tensor
+    error = wide - torch.round(wide).clamp(min=low).clamp(max=high)
+    return torch.where(error.abs() <= threshold, grad, 0.0).to(u.dtype)
 
 
 ESTIMATORS.include(SIGN_FAMILY, family="sign")

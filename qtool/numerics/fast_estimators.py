@@ -220,6 +220,13 @@ def _magnitude_aware(grad: Tensor, u: Tensor, low: float, high: float, out: Tens
     torch.div(grad, u.div_(c), out=out)
 
 
+def _trust(
+    grad: Tensor, u: Tensor, low: float, high: float, out: Tensor, *, threshold: float = 0.5
+) -> None:
+    u.sub_(u.round().clamp_(low, high))
+    stop_outside(grad, u, closed(-threshold, threshold, u.dtype), out)
+
+
 def _hard_tanh(grad: Tensor, u: Tensor, low: float, high: float, out: Tensor) -> None:
     # fl(u - 1/2) is exactly v / 2, also where 2u - 1 is rounded
     del low, high
@@ -261,6 +268,7 @@ FAST: dict[str, Fast] = {
     "position_based": Fast(closed, _position_based),
     "element_wise_gradient_scaling": Fast(closed, _element_wise_gradient_scaling),
     "magnitude_aware": Fast(None, _magnitude_aware),
+    "trust": Fast(None, _trust),
     "hard_tanh": Fast(None, _hard_tanh),
     "tanh": Fast(None, _tanh),
     "sigmoid": Fast(None, _sigmoid),

@@ -96,6 +96,9 @@ FORMULAS: dict[str, Callable[..., Array]] = {
         g,
         g * (high - low) / np.maximum(np.abs(2 * u - low - high), 1e-9),
     ),
+    "trust": lambda g, u, low, high, threshold=0.5: np.where(
+        np.abs(np.minimum(np.maximum(np.rint(u), low), high) - u) > threshold, 0, g
+    ),
     "hard_tanh": on_v(lambda v: (np.abs(v) <= 1).astype(float)),
     "tanh": on_v(lambda v, sharpness=2.0: sharpness / np.cosh(sharpness * v) ** 2),
     "sigmoid": on_v(lambda v: 1 / (2 + 2 * np.cosh(v))),
@@ -111,6 +114,7 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {  # settings beside the defaults
     "stable_qat": [{"amplitude": 0.0}, {"amplitude": 0.1}],
     "position_based": [{"slope": 150.0, "epsilon": 0.0}, {"epsilon": 0.5}],
     "element_wise_gradient_scaling": [{"delta": 0.0}, {"delta": 3.0}],
+    "trust": [{"threshold": 0.2}, {"threshold": 1.7}],
     "tanh": [{"sharpness": 0.3}, {"sharpness": 5.0}],
     "swish_sign": [{"beta": 0.7}, {"beta": 12.0}],
     "rectified": [{"power": 1.0}, {"power": 1.7}],
@@ -134,6 +138,7 @@ REFUSED: list[tuple[str, dict[str, float]]] = [
     ("position_based", {"slope": 0.0}),
     ("position_based", {"epsilon": -0.1}),
     ("element_wise_gradient_scaling", {"delta": -0.1}),
+    ("trust", {"threshold": 0.0}),
     ("tanh", {"sharpness": 0.0}),
     ("swish_sign", {"beta": 0.0}),
     ("rectified", {"power": 0.9}),

@@ -27,6 +27,7 @@ PARAMETERS: dict[str, list[dict[str, float]]] = {
     "stable_qat": [{"amplitude": 0.0}, {"amplitude": 0.1}],
     "position_based": [{"slope": 150.0, "epsilon": 0.0}],
     "element_wise_gradient_scaling": [{"delta": 0.0}, {"delta": 3.0}],
+    "trust": [{"threshold": 0.25}, {"threshold": 1.5}],
     "tanh": [{"sharpness": 0.3}, {"sharpness": 5.0}],
 }
 BOUNDS = {

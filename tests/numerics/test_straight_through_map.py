@@ -233,6 +233,7 @@ def test_a_sharpness_beyond_all_reason_neither_overflows_nor_moves_a_code():
     [
         ("element_wise_gradient_scaling", {}, (), "sign of the gradient"),
         ("element_wise_gradient_scaling", {}, (-3, 3), "sign of the gradient"),
+        ("trust", {"threshold": 0.3}, (), "0 in places"),
         ("swish_sign", {}, (), "negative"),
         ("swish_sign", {"beta": 0.3}, (0, 1), "negative"),
         ("position_based", {"epsilon": 0.0}, (), "0 in places"),
@@ -258,6 +259,7 @@ def test_an_estimator_without_a_map_says_why(name, params, bounds, why):
         ("straight_through", (-3, 3), "0 outside the grid"),
         ("hyperbolic_tangent", (-3, 3), "0 outside the grid"),
         ("clipped_relu", (0, 15), "0 outside the grid"),
+        ("trust", (-3, 3), "0 outside the grid"),
         ("relu", (0, 15), "0 below the grid"),
         ("log_tailed_relu", (0, 15), "0 below the grid"),
         ("hard_tanh", (), "0 away from the threshold"),
