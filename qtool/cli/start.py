@@ -28,8 +28,8 @@ KINDS = [*FAMILIES, RUNS]
 @interruptible
 def list_choices(
     kind: Annotated[
-        str, typer.Argument(help=f"One of {', '.join(KINDS)}.", autocompletion=one_of(KINDS))
-    ],
+        str | None, typer.Argument(help=f"One of {', '.join(KINDS)}.", autocompletion=one_of(KINDS))
+    ] = None,
     folder: Annotated[
         Path | None, typer.Argument(help="Of runs: the folder they lie in; default: runs.")
     ] = None,
@@ -40,6 +40,8 @@ def list_choices(
 
     Example: qtool list estimators
     """
+    if kind is None:
+        raise typer.BadParameter(f"say which: {', '.join(KINDS)}", param_hint="KIND")
     if kind not in KINDS:
         from qtool.problems import did_you_mean
 

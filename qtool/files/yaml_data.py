@@ -161,18 +161,28 @@ def parse_yaml(text: str) -> object:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         why = f"{place}{error.problem or error.context}"[:200]
-        raise yaml.YAMLError(f"{why}{_quotes_for(error)}") from error
+        raise yaml.YAMLError(f"{why}{_advice_for(error)}") from error
 
 
-def _quotes_for(error: yaml.MarkedYAMLError) -> str:
-    """Return which text is to be put in quotes, where YAML has a meaning of its own for it."""
+def _advice_for(error: yaml.MarkedYAMLError) -> str:
+    """Return what to write instead, where YAML means something else by a text or its place."""
     problem, context = str(error.problem), str(error.context)
     if "alias" in problem + context or "anchor" in context:
         return "; put a text that begins with * or & in quotes"
+    if "'\\t'" in problem:
+        return "; indent with spaces, not with tabs"
     if "cannot start any token" in problem:
         return "; put the text that begins with it in quotes"
     if "mapping values are not allowed" in problem:
         return "; put a text with a colon in it in quotes"
+    if "block end" in problem:
+        return "; this line is indented otherwise than those before it that it belongs to"
+    if "stream end" in problem:
+        return "; the text ends before a bracket or a quote is closed"
+    if "flow mapping" in context or "flow sequence" in context:
+        mark = error.context_mark
+        opened = f" that opens in line {mark.line + 1}, column {mark.column + 1}," if mark else ""
+        return f"; the bracket{opened} is not closed, or a comma is missing"
     return ""
 
 

@@ -46,5 +46,7 @@ def show_prediction(result: Prediction) -> None:
     for image in result.images:
         for rank, one in enumerate(image.classes):
             rows.append((one.name, f"{100 * one.share:.2f} %", "" if rank else image.file))
+    if not rows:
+        return  # what is said of the files that failed is all there is to say
     # the image last: paths are long, and are what gives way
     show(table(f"classes by {result.model}", ["class", "#share", "image"], rows), on_stdout=True)

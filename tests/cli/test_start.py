@@ -78,6 +78,7 @@ def test_lists_load_nothing_heavy(argv: list[str], tmp_path: Path) -> None:
     ("argv", "said"),
     [
         (["runs", "nowhere"], "no such folder; give the folder that your runs lie in"),
+        ([], "say which: models, data, estimators"),
         (["modls"], "'modls' cannot be listed; did you mean models?"),
         (["models", "runs"], "goes with runs, not with models"),
     ],

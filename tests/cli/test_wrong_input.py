@@ -451,11 +451,21 @@ NOT_A_RECIPE: dict[str, tuple[bytes, str]] = {
     "UTF-16": ("seed: 0".encode("utf-16"), "not a text file"),
     "a zero byte": (b"seed: \0", "not YAML: unacceptable character"),
     "an open bracket": (b"a: [1, 2", "not YAML: line 1, column 9: expected ',' or ']'"),
+    "an open bracket at the end": (b"a: [1,\n", "ends before a bracket or a quote is closed"),
+    "an open bracket of a line before": (
+        b"a: {b: c\nd: {e: f}\n",
+        "the bracket that opens in line 1, column 4, is not closed, or a comma is missing",
+    ),
+    "another indentation": (
+        b"a:\n  b: c\n d: e\n",
+        "line 3, column 2: expected <block end>, but found '<block mapping start>'; "
+        "this line is indented otherwise than those before it",
+    ),
     "a glob without quotes": (b"match: *.conv1", "put a text that begins with * or & in quotes"),
     "a name that is no alias": (b"match: *conv1", "put a text that begins with * or & in quotes"),
     "an at sign": (b"a: @b", "cannot start any token; put the text that begins with it in quotes"),
     "a colon in a text": (b"a: b: c", "put a text with a colon in it in quotes"),
-    "a tab": (b"a:\n\t- b", "not YAML: line 2, column 1: found character"),
+    "a tab": (b"a:\n\t- b", "that cannot start any token; indent with spaces, not with tabs"),
     "two documents": (b"a: 1\n---\nb: 2", "another document"),
     "a key written twice": (b"seed: 0\nseed: 1", "line 2: the key seed is written twice"),
     "a nested key written twice": (

@@ -187,6 +187,14 @@ def test_broken_images_are_named_and_the_others_go_on(
     assert all("cannot be read" in one["why"] for one in said["failed"])
 
 
+def test_no_table_is_shown_where_nothing_was_classified(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m.onnx")
+    (tmp_path / "1.png").write_bytes(b"no image")
+    code, out, err = shell("predict", str(model), str(tmp_path / "1.png"))
+    assert (code, out) == (1, "")
+    assert "error: 1 of 1 images could not be classified" in err
+
+
 def test_numbers_that_are_not_finite_are_no_classes(pictures: Path, tmp_path: Path) -> None:
     table = weights()
     table[:, 0] = np.inf
