@@ -139,6 +139,7 @@ def convert(
     device: str = "auto",
     no_saturation: bool = False,
     best: bool = False,
+    method: str | None = None,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
     run_code: bool = False,
@@ -146,9 +147,8 @@ def convert(
     """Run, or recipe with given weights -> integer model, proven; return what convert.json says."""
     access = Access.of(data_root, assignments, run_code=run_code)
     with only_writer_of(place_of_integer(source, output)):
-        given = quantized_from(
-            source, output, pick_device(device, converts=True), access, best=best
-        )
+        place = pick_device(device, converts=True)
+        given = quantized_from(source, output, place, access, best=best, method=method)
         saturation = "avoid" if no_saturation else "allow"
         integer = to_integer(given.model, given.proof_images(), saturation=saturation)
         report = given.report(integer, avoids_saturation=no_saturation)

@@ -59,6 +59,14 @@ class Registry(Generic[F]):
             raise RecipeError(self._unknown(name))
         return self._members[name]
 
+    def refuse_unknown(self, name: str) -> None:
+        """Check that there is a member of this name.
+
+        Raises:
+            RecipeError: If there is none; names those like it.
+        """
+        self[name]
+
     def _unknown(self, name: str) -> str:
         return unknown(self.family, name, self._members)
 

@@ -44,7 +44,10 @@ PLANTED = {
     STAGES: [
         *(
             (f"{room}/__init__", "from qtool.recipe import Recipe", "qtool.recipe")
-            for room in ("training", "export", "integer", "quantizers", "data", "models")
+            for room in (
+                *("training", "export", "integer", "quantizers", "data", "models"),
+                "post_training",
+            )
         ),
         ("conversion/to_integer", "from qtool.recipe.file import load_recipe", "qtool.recipe.file"),
     ],

@@ -21,6 +21,7 @@ from qtool.cli.options import (
     DataAssignments,
     DataRoot,
     Device,
+    Method,
     NoReport,
     RunCode,
     batch_size,
@@ -130,6 +131,7 @@ def convert(
     best: Annotated[
         bool, typer.Option("--best", help="Take best.pt, of the epoch that the hold-out chose.")
     ] = False,
+    method: Method = None,
     assignments: ConvertAssignments = None,
     data_root: DataRoot = None,
     run_code: RunCode = False,
@@ -142,9 +144,10 @@ def convert(
 
     Example: qtool convert runs/digits
     """
-    if to != "integer" and (no_saturation or best):
+    asked = {"--no-saturation": no_saturation, "--best": best, "--method": method is not None}
+    if to != "integer" and any(asked.values()):
         why = "makes an integer model; leave out --to straight_through"
-        raise typer.BadParameter(why, param_hint="--best" if best else "--no-saturation")
+        raise typer.BadParameter(why, param_hint=next(o for o, given in asked.items() if given))
     look_at_convert(source, assignments, output=output, to=to, device=device)
     from qtool import pipeline
 
@@ -155,6 +158,7 @@ def convert(
             device=device,
             no_saturation=no_saturation,
             best=best,
+            method=method,
             assignments=assignments,
             data_root=data_root,
             run_code=run_code,

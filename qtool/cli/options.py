@@ -60,6 +60,14 @@ ConvertAssignments = Annotated[
         autocompletion=assignment,
     ),
 ]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="Of a recipe: how it is improved untrained; default: default.",
+        autocompletion=one_of(["default", "gptq", "adaround", "brecq"]),
+    ),
+]
 RunCode = Annotated[
     bool, typer.Option("--run-code", help="Run your own code as a run folder keeps or names it.")
 ]

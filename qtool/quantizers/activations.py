@@ -121,6 +121,8 @@ class ActivationQuantizer(FakeQuantize):
         """
         if rectify and not self._rectifies:
             x, rectify = F.relu(x) if top is None else torch.clamp(x, 0, top), False
+        if self.passes_on:
+            return x
         if self.observer.watching:
             if not self.given:
                 self.observer.watch(x, self.observed, member)
@@ -167,7 +169,7 @@ class ActivationQuantizer(FakeQuantize):
     @property
     def _rectifies(self) -> bool:
         """Tell whether rounding is ReLU, too: it saturates at zero, and keeps nothing below."""
-        if self.observer.watching or not self.ready or self.blend is not None:
+        if self.observer.watching or self.passes_on or not self.ready or self.blend is not None:
             return False
         rounds = self.rounding is not additive_noise and self.offset is None
         return rounds and self.known_grid.kind != "mid_rise"

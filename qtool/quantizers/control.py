@@ -75,6 +75,20 @@ def dampening_penalty(model: nn.Module) -> Tensor | None:
 
 
 @contextmanager
+def in_float(model: nn.Module) -> Iterator[None]:
+    """Let values and weights through as they are while inside: the float network, as it is now."""
+    quantizers = [module for module in model.modules() if isinstance(module, FakeQuantize)]
+    before = [quantizer.passes_on for quantizer in quantizers]
+    for quantizer in quantizers:
+        quantizer.passes_on = True
+    try:
+        yield
+    finally:
+        for quantizer, was in zip(quantizers, before, strict=True):
+            quantizer.passes_on = was
+
+
+@contextmanager
 def without_blends(model: nn.Module) -> Iterator[None]:
     """Let blended tensors be quantized in full while inside, as if alpha were 1."""
     alphas = [module.alpha for module in _blended(model).values()]

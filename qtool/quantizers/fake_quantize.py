@@ -42,9 +42,8 @@ class FakeQuantize(Part):
     """Round a tensor to its grid and scale it back.
 
     Attributes:
-        scale: float32 step size; [] per tensor, [C, 1, ...] per output channel. A Parameter
-            where the range is learned, else a buffer. An optimizer may push it below 0, so that
-            whoever computes with it takes `used_scale`.
+        scale: float32 step size; [] per tensor, [C, 1, ...] per output channel. A Parameter where
+            the range is learned, which may be pushed below 0: `used_scale` is computed with.
         zero_point: float32 integer that represents 0.0, []; 0 but on the asymmetric grid. An
             average of models may leave it between two integers: see `used_zero_point`.
         alpha: float32 [], the share of x_hat in a blend; 1 without one.
@@ -55,6 +54,7 @@ class FakeQuantize(Part):
         overwritten: the model computes in place with what was rounded, as `y += x` does.
         unkept: none of those who read what was rounded keeps it for its own backward pass.
         share: which part of a batch the passes see that are made now.
+        passes_on: values go through as they are; `control.in_float` sets it.
     """
 
     maker = "qtool.prepare"
@@ -65,6 +65,7 @@ class FakeQuantize(Part):
     place: str = ""
     overwritten: bool = False
     unkept: bool = False
+    passes_on: bool = False
     share: Share = EVERYTHING
 
     def __init__(

@@ -52,6 +52,10 @@ class QuantLayer(Part):
             return x, weight
         return x, self.weight_quantizer(weight)
 
+    def of_operands(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return what the layer computes of an input and a weight as they are, its bias added."""
+        raise NotImplementedError
+
     def fit_weight(self) -> None:
         """Fit the weight's scales anew, unless its blend is done."""
         if self.weight_quantizer is not None and not self.weight_quantizer.frozen:

@@ -24,7 +24,11 @@ class _QuantConv(QuantLayer, nn.modules.conv._ConvNd):
     def forward(self, input: Tensor) -> Tensor:
         """Return conv(x_hat, w_hat) + bias, [B, C, ...]."""
         x, weight = apart(self.quantized_operands, input)
-        return run_leaf(self, self._conv_forward, x, weight, self.bias)
+        return run_leaf(self, self.of_operands, x, weight)
+
+    def of_operands(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return conv(x, weight) + bias, [B, C, ...]."""
+        return self._conv_forward(x, weight, self.bias)
 
 
 class QuantConv1d(_QuantConv, nn.Conv1d):
@@ -47,9 +51,12 @@ class _QuantConvTranspose(QuantLayer, nn.modules.conv._ConvTransposeNd):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return the transposed conv(x_hat, w_hat) + bias, [B, C, ...], of a size where asked."""
         x, weight = apart(self.quantized_operands, input)
-        return run_leaf(self, self._convolve, x, weight, output_size)
+        return run_leaf(self, self.of_operands, x, weight, output_size)
 
-    def _convolve(self, x: Tensor, weight: Tensor, output_size: list[int] | None) -> Tensor:
+    def of_operands(
+        self, x: Tensor, weight: Tensor, output_size: list[int] | None = None
+    ) -> Tensor:
+        """Return the transposed conv(x, weight) + bias, [B, C, ...], of a size where asked."""
         padding = cast(tuple[int, ...], self.padding)
         more = self._output_padding(
             x,
@@ -86,7 +93,11 @@ class QuantLinear(QuantLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return x_hat @ w_hat.T + bias, [..., out_features]."""
         x, weight = apart(self.quantized_operands, input)
-        return run_leaf(self, F.linear, x, weight, self.bias)
+        return run_leaf(self, self.of_operands, x, weight)
+
+    def of_operands(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return x @ weight.T + bias, [..., out_features]."""
+        return F.linear(x, weight, self.bias)
 
 
 QUANT_TYPES: dict[type[nn.Module], type[QuantLayer]] = {

@@ -15,6 +15,7 @@ from qtool.files.json_data import read_json
 from qtool.reports.comparisons import Comparison, Equivalence, UnfinishedComparison
 from qtool.reports.exports import Export, UnprovenExport
 from qtool.reports.health import Finding
+from qtool.reports.improvements import Applied
 from qtool.reports.layers import ExportedLayer, Layer, Site
 from qtool.reports.result import Result, Seconds
 
@@ -196,6 +197,12 @@ class Conversion(Result):
     """Where values are rounded that no layer makes."""
     float_sites: dict[str, str] = Field(default_factory=dict)
     """Call site whose result, or what it could compute in integers, stays float -> why."""
+    method: str | None = None
+    """How a network that was not trained was improved; absent of a run."""
+    calibration_images: int | None = None
+    """That it was calibrated and improved with; absent of a run."""
+    applied: list[Applied] = Field(default_factory=list)
+    """What was done to it, in order; absent of a run."""
 
 
 class MovedLayer(Result):

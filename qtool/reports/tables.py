@@ -127,6 +127,8 @@ def show_conversion(result: Conversion) -> None:
     if joins := Counter(site.kind for site in result.sites if site.kind != "rounded"):
         counts = ", ".join(f"{count} {kind}" for kind, count in joins.most_common())
         rows.insert(-1, ("joins in integers", counts))
+    if result.method is not None:
+        rows.insert(-1, ("method", f"{result.method}, {result.calibration_images} images"))
     if (avoided := result.no_saturation) is not None:
         rows[-1:-1] = [
             ("channels rounded anew in fewer steps", sum(avoided.channels.values())),

@@ -9,5 +9,6 @@ everything needed to go on, and the one before. best: the network that the hold-
 which of them is as it was written, and what is made of it. changes: what its weights' codes did.
 weights: them, for other tools. answers: what its network says of each validation image. listed: the
 runs in a folder. place: which folder, and what lay there moved aside. given: what commands are
-given, refused without torch. timing: how long a training takes, by a few steps.
+given, refused without torch. untrained: a network that is only calibrated. timing: how long a
+training takes, by a few steps.
 """

@@ -4,6 +4,7 @@ Rooms below this one take plain arguments, so that every stage can be tested wit
 """
 
 import math
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -263,7 +264,15 @@ def prepare_network(
 
 def calibrate_on(model: nn.Module, recipe: Recipe, loaders: Loaders) -> None:
     """Set the activation ranges from the recipe's first training batches."""
-    calibrate(model, islice(loaders.training_images(0), recipe.training.calibration_batches))
+    calibrate(model, calibration_images(recipe, loaders))
+
+
+def calibration_images(recipe: Recipe, loaders: Loaders) -> Iterator[Tensor]:
+    """Yield the images [B, C, H, W] of the recipe's first training batches.
+
+    What judges a network, the validation images and those held out, is never among them.
+    """
+    return islice(loaders.training_images(0), recipe.training.calibration_batches)
 
 
 def reestimate_batch_norm_on(model: nn.Module, recipe: Recipe, loaders: Loaders) -> None:

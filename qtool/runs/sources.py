@@ -1,7 +1,5 @@
 """What conversion and export start from: a run, a recipe, or the file of an integer model."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -15,15 +13,14 @@ from qtool.console import say
 from qtool.conversion.report import conversion_report
 from qtool.data.loaders import Loaders
 from qtool.errors import InputError
-from qtool.evaluation import evaluate
 from qtool.export.proof.measure import Evidence
 from qtool.files.reading import intact
-from qtool.graph.exact import sha256_of_state
 from qtool.images.usage import Usage
 from qtool.integer.file import load_integer, read_about, read_usage, save_integer
 from qtool.models.architecture import Architecture
 from qtool.models.vision import rebuild_model
-from qtool.quantizers.control import set_progress
+from qtool.post_training.improve import Improved
+from qtool.post_training.methods import DEFAULT, METHODS
 from qtool.quantizers.plan import plan
 from qtool.quantizers.plan_sites import plan_sites
 from qtool.recipe.file import recipe_inside
@@ -39,6 +36,7 @@ from qtool.runs.folder import PARTS, RunFolder
 from qtool.runs.given import RUN_OR_RECIPE, refuse_missing, refuse_no_integer_file
 from qtool.runs.run import Run
 from qtool.runs.sound import why_not_fresh
+from qtool.runs.untrained import untrained
 from qtool.settings.user_code import TO_EXPORT, TO_JUDGE, Family
 
 CPU = torch.device("cpu")
@@ -55,6 +53,7 @@ class Quantized:
         source: SHA-256 of the checkpoint, or of recipe and float network where nothing was trained.
         float_accuracy: of the float network, where nothing was trained and labels are classes.
         folder: that is to keep the recipe, too.
+        improved: what was done to it, where nothing was trained.
     """
 
     recipe: Recipe
@@ -65,6 +64,7 @@ class Quantized:
     source: str
     float_accuracy: float | None = None
     folder: RunFolder | None = None
+    improved: Improved | None = None
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the validation set anew: images [B, C, H, W] and labels [B]."""
@@ -76,7 +76,7 @@ class Quantized:
 
     def report(self, integer: nn.Module, *, avoids_saturation: bool = False) -> Conversion:
         """Judge the integer model beside the one that it was made of."""
-        return conversion_report(
+        made = conversion_report(
             self.model,
             integer,
             self.validation,
@@ -85,6 +85,14 @@ class Quantized:
             float_accuracy=self.float_accuracy,
             avoids_saturation=avoids_saturation,
         )
+        if self.improved is None:
+            return made
+        said = {
+            "method": self.improved.method,
+            "calibration_images": self.improved.images,
+            "applied": self.improved.applied,
+        }
+        return made.model_copy(update=said)
 
     def keep(self, integer: nn.Module) -> None:
         """Write the integer model and, where there is no run yet, its recipe beside it."""
@@ -110,6 +118,7 @@ def quantized_from(
     access: Access = OWN,
     *,
     best: bool = False,
+    method: str | None = None,
 ) -> Quantized:
     """Return what a run has trained, or a recipe's given weights, calibrated and not trained.
 
@@ -119,13 +128,19 @@ def quantized_from(
         device: to compute on.
         access: what the user says of the source; no estimator or optimizer of anyone's runs.
         best: of a run, the network that did best on the images held out, into a file of its own.
+        method: of a recipe, how its network is improved without training; None: the usual one.
 
     Raises:
-        InputError: If there is no such source, or nothing can be written there.
+        InputError: If there is no such source, no such method, or nothing can be written there.
     """
     refuse_missing(source, RUN_OR_RECIPE)
     if best and not source.is_dir():
         raise InputError(f"{source}: --best takes a run folder, whose epochs were judged")
+    if method is not None and source.is_dir():
+        why = "is for a recipe, whose network is quantized untrained"
+        raise InputError(f"{source}: --method {why}; this run's has learned to live with rounding")
+    chosen = DEFAULT if method is None else method
+    METHODS.refuse_unknown(chosen)
     if output is not None:
         refuse_no_integer_file(output)
     if source.is_dir():
@@ -139,29 +154,19 @@ def quantized_from(
     recipe = build.load_checked(source, access=allowed, code=files)
     folder = None if output is not None else folder_for_untrained(recipe, source)
     path = output or RunFolder(Path("runs") / source.stem).integer
-    made = _calibrated(recipe, device, path, folder, allowed.taken(recipe))
+    made = untrained(recipe, device, allowed.taken(recipe), method=chosen)
     show_plan(plan(made.model), plan_sites(made.model))
-    return made
-
-
-def _calibrated(
-    recipe: Recipe, device: torch.device, path: Path, folder: RunFolder | None, access: Access
-) -> Quantized:
-    """Return a recipe's network with its given weights, quantized without training."""
-    data = build.make_data(recipe, device, access)
-    if recipe.model.weights == "none":
-        say("note: model.weights is none, so random weights are quantized")
-    built = build.make_network(recipe, data)
-    network = built.model.eval().to(device)
-    score = evaluate(network, data.validation.batches(0), make_loss(recipe))
-    identity = json.dumps(recipe.identity(), sort_keys=True)
-    made_of = hashlib.sha256(
-        (identity + sha256_of_state(network.state_dict())).encode()
-    ).hexdigest()
-    model = build.prepare_network(recipe, network, data.first_images)
-    build.calibrate_on(model, recipe, data)
-    set_progress(model, 1.0)
-    return Quantized(recipe, model, data, built.architecture, path, made_of, score.accuracy, folder)
+    return Quantized(
+        recipe,
+        made.model,
+        made.data,
+        made.architecture,
+        path,
+        made.source,
+        float_accuracy=made.float_accuracy,
+        folder=folder,
+        improved=made.improved,
+    )
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ OPTIONS = {
         "--to",
         "--no-saturation",
         "--best",
+        "--method",
         "--set",
         "--data-root",
         "--run-code",
@@ -261,6 +262,7 @@ main(sys.argv[1:])
         (["convert", "runs/a", "--to", "float"], 2),
         (["convert", "runs/a", "--to", "straight_through", "--no-saturation"], 2),
         (["convert", "runs/a", "--to", "straight_through", "--best"], 2),
+        (["convert", "runs/a", "--to", "straight_through", "--method", "default"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

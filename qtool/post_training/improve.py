@@ -1,0 +1,58 @@
+"""Where a network that is not trained is improved, between calibration and conversion."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from qtool.graph.inputs import inputs_from
+from qtool.post_training import default as default
+from qtool.post_training.methods import DEFAULT, METHODS, Calibrated
+from qtool.quantizers.door.deployed import prepared_state
+from qtool.reports.improvements import Applied
+
+
+@dataclass(frozen=True)
+class Improved:
+    """What was done to a network that is not trained.
+
+    Attributes:
+        method: by name.
+        images: that it was calibrated and improved with.
+        applied: what was done, in order.
+    """
+
+    method: str
+    images: int
+    applied: list[Applied]
+
+
+def improve(
+    model: nn.Module,
+    batches: Iterable[object],
+    method: str = DEFAULT,
+    *,
+    seed: int = 0,
+    keep: Path | None = None,
+) -> Improved:
+    """Improve a prepared and calibrated model that is not to be trained, in place.
+
+    Args:
+        model: from `prepare`, its ranges set by `calibrate`; it is in evaluation mode afterwards.
+        batches: as `calibrate` takes them; some hundred images that the model has been, or could
+            have been, trained on.
+        method: a name in METHODS.
+        seed: of whatever the method draws.
+        keep: file in which a method that takes minutes keeps how far it is.
+
+    Raises:
+        RecipeError: If there is no such method.
+        ValueError: If the model is not prepared, or there is no batch, or one has another form.
+    """
+    chosen = METHODS[method]
+    form = prepared_state(model).form_of_inputs
+    inputs = list(inputs_from(batches, form, model, "improve"))
+    model.eval()
+    applied = chosen(Calibrated(model, inputs, seed, keep))
+    return Improved(method, sum(len(batch.tensors[0]) for batch in inputs), applied)

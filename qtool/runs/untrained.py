@@ -1,0 +1,64 @@
+"""A recipe's network with its given weights: quantized, calibrated and improved, never trained."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from qtool.console import say
+from qtool.data.loaders import Loaders
+from qtool.evaluation import evaluate
+from qtool.graph.exact import sha256_of_state
+from qtool.models.architecture import Architecture
+from qtool.post_training.improve import Improved, improve
+from qtool.quantizers.control import set_progress
+from qtool.recipe.recipe import Recipe
+from qtool.runs import build
+from qtool.runs.access import Access
+from qtool.runs.equipment import make_loss
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A fake-quantized network that no one has trained.
+
+    Attributes:
+        source: SHA-256 of recipe and float network.
+        float_accuracy: None where labels are no classes.
+        improved: what was done to it.
+    """
+
+    model: nn.Module
+    data: Loaders
+    architecture: Architecture
+    source: str
+    float_accuracy: float | None
+    improved: Improved
+
+
+def untrained(recipe: Recipe, device: torch.device, access: Access, *, method: str) -> Untrained:
+    """Return a recipe's network with its given weights, quantized without training.
+
+    Args:
+        recipe: whose network it is.
+        device: to compute on.
+        access: what the recipe may reach.
+        method: of `qtool.post_training.methods`.
+    """
+    data = build.make_data(recipe, device, access)
+    if recipe.model.weights == "none":
+        say("note: model.weights is none, so random weights are quantized")
+    built = build.make_network(recipe, data)
+    network = built.model.eval().to(device)
+    score = evaluate(network, data.validation.batches(0), make_loss(recipe))
+    identity = json.dumps(recipe.identity(), sort_keys=True)
+    made_of = hashlib.sha256(
+        (identity + sha256_of_state(network.state_dict())).encode()
+    ).hexdigest()
+    model = build.prepare_network(recipe, network, data.first_images)
+    build.calibrate_on(model, recipe, data)
+    set_progress(model, 1.0)
+    improved = improve(model, build.calibration_images(recipe, data), method, seed=recipe.seed)
+    return Untrained(model, data, built.architecture, made_of, score.accuracy, improved)

@@ -1,0 +1,85 @@
+"""What a conversion without training does, says and refuses."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from qtool import pipeline
+from qtool.cli import main
+from qtool.errors import InputError, RecipeError
+from qtool.post_training.improve import improve
+from qtool.post_training.methods import METHODS
+from qtool.runs import build
+from qtool.runs.build import calibration_images
+from tests.kit import write_recipe
+
+
+def test_a_conversion_says_its_method_its_images_and_what_was_done(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    output = tmp_path / "i.safetensors"
+    report = pipeline.convert(path, output=output, device="cpu")
+    assert report.method == "default"
+    assert report.calibration_images == 64
+    layers = {row.layer for row in report.applied if row.step == "bias_correction"}
+    assert layers == {layer.name for layer in report.layers}
+    written = json.loads((tmp_path / "i.convert.json").read_text())
+    assert list(written)[-3:] == ["method", "calibration_images", "applied"]
+
+
+def test_the_command_line_refuses_a_method_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", str(path), "--method", "defualt"])
+    assert "unknown method 'defualt'; did you mean default?" in capsys.readouterr().err
+
+
+def test_a_trained_run_takes_no_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    pipeline.train(write_recipe(tmp_path), run_dir=run, device="cpu")
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", str(run), "--method", "default"])
+    assert "--method is for a recipe, whose network is quantized untrained" in (
+        capsys.readouterr().err
+    )
+    converted = pipeline.convert(run, device="cpu")
+    assert converted.method is None
+    assert "applied" not in json.loads((run / "convert.json").read_text())
+
+
+def test_improve_refuses_what_it_cannot_work_with() -> None:
+    with pytest.raises(ValueError, match=r"qtool\.prepare"):
+        improve(torch.nn.Linear(2, 2), [torch.ones(1, 2)])
+    with pytest.raises(RecipeError, match="unknown method"):
+        METHODS.refuse_unknown("brecc")
+    assert issubclass(RecipeError, InputError)
+
+
+def test_images_that_judge_never_calibrate(tmp_path: Path) -> None:
+    """Neither validation images nor those held out are among those that calibrate."""
+    changes = {
+        "data.train_samples": 400,
+        "data.holdout": 0.25,
+        "data.augment": False,
+        "training.calibration_batches": 100,
+    }
+    recipe = build.load_checked(write_recipe(tmp_path, changes))
+    data = build.make_data(recipe, torch.device("cpu"))
+    assert data.holdout is not None
+
+    def digests(batches: Iterable[Tensor]) -> list[bytes]:
+        return [image.numpy().tobytes() for images in batches for image in images]
+
+    seen = digests(calibration_images(recipe, data))
+    judged = digests(images for images, _ in data.validation.batches(0))
+    held = digests(images for images, _ in data.holdout.batches(0))
+    assert len(seen) == 288  # the 9 whole batches of 32 there are in 300 images
+    assert len(judged) == 500
+    assert len(held) == 100
+    assert not set(seen) & set(judged)
+    assert not set(seen) & set(held)
