@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from math import inf
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from qtool.numerics.schedules import SCHEDULES, wrong_warmup
 from qtool.problems import Problem, ProblemsError, either, shown
-from qtool.settings.choices import number_is_constant, schedule_problems
+from qtool.settings.choices import StrengthChoice, number_is_constant, schedule_problems
 from qtool.settings.section import Checked, Choice, Section, finite, in_registry
 from qtool.settings.user_parts import is_users
 from qtool.training.losses import LOSSES
@@ -30,9 +30,21 @@ def _wrong_rate(value: float) -> str | None:
     return f"the learning rate becomes {value:g}; it must stay finite and >= 0"
 
 
+def _check_target(name: str, params: Mapping[str, object]) -> Checked:
+    """Check that a schedule stays within the shares of codes that may change in a step."""
+
+    def wrong(value: float) -> str | None:
+        return None if 0 <= value <= 1 else f"becomes {value:g}; it is a share, from 0 to 1"
+
+    return Checked(schedule_problems(name, params, wrong), params)
+
+
 OptimizerChoice = Annotated[Choice, in_registry(OPTIMIZERS, unless=is_users)]
 LossChoice = Annotated[Choice, in_registry(LOSSES, unless=is_users)]
 LearningRateChoice = Annotated[Choice, in_registry(SCHEDULES, also=_check_rate)]
+TargetChoice = Annotated[
+    Choice, in_registry(SCHEDULES, also=_check_target), BeforeValidator(number_is_constant)
+]
 
 
 class EarlyStopping(Section):
@@ -43,6 +55,22 @@ class EarlyStopping(Section):
 
     min_delta: float = Field(default=0.0, ge=0)
     """How much better an epoch must be to count: in accuracy, 0..1, or in loss without classes."""
+
+
+class TransitionRate(Section):
+    """Which share of codes is to change, by which the rate of quantized weights goes."""
+
+    target: TargetChoice
+    """Share of the codes of weights that is to change in a step: a number or a schedule."""
+
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    """Weight of what was before in the moving average of the share that does change."""
+
+    start: float | None = Field(default=None, gt=0)
+    """Learning rate that quantized weights begin at; default: the largest of learning_rate."""
+
+    gain: float | None = Field(default=None, gt=0)
+    """What the rate changes by in a step, per share that is missing; default: start."""
 
 
 class Training(Section):
@@ -118,6 +146,17 @@ class Training(Section):
     """How much an image counts in training, by its class: a list of numbers, or balanced, so that
     classes count alike."""
 
+    transition_rate: TransitionRate | None = None
+    """Let quantized weights train at the rate at which a given share of their codes changes."""
+
+    cage: StrengthChoice | None = None
+    """Strength of a pull on each quantized weight towards its level, beside the optimizer's step,
+    which is times the learning rate: a number or a schedule."""
+
+    sharpness_aware: float | None = Field(default=None, gt=0)
+    """Take gradients where quantized weights, biases and norms are moved so far along them; two
+    passes for a step."""
+
     @field_validator("class_weights", mode="before")
     @classmethod
     def _are_class_weights(cls, value: object) -> object:
@@ -135,6 +174,7 @@ class Training(Section):
         if self.gradient == "population" and self.clip_gradient is not None:
             why = "expected gradients are taken as they are; leave it out with gradient: population"
             found.append(("clip_gradient", why))
+        found += self._clashes_of_aids()
         chosen = self.optimizer.name
         if self.cuda_graph and not OPTIMIZERS.facts(chosen).graphed:
             found.append(("cuda_graph", f"{chosen} cannot be captured in a graph; leave it out"))
@@ -143,6 +183,21 @@ class Training(Section):
             found.append(("class_weights", f"{self.loss.name} takes none; choose {known}"))
         if self.validation_top5 and LOSSES.facts(self.loss.name).several:
             found.append(("validation_top5", "an image may have several classes; leave it out"))
+        return found
+
+    def _clashes_of_aids(self) -> list[Problem]:
+        """Return what does not go with what takes part in a step beside the optimizer."""
+        aids = ("transition_rate", "cage", "sharpness_aware")
+        given = [key for key in aids if getattr(self, key) is not None]
+        found: list[Problem] = []
+        if self.gradient == "population":
+            why = "expected gradients are taken as they are; leave it out with gradient: population"
+            found += [(key, why) for key in given]
+        if self.cuda_graph and "transition_rate" in given:
+            found.append(("cuda_graph", "transition_rate reads codes at each step; leave it out"))
+        if "sharpness_aware" in given:
+            why = "sharpness_aware changes weights between two passes; leave it out"
+            found += [(key, why) for key in ("cuda_graph", "compile") if getattr(self, key)]
         return found
 
     @field_validator("learning_rate", mode="before")

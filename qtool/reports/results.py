@@ -112,6 +112,10 @@ class EpochLine(Result):
     validation_f1: float | None = None
     """Of images that may have several classes, over all of these; absent of others."""
     holdout_f1: float | None = None
+    latent_learning_rate: float | None = None
+    """Of quantized weights after the epoch's last step, with training.transition_rate."""
+    transition_rate: float | None = None
+    """Share of codes that changes in a step, by its moving average there."""
 
 
 class ExportDescription(Result):

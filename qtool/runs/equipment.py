@@ -9,21 +9,26 @@ from torch import Tensor, nn
 from qtool.console import say
 from qtool.data.loaders import Loaders
 from qtool.errors import DataError
+from qtool.numerics.schedules import SCHEDULES
 from qtool.quantizers.control import compile_kernels
 from qtool.recipe.recipe import Recipe
 from qtool.runs.deal import deal
 from qtool.runs.stepping import fast_step, population_of
-from qtool.settings.choices import rate_schedule
+from qtool.settings.choices import SAMPLED, rate_schedule
 from qtool.training.average import Average
 from qtool.training.class_weights import class_weights
 from qtool.training.frozen import freeze, still_norms
+from qtool.training.grid_pull import GridPull
 from qtool.training.loop import Trainer
 from qtool.training.losses import Loss
 from qtool.training.optimizers import OPTIMIZERS, parameter_groups
 from qtool.training.patience import Patience
 from qtool.training.profile import StepProfile
 from qtool.training.random_numbers import OwnRandomNumbers
+from qtool.training.sharpness import Sharpness
+from qtool.training.step import TrainingStep
 from qtool.training.synced_norms import sync_norms
+from qtool.training.transition_rate import TransitionRate
 from qtool.training.user_training import build_loss
 from qtool.world.world import ALONE, World
 
@@ -92,7 +97,9 @@ def make_trainer(
         holdout=dealt.holdout,
         loss=_weighed(loss, recipe, loaders, device),
         judged_by=loss,
-        optimizer=optimizer(parameter_groups(model), rate(0.0)),
+        optimizer=optimizer(
+            parameter_groups(model, latent_apart=training.transition_rate is not None), rate(0.0)
+        ),
         learning_rate=rate,
         device=device,
         precision=getattr(torch, training.precision),
@@ -135,9 +142,10 @@ def equip(
     A step that is measured is neither compiled nor captured.
     """
     step = trainer.plain_step()
+    _aid(step, trainer, recipe)
+    trainer.step = step
     if profile is not None:
         step.mark = profile.mark
-        trainer.step = step
         trainer.join(profile)
     elif trainer.device.type == "cuda":
         trainer.step = fast_step(step, recipe, trainer.device)
@@ -145,5 +153,28 @@ def equip(
         trainer.join(OwnRandomNumbers(recipe.seed, trainer.world.rank))
     population = population_of(recipe, trainer.model, loaders)
     if population is not None:
-        trainer.step = population.around(trainer.step or step, trainer.optimizer)
+        trainer.step = population.around(trainer.step, trainer.optimizer)
         trainer.join(population)
+
+
+def _aid(step: TrainingStep, trainer: Trainer, recipe: Recipe) -> None:
+    """Let take part in a step what the recipe asks for beside the optimizer."""
+    training, model, optimizer = recipe.training, trainer.model, trainer.optimizer
+    if (wanted := training.transition_rate) is not None:
+        start = wanted.start or max(trainer.learning_rate(p) for p in SAMPLED)
+        target = SCHEDULES.build(wanted.target.name, **wanted.target.params)
+        made = TransitionRate(
+            model,
+            optimizer,
+            target,
+            momentum=wanted.momentum,
+            start=start,
+            gain=wanted.gain or start,
+        )
+        step.aids.append(made)
+        trainer.join(made)
+    if training.cage is not None:
+        strength = SCHEDULES.build(training.cage.name, **training.cage.params)
+        step.aids.append(GridPull(model, optimizer, strength))
+    if training.sharpness_aware is not None:
+        step.sharpness = Sharpness(model, training.sharpness_aware, trainer.world)

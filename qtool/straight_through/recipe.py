@@ -88,6 +88,11 @@ def _unfit(recipe: Recipe) -> list[Problem]:
     if recipe.training.ema is not None:
         why = "the average of what M gives is not what M gives of the average; leave it out"
         found.append(("training.ema", why))
+    if recipe.training.cage is not None:
+        found.append(("training.cage", "it pulls at w itself, which M moves; leave it out"))
+    if recipe.training.transition_rate is not None:
+        why = "the rate follows the codes, without the factor of the map; leave it out"
+        found.append(("training.transition_rate", why))
     if recipe.training.early_stopping is not None:
         why = "runs that are the same would end after other epochs; leave it out"
         found.append(("training.early_stopping", why))

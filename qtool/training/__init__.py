@@ -2,6 +2,8 @@
 
 loop: epochs. step, compiled, captured: one step, in three ways. population: expected gradients.
 average: of weights over steps. frozen: what does not train. class_weights: what an image counts.
+step_aid: who takes part in a step beside the optimizer: transition_rate, grid_pull; sharpness: a
+second pass.
 judging: by images that are not trained on. patience: which epoch did best, and when to end. losses,
 optimizers: their tables; user_training: those of the user. torch_optimizers: those of torch.
 batch_norm: statistics estimated again. profile: where the time goes. freed_memory: kept for the

@@ -173,9 +173,12 @@ def with_decay(groups: list[Group], weight_decay: float) -> list[dict[str, objec
     return [{**g, "weight_decay": weight_decay if g["role"] == "weights" else 0.0} for g in groups]
 
 
-def parameter_groups(model: nn.Module) -> list[Group]:
-    """Split the parameters that train by role; each group keeps its own `rate_scale`."""
-    weights: dict[float, list[nn.Parameter]] = {}
+def parameter_groups(model: nn.Module, *, latent_apart: bool = False) -> list[Group]:
+    """Split the parameters that train by role; each group keeps its own `rate_scale`.
+
+    Where `latent_apart`, no group holds both weights that are quantized and others.
+    """
+    weights: dict[tuple[float, bool], list[nn.Parameter]] = {}
     scales: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     seen: set[int] = set()
@@ -187,14 +190,16 @@ def parameter_groups(model: nn.Module) -> list[Group]:
             if isinstance(module, FakeQuantize):
                 scales.append(parameter)
             elif name == "weight" and isinstance(module, QuantLayer):
-                weights.setdefault(module.learning_rate_scale, []).append(parameter)
+                latent = latent_apart and module.weight_quantizer is not None
+                factor = module.learning_rate_scale
+                weights.setdefault((factor, latent), []).append(parameter)
             elif parameter.ndim > 1:
-                weights.setdefault(1.0, []).append(parameter)
+                weights.setdefault((1.0, False), []).append(parameter)
             else:
                 others.append(parameter)
     groups: list[Group] = [
         {"params": members, "role": "weights", "rate_scale": factor}
-        for factor, members in weights.items()
+        for (factor, _), members in weights.items()
     ]
     if scales:
         groups.append({"params": scales, "role": "scales", "rate_scale": 1.0})

@@ -11,6 +11,8 @@ from qtool.quantizers.control import begin_step, dampening_penalty
 from qtool.training.failures import loss_of
 from qtool.training.losses import Loss
 from qtool.training.replicas import Replicas
+from qtool.training.sharpness import Sharpness
+from qtool.training.step_aid import StepAid
 from qtool.training.step_watch import StepWatch
 from qtool.world.passes import WHOLE, Pass, Share, joined
 from qtool.world.world import ALONE, World
@@ -37,6 +39,8 @@ class TrainingStep:
         replicas: runs the model where there are several of them.
         batch: rows that all of them have together; 0 where all have as many.
         clip: the most that the norm of all gradients together may be; None for no limit.
+        aids: take part beside the optimizer.
+        sharpness: lets a second pass give the gradients; None takes those of the first.
     """
 
     model: nn.Module
@@ -51,6 +55,9 @@ class TrainingStep:
     replicas: Replicas | None = None
     batch: int = 0
     clip: float | None = None
+    aids: list[StepAid] = field(default_factory=list)
+    sharpness: Sharpness | None = None
+    _again: bool = field(default=False, init=False, repr=False)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take the step on images [B, C, H, W]; return loss [] and logits [B, classes], detached.
@@ -68,28 +75,53 @@ class TrainingStep:
 
     def begin(self, rows: int) -> None:
         """Do what is due once per step, before any of its passes."""
+        for aid in self.aids:
+            aid.look()
         with joined(self._pass_of(-(-rows // self.shares))):
             begin_step(self.model)
+        for aid in self.aids:
+            aid.begin()
 
     def run(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Do what `__call__` does, after what is due once per step: tensor arithmetic alone."""
-        if self.shares == 1 and self.replicas is None:
-            loss, logits, total = self._forward(images, labels)
-            self.mark("optimizer")
-            self.optimizer.zero_grad(set_to_none=True)
-            self._backward(total)
+        if self.sharpness is None:
+            loss, logits = self._passes(images, labels)
         else:
-            loss, logits = self._in_parts(images, labels)
+            with self.sharpness.first():
+                loss, logits = self._passes(images, labels)
+            with self.sharpness.second():
+                self._again = True
+                self._passes(images, labels)
+                self._again = False
         self.mark("optimizer")
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.watch.see_gradients([p.grad for p in parameters if p.grad is not None], loss)
         if self.clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.clip)
+        for aid in self.aids:
+            aid.before()
         self.optimizer.step()
+        for aid in self.aids:
+            aid.after()
         self.mark("rest")
         if self.replicas is not None:
             self.replicas.agree_on_buffers()
         return loss.detach(), logits.detach()
+
+    def _passes(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Let the parameters have their gradients; return the loss [] and the logits."""
+        if self.shares > 1 or self.replicas is not None:
+            return self._in_parts(images, labels)
+        loss, logits, total = self._forward(images, labels)
+        self.mark("optimizer")
+        self.optimizer.zero_grad(set_to_none=True)
+        self._backward(total)
+        return loss, logits
+
+    def _see_loss(self, loss: Tensor, penalty: Tensor | None) -> None:
+        """Let the loss be watched, once a step."""
+        if not self._again:
+            self.watch.see_loss(loss, penalty)
 
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss [], the logits, and the loss with what is added to it []."""
@@ -97,7 +129,7 @@ class TrainingStep:
             logits = (self.forward or self.model)(images)
         loss = loss_of(self.loss, logits.float(), labels)
         penalty = dampening_penalty(self.model)
-        self.watch.see_loss(loss, penalty)
+        self._see_loss(loss, penalty)
         return loss, logits, loss if penalty is None else loss + penalty
 
     def _backward(self, total: Tensor) -> None:
@@ -133,7 +165,7 @@ class TrainingStep:
                 penalty = dampening_penalty(self.model) if last else None
                 if last:
                     seen = self.world.add_up(seen) / whole
-                    self.watch.see_loss(seen, penalty)
+                    self._see_loss(seen, penalty)
                 # the mean of processes' gradients is that of the mean loss of all rows
                 share = len(their) * self.world.size / whole
                 total = loss if share == 1 else loss * share
