@@ -1,6 +1,6 @@
 """Gradients of where the loss is largest near the quantized weights (SAQ)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -13,6 +13,7 @@ from qtool.quantizers.layers import QuantLayer
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.world.world import ALONE, World
 
+Hook = Callable[[nn.Module, tuple[object, ...], Tensor], Tensor | None]
 TINY = 1e-12  # beside the norm of gradients that are all 0
 
 
@@ -63,7 +64,7 @@ class Sharpness:
                 parameter.copy_(was)
             self._gradients = {}
 
-    def _keep(self, quantizer: nn.Module, given: object, w_hat: Tensor) -> None:
+    def _keep(self, quantizer: nn.Module, given: tuple[object, ...], w_hat: Tensor) -> None:
         if w_hat.requires_grad:
             w_hat.register_hook(partial(self._add, quantizer))
 
@@ -95,9 +96,9 @@ def _others(modules: list[nn.Module]) -> Iterator[nn.Parameter]:
 
 
 @contextmanager
-def _hooked(modules: Iterable[nn.Module], hook: object) -> Iterator[None]:
+def _hooked(modules: Iterable[nn.Module], hook: Hook) -> Iterator[None]:
     """Let a hook see what modules return while inside."""
-    handles = [m.register_forward_hook(hook) for m in modules]  # pyright: ignore[reportArgumentType]
+    handles = [module.register_forward_hook(hook) for module in modules]
     try:
         yield
     finally:
@@ -106,6 +107,6 @@ def _hooked(modules: Iterable[nn.Module], hook: object) -> Iterator[None]:
 
 
 def _raise(
-    by: dict[nn.Module, Tensor], quantizer: nn.Module, given: object, w_hat: Tensor
+    by: dict[nn.Module, Tensor], quantizer: nn.Module, given: tuple[object, ...], w_hat: Tensor
 ) -> Tensor:
     return w_hat + by[quantizer] if quantizer in by else w_hat
