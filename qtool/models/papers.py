@@ -6,12 +6,14 @@ arguments, its recipe parameters. To add one, write a function here and decorate
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
 
 from qtool.errors import RecipeError
+from qtool.models.activation_functions import Activation, Segments, activation_function
 from qtool.models.building import initialize_convolutions, widened
 from qtool.models.mobilenet import mobilenet
 from qtool.models.preactivation import PreActivationResNet
@@ -32,11 +34,18 @@ BINARYNET_HIDDEN = 1024
 
 @MODELS.add
 def lenet5(
-    classes: int, channels: int, image_size: int, *, batch_norm: Literal["none", "fixed"] = "none"
+    classes: int,
+    channels: int,
+    image_size: int,
+    *,
+    batch_norm: Literal["none", "fixed"] = "none",
+    activation: Activation = "relu",
+    segments: Segments = 3,
 ) -> nn.Module:
     """Build LeNet-5 with ReLU and max pooling: 61,706 parameters for 10 classes of 28 px grey.
 
-    A fixed batch norm, without scale and shift, stands before each ReLU in arXiv:1903.05662.
+    A fixed batch norm, without scale and shift, stands before each ReLU in arXiv:1903.05662. In
+    place of ReLU there may be functions that train, piecewise_linear of so many segments.
 
     Reference: LeCun et al., 1998, Gradient-based learning applied to document recognition.
     """
@@ -49,19 +58,19 @@ def lenet5(
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(channels, 6, kernel_size=5, padding=2),
         bn1=nn.BatchNorm2d(6, affine=False),
-        relu1=nn.ReLU(),
+        relu1=activation_function(activation, 6, segments),
         pool1=nn.MaxPool2d(2),
         conv2=nn.Conv2d(6, 16, kernel_size=5),
         bn2=nn.BatchNorm2d(16, affine=False),
-        relu2=nn.ReLU(),
+        relu2=activation_function(activation, 16, segments),
         pool2=nn.MaxPool2d(2),
         flatten=nn.Flatten(),
         fc1=nn.Linear(16 * after_pools**2, 120),
         bn3=nn.BatchNorm1d(120, affine=False),
-        relu3=nn.ReLU(),
+        relu3=activation_function(activation, 120, segments),
         fc2=nn.Linear(120, 84),
         bn4=nn.BatchNorm1d(84, affine=False),
-        relu4=nn.ReLU(),
+        relu4=activation_function(activation, 84, segments),
         fc3=nn.Linear(84, classes),
     )
     if batch_norm == "none":
@@ -77,12 +86,15 @@ def resnet20(
     *,
     shortcut: Shortcut = "average_pool",
     batch_norm: Literal["trained", "fixed"] = "trained",
+    activation: Activation = "relu",
+    segments: Segments = 3,
 ) -> nn.Module:
     """Build the ResNet-20 for small images: about 0.27 million parameters for 10 classes.
 
     The shortcut halves the size by averaging, as in arXiv:1903.05662, or by leaving out pixels, as
     published weights of the original have it; added channels are zeros. A fixed batch norm, without
-    scale and shift, is that of arXiv:1903.05662 too.
+    scale and shift, is that of arXiv:1903.05662 too. In place of ReLU there may be functions that
+    train, piecewise_linear of so many segments.
 
     Reference: He et al., 2016, arXiv:1512.03385.
     """
@@ -91,7 +103,9 @@ def resnet20(
             f"resnet20 halves the images twice, and {image_size} is no multiple of 4; "
             "set data.image_size"
         )
-    return SmallResNet(classes, channels, 3, shortcut, affine=batch_norm == "trained")
+    activate = partial(activation_function, activation, segments=segments)
+    affine = batch_norm == "trained"
+    return SmallResNet(classes, channels, 3, shortcut, affine=affine, activate=activate)
 
 
 @MODELS.add
