@@ -24,7 +24,8 @@ from qtool.numerics.weighed import mean_of, quantile_of
 from qtool.registry import Registry
 
 RANGES = Registry[Callable[..., Tensor]]("range").with_facts(RangeFacts)
-DEFAULT = "learned"  # where a recipe does not say
+DEFAULT = "auto"  # where a recipe does not say
+TRAINED, UNTRAINED = "learned", "calibrated"  # what that is in training, and where there is none
 # what a message recommends where another range does not fit
 RECOMMENDED = {
     "weights": ("absmax", "learned"),
@@ -135,6 +136,17 @@ def mse(
     return best_of(rows, scales, grid, weights)
 
 
+@RANGES.add(costs="search", weighs=True, zero_point=True)
+def calibrated(rows: Tensor, grid: IntegerGrid, weights: Tensor | None = None) -> Tensor:
+    """Begin with the scale of `mse`, which post-training methods choose further by outputs.
+
+        s = mse's, and on the asymmetric grid (max - min) / (2^b - 1)
+
+    It is what `auto` is where nothing is trained; a range that is said is kept by these methods.
+    """
+    return min_max(rows, grid) if grid.kind == "asymmetric" else mse(rows, grid, weights)
+
+
 @RANGES.add(costs="search", refines=True, weighs=True)
 def ppq(
     rows: Tensor,
@@ -209,6 +221,15 @@ def learned(rows: Tensor, grid: IntegerGrid, weights: Tensor | None = None) -> T
     if grid.kind == "asymmetric":
         return min_max(rows, grid)
     return above_floor(2 * mean_of(rows.abs(), weights) / grid.qmax**0.5)
+
+
+@RANGES.add(learns="scale", zero_point=True, weighs=True)
+def auto(rows: Tensor, grid: IntegerGrid, weights: Tensor | None = None) -> Tensor:
+    """Be `learned` in training, and `calibrated` where nothing is trained.
+
+    s = 2 mean|x| / sqrt(high) in training
+    """
+    return learned(rows, grid, weights)
 
 
 @RANGES.add(side="activations", learns="clip")

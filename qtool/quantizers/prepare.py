@@ -22,6 +22,7 @@ from qtool.limits import (
     OTHER_ATTENTION,
     SUBCLASS,
 )
+from qtool.numerics.ranges import TRAINED, UNTRAINED
 from qtool.problems import Problem, did_you_mean, report, shown
 from qtool.quantizers.attention import (
     call_bypassed,
@@ -66,6 +67,7 @@ def prepare(
     example: object = None,
     *,
     search: bool = True,
+    trains: bool = True,
 ) -> nn.Module:
     """Return a copy of `model` whose convolutions and linear layers are fake-quantized.
 
@@ -83,6 +85,8 @@ def prepare(
             `calibrate`, `reestimate_batch_norm` and `convert` are given.
         search: False takes max|w| where a range is a slow search (mse, ppq): enough for `plan`, or
             for a model whose state is about to be loaded.
+        trains: whether the model is to be trained, so that a range that is not said is learned, or
+            only to be calibrated.
 
     Raises:
         RecipeError: If the section is wrong, or an override matches no layer.
@@ -99,6 +103,7 @@ def prepare(
         else check(Quantization, quantization, "quantization")
     )
     inputs = None if example is None else Inputs.of(example)
+    settings = settings.with_range(TRAINED if trains else UNTRAINED)
     entry.check_model(model, settings, inputs)
     if found := pattern_problems(model, settings):
         raise report("quantization", found)

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from qtool.data.sources import SYNTHETIC
 from qtool.numerics.coarse_gradient import CLOSED_FORMS
+from qtool.numerics.ranges import TRAINED
 from qtool.problems import Problem, ProblemsError
 from qtool.recipe.data import Data
 from qtool.recipe.model import Model
@@ -120,12 +121,15 @@ class Recipe(Section):
         """Return the resolved recipe as plain data; loading it again gives an equal recipe."""
         return _without_none(self.model_dump(mode="python"))
 
-    def identity(self) -> dict[str, object]:
+    def identity(self, *, trains: bool = True) -> dict[str, object]:
         """Return what makes two runs the same: all but where data lies, who decodes, who is told.
 
-        Those neither change a number nor what a folder's files hold.
+        Those neither change a number nor what a folder's files hold. What training takes a range
+        for that is not said is said here, unless nothing `trains`.
         """
-        data = self.as_dict()
+        given = self.quantization
+        trained = given.with_range(TRAINED) if trains else given
+        data = self.model_copy(update={"quantization": trained}).as_dict()
         left_out = {"data": ("root", "workers"), "training": ("scalars",)}
         return data | {
             section: {k: v for k, v in section_at(data, section).items() if k not in keys}

@@ -246,18 +246,24 @@ def make_network_without_data(recipe: Recipe) -> Built:
 
 
 def prepare_network(
-    recipe: Recipe, network: nn.Module, example: Tensor, *, search: bool = True
+    recipe: Recipe,
+    network: nn.Module,
+    example: Tensor,
+    *,
+    search: bool = True,
+    trains: bool = True,
 ) -> nn.Module:
     """Return the fake-quantized network on the example's device, in the recipe's memory format.
 
-    `search` is False where a state is loaded next, so that no scale is searched in vain.
+    `search` is False where a state is loaded next, so that no scale is searched in vain; `trains`
+    is False where nothing will train it.
     """
     network = network.to(example.device)
     if recipe.training.channels_last:
         # torch documents this keyword, but its overloads leave it out
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     try:
-        return prepare(network, recipe.quantization, example, search=search)
+        return prepare(network, recipe.quantization, example, search=search, trains=trains)
     except torch.OutOfMemoryError as error:
         raise InputError(f"not enough memory on {example.device}; lower data.batch_size") from error
 

@@ -53,11 +53,11 @@ def untrained(recipe: Recipe, device: torch.device, access: Access, *, method: s
     built = build.make_network(recipe, data)
     network = built.model.eval().to(device)
     score = evaluate(network, data.validation.batches(0), make_loss(recipe))
-    identity = json.dumps(recipe.identity(), sort_keys=True)
+    identity = json.dumps(recipe.identity(trains=False), sort_keys=True)
     made_of = hashlib.sha256(
         (identity + sha256_of_state(network.state_dict())).encode()
     ).hexdigest()
-    model = build.prepare_network(recipe, network, data.first_images)
+    model = build.prepare_network(recipe, network, data.first_images, trains=False)
     build.calibrate_on(model, recipe, data)
     set_progress(model, 1.0)
     improved = improve(model, build.calibration_images(recipe, data), method, seed=recipe.seed)

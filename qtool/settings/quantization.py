@@ -14,6 +14,7 @@ from pydantic import (
 )
 from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
+from qtool.numerics.ranges import DEFAULT
 from qtool.problems import Problem, ProblemsError, shown
 from qtool.settings.section import Section, attempt, problems_of
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
@@ -50,6 +51,12 @@ class Override(Section):
         same_kind = [p for p in self.patterns if of_sites(p) == of_sites(name)]
         return any(fnmatchcase(name, pattern) for pattern in same_kind)
 
+    def with_range(self, name: str) -> Self:
+        """Return the same with this range where auto is said; one that is absent is inherited."""
+        sides = {"weights": self.weights, "activations": self.activations}
+        said = {k: side for k, side in sides.items() if side and _name_of(side) == DEFAULT}
+        return self.model_copy(update={k: {**side, "range": name} for k, side in said.items()})
+
     @field_validator("match")
     @classmethod
     def _not_empty(cls, match: str | list[str]) -> str | list[str]:
@@ -60,6 +67,12 @@ class Override(Section):
     @model_serializer(mode="wrap")
     def _keep_absent_keys_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         return {k: v for k, v in handler(self).items() if k in self.model_fields_set}
+
+
+def _name_of(side: Mapping[str, object]) -> object:
+    """Return the name of the range that one side of an override says."""
+    chosen = side.get("range")
+    return chosen.get("name") if isinstance(chosen, Mapping) else chosen
 
 
 def of_sites(pattern: str) -> bool:
@@ -146,6 +159,13 @@ class Quantization(Section):
             if any(override.matches(name) for name in names):
                 return f"overrides.{index}", override
         return None
+
+    def with_range(self, name: str) -> Self:
+        """Return the same with this range wherever none is said; the one place that decides it."""
+        sides = {"weights": self.weights, "activations": self.activations}
+        made = {k: None if side is None else side.with_range(name) for k, side in sides.items()}
+        overrides = [override.with_range(name) for override in self.overrides]
+        return self.model_copy(update={**made, "overrides": overrides})
 
     def notes(self) -> list[str]:
         """Return what theory says against the choices, a line each."""

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.range_facts import RangeFacts
-from qtool.numerics.ranges import DEFAULT, RANGES, RECOMMENDED
+from qtool.numerics.ranges import DEFAULT, RANGES, RECOMMENDED, TRAINED
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.problems import Problem, ProblemsError, either
 from qtool.settings.choices import BlendChoice, EstimatorChoice, RangeChoice, StrengthChoice
@@ -23,7 +23,8 @@ class TensorQuantization(Section):
     """How one kind of tensor is quantized; the part that weights and activations share."""
 
     range: RangeChoice = Choice(name=DEFAULT)
-    """Rule that sets the scale."""
+    """Rule that sets the scale; auto is learned in training, and begins with mse's scale where
+    nothing is trained."""
 
     estimator: EstimatorChoice | None = None
     """Gradient estimator of the rounding; straight_through where neither it nor blend is given."""
@@ -51,13 +52,20 @@ class TensorQuantization(Section):
         """Return a parameter of the range, given or by default; `usual` where it has none."""
         return cast(T, RANGES.values(self.range.name, self.range.params).get(key, usual))
 
+    def with_range(self, name: str) -> Self:
+        """Return the same with this range, where none is said."""
+        if self.range.name != DEFAULT:
+            return self
+        return self.model_copy(update={"range": Choice(name=name)})
+
     def _shared_problems(self, bits: int, rounding: str) -> list[Problem]:
         """Return what does not go together on either side."""
         found: list[Problem] = []
         name = "" if self.estimator is None else self.estimator.name
-        learns = self.of_range.learns
+        trained = self.with_range(TRAINED)
+        learns = trained.of_range.learns
         if self.blend is not None and learns is not None:
-            why = f"excludes range: {self.range.name}; choose {either(RECOMMENDED['blend'])}"
+            why = f"excludes range: {trained.range.name}; choose {either(RECOMMENDED['blend'])}"
             found.append(("blend", why))
         if self.blend is not None and ROUNDINGS.facts(rounding).training_only:
             found.append(("rounding", f"{rounding} excludes a blend; remove one of the two"))
@@ -66,7 +74,7 @@ class TensorQuantization(Section):
         if rounding == "additive_noise" and name not in ("", "straight_through"):
             found.append(("estimator", NOISE_IS_EXACT))
         if rounding == "additive_noise" and learns == "clip":
-            why = f"{self.range.name} excludes additive_noise; choose {DEFAULT}"
+            why = f"{self.range.name} excludes additive_noise; choose {TRAINED}"
             found.append(("range", why))
         if learns == "clip" and self.scale_gradient == "chain_rule":
             why = f"{self.range.name} has a gradient of its own; leave this out"
@@ -100,8 +108,8 @@ class WeightQuantization(TensorQuantization):
     """Which integer is taken in training; evaluation takes the nearest."""
 
     refit_every: int | None = Field(default=None, ge=1)
-    """Training steps between fits of a range that is not learned; default 1, but 100 for mse and
-    percentile."""
+    """Training steps between fits of a range that is not learned; default 1, but 100 for mse,
+    calibrated and percentile."""
 
     learning_rate_scale: float = Field(default=1.0, ge=0)
     """Factor on the learning rate of these latent weights only."""
@@ -235,7 +243,7 @@ class ActivationQuantization(TensorQuantization):
 
 def _ranges_with_zero_point() -> list[str]:
     """Return the ranges for the asymmetric grid: those that follow first, those learned last."""
-    facts = {name: RANGES.facts(name) for name in RANGES.names()}
+    facts = {name: RANGES.facts(name) for name in RANGES.names() if name != DEFAULT}
     found = [name for name in facts if facts[name].zero_point and facts[name].serves("activations")]
     return sorted(found, key=lambda n: (facts[n].learns is not None, not facts[n].follows))
 

@@ -110,7 +110,8 @@ FORMULAS: dict[str, Callable[[Array, IntegerGrid], float]] = {
     "fixed": lambda row, grid: 0.37,
     "he_uniform": lambda row, grid: np.sqrt(6 / len(row)) / high(grid),
 }
-SEARCHES = {"mse", "ppq"}
+FORMULAS["auto"] = FORMULAS["learned"]  # in training; elsewhere it is calibrated
+SEARCHES = {"mse", "calibrated", "ppq"}
 NEEDED: dict[str, dict[str, Any]] = {"fixed": {"scale": 0.37}}
 BLIND = {"half_normal", "dorefa", "fixed", "he_uniform"}  # rules that do not look at the values
 

@@ -147,7 +147,10 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     (
         A,
         {"grid": "asymmetric", "range": "absmax"},
-        ["grid: asymmetric needs range: ema_min_max, min_max or learned, which find a zero point"],
+        [
+            "grid: asymmetric needs range: ema_min_max, min_max, calibrated or learned, which find "
+            "a zero point"
+        ],
     ),
     (
         A,

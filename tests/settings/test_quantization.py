@@ -32,7 +32,7 @@ def problems(data: Any) -> list[str]:
 
 def test_bits_are_all_that_must_be_said() -> None:
     for made in (weights(), activations()):
-        assert str(made.range) == "learned"
+        assert str(made.range) == "auto"
         assert str(made.estimator) == "straight_through"
         assert made.blend is None
         assert made.scale_gradient == "lsq"
@@ -145,7 +145,7 @@ def test_weights_do_not_follow_a_moving_average() -> None:
 def test_an_asymmetric_grid_needs_a_rule_that_finds_a_zero_point(rule: str) -> None:
     data = {"activations": {"bits": 4, "grid": "asymmetric", "range": rule}}
     assert problems(data) == [
-        "activations.grid: asymmetric needs range: ema_min_max, min_max or learned, "
+        "activations.grid: asymmetric needs range: ema_min_max, min_max, calibrated or learned, "
         "which find a zero point"
     ]
     assert activations(grid="asymmetric", range="ema_min_max").grid == "asymmetric"

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from qtool.limits import READERS_DISAGREE
 from qtool.numerics.estimators import ESTIMATORS
-from qtool.numerics.ranges import DEFAULT, RECOMMENDED
+from qtool.numerics.ranges import RECOMMENDED, TRAINED
 from qtool.problems import Problem, did_you_mean, report, shown
 from qtool.quantizers.places.placement import Use
 from qtool.settings.quantization import Override, Quantization, of_sites, overridden
@@ -202,7 +202,7 @@ def _fitted(
         if wanted.grid == "mid_rise" or (wanted.grid == "unsigned" and not positive):
             update["grid"] = "auto"
     if wanted.of_range.unsigned and not positive and update.get("grid", wanted.grid) != "unsigned":
-        name = DEFAULT if wanted.blend is None else RECOMMENDED["blend"][0]
+        name = TRAINED if wanted.blend is None else RECOMMENDED["blend"][0]
         update["range"] = Choice(name=name)
         note = f"range {name}, since {wanted.range.name} is for values that are never below 0"
     return wanted.model_copy(update=update), note
