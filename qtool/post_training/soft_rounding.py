@@ -1,0 +1,92 @@
+"""Rounding that can be learned: each weight goes down or up, by a number between 0 and 1.
+
+    w~ = s (clip(floor(w / s + o) + h(V), low, high) - o)
+    h(V) = clip(sigmoid(V) (zeta - gamma) + gamma, 0, 1),   zeta = 1.1, gamma = -0.1
+
+A regularizer, sum 1 - |2 h(V) - 1|^beta, whose beta falls, drives every h to 0 or 1.
+
+Reference: Nagel et al., 2020, arXiv:2004.10568 (AdaRound).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from qtool.numerics.on_grid import OnGrid
+
+GAMMA, ZETA = -0.1, 1.1
+FIRST_BETA, LAST_BETA = 20.0, 2.0
+WARM = 0.2  # share of the iterations without the regularizer
+
+
+def rectified_sigmoid(v: Tensor) -> Tensor:
+    """Return h(V), 0..1, same shape.
+
+    >>> rectified_sigmoid(torch.tensor([-9.0, 0.0, 9.0]))
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    return (torch.sigmoid(v) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+def start_of(fraction: Tensor) -> Tensor:
+    """Return the V whose h(V) is a fraction, 0 <= fraction < 1: what rounds nothing at first."""
+    return -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1)
+
+
+def regularizer(h: Tensor, beta: float) -> Tensor:
+    """Return sum 1 - |2 h - 1|^beta, []; 0 once every h is 0 or 1."""
+    return (1 - (2 * h - 1).abs().pow(beta)).sum()
+
+
+def beta_at(progress: float) -> float | None:
+    """Return beta at a share of the iterations; None while the regularizer waits.
+
+    It falls linearly, from a regularizer that holds only what is decided to one that decides.
+
+    >>> beta_at(0.1), beta_at(0.2), beta_at(0.6), beta_at(1.0)
+    (None, 20.0, 11.0, 2.0)
+    """
+    if progress < WARM:
+        return None
+    return FIRST_BETA + (LAST_BETA - FIRST_BETA) * (progress - WARM) / (1 - WARM)
+
+
+@dataclass(frozen=True)
+class SoftRows:
+    """The rows of a weight while their rounding is learned.
+
+    Attributes:
+        down: the whole steps below each element, float32 [C, ...].
+        v: parameter, float32 [C, ...].
+        on_grid: of the rows.
+    """
+
+    down: Tensor
+    v: nn.Parameter
+    on_grid: OnGrid
+
+    @classmethod
+    def of(cls, rows: Tensor, on_grid: OnGrid) -> "SoftRows":
+        """Return rows [C, ...] that are not rounded yet, but lie within the grid."""
+        grid = on_grid.grid
+        steps = rows / on_grid.step + grid.offset
+        down = torch.floor(steps)
+        v = start_of((steps - down).clamp(0, 1))
+        return cls(down, nn.Parameter(v.clone()), on_grid)
+
+    def h(self) -> Tensor:
+        """Return the share of a step that each element goes up by."""
+        return rectified_sigmoid(self.v)
+
+    def rows(self, h: Tensor) -> Tensor:
+        """Return w~, float32 [C, ...]."""
+        grid = self.on_grid.grid
+        return ((self.down + h).clamp(grid.qmin, grid.qmax) - grid.offset) * self.on_grid.step
+
+    @torch.no_grad()
+    def codes(self) -> Tensor:
+        """Return the codes of what was learned, each h taken for 0 or 1."""
+        grid = self.on_grid.grid
+        q = (self.down + (self.h() >= 0.5)).clamp(grid.qmin, grid.qmax)
+        return 2 * q - 1 if grid.kind == "mid_rise" else q
