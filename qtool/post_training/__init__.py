@@ -4,4 +4,9 @@ improve: where it begins. methods: what there is to choose from, and what each i
 the best of what costs seconds. walk: the layers of a network in order, each with the input that the
 quantized layers before it make. outputs: what the float network's layers give, to compare with.
 bias_correction: the mean of a layer's output is the float network's again.
+
+by_layer: rounding chosen layer by layer, by gptq (errors that make up for each other) or adaround
+(learned, by soft_rounding). patches: a layer as a product of matrices; seen: what it reads, and
+should make; following: what comes of that at once. held_codes: codes that were chosen, held in the
+weights. kept: what was done so far, in a file; progress: how far that is.
 """

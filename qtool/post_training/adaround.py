@@ -15,9 +15,9 @@ from torch import Tensor
 
 from qtool.numerics.on_grid import OnGrid
 from qtool.post_training.following import Following
-from qtool.post_training.patches import product
+from qtool.post_training.patches import gradient_of_rows, product
 from qtool.post_training.seen import Patches
-from qtool.post_training.soft_rounding import SoftRows, beta_at, regularizer
+from qtool.post_training.soft_rounding import SoftRows, beta_at, rectified_sigmoid
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,15 @@ class Learning:
         places: of the calibration images in each, for a layer by itself.
         images: in each, for a block.
         rate: of Adam, for V.
-        weight: of the regularizer beside a loss whose target has variance 1 in each channel.
+        weight: of the regularizer, whose sum is as many times the loss of rounding to nearest where
+            nothing is decided: so it does not depend on widths, sizes and units.
     """
 
     iterations: int = 2000
     places: int = 512
     images: int = 32
     rate: float = 0.01
-    weight: float = 0.01
+    weight: float = 300.0
 
 
 def learned_codes(
@@ -44,9 +45,9 @@ def learned_codes(
     on_grid: OnGrid,
     seen: Patches,
     follows: Following,
+    *,
     how: Learning,
     generator: torch.Generator,
-    *,
     each: Callable[[float], None] = lambda progress: None,
 ) -> Tensor:
     """Return the codes of rows whose rounding was learned, shaped as they are.
@@ -63,18 +64,19 @@ def learned_codes(
     soft = SoftRows.of(rows, on_grid)
     optimizer = torch.optim.Adam([soft.v], lr=how.rate)
     target = follows(seen.outputs)
-    unit = target.var(0, unbiased=False).mean().clamp_min(1e-30)
+    unit = float(target.var(0, unbiased=False).mean().clamp_min(1e-30))
     places = min(how.places, len(target))
+    nearest = follows(seen.made_by(on_grid.values(on_grid.codes(rows))))
+    loss = float((nearest - target).square().sum(1).mean()) / unit
+    weight = how.weight * loss / rows.numel()
     for step in range(how.iterations):
+        progress = step / how.iterations
         chosen = torch.randint(len(target), (places,), generator=generator).to(target.device)
-        h = soft.h()
-        made = follows(product(seen.inputs[chosen], soft.rows(h)) + seen.bias)
-        loss = (made - target[chosen]).square().sum(1).mean() / unit
-        beta = beta_at(step / how.iterations)
-        if beta is not None:
-            loss = loss + how.weight * regularizer(h, beta)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        x, h = seen.inputs[chosen], rectified_sigmoid(soft.v.detach())
+        made = follows(product(x, soft.rows(h)) + seen.bias)
+        grad = follows.gradient((made - target[chosen]).mul_(2 / (places * unit)), made)
+        of_rows = gradient_of_rows(grad, x, rows.shape)
+        soft.v.grad = soft.gradient(of_rows, h, weight=weight, beta=beta_at(progress))
         optimizer.step()
         each((step + 1) / how.iterations)
     return soft.codes()

@@ -40,6 +40,17 @@ class Following:
             return made
         return made.clamp(self.low, self.high)
 
+    def gradient(self, grad: Tensor, made: Tensor) -> Tensor:
+        """Return the gradient with respect to outputs, [P, C].
+
+        Args:
+            grad: with respect to what follows.
+            made: what follows, of those outputs.
+        """
+        if self.low == -torch.inf and self.high == torch.inf:
+            return grad * self.gain
+        return torch.where((made > self.low) & (made < self.high), grad * self.gain, 0.0)
+
 
 def following(
     model: nn.Module, name: str, channels: int, recording: Recording, graph: ValueGraph

@@ -72,7 +72,7 @@ def rounded_in_order(
     return codes
 
 
-def gptq(
+def compensated_codes(
     rows: Tensor,
     on_grid: OnGrid,
     hessian: Tensor,

@@ -51,7 +51,8 @@ def patches(layer: QuantLayer, x: Tensor, size: torch.Size) -> Tensor:
 def _apart(layer: nn.modules.conv._ConvNd, x: Tensor, size: torch.Size) -> Tensor:
     """Return an input with the zeros around and between its elements at which it is not."""
     count = len(layer.kernel_size)
-    apart = [(length - 1) * step + 1 for length, step in zip(x.shape[2:], layer.stride, strict=True)]
+    sizes = zip(x.shape[2:], layer.stride, strict=True)
+    apart = [(length - 1) * step + 1 for length, step in sizes]
     wide = x.new_zeros((*x.shape[:2], *apart))
     wide[(slice(None), slice(None), *(slice(None, None, step) for step in layer.stride))] = x
     pads: list[int] = []
@@ -95,3 +96,18 @@ def product(x: Tensor, rows: Tensor) -> Tensor:
     if groups == 1:
         return x[:, 0] @ flat[0].T
     return torch.einsum("pgk,gck->pgc", x, flat).flatten(1)
+
+
+def gradient_of_rows(grad: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
+    """Return the gradient with respect to rows, of their shape.
+
+    Args:
+        grad: with respect to the product, [P, C].
+        x: [P, groups, K].
+        shape: of the rows, [C, in / groups, ...].
+    """
+    groups = x.shape[1]
+    if groups == 1:
+        return (grad.T @ x[:, 0]).reshape(shape)
+    apart = grad.unflatten(1, (groups, -1))
+    return torch.einsum("pgc,pgk->gck", apart, x).reshape(shape)

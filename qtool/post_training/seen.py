@@ -16,7 +16,7 @@ from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.sites.running import apart
 from qtool.post_training.patches import of_positions, patches, product, taken
-from qtool.quantizers.activations import ActivationQuantizer
+from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
 
 MOST_BYTES = 2**27  # of the patches of one layer
@@ -44,10 +44,25 @@ class Patches:
         """Return what the layer makes with these rows of its weight, [P, C]."""
         return product(self.inputs, rows) + self.bias
 
-    def error(self, rows: Tensor) -> float:
-        """Return the mean squared error of the output, as a share of its mean square."""
-        wrong = (self.made_by(rows) - self.outputs).square().mean()
-        return float(wrong / self.outputs.square().mean().clamp_min(1e-30))
+    def shift(self, rows: Tensor) -> Tensor:
+        """Return what the mean of each channel is off by with these rows, float64 [C]."""
+        return (self.outputs - self.made_by(rows)).double().mean(0)
+
+    def error(self, made: Tensor, follows: Callable[[Tensor], Tensor] | None = None) -> float:
+        """Return the squared difference of other outputs [P, C] from these.
+
+        As a share of how far these are from the mean of their channel.
+
+        Args:
+            made: at the same places.
+            follows: of outputs what is compared in their place.
+        """
+        wanted = self.outputs
+        if follows is not None:
+            made, wanted = follows(made), follows(wanted)
+        spread = (wanted - wanted.mean(0)).double().square().sum()
+        apart = (made - wanted).double().square().sum()
+        return float(apart / spread.clamp_min(torch.finfo(torch.float64).tiny))
 
 
 @torch.no_grad()
@@ -58,11 +73,9 @@ def float_twin(model: nn.Module) -> nn.Module:
         model: whose weights are still as they were given, or as equalization has made them.
     """
     twin = copy_of(model).eval()
-    for layer in quant_layers(twin).values():
-        layer.weight_quantizer = None
     for module in twin.modules():
-        if isinstance(module, ActivationQuantizer):
-            module.observer.watching = module.given = True  # passes on what it is shown
+        if isinstance(module, FakeQuantize):
+            module.passes_on = True
     return twin.requires_grad_(requires_grad=False)
 
 

@@ -75,6 +75,30 @@ class SoftRows:
         v = start_of((steps - down).clamp(0, 1))
         return cls(down, nn.Parameter(v.clone()), on_grid)
 
+    @torch.no_grad()
+    def gradient(self, grad: Tensor, h: Tensor, *, weight: float, beta: float | None) -> Tensor:
+        """Return the gradient of a loss and the regularizer with respect to V, shaped as it is.
+
+            g h'(V) s [low < floor(w / s + o) + h < high]
+              - weight * 2 beta |2 h - 1|^(beta - 1) sign(2 h - 1) h'(V)
+
+        Args:
+            grad: of the loss with respect to w~.
+            h: of V.
+            weight: of the regularizer.
+            beta: of the regularizer; None where that waits.
+        """
+        grid = self.on_grid.grid
+        q = self.down + h
+        inner = torch.where((q > grid.qmin) & (q < grid.qmax), grad * self.on_grid.step, 0.0)
+        if beta is not None:
+            apart = 2 * h - 1
+            pull = apart.abs().pow_(beta - 1).copysign_(apart)
+            inner.sub_(pull, alpha=2 * beta * weight)
+        sigmoid = torch.sigmoid(self.v)
+        slope = (1 - sigmoid).mul_(sigmoid).mul_(ZETA - GAMMA)
+        return inner.mul_(torch.where((h > 0) & (h < 1), slope, 0.0))
+
     def h(self) -> Tensor:
         """Return the share of a step that each element goes up by."""
         return rectified_sigmoid(self.v)

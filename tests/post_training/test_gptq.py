@@ -8,7 +8,12 @@ import torch
 
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.on_grid import OnGrid
-from qtool.post_training.gptq import gptq, hessian, inverse_factor, rounded_in_order
+from qtool.post_training.gptq import (
+    compensated_codes,
+    hessian,
+    inverse_factor,
+    rounded_in_order,
+)
 
 
 def reference(
@@ -61,7 +66,7 @@ def test_codes_are_those_of_the_formula_one_column_at_a_time(bits: int, kind: st
     grid = IntegerGrid(bits, kind)
     scale = grid.bound_to_scale(rows.abs().amax(1, keepdim=True) * 0.8)
     h = hessian(inputs)
-    given = gptq(rows, OnGrid.by_step(grid, scale), h)
+    given = compensated_codes(rows, OnGrid.by_step(grid, scale), h)
     expected = reference(rows.double().numpy(), h[0].numpy(), scale[:, 0].numpy(), grid, 0.01)
     assert given is not None
     np.testing.assert_array_equal(given.numpy(), expected)
@@ -88,7 +93,7 @@ def test_it_lies_between_nearest_and_the_best_that_there_is(seed: int) -> None:
 
     every = itertools.product(range(grid.qmin, grid.qmax + 1), repeat=6)
     best = min(error(torch.tensor([codes], dtype=torch.float32)) for codes in every)
-    given = gptq(rows, on_grid, hessian(inputs), damping=1e-6)
+    given = compensated_codes(rows, on_grid, hessian(inputs), damping=1e-6)
     assert given is not None
     assert best <= error(given) + 1e-9
     assert error(given) <= error(on_grid.codes(rows)) + 1e-9
@@ -98,10 +103,10 @@ def test_groups_have_hessians_of_their_own() -> None:
     rows, inputs = problem(4, 6)
     _, others = problem(4, 6, 1)
     on_grid = OnGrid.by_step(IntegerGrid(3, "narrow"), torch.full((4, 1), 0.6))
-    both = gptq(rows, on_grid, hessian(torch.cat([inputs, others], 1)))
+    both = compensated_codes(rows, on_grid, hessian(torch.cat([inputs, others], 1)))
     scale = OnGrid.by_step(on_grid.grid, torch.tensor(0.6))
     alone = [
-        gptq(part, scale, hessian(x))
+        compensated_codes(part, scale, hessian(x))
         for part, x in ((rows[:2], inputs), (rows[2:], others))
     ]
     assert both is not None
@@ -111,12 +116,12 @@ def test_groups_have_hessians_of_their_own() -> None:
 @pytest.mark.parametrize("inputs", [torch.zeros(9, 1, 3), torch.full((9, 1, 3), torch.nan)])
 def test_inputs_that_tell_nothing_have_no_codes(inputs: torch.Tensor) -> None:
     on_grid = OnGrid.by_step(IntegerGrid(3, "narrow"), torch.tensor(0.5))
-    assert gptq(torch.randn(2, 3), on_grid, hessian(inputs)) is None
+    assert compensated_codes(torch.randn(2, 3), on_grid, hessian(inputs)) is None
 
 
 def test_a_constant_input_is_no_obstacle() -> None:
     on_grid = OnGrid.by_step(IntegerGrid(4, "narrow"), torch.tensor(0.2))
     rows = torch.tensor([[0.11, 0.11, 0.11, 0.11]])
-    codes = gptq(rows, on_grid, hessian(torch.ones(9, 1, 4)))
+    codes = compensated_codes(rows, on_grid, hessian(torch.ones(9, 1, 4)))
     assert codes is not None
     assert float(on_grid.values(codes).sum()) == pytest.approx(0.4)  # nearest: 0.8 for 0.44
