@@ -7,9 +7,10 @@ norm behind the layer.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from qtool.graph.copies import copy_of
@@ -21,7 +22,7 @@ from qtool.post_training.following import Following, following
 from qtool.post_training.gptq import DAMPING, compensated_codes, hessian
 from qtool.post_training.held_codes import codes_of, hold_codes, quantizer_of, rows_of
 from qtool.post_training.kept import Keeper, Unit, changes, identity_of, state_of
-from qtool.post_training.methods import METHODS, Calibrated
+from qtool.post_training.methods import METHODS, Calibrated, Positive
 from qtool.post_training.progress import shown
 from qtool.post_training.seen import Patches, float_twin, order_of_calls, patches_seen
 from qtool.quantizers.door.deployed import prepared_state, see_deployed
@@ -178,7 +179,7 @@ def _one(network: Network, name: str, part: Part, choose: Choose) -> Unit:
 
 @METHODS.add
 @torch.no_grad()
-def gptq(given: Calibrated, *, damping: float = DAMPING) -> list[Applied]:
+def gptq(given: Calibrated, *, damping: Annotated[float, Field(gt=0)] = DAMPING) -> list[Applied]:
     """Round each weight's columns one after another, the error of each made up for by the rest.
 
     Args:
@@ -197,7 +198,10 @@ def gptq(given: Calibrated, *, damping: float = DAMPING) -> list[Applied]:
 @METHODS.add
 @torch.no_grad()
 def adaround(
-    given: Calibrated, *, iterations: int = Learning.iterations, places: int = Learning.places
+    given: Calibrated,
+    *,
+    iterations: Positive = Learning.iterations,
+    places: Positive = Learning.places,
 ) -> list[Applied]:
     """Learn the rounding of each layer, so that what follows it changes least.
 

@@ -9,7 +9,7 @@ from torch import nn
 from qtool.graph.inputs import inputs_from
 from qtool.post_training import by_layer as by_layer
 from qtool.post_training import default as default
-from qtool.post_training.methods import DEFAULT, METHODS, Calibrated
+from qtool.post_training.methods import DEFAULT, METHODS, Calibrated, method_of
 from qtool.quantizers.door.deployed import prepared_state
 from qtool.reports.improvements import Applied
 
@@ -19,7 +19,7 @@ class Improved:
     """What was done to a network that is not trained.
 
     Attributes:
-        method: by name.
+        method: by name, with the parameters that were given.
         images: that it was calibrated and improved with.
         applied: what was done, in order.
     """
@@ -43,17 +43,18 @@ def improve(
         model: from `prepare`, its ranges set by `calibrate`; it is in evaluation mode afterwards.
         batches: as `calibrate` takes them; some hundred images that the model has been, or could
             have been, trained on.
-        method: a name in METHODS.
+        method: a name in METHODS, or `{name: ..., parameter: ...}` as text.
         seed: of whatever the method draws.
         keep: file in which a method that takes minutes keeps how far it is.
 
     Raises:
-        RecipeError: If there is no such method.
+        RecipeError: If there is no such method, or it has no such parameter.
         ValueError: If the model is not prepared, or there is no batch, or one has another form.
     """
-    chosen = METHODS[method]
+    choice = method_of(method)
+    chosen = METHODS.build(choice.name, **choice.params)
     form = prepared_state(model).form_of_inputs
     inputs = list(inputs_from(batches, form, model, "improve"))
     model.eval()
     applied = chosen(Calibrated(model, inputs, seed, keep))
-    return Improved(method, sum(len(batch.tensors[0]) for batch in inputs), applied)
+    return Improved(str(choice), sum(len(batch.tensors[0]) for batch in inputs), applied)

@@ -8,12 +8,19 @@ decorator: its name is its name on the command line.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import yaml
+from pydantic import Field
 from torch import nn
 
+from qtool.errors import RecipeError
+from qtool.files.yaml_data import parse_yaml
 from qtool.graph.inputs import Inputs
+from qtool.problems import report
 from qtool.registry import Registry
 from qtool.reports.improvements import Applied
+from qtool.settings.section import Choice
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,31 @@ class Calibrated:
     keep: Path | None = field(default=None)
 
 
-Method = Callable[[Calibrated], list[Applied]]
+Positive = Annotated[int, Field(ge=1)]
+Method = Callable[..., list[Applied]]
 METHODS = Registry[Method]("method")
 """What `--method` chooses from."""
 
 DEFAULT = "default"
+
+
+def method_of(said: str) -> Choice:
+    """Return a method and its parameters: `adaround`, or `{name: adaround, iterations: 500}`.
+
+    Raises:
+        RecipeError: If there is no such method, or it has no such parameter.
+    """
+    given: object = said
+    if said.lstrip().startswith("{"):
+        try:
+            given = parse_yaml(said)
+        except (yaml.YAMLError, ValueError) as error:
+            raise RecipeError(f"method {said}: not YAML: {' '.join(str(error).split())}") from error
+    data = {"name": given} if isinstance(given, str) else given
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        example = "a name, or {name: adaround, iterations: 500}"
+        raise RecipeError(f"method {said}: not a method; give {example}")
+    choice = Choice.model_validate(data)
+    if found := METHODS.problems(choice.name, choice.params):
+        raise report("--method", found) if choice.params else RecipeError(found[0][1])
+    return choice

@@ -20,7 +20,7 @@ from qtool.integer.file import load_integer, read_about, read_usage, save_intege
 from qtool.models.architecture import Architecture
 from qtool.models.vision import rebuild_model
 from qtool.post_training.improve import Improved
-from qtool.post_training.methods import DEFAULT, METHODS
+from qtool.post_training.methods import DEFAULT, method_of
 from qtool.quantizers.plan import plan
 from qtool.quantizers.plan_sites import plan_sites
 from qtool.recipe.file import recipe_inside
@@ -140,7 +140,7 @@ def quantized_from(
         why = "is for a recipe, whose network is quantized untrained"
         raise InputError(f"{source}: --method {why}; this run's has learned to live with rounding")
     chosen = DEFAULT if method is None else method
-    METHODS.refuse_unknown(chosen)
+    method_of(chosen)
     if output is not None:
         refuse_no_integer_file(output)
     if source.is_dir():
@@ -154,7 +154,8 @@ def quantized_from(
     recipe = build.load_checked(source, access=allowed, code=files)
     folder = None if output is not None else folder_for_untrained(recipe, source)
     path = output or RunFolder(Path("runs") / source.stem).integer
-    made = untrained(recipe, device, allowed.taken(recipe), method=chosen)
+    kept = path.with_name(f"{path.stem}.rounding{path.suffix}")
+    made = untrained(recipe, device, allowed.taken(recipe), method=chosen, keep=kept)
     show_plan(plan(made.model), plan_sites(made.model))
     return Quantized(
         recipe,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -38,7 +39,14 @@ class Untrained:
     improved: Improved
 
 
-def untrained(recipe: Recipe, device: torch.device, access: Access, *, method: str) -> Untrained:
+def untrained(
+    recipe: Recipe,
+    device: torch.device,
+    access: Access,
+    *,
+    method: str,
+    keep: Path | None = None,
+) -> Untrained:
     """Return a recipe's network with its given weights, quantized without training.
 
     Args:
@@ -46,6 +54,7 @@ def untrained(recipe: Recipe, device: torch.device, access: Access, *, method: s
         device: to compute on.
         access: what the recipe may reach.
         method: of `qtool.post_training.methods`.
+        keep: file in which a method that takes minutes keeps how far it is.
     """
     data = build.make_data(recipe, device, access)
     if recipe.model.weights == "none":
@@ -60,5 +69,6 @@ def untrained(recipe: Recipe, device: torch.device, access: Access, *, method: s
     model = build.prepare_network(recipe, network, data.first_images, trains=False)
     build.calibrate_on(model, recipe, data)
     set_progress(model, 1.0)
-    improved = improve(model, build.calibration_images(recipe, data), method, seed=recipe.seed)
+    images = build.calibration_images(recipe, data)
+    improved = improve(model, images, method, seed=recipe.seed, keep=keep)
     return Untrained(model, data, built.architecture, made_of, score.accuracy, improved)

@@ -39,6 +39,42 @@ def test_the_command_line_refuses_a_method_that_is_not_there(
     assert "unknown method 'defualt'; did you mean default?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("{name: adaround, iteration: 5}", "has no parameter iteration; did you mean iterations?"),
+        (
+            "{name: adaround, iterations: many}",
+            "iterations: 'many' is not a whole number",
+        ),
+        ("{name: adaround, iterations: 0}", "iterations: 0 is less than 1"),
+        ("{name: gptq, damping: 0}", "damping"),
+        ("{name: adaround", "method {name: adaround: not YAML"),
+        ("{iterations: 5}", "not a method; give a name, or {name: adaround, iterations: 500}"),
+    ],
+)
+def test_parameters_of_a_method_are_checked_before_anything_is_done(
+    said: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", str(write_recipe(tmp_path)), "--method", said])
+    assert why in capsys.readouterr().err
+
+
+def test_a_method_takes_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "i.safetensors"
+    said = "{name: adaround, iterations: 3}"
+    report = pipeline.convert(write_recipe(tmp_path), output=output, device="cpu", method=said)
+    assert report.method == "adaround(iterations=3)"
+    assert "adaround: layer 5/5" in capsys.readouterr().err
+    assert {row.step for row in report.applied} == {"rounding"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "i.convert.json",
+        "i.safetensors",
+        "r.yaml",
+    ]
+
+
 def test_a_trained_run_takes_no_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     pipeline.train(write_recipe(tmp_path), run_dir=run, device="cpu")
