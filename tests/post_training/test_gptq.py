@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from qtool.numerics.grid import IntegerGrid
+from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
 from qtool.post_training.gptq import (
     compensated_codes,
@@ -61,7 +61,7 @@ def problem(rows: int, columns: int, seed: int = 0) -> tuple[torch.Tensor, torch
     ("bits", "kind"),
     [(1, "mid_rise"), (2, "ternary"), (2, "narrow"), (3, "full"), (4, "mid_rise"), (8, "narrow")],
 )
-def test_codes_are_those_of_the_formula_one_column_at_a_time(bits: int, kind: str) -> None:
+def test_codes_are_those_of_the_formula_one_column_at_a_time(bits: int, kind: Kind) -> None:
     rows, inputs = problem(5, 9)
     grid = IntegerGrid(bits, kind)
     scale = grid.bound_to_scale(rows.abs().amax(1, keepdim=True) * 0.8)

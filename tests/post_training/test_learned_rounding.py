@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qtool.numerics.grid import IntegerGrid
+from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.on_grid import OnGrid
 from qtool.post_training.adaround import Learning, learned_codes
 from qtool.post_training.following import Following
@@ -62,7 +62,7 @@ def test_beta_falls_once_the_regularizer_begins() -> None:
 
 @pytest.mark.parametrize("kind", ["narrow", "mid_rise"])
 @pytest.mark.parametrize("beta", [None, 7.0])
-def test_the_gradient_is_that_of_the_loss_by_differences(kind: str, beta: float | None) -> None:
+def test_the_gradient_is_that_of_the_loss_by_differences(kind: Kind, beta: float | None) -> None:
     generator = torch.Generator().manual_seed(0)
     grid = IntegerGrid(3, kind)
     rows = torch.randn(4, 5, generator=generator, dtype=torch.float64)
