@@ -171,7 +171,7 @@ def _first_line(docstring: str | None) -> str:
 
 # what `qtool.recipe.early` reads of a JSON Schema
 KEPT = [*get_type_hints(Schema), "$ref"]
-NAMED = {"Model": "models", "Data": "data"}
+NAMED = {"Model": "models", "Data": "data", "Teacher": "models"}
 SIDES = {"weights": "WeightQuantization", "activations": "ActivationQuantization"}
 
 

@@ -21,7 +21,8 @@ UNKNOWN = "no_such_name"
 OWN_PART = {"type": "string", "pattern": ":"}  # file.py:name, package.module:name, timm:name
 NAMES_ELSEWHERE: dict[Family, Schema] = {"optimizers": {"type": "string", "pattern": "^[A-Z]"}}
 TAKES_OWN = {"models", "data", "estimators", "losses", "optimizers", "augmentations"}
-SECTIONS: dict[str, Family] = {"Model": "models", "Data": "data"}  # that name one of a family
+# that name one of a family
+SECTIONS: dict[str, Family] = {"Model": "models", "Data": "data", "Teacher": "models"}
 BESIDE: dict[str, Schema] = {  # what a use of a schedule takes beside the schedule's parameters
     "learning_rate": {"warmup": {"type": "number", "minimum": 0, "exclusiveMaximum": 1}},
     "blend": {"phases": {"type": "integer", "minimum": 1, "maximum": 100}},

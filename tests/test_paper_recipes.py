@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from qtool import pipeline, uses
 from qtool.models.papers import MODELS
+from qtool.models.vision import build_model
 from qtool.recipe import Recipe
 from qtool.recipe.file import load_recipe, write_recipe
 from qtool.recipe.plain import override
@@ -30,6 +32,7 @@ SLOW = (
     "yin2019_vgg11_cifar10",
     "digits",
     "digits_blend",
+    "digits_distilled",
     "liu2019_binarynet_cifar10",
 )
 SLOW_TO_PLAN = ("liu2019_resnet50_imagenet", "schoenbauer2024_resnet50_imagenet")
@@ -56,6 +59,15 @@ def write_images(path: Path, size: int, channels: int) -> None:
     np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
 
 
+def weights_of(data: dict[str, Any], folder: Path) -> str:
+    """Return weights to begin with: none, but random ones of a file where they teach."""
+    if "distillation" not in data["training"]:
+        return "none"
+    built = build_model(data["model"]["name"], CLASSES, 3, data["data"]["image_size"])
+    torch.save(built.model.state_dict(), folder / "weights.pt")
+    return str(folder / "weights.pt")
+
+
 def tiny(path: Path, folder: Path) -> Path:
     """Write the recipe again, for one step on a few small images, from fresh weights."""
     recipe = load_recipe(path)
@@ -71,7 +83,7 @@ def tiny(path: Path, folder: Path) -> Path:
         changes = ["data.augment=false"]
     if "width" in recipe.model.params:
         changes.append("model.width=0.125")
-    changes += ["data.batch_size=32", "model.weights=none"]
+    changes += ["data.batch_size=32", f"model.weights={weights_of(data, folder)}"]
     changes += ["training.epochs=1", "training.calibration_batches=1"]
     data["quantization"] = simpler(data["quantization"])
     written = folder / "tiny.yaml"

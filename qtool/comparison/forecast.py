@@ -113,10 +113,10 @@ def time_of(trial: Trial, read: Callable[[], Loaders], device: torch.device) -> 
             steps = len(data.train)
             if steps * epochs < SHORT:
                 return None
-            network = build.make_network(recipe, data).model
-            model = build.prepare_network(recipe, network, data.first_images)
+            built = build.make_network(recipe, data)
+            model = build.prepare_network(recipe, built.model, data.first_images)
             build.calibrate_on(model, recipe, data)
-            timing = time_steps(model, recipe, data, device)
+            timing = time_steps(model, recipe, data, device, architecture=built.architecture)
     except Exception:  # of a user's estimator it may be any
         return None
     return Timed(timing.total, f"{1000 * timing.step:.0f} ms a step")

@@ -46,11 +46,13 @@ class Built:
         model: the network, on the CPU.
         note: a line for the user about how it was built, or "".
         architecture: from which `rebuild_model` makes the same network again, with other weights.
+        fresh_head: weights were given whose head is for other classes, so that it starts anew.
     """
 
     model: nn.Module
     note: str
     architecture: Architecture
+    fresh_head: bool = False
 
 
 def model_names() -> list[str]:
@@ -157,12 +159,14 @@ def build_model(
             published_input=state is not None,
         )
     model = rebuild_model(name, architecture)
+    of_head = ""
     if state is not None:
         if says_channels(name):
             state, prefix = without_prefix(state, model.state_dict())
             notes = (*notes, *_said_of(prefix, weights))
-        notes = (*notes, load_weights(model, state, weights))
-    return Built(model, "\nnote: ".join(filter(None, notes)), architecture)
+        of_head = load_weights(model, state, weights)
+        notes = (*notes, of_head)
+    return Built(model, "\nnote: ".join(filter(None, notes)), architecture, bool(of_head))
 
 
 def rebuild_model(name: str, architecture: Mapping[str, object]) -> nn.Module:

@@ -1,10 +1,10 @@
 """What a recipe may say; checked in full before anything is built.
 
-recipe: the whole, and what one section asks of another. model, data, training: the sections (that
-of quantization is in `qtool.settings`). named_section: what names one of a family. plain: a file
-read as YAML and changed by `--set`, without torch. extends: what one says of another. early: wrong
-words of one, told without torch. file: checked in full, written. parts: of the user's own code.
-places: what stands where.
+recipe: the whole, and what one section asks of another. model, data, training, teacher: the
+sections (that of quantization is in `qtool.settings`). named_section: what names one of a family.
+plain: a file read as YAML and changed by `--set`, without torch. extends: what one says of another.
+early: wrong words of one, told without torch. file: checked in full, written. parts: of the user's
+own code. places: what stands where.
 """
 
 from importlib import import_module

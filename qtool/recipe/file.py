@@ -15,6 +15,8 @@ from qtool.recipe.recipe import Recipe
 from qtool.settings.section import check
 from qtool.settings.user_code import UserCode
 
+WEIGHTS = ("model.weights", "training.teacher.weights")  # places that may name a file
+
 
 def load_recipe(
     path: Path,
@@ -66,7 +68,7 @@ def code_beside(path: Path) -> UserCode:
 
 
 def with_found_paths(data: Mapping[str, object], folder: Path) -> dict[str, object]:
-    """Return a recipe's data whose relative paths, `data.root` and `model.weights`, are absolute.
+    """Return a recipe's data whose relative paths, of `data.root` and weights, are absolute.
 
     They are those of files and folders beside the recipe, or else in the working directory; what is
     in neither stays as it is.
@@ -76,11 +78,11 @@ def with_found_paths(data: Mapping[str, object], folder: Path) -> dict[str, obje
         folder: of the recipe.
     """
     found: dict[str, object] = {}
-    for place in ("data.root", "model.weights"):
+    for place in ("data.root", *WEIGHTS):
         value = at(data, place)
         if not isinstance(value, str) or Path(value).is_absolute():
             continue
-        if place == "model.weights" and not is_weights_file(value):
+        if place in WEIGHTS and not is_weights_file(value):
             continue
         here = [path for path in (folder / value, Path(value)) if value and _exists(path)]
         if here:

@@ -25,6 +25,7 @@ LOADERS: dict[Family, Callable[[str, UserCode, Mapping[str, object]], None]] = {
     "optimizer": load_optimizer,
     "estimator": user_estimators.load_estimator,
     "transform": load_transform,
+    "teacher": load_model,
 }
 
 
@@ -35,6 +36,7 @@ def used_by(data: Mapping[str, object]) -> Iterator[Use]:
     yield from user_estimators.used_by(at(data, "quantization"))
     yield from use_of("training.loss", at(data, "training.loss"), "loss")
     yield from use_of("training.optimizer", at(data, "training.optimizer"), "optimizer")
+    yield from use_of("training.teacher.name", at(data, "training.teacher"), "teacher")
     transforms = at(data, "data.augment")
     for place, choice in enumerate(transforms if isinstance(transforms, list) else []):
         yield from use_of(f"data.augment.{place}", choice, "transform")

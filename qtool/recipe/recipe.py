@@ -83,6 +83,11 @@ class Recipe(Section):
         if training.early_stopping is not None and not self.data.holdout:
             why = "epochs are judged by images that are held out; set data.holdout, such as 0.1"
             found.append(("training.early_stopping", why))
+        untaught = training.distillation is not None and training.teacher is None
+        if untaught and model.weights == "none":
+            why = "its teacher is the float network with model.weights, and there are none"
+            right = "set model.weights, or training.teacher: {name: ..., weights: ...}"
+            found.append(("training.distillation", f"{why}; {right}"))
         found += [(f"training.{key}", clash) for key, clash in training.clashes()]
         if found:
             raise ProblemsError(found)

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from qtool.numerics.schedules import SCHEDULES, wrong_warmup
 from qtool.problems import Problem, ProblemsError, either, shown
+from qtool.recipe.teacher import Distillation, Teacher
 from qtool.settings.choices import StrengthChoice, number_is_constant, schedule_problems
 from qtool.settings.section import Checked, Choice, Section, finite, in_registry
 from qtool.settings.user_parts import is_users
@@ -157,6 +158,12 @@ class Training(Section):
     """Take gradients where quantized weights, biases and norms are moved so far along them; two
     passes for a step."""
 
+    teacher: Teacher | None = None
+    """The trained network that distillation follows."""
+
+    distillation: Distillation | None = None
+    """What the teacher adds to the loss."""
+
     @field_validator("class_weights", mode="before")
     @classmethod
     def _are_class_weights(cls, value: object) -> object:
@@ -183,6 +190,27 @@ class Training(Section):
             found.append(("class_weights", f"{self.loss.name} takes none; choose {known}"))
         if self.validation_top5 and LOSSES.facts(self.loss.name).several:
             found.append(("validation_top5", "an image may have several classes; leave it out"))
+        return found + self._distillation_problems()
+
+    def _distillation_problems(self) -> list[Problem]:
+        """Return what does not go with a teacher."""
+        chosen = self.distillation
+        if chosen is None:
+            why = "it teaches nothing without training.distillation; add that, such as {loss: kl}"
+            return [] if self.teacher is None else [("teacher", why)]
+        found = [(f"distillation.{key}", why) for key, why in chosen.problems()]
+        if self.gradient == "population":
+            why = "expected gradients are of one loss; leave it out with gradient: population"
+            found.append(("distillation", why))
+        if self.cuda_graph:
+            why = "a graph that captures a teacher has not been tried; leave it out"
+            found.append(("cuda_graph", f"with a distillation: {why}"))
+        if self.compile and chosen.loss == "features":
+            why = "what blocks return is noted by hooks, which no compiler traces"
+            found.append(("compile", f"with distillation.loss: features: {why}; leave it out"))
+        if chosen.loss == "kl" and LOSSES.facts(self.loss.name).several:
+            why = "softens outputs of which one class is right, and an image may have several"
+            found.append(("distillation.loss", f"kl {why}; choose features"))
         return found
 
     def _clashes_of_aids(self) -> list[Problem]:

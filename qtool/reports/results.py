@@ -116,6 +116,11 @@ class EpochLine(Result):
     """Of quantized weights after the epoch's last step, with training.transition_rate."""
     transition_rate: float | None = None
     """Share of codes that changes in a step, by its moving average there."""
+    label_loss: float | None = None
+    """The recipe's loss in training, of which train_loss has the share that is not the teacher's;
+    absent without a teacher."""
+    distillation_loss: float | None = None
+    """What the teacher says, of which train_loss has its share."""
 
 
 class ExportDescription(Result):

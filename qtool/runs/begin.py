@@ -15,7 +15,7 @@ from qtool.errors import InputError
 from qtool.files.json_data import read_json
 from qtool.files.whole import write_atomically, write_json
 from qtool.quantizers.plan import mean_weight_bits
-from qtool.recipe.file import write_recipe
+from qtool.recipe.file import WEIGHTS, write_recipe
 from qtool.recipe.parts import sources, sources_of_estimators
 from qtool.recipe.places import at, put
 from qtool.recipe.plain import read_recipe_file
@@ -48,8 +48,10 @@ def open_run(recipe: Recipe, folder: RunFolder, *, resume: bool, longer: bool = 
     path = folder.recipe
     kept = check(Recipe, read_recipe_file(path), str(path))  # its estimators stay unloaded
     old, new = kept.identity(), recipe.identity()
-    if _is_found_again(kept.model.weights, recipe.model.weights):
-        old = put(old, {"model.weights": recipe.model.weights})
+    for place in WEIGHTS:
+        before, now = at(old, place), at(new, place)
+        if isinstance(before, str) and isinstance(now, str) and _is_found_again(before, now):
+            old = put(old, {place: now})
     if old != new and not (longer and _goes_on(old, new, folder)):
         different = ", ".join(_differences(old, new))
         raise InputError(f"{folder}: holds a different run ({different}); choose another --run-dir")
@@ -99,9 +101,21 @@ def _write(content: bytes, path: Path) -> None:
 
 
 def write_environment(
-    recipe: Recipe, folder: RunFolder, device: torch.device, data: Loaders | None = None
+    recipe: Recipe,
+    folder: RunFolder,
+    device: torch.device,
+    data: Loaders | None = None,
+    **more: str,
 ) -> None:
-    """Write what a run's numbers depend on beside its recipe, and what its data are."""
+    """Write what a run's numbers depend on beside its recipe, and what its data are.
+
+    Args:
+        recipe: of the run.
+        folder: where it is written.
+        device: that the run computes on.
+        data: that it trains on.
+        **more: digests of whatever else they depend on.
+    """
     data_of_recipe = recipe.as_dict()
     of_estimators = sources_of_estimators(data_of_recipe)
     said = environment(device) | {"estimator_sources": of_estimators}
@@ -117,7 +131,7 @@ def write_environment(
             k: {"sha256": v.digest, "version": v.version, "folder": str(v.folder or "")}
             for k, v in others.items()
         }
-    write_json(folder.environment, said)
+    write_json(folder.environment, said | more)
 
 
 def say_changed_data(folder: RunFolder, data: Loaders) -> None:

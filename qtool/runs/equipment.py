@@ -141,6 +141,8 @@ def equip(
 
     A step that is measured is neither compiled nor captured.
     """
+    if trainer.distillation is not None:
+        trainer.join(trainer.distillation)
     step = trainer.plain_step()
     _aid(step, trainer, recipe)
     trainer.step = step

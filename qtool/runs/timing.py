@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from qtool.console import say_nothing
 from qtool.data.loaders import Loaders
+from qtool.models.architecture import Architecture
 from qtool.recipe.recipe import Recipe
 from qtool.runs.equipment import make_trainer
+from qtool.runs.teacher import distillation_of
 from qtool.training.watcher import Batches
 
 TIMED = 3  # steps
@@ -35,7 +37,13 @@ class Timing:
 
 
 def time_steps(
-    model: nn.Module, recipe: Recipe, data: Loaders, device: torch.device, *, steps: int = TIMED
+    model: nn.Module,
+    recipe: Recipe,
+    data: Loaders,
+    device: torch.device,
+    *,
+    architecture: Architecture,
+    steps: int = TIMED,
 ) -> Timing:
     """Return how long training takes, by a few steps of a prepared, calibrated model and a batch.
 
@@ -44,10 +52,12 @@ def time_steps(
         recipe: of the run.
         data: its batches.
         device: that they are on.
+        architecture: of the network.
         steps: how many are timed after the first, which starts what reads images.
     """
     with say_nothing(when=True):
         trainer = make_trainer(recipe, model.train(), data, device)
+        trainer.distillation = distillation_of(recipe, data, architecture, device)
     first, step = _times(trainer.train, trainer.plain_step(), steps)
     model.eval()
     with torch.no_grad():

@@ -33,6 +33,7 @@ from qtool.runs.machine import device_name
 from qtool.runs.run import Run
 from qtool.runs.scalars import refuse_missing_trackers, trackers
 from qtool.runs.sound import checkpoint_sha256, checkpoint_to_go_on_from
+from qtool.runs.teacher import digests_of, distillation_of, refuse_other_teacher
 from qtool.runs.weights import write_weights
 from qtool.stopping import Stopped, held_back
 from qtool.training.explanation import Explanation
@@ -149,6 +150,7 @@ def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
         show_plan(plan(trainer.model), plan_sites(trainer.model))
     if trainer.history or trainer.tally.steps:
         world.from_first(partial(say_changed_data, folder, run.data))
+        world.from_first(partial(refuse_other_teacher, folder, trainer.distillation))
     with _failure_said(run, trainer):
         world.from_first(partial(_write_beginning, run, trainer))
         if looks.records:
@@ -182,7 +184,8 @@ def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
 def _write_beginning(run: Run, trainer: Trainer) -> None:
     """Write down what is known before the first step."""
     keep_recipe(run.recipe, run.folder, "the resolved recipe of this run")
-    write_environment(run.recipe, run.folder, run.device, run.data)
+    taught = digests_of(trainer.distillation)
+    write_environment(run.recipe, run.folder, run.device, run.data, **taught)
     old = [run.folder.weights, run.folder.answers]  # those of an earlier epoch
     for path in old if trainer.history else [*old, run.folder.best]:
         path.unlink(missing_ok=True)
@@ -206,8 +209,7 @@ def _end(
         found: classes and labels of the validation images, where they are known.
     """
     folder, model, history = run.folder, trainer.model, trainer.history
-    images, _ = next(iter(run.data.validation.batches(0)))
-    findings = health(model, images)
+    findings = health(model, next(iter(run.data.validation.batches(0)))[0])
     made_of = checkpoint_sha256(folder) or ""
     write_weights(model, run.recipe, architecture, folder, made_of)
     keep_answers(model, run.data, folder, found)
@@ -252,6 +254,7 @@ def start_or_resume(run: Run, profile: StepProfile | None = None) -> tuple[Train
         build.calibrate_on(model, run.recipe, run.data)
         run.world.same_everywhere(model)
         trainer = equipment.make_trainer(run.recipe, model, run.data, run.device, run.world)
+    trainer.distillation = distillation_of(run.recipe, run.data, architecture, run.device)
     equipment.equip(trainer, run.recipe, run.data, profile)
     return trainer, architecture
 

@@ -18,7 +18,7 @@ from qtool.console import warn
 from qtool.errors import InputError, RecipeError
 from qtool.settings.user_modules import UsersModule, absolute, installed_source, module_in
 
-Family = Literal["model", "data set", "transform", "loss", "optimizer", "estimator"]
+Family = Literal["model", "data set", "transform", "loss", "optimizer", "estimator", "teacher"]
 FAMILIES: frozenset[Family] = frozenset(get_args(Family))
 TO_JUDGE: tuple[Family, ...] = ("model", "data set", "loss")  # without training
 TO_EXPORT: tuple[Family, ...] = ("model", "data set")

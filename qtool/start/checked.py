@@ -76,7 +76,7 @@ def what_it_takes(recipe: Recipe, source: str, device: torch.device, access: Acc
     inside = sum(layer.macs for layer in layers)
     total = macs[""]
     _forget_peak(device)
-    timing = time_steps(model, recipe, data, device, steps=STEPS)
+    timing = time_steps(model, recipe, data, device, architecture=built.architecture, steps=STEPS)
     return Check(
         recipe=source,
         model=recipe.model.name,

@@ -93,6 +93,9 @@ def _unfit(recipe: Recipe) -> list[Problem]:
     if recipe.training.transition_rate is not None:
         why = "the rate follows the codes, without the factor of the map; leave it out"
         found.append(("training.transition_rate", why))
+    if recipe.training.distillation is not None and recipe.training.teacher is None:
+        why = "the network of model.weights teaches, and another start is another teacher"
+        found.append(("training.distillation", f"{why}; say training.teacher"))
     if recipe.training.early_stopping is not None:
         why = "runs that are the same would end after other epochs; leave it out"
         found.append(("training.early_stopping", why))

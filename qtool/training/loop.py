@@ -16,6 +16,7 @@ from qtool.quantizers.measures import code_measures
 from qtool.reports.results import EpochLine
 from qtool.stopping import held_back
 from qtool.training.average import Average
+from qtool.training.distillation import Distillation
 from qtool.training.failures import failed_step
 from qtool.training.judging import Judge
 from qtool.training.losses import Loss
@@ -61,6 +62,7 @@ class Trainer:
         judged_by: loss whose mean is told of images that judge; None takes that of training.
         top5: tell the share of validation images whose class is among the five largest logits, too.
         several: float labels [B, classes] are several classes of an image, and no shares of them.
+        distillation: what a teacher adds to the loss of training; None without one.
     """
 
     model: nn.Module
@@ -90,6 +92,7 @@ class Trainer:
     judged_by: Loss | None = None
     top5: bool = False
     several: bool = False
+    distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
         """Begin with an epoch of which nothing is done."""
@@ -177,7 +180,7 @@ class Trainer:
         """Return what takes a step as it is, neither compiled nor captured."""
         made = TrainingStep(self.model, self.loss, self.optimizer, self.precision)
         made.watch, made.shares, made.batch = self.watch, self.shares, self.batch
-        made.clip = self.clip
+        made.clip, made.distillation = self.clip, self.distillation
         if isinstance(self.world, Group):
             made.world = self.world
             made.replicas = Replicas(self.model, self.world)
@@ -301,17 +304,14 @@ class Trainer:
         """Judge the network by what is held out, if anything is, and by the validation set."""
         self.model.eval()
         if self.holdout is None:
-            return self._validate(epoch)
+            return self.judge.validate(epoch)
         held: Measures = {}
         if "holdout_loss" not in trained:
             held = self.judge.hold_out(epoch, watched=not last)
         line = {"validation_loss": None, "validation_accuracy": None}
         if last:
-            line = self._validate(epoch)
+            line = self.judge.validate(epoch)
         return line | held
-
-    def _validate(self, epoch: int) -> Measures:
-        return self.judge.validate(epoch)
 
     def _failed(self, error: StepError, batch: Batch, epoch: int, step: int) -> TrainingError:
         when = f"in epoch {epoch + 1}, step {step + 1}"

@@ -1,13 +1,14 @@
 """One training step: forward, backward, the optimizer's step; as it is, compiled, or captured."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from qtool.quantizers.control import begin_step, dampening_penalty
+from qtool.training.distillation import Distillation
 from qtool.training.failures import loss_of
 from qtool.training.losses import Loss
 from qtool.training.replicas import Replicas
@@ -41,6 +42,7 @@ class TrainingStep:
         clip: the most that the norm of all gradients together may be; None for no limit.
         aids: take part beside the optimizer.
         sharpness: lets a second pass give the gradients; None takes those of the first.
+        distillation: what a teacher adds to the loss; None without one.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class TrainingStep:
     aids: list[StepAid] = field(default_factory=list)
     sharpness: Sharpness | None = None
     _again: bool = field(default=False, init=False, repr=False)
+    distillation: Distillation | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take the step on images [B, C, H, W]; return loss [] and logits [B, classes], detached.
@@ -93,6 +96,8 @@ class TrainingStep:
                 self._again = True
                 self._passes(images, labels)
                 self._again = False
+        if self.distillation is not None:
+            self.distillation.end_step(self.world, self.batch or self.world.size * len(labels))
         self.mark("optimizer")
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.watch.see_gradients([p.grad for p in parameters if p.grad is not None], loss)
@@ -125,9 +130,9 @@ class TrainingStep:
 
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss [], the logits, and the loss with what is added to it []."""
-        with self._autocast(images.device):
+        with self._around(images.device):
             logits = (self.forward or self.model)(images)
-        loss = loss_of(self.loss, logits.float(), labels)
+        loss = self._loss_of(logits, images, labels)
         penalty = dampening_penalty(self.model)
         self._see_loss(loss, penalty)
         return loss, logits, loss if penalty is None else loss + penalty
@@ -157,9 +162,9 @@ class TrainingStep:
                 keeps = self.replicas.kept_back(wanted=not last)
             with joined(self._pass_of(len(some))), keeps:
                 self.mark("forward")
-                with self._autocast(images.device):
+                with self._around(images.device):
                     logits = (self.replicas or self.forward or self.model)(some)
-                loss = loss_of(self.loss, logits.float(), their)
+                loss = self._loss_of(logits, some, their)
                 seen += loss.detach() * len(their)
                 found.append(logits.detach())
                 penalty = dampening_penalty(self.model) if last else None
@@ -172,12 +177,30 @@ class TrainingStep:
                 self._backward(total if penalty is None else total + penalty)
         return seen, torch.cat(found)
 
+    def _loss_of(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a pass, [], with the teacher's share where there is one."""
+        logits = logits.float()
+        loss = loss_of(self.loss, logits, labels)
+        if self.distillation is None:
+            return loss
+        counts = not self._again
+        return self.distillation.mixed(loss, logits, images, self._autocast, counts=counts)
+
     def _pass_of(self, rows: int) -> Pass:
         """Return which part of the batch a pass on so many rows is."""
         if self.shares == 1 and self.world.size == 1:
             return WHOLE
         whole = self.batch or self.world.size * self.shares * rows
         return Pass(self.world, Share(whole, rows, self.shares, self.world.size))
+
+    @contextmanager
+    def _around(self, device: torch.device) -> Generator[None]:
+        """Run a pass of the network in its arithmetic, seen by who compares its blocks."""
+        watched = nullcontext()
+        if self.distillation is not None:
+            watched = self.distillation.watching(self.model)
+        with self._autocast(device), watched:
+            yield
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         if self.precision == torch.float32:

@@ -38,6 +38,9 @@ def recipe_with(**changes: Any) -> str:
     return yaml.safe_dump(recipe(LEARNED | named), sort_keys=False)
 
 
+TAUGHT = {"training__teacher": {"name": "lenet5", "weights": "a.pt"}}
+
+
 def replaced(old: str, new: str) -> str:
     text = recipe_with()
     assert text.count(old) == 1
@@ -365,6 +368,69 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
         recipe_with(quantization__overrides__0__weights={"blend": CUBIC}),
         "quantization.overrides.0.weights.blend",
         "excludes range: learned; choose absmax or mse",
+    ),
+    "distillation without a teacher": (
+        recipe_with(training__distillation={"loss": "kl"}),
+        "training.distillation",
+        "its teacher is the float network with model.weights, and there are none; set "
+        "model.weights, or training.teacher: {name: ..., weights: ...}",
+    ),
+    "teacher without a distillation": (
+        recipe_with(training__teacher={"name": "lenet5", "weights": "a.pt"}),
+        "training.teacher",
+        "it teaches nothing without training.distillation; add that, such as {loss: kl}",
+    ),
+    "teacher without weights": (
+        recipe_with(training__distillation={}, training__teacher={"name": "lenet5"}),
+        "training.teacher.weights",
+        "missing",
+    ),
+    "teacher that knows nothing": (
+        recipe_with(
+            training__distillation={}, training__teacher={"name": "lenet5", "weights": "none"}
+        ),
+        "training.teacher.weights",
+        "a teacher knows something; give a file, or a name of published weights",
+    ),
+    "teacher of an unknown name": (
+        recipe_with(
+            training__distillation={}, training__teacher={"name": "lenet6", "weights": "a.pt"}
+        ),
+        "training.teacher.name",
+        "unknown model 'lenet6'; did you mean lenet5?",
+    ),
+    "teacher with a key of other networks": (
+        recipe_with(
+            training__distillation={},
+            training__teacher={"name": "lenet5", "weights": "a.pt", "channels": 1},
+        ),
+        "training.teacher.channels",
+        "lenet5 takes the channels of its images; leave it out",
+    ),
+    "share of nothing": (
+        recipe_with(training__distillation={"share": 0}),
+        "training.distillation.share",
+        "0 is not more than 0",
+    ),
+    "temperature of features": (
+        recipe_with(**TAUGHT, training__distillation={"loss": "features", "temperature": 2}),
+        "training.distillation.temperature",
+        "is of loss: kl alone; leave it out",
+    ),
+    "teacher in a graph": (
+        recipe_with(**TAUGHT, training__distillation={}, training__cuda_graph=True),
+        "training.cuda_graph",
+        "a graph that captures a teacher has not been tried; leave it out",
+    ),
+    "compiled features": (
+        recipe_with(**TAUGHT, training__distillation={"loss": "features"}, training__compile=True),
+        "training.compile",
+        "with distillation.loss: features: what blocks return is noted by hooks",
+    ),
+    "softened outputs of several classes": (
+        recipe_with(**TAUGHT, training__distillation={}, training__loss="binary_cross_entropy"),
+        "training.distillation.loss",
+        "kl softens outputs of which one class is right, and an image may have several; choose",
     ),
     "blend that never reaches 1": (
         recipe_with(quantization__weights=SIDE | {"blend": CUBIC | {"stop": 0.5}}),

@@ -25,10 +25,12 @@ HAS_A_FORM: dict[str, Any] = {
         ("optimizer", "rmsprop", "no straight-through form is known under rmsprop"),
         ("ema", 0.9, "the average of what M gives is not what M gives of the average"),
         ("early_stopping", {"patience": 1}, "runs that are the same would end after other epochs"),
+        ("distillation", {}, "the network of model.weights teaches, and another start is another"),
     ],
 )
 def test_a_key_without_a_straight_through_form_is_refused(key: str, value: Any, told: str) -> None:
-    given = check(Recipe, recipe(HAS_A_FORM | {f"training.{key}": value}), "r.yaml")
+    changes = HAS_A_FORM | {"model.weights": "a.pt", f"training.{key}": value}
+    given = check(Recipe, recipe(changes), "r.yaml")
     with pytest.raises(RecipeError, match=f"training.{key}: {told}"):
         equivalent_of(given, "r.yaml")
 
