@@ -82,8 +82,9 @@ def epoch_text(line: EpochLine, epochs: int, width: int | None = None) -> str:
         epochs: of the whole training.
         width: of the screen, in columns; what fits least is left out, seconds first.
     """
+    taught = line.distillation_loss is not None  # then it is not what validation tells of
     losses = {
-        "train": line.train_loss,
+        "mixed" if taught else "train": line.train_loss,
         "hold-out": line.holdout_loss,
         "validation": line.validation_loss,
     }

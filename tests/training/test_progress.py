@@ -29,6 +29,7 @@ HELD_OUT = LINE.model_copy(
     }
 )
 BLENDED = LINE.model_copy(update={"alpha": 0.25, "blended_validation_accuracy": 0.5})
+TAUGHT = LINE.model_copy(update={"label_loss": 3.0, "distillation_loss": 1.5})
 WITHOUT = LINE.model_copy(update={"train_accuracy": None, "validation_accuracy": None})
 
 
@@ -53,6 +54,13 @@ WITHOUT = LINE.model_copy(update={"train_accuracy": None, "validation_accuracy":
             8,
             None,
             "epoch 3/8  loss 2.372 train, 2.500 hold-out  accuracy 12.7 %, 20.0 %  11.1 s",
+        ),
+        (
+            TAUGHT,
+            8,
+            None,
+            "epoch 3/8  loss 2.372 mixed, 2.435 validation  accuracy 12.7 % train, 15.8 % "
+            "validation  11.1 s",
         ),
         (
             BLENDED,

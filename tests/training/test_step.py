@@ -58,6 +58,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned": section(),
     "at the ReLUs": section(activations={"place": "relu_outputs", "estimator": "clipped_relu"}),
     "blend": section({"blend": RISING, "range": "absmax"}),
+    "blend beside an estimator": section(
+        {"blend": RISING, "range": "absmax", "estimator": "straight_through"}
+    ),
     "moving estimator": section({"estimator": {"name": "hyperbolic_tangent", "sharpness": LINEAR}}),
     "moving at inputs": section(
         activations={"estimator": {"name": "element_wise_gradient_scaling", "delta": LINEAR}}
