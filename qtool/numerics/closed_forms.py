@@ -45,6 +45,11 @@ def stacked_sigmoid(sharpness: float) -> tuple[float, Warp]:
     return hyperbolic_tangent(sharpness / 4)
 
 
+def soft_quantization(alpha: float) -> tuple[float, Warp]:
+    """Return those of the hyperbolic tangent with k = artanh(1 - alpha)."""
+    return hyperbolic_tangent(math.atanh(1 - alpha))
+
+
 def sinusoidal(amplitude: float) -> tuple[float, Warp]:
     """Alpha = sqrt(1 - a^2), M = atan(sqrt((1 - a) / (1 + a)) tan(pi t)) / pi."""
     ratio = math.sqrt((1 - amplitude) / (1 + amplitude))
@@ -137,6 +142,7 @@ CLOSED_FORMS: dict[str, Callable[..., tuple[float, Warp]]] = {
     form.__name__: form
     for form in (
         hyperbolic_tangent,
+        soft_quantization,
         stacked_sigmoid,
         sinusoidal,
         triangular,

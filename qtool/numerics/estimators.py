@@ -33,6 +33,7 @@ from qtool.numerics.schedules import MOVES
 from qtool.numerics.sign_family import SIGN_FAMILY
 from qtool.numerics.steps import (
     Bound,
+    artanh_of,
     from_level,
     from_threshold,
     inside,
@@ -55,6 +56,9 @@ class EstimatorFacts:
 
     serves_ceil: bool = False
     """It serves rounding up too, whose thresholds lie at integers."""
+
+    learns: bool = False
+    """Its parameter `alpha` is where training begins: each quantizer learns one of its own."""
 
 
 ESTIMATORS = Registry[Callable[..., Tensor]]("estimator").with_facts(EstimatorFacts)
@@ -255,6 +259,27 @@ def magnitude_aware(grad: Tensor, u: Tensor, low: Bound, high: Bound) -> Tensor:
     c = (high - low) / 2
     d = (widen(u) - (low + high) / 2).abs()
     return (grad * torch.where(d > c, c * d.reciprocal(), 1.0)).to(u.dtype)
+
+
+@ESTIMATORS.add(learns=True)
+def soft_quantization(
+    grad: Tensor,
+    u: Tensor,
+    low: Bound,
+    high: Bound,
+    *,
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+) -> Tensor:
+    """Use the slope of a staircase whose softness is learned with the weights.
+
+        g_u = g * k coth(k) sech^2(2 k t) * [low <= u <= high], k = artanh(1 - alpha)
+
+    It is hyperbolic_tangent, but that every quantizer learns its alpha from this start, by the
+    gradient of the soft staircase; near 0 the staircase is hard, near 1 straight.
+
+    Reference: DSQ, Gong et al., 2019, arXiv:1908.05033.
+    """
+    return hyperbolic_tangent(grad, u, low, high, sharpness=artanh_of(1 - alpha))
 
 
 @ESTIMATORS.add

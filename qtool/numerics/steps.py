@@ -46,6 +46,11 @@ def tanh_of(number: Bound) -> Bound:
     return torch.tanh(number) if isinstance(number, Tensor) else math.tanh(number)
 
 
+def artanh_of(number: Bound) -> Bound:
+    """Return artanh of a number, which is a tensor [] where it is learned."""
+    return torch.atanh(number) if isinstance(number, Tensor) else math.atanh(number)
+
+
 def sech_squared(x: Tensor) -> Tensor:
     """Return 1 / cosh(x)^2, accurate in the tails, where cosh would overflow."""
     decay = torch.exp(-2 * x.abs())

@@ -1,23 +1,29 @@
 """Fake quantization of inputs: grid and scale from the values that are seen."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qtool.numerics.estimators import Bound
 from qtool.numerics.grid import IntegerGrid, Kind
 from qtool.numerics.ranges import SMALLEST_SCALE, min_to_zero_point, start_of_zeros
-from qtool.numerics.roundings import additive_noise
+from qtool.numerics.roundings import ROUNDINGS, additive_noise
+from qtool.numerics.steps import to_float32
 from qtool.numerics.weighed import rounding_error
 from qtool.quantizers.door.finite import refuse_bad_values
 from qtool.quantizers.door.given import refuse_useless_scale
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.observers import Observer
+from qtool.quantizers.rounding_function import by_numbers
 from qtool.quantizers.scale_gradient import Backward
 from qtool.quantizers.state import QuantizerState
 from qtool.settings.tensors import ActivationQuantization
 from qtool.world.passes import Share, this_pass
 from qtool.world.world import ALONE, World
 
+FLOOR = to_float32(SMALLEST_SCALE)
 # the share of the error so far that a grid must stay below: full of unsigned's, and so on
 BETTER: dict[Kind, float] = {"full": 0.9, "mid_rise": 0.9, "asymmetric": 0.5}
 
@@ -142,7 +148,7 @@ class ActivationQuantizer(FakeQuantize):
         if not rectify:
             return self.round_to_grid(x, self.offset)
         top = top if self._may_exceed else None
-        return self.round_to_grid(x, bounds=self.clipped_bounds(top), top=top)
+        return self.round_to_grid(x, bounds=self._clipped_bounds(top), top=top)
 
     def take_share(self, share: Share) -> None:
         """Note which part of a batch the passes see that come now."""
@@ -173,6 +179,31 @@ class ActivationQuantizer(FakeQuantize):
             return False
         rounds = self.rounding is not additive_noise and self.offset is None
         return rounds and self.known_grid.kind != "mid_rise"
+
+    def _clipped_bounds(self, top: float | None) -> tuple[Bound, Bound]:
+        """Return low and high in steps of a grid that ends at 0, and at round(top / s)."""
+        _, high = self.bounds()
+        if isinstance(high, float):
+            if top is None:
+                return 0.0, high
+            if by_numbers(self.scale):
+                return 0.0, min(high, self._steps_to(top))
+        scale = self.used_scale
+        if top is None:
+            return torch.zeros_like(scale), high
+        end = ROUNDINGS[self.deployed_rounding](torch.full_like(scale, top).div_(scale))
+        if isinstance(high, Tensor):
+            return torch.zeros_like(scale), torch.minimum(end, high)
+        return torch.zeros_like(scale), end.clamp_(max=high)
+
+    def _steps_to(self, top: float) -> float:
+        """Return round(top / s), the quotient rounded to float32 first, as that of values is."""
+        scale = self.scale.item()
+        scale = FLOOR if scale < FLOOR else scale  # one that is not a number stays so
+        steps = to_float32(to_float32(top) / scale)
+        if not math.isfinite(steps):
+            return steps
+        return float(math.ceil(steps) if self.deployed_rounding == "ceil" else round(steps))
 
     @property
     def _may_exceed(self) -> bool:

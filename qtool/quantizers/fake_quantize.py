@@ -9,7 +9,6 @@ in float32 whatever the type of x; its backward is the chosen estimator. With a 
 estimator is chosen too, through the second by it.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Self, cast
@@ -24,9 +23,9 @@ from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, above_floor
 from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
 from qtool.numerics.schedules import SCHEDULES, Schedule
-from qtool.numerics.steps import to_float32
-from qtool.quantizers.rounding_function import RoundToGrid, by_numbers, with_noise
+from qtool.quantizers.rounding_function import RoundToGrid, with_noise
 from qtool.quantizers.scale_gradient import Backward
+from qtool.quantizers.softness import softness_of, teach, within
 from qtool.quantizers.state import QuantizerState, decode, encode
 from qtool.settings.choices import blend_schedule
 from qtool.settings.section import Choice
@@ -34,8 +33,6 @@ from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 from qtool.settings.user_estimators import is_not_loaded, load_by_absolute_paths, no_gradient
 from qtool.settings.user_parts import is_users
 from qtool.world.passes import EVERYTHING, Share
-
-FLOOR = to_float32(SMALLEST_SCALE)
 
 
 class FakeQuantize(Part):
@@ -47,6 +44,7 @@ class FakeQuantize(Part):
         zero_point: float32 integer that represents 0.0, []; 0 but on the asymmetric grid. An
             average of models may leave it between two integers: see `used_zero_point`.
         alpha: float32 [], the share of x_hat in a blend; 1 without one.
+        softness: float32 [], what an estimator learns of its shape; None where it learns nothing.
         grid: the integers allowed; None until the first values decide an `auto` grid.
         compiles: use compiled kernels; `compile_kernels` sets it.
         place: its name in the model, for messages; `name_quantizers` sets it.
@@ -62,6 +60,7 @@ class FakeQuantize(Part):
     scale: Tensor
     zero_point: Tensor
     alpha: Tensor
+    softness: nn.Parameter | None
     place: str = ""
     overwritten: bool = False
     unkept: bool = False
@@ -94,6 +93,7 @@ class FakeQuantize(Part):
             self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros(()))
         self.register_buffer("alpha", torch.tensor(1.0 if self.blend is None else self.blend(0.0)))
+        self.register_parameter("softness", softness_of(settings.estimator))
 
     def _choose_estimator(self, choice: Choice) -> None:
         """Take an estimator, and apart from it those of its parameters that are schedules."""
@@ -185,31 +185,6 @@ class FakeQuantize(Part):
             return grid.qmin - zero_point, grid.qmax - zero_point
         return float(grid.qmin), float(grid.qmax)
 
-    def clipped_bounds(self, top: float | None) -> tuple[Bound, Bound]:
-        """Return low and high in steps of a grid that ends at 0, and at round(top / s)."""
-        _, high = self.bounds()
-        if isinstance(high, float):
-            if top is None:
-                return 0.0, high
-            if by_numbers(self.scale):
-                return 0.0, min(high, self._steps_to(top))
-        scale = self.used_scale
-        if top is None:
-            return torch.zeros_like(scale), high
-        end = ROUNDINGS[self.deployed_rounding](torch.full_like(scale, top).div_(scale))
-        if isinstance(high, Tensor):
-            return torch.zeros_like(scale), torch.minimum(end, high)
-        return torch.zeros_like(scale), end.clamp_(max=high)
-
-    def _steps_to(self, top: float) -> float:
-        """Return round(top / s), the quotient rounded to float32 first, as that of values is."""
-        scale = self.scale.item()
-        scale = FLOOR if scale < FLOOR else scale  # one that is not a number stays so
-        steps = to_float32(to_float32(top) / scale)
-        if not math.isfinite(steps):
-            return steps
-        return float(math.ceil(steps) if self.deployed_rounding == "ceil" else round(steps))
-
     def round_to_grid(
         self,
         x: Tensor,
@@ -243,14 +218,23 @@ class FakeQuantize(Part):
             x_hat = RoundToGrid.apply(own, scale, None, low, high, grid.offset, rounding, how)
             alpha = self.alpha.clone()  # kept for a backward pass, before which it may move
             return torch.mul(x, 1 - alpha).add_(x_hat * alpha)
-        return cast(
+        x_hat = cast(
             Tensor,
             RoundToGrid.apply(x, scale, shift, low, high, grid.offset, rounding, how),
         )
+        if self.softness is None or not (trains and torch.is_grad_enabled()):
+            return x_hat
+        factor = how.factor * scale.numel() ** -0.5
+        taught = x_hat, x, scale.detach()
+        return teach(self.softness, *taught, bounds=(low, high), offset=grid.offset, factor=factor)
 
     def _backward(self, values: int, top: float | None = None) -> Backward:
         """Return how gradients come back where `values` elements share a scale."""
-        grid, compiles = self.known_grid, self.compiles and not self.moving  # kernels hold numbers
+        grid, estimator = self.known_grid, self.estimator
+        compiles = self.compiles and not self.moving and self.softness is None  # they hold numbers
+        if self.softness is not None:
+            learned = {"alpha": within(self.softness.detach())}
+            estimator = partial(estimator, **learned)
         ends = None if top is None or not self.learns else (top, float(grid.qmax))
         if self.facts.learns == "clip":
             rule, decay = "clip", self.settings.range_value("l2", 0.0) / self.share.passes
@@ -259,7 +243,7 @@ class FakeQuantize(Part):
             rule, decay = self.settings.scale_gradient, 0.0
             factor = (values * grid.qmax) ** -0.5
         return Backward(
-            self.estimator, rule, factor, decay, compiles, ends, self.overwritten, self.unkept
+            estimator, rule, factor, decay, compiles, ends, self.overwritten, self.unkept
         )
 
     def get_extra_state(self) -> Tensor:

@@ -69,6 +69,8 @@ class TensorQuantization(Section):
             found.append(("blend", why))
         if self.blend is not None and ROUNDINGS.facts(rounding).training_only:
             found.append(("rounding", f"{rounding} excludes a blend; remove one of the two"))
+        if ESTIMATORS.facts(name).learns and self.blend is not None:
+            found.append(("blend", f"{name} learns by what rounding makes of all; leave it out"))
         if ESTIMATORS.facts(name).family == "sign" and bits != 1:
             found.append(("estimator", f"{name} is for grids of two levels; set bits: 1"))
         if rounding == "additive_noise" and name not in ("", "straight_through"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from qtool.errors import InputError
+from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.saturation import widths_can_saturate
 from qtool.problems import Problem, either, report
 from qtool.quantizers.layers import plain_type
@@ -114,6 +115,8 @@ def why_not(settings: WeightQuantization) -> Problem | None:
     if settings.blend is not None:
         why = "a blend passes gradients by its alpha, not by an estimator alone; leave it out"
         return "blend", why
+    if settings.estimator is not None and ESTIMATORS.facts(settings.estimator.name).learns:
+        return "estimator", "it learns its shape, which M goes by; choose hyperbolic_tangent"
     if settings.saturation == "avoid" and widths_can_saturate(settings.integer_grid, 255, [1, 2]):
         why = "avoid takes fewer steps where a layer's input has many, which M is not told; "
         return "saturation", f"{why}choose allow"

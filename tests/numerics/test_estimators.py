@@ -43,6 +43,12 @@ def hyperbolic_tangent(u: Array, sharpness: float = 2.1667) -> Array:
     return sharpness / np.tanh(sharpness) / np.cosh(2 * sharpness * near_threshold(u)) ** 2
 
 
+def soft_quantization(u: Array, alpha: float = 0.2) -> Array:
+    # as the paper writes it: s = 1 / (1 - alpha), k = ln(2 / alpha - 1), phi = s tanh(k t)
+    s, k = 1 / (1 - alpha), np.log(2 / alpha - 1)
+    return s * k * (1 - np.tanh(k * near_threshold(u)) ** 2) / 2
+
+
 def stacked_sigmoid(u: Array, sharpness: float = 4.0) -> Array:
     s = logistic(sharpness * near_threshold(u))
     return sharpness * s * (1 - s) / (2 * logistic(sharpness / 2) - 1)
@@ -96,6 +102,7 @@ FORMULAS: dict[str, Callable[..., Array]] = {
         g,
         g * (high - low) / np.maximum(np.abs(2 * u - low - high), 1e-9),
     ),
+    "soft_quantization": masked(soft_quantization),
     "trust": lambda g, u, low, high, threshold=0.5: np.where(
         np.abs(np.minimum(np.maximum(np.rint(u), low), high) - u) > threshold, 0, g
     ),
@@ -114,6 +121,7 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {  # settings beside the defaults
     "stable_qat": [{"amplitude": 0.0}, {"amplitude": 0.1}],
     "position_based": [{"slope": 150.0, "epsilon": 0.0}, {"epsilon": 0.5}],
     "element_wise_gradient_scaling": [{"delta": 0.0}, {"delta": 3.0}],
+    "soft_quantization": [{"alpha": 0.02}, {"alpha": 0.9}],
     "trust": [{"threshold": 0.2}, {"threshold": 1.7}],
     "tanh": [{"sharpness": 0.3}, {"sharpness": 5.0}],
     "swish_sign": [{"beta": 0.7}, {"beta": 12.0}],
@@ -138,6 +146,8 @@ REFUSED: list[tuple[str, dict[str, float]]] = [
     ("position_based", {"slope": 0.0}),
     ("position_based", {"epsilon": -0.1}),
     ("element_wise_gradient_scaling", {"delta": -0.1}),
+    ("soft_quantization", {"alpha": 0.0}),
+    ("soft_quantization", {"alpha": 1.0}),
     ("trust", {"threshold": 0.0}),
     ("tanh", {"sharpness": 0.0}),
     ("swish_sign", {"beta": 0.0}),
