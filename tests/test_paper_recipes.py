@@ -59,11 +59,11 @@ def write_images(path: Path, size: int, channels: int) -> None:
     np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
 
 
-def weights_of(data: dict[str, Any], folder: Path) -> str:
+def weights_of(data: dict[str, Any], folder: Path, channels: int) -> str:
     """Return weights to begin with: none, but random ones of a file where they teach."""
     if "distillation" not in data["training"]:
         return "none"
-    built = build_model(data["model"]["name"], CLASSES, 3, data["data"]["image_size"])
+    built = build_model(data["model"]["name"], CLASSES, channels, data["data"]["image_size"])
     torch.save(built.model.state_dict(), folder / "weights.pt")
     return str(folder / "weights.pt")
 
@@ -72,10 +72,10 @@ def tiny(path: Path, folder: Path) -> Path:
     """Write the recipe again, for one step on a few small images, from fresh weights."""
     recipe = load_recipe(path)
     data: dict[str, Any] = recipe.as_dict()
+    grey = recipe.data.name in ("mnist", "digits") and recipe.model.name in MODELS
     if recipe.data.name in COUNTS:
         changes = [f"data.{COUNTS[recipe.data.name]}=8", "data.repeats=1"]
     else:
-        grey = recipe.data.name in ("mnist", "digits") and recipe.model.name in MODELS
         size = SMALLEST.get(recipe.model.name, SMALLEST_ELSE)
         write_images(folder / "tiny.npz", size, 1 if grey else 3)
         data["data"] = {"name": "arrays", "file": "tiny.npz", "root": str(folder)}
@@ -83,7 +83,7 @@ def tiny(path: Path, folder: Path) -> Path:
         changes = ["data.augment=false"]
     if "width" in recipe.model.params:
         changes.append("model.width=0.125")
-    changes += ["data.batch_size=32", f"model.weights={weights_of(data, folder)}"]
+    changes += ["data.batch_size=32", f"model.weights={weights_of(data, folder, 1 if grey else 3)}"]
     changes += ["training.epochs=1", "training.calibration_batches=1"]
     data["quantization"] = simpler(data["quantization"])
     written = folder / "tiny.yaml"
