@@ -8,6 +8,9 @@ whose stories are told in `comparison.stories`; what is done with a model that i
 from functools import partial
 from pathlib import Path
 
+from qtool.bits.chosen import Widths, widths_for_training
+from qtool.bits.converted import WidthsToConvert, refuse_drop_of_run
+from qtool.bits.story import sensitivity
 from qtool.comparison.stories import (
     compare_equivalence,
     compare_estimators,
@@ -54,6 +57,7 @@ __all__ = [
     "export_for_all",
     "init",
     "run",
+    "sensitivity",
     "train",
 ]
 
@@ -123,10 +127,18 @@ def train(
         again = launched().restarts > 0  # torchrun has started all processes again
         resume = resume or again
         with claimed(run_dir, recipe_path, world, overwrite=overwrite, again=again) as folder:
+            widths = Widths(place, access.taken(recipe), str(recipe_path), trains=True)
+            recipe = widths_for_training(recipe, folder, widths, world, resume=resume)
             run = Run(folder, recipe, place, access.taken(recipe), world, story=story)
             page = PageAtEnd(folder)
-            look = page.look if report else None
-            summary = train_run(run, resume=resume, profile=profile, longer=resume, at_end=look)
+            summary = train_run(
+                run,
+                resume=resume,
+                profile=profile,
+                longer=resume,
+                at_end=page.look if report else None,
+                begins=partial(widths.write, folder.sensitivity, folder.overrides),
+            )
     if report and world.first:
         page.write()
     return summary
@@ -140,23 +152,29 @@ def convert(
     no_saturation: bool = False,
     best: bool = False,
     method: str | None = None,
+    max_drop: float | None = None,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
     run_code: bool = False,
 ) -> Conversion:
     """Run, or recipe with given weights -> integer model, proven; return what convert.json says."""
+    refuse_drop_of_run(source, max_drop)
     access = Access.of(data_root, assignments, run_code=run_code)
     with only_writer_of(place_of_integer(source, output)):
         place = pick_device(device, converts=True)
-        given = quantized_from(source, output, place, access, best=best, method=method)
+        widths = WidthsToConvert(str(source), max_drop)
+        given = quantized_from(
+            source, output, place, access, best=best, method=method, chooses=widths.of
+        )
         saturation = "avoid" if no_saturation else "allow"
         integer = to_integer(given.model, given.proof_images(), saturation=saturation)
-        report = given.report(integer, avoids_saturation=no_saturation)
+        report = widths.said_in(given.report(integer, avoids_saturation=no_saturation))
         with (  # a file and its report go together
             held_back(),
             json_after(report_beside(given.path, CONVERT), report.to_json()),
         ):
             given.keep(integer)
+            widths.write()
         return report
 
 

@@ -21,6 +21,7 @@ from qtool.cli.options import (
     DataAssignments,
     DataRoot,
     Device,
+    MaxDrop,
     Method,
     NoReport,
     RunCode,
@@ -31,6 +32,7 @@ from qtool.cli.options import (
     tell,
 )
 from qtool.cli.running import AnyTarget, Overwrite, RecipeFile, Resume, RunDir
+from qtool.cli.sensitivity import sensitivity
 from qtool.cli.start import check, init, list_choices, run
 from qtool.cli.use import bench, predict
 from qtool.cli.words import Ceil, To
@@ -132,6 +134,7 @@ def convert(
         bool, typer.Option("--best", help="Take best.pt, of the epoch that the hold-out chose.")
     ] = False,
     method: Method = None,
+    max_drop: MaxDrop = None,
     assignments: ConvertAssignments = None,
     data_root: DataRoot = None,
     run_code: RunCode = False,
@@ -159,6 +162,7 @@ def convert(
             no_saturation=no_saturation,
             best=best,
             method=method,
+            max_drop=max_drop,
             assignments=assignments,
             data_root=data_root,
             run_code=run_code,
@@ -272,6 +276,7 @@ app.command()(inspect)
 app.command()(init)
 app.command()(check)
 app.command()(run)
+app.command()(sensitivity)
 app.command("list")(list_choices)
 
 

@@ -60,6 +60,12 @@ ConvertAssignments = Annotated[
         autocompletion=assignment,
     ),
 ]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop", help="Of a recipe: smallest file that loses no more points of accuracy."
+    ),
+]
 Method = Annotated[
     str | None,
     typer.Option(

@@ -29,6 +29,7 @@ from qtool.comparison.statistics.equality import MARGIN
 from qtool.errors import InputError
 from qtool.files.lock import only_writer
 from qtool.numerics.range_facts import Side
+from qtool.problems import report
 from qtool.recipe.places import at, section_at
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Comparison
@@ -173,6 +174,9 @@ def read_base(request: ComparisonRequest) -> Base:
     code = request.access.code_of(source)
     data, recipe = request.access.read(source, code)
     build.check_against_network(recipe, str(source))
+    if recipe.quantization.budget is not None:
+        why = "each trial would choose widths of its own; take the overrides of qtool sensitivity"
+        raise report(str(source), [("quantization.budget", why)])
     chosen = seeds if isinstance(seeds, list) else [recipe.seed + k for k in range(seeds)]
     return Base(source, data, recipe, chosen, code, request.access.taken(recipe))
 

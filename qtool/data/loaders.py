@@ -1,8 +1,8 @@
 """Loaders: a data set in, batches for training and validation out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ class Loaders:
     holdout: Batches | None = None  # of training images that are held out
     holdout_split: Split | FileSplit | None = None  # likewise
     unmixed: Batches | None = None  # what `training_images` yields, where that is not `train`'s
+    judging: Callable[[Split | FileSplit], Batches] | None = None  # as validation images are shown
 
     def training_images(self, epoch: int) -> Iterator[Tensor]:
         """Yield the training batches' images [B, C, H, W], each of one picture.
@@ -53,6 +54,28 @@ class Loaders:
         """
         for images, _ in (self.unmixed or self.train).batches(epoch):
             yield images
+
+    def last_images(self, seed: int, *, share: float, behind: int) -> Batches:
+        """Return the last training images in the order of the first epoch, shown to be judged by.
+
+        Args:
+            seed: of the order.
+            share: of all training images.
+            behind: so many at the beginning of the epoch are never among them.
+
+        Raises:
+            DataError: If none are left.
+        """
+        split, judging = self.train_split, self.judging
+        count = 0 if split is None else len(split)
+        begin = max(behind, count - round(share * count))
+        if split is None or judging is None or begin >= count:
+            raise DataError(
+                f"no training images are left behind the {min(behind, count):,} that calibrate; "
+                "set data.holdout, such as 0.1, or lower training.calibration_batches"
+            )
+        order = torch.randperm(count, generator=seeded_generator(seed, 0))
+        return judging(split.subset(order[begin:].sort().values))
 
     @property
     def several(self) -> bool:
@@ -221,6 +244,7 @@ def make_loaders(
         train_split=train,
         holdout=None if held is None else make(held, training=False),
         holdout_split=held,
+        judging=partial(make, training=False),
     )
 
 

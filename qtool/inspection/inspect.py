@@ -80,7 +80,7 @@ def prepared(recipe: Recipe, network: nn.Module, architecture: Architecture) -> 
     """Return a network prepared as a recipe has it, by random images in the place of data."""
     shape = shape_of_input(architecture)
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    return prepare(network, recipe.quantization, images, search=False)
+    return prepare(network, recipe.without_budget().quantization, images, search=False)
 
 
 def _planned(row: PlanRow) -> InspectedLayer:

@@ -58,6 +58,8 @@ from qtool.settings.quantization import Quantization, of_sites
 from qtool.settings.section import check
 from qtool.settings.user_estimators import load_by_absolute_paths
 
+UNCHOSEN = "widths are chosen by qtool train and qtool convert RECIPE; say them in overrides here"
+
 __all__ = ["Prepared", "pattern_problems", "prepare", "prepared_state"]
 
 
@@ -102,6 +104,8 @@ def prepare(
         if isinstance(quantization, Quantization)
         else check(Quantization, quantization, "quantization")
     )
+    if settings.budget is not None:
+        raise report("quantization", [("budget", UNCHOSEN)])
     inputs = None if example is None else Inputs.of(example)
     settings = settings.with_range(TRAINED if trains else UNTRAINED)
     entry.check_model(model, settings, inputs)

@@ -1,6 +1,6 @@
 """The recipe: everything a run depends on, checked in full before anything is built."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
@@ -13,7 +13,7 @@ from qtool.recipe.data import Data
 from qtool.recipe.model import Model
 from qtool.recipe.places import section_at
 from qtool.recipe.training import Training
-from qtool.settings.quantization import Quantization
+from qtool.settings.quantization import Override, Quantization
 from qtool.settings.section import Section
 from qtool.settings.user_parts import is_users
 from qtool.training.losses import LOSSES
@@ -121,6 +121,23 @@ class Recipe(Section):
         inputs = self.quantization.for_layer("second")[1]
         name = inputs.estimator.name if inputs is not None and inputs.estimator else ""
         return name if name in CLOSED_FORMS else None
+
+    def without_budget(self) -> Self:
+        """Return the recipe with the widths that it says, whatever a budget would choose."""
+        kept = self.quantization.model_copy(update={"budget": None})
+        return self.model_copy(update={"quantization": kept})
+
+    def with_overrides(self, first: Sequence[Mapping[str, object]]) -> Self:
+        """Return the recipe without a budget and with overrides before its own.
+
+        Raises:
+            ValueError: If they do not go with it.
+        """
+        overrides = [Override.model_validate(each) for each in first]
+        given = self.quantization.model_dump() | {"budget": None}
+        own = [override.model_dump() for override in (*overrides, *self.quantization.overrides)]
+        kept = Quantization.model_validate(given | {"overrides": own})
+        return self.model_copy(update={"quantization": kept})
 
     def as_dict(self) -> dict[str, object]:
         """Return the resolved recipe as plain data; loading it again gives an equal recipe."""

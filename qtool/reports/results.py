@@ -18,6 +18,7 @@ from qtool.reports.health import Finding
 from qtool.reports.improvements import Applied
 from qtool.reports.layers import ExportedLayer, Layer, Site
 from qtool.reports.result import Result, Seconds
+from qtool.reports.sensitivity import ChosenWidths, MaxDrop, Sensitivity
 
 
 class Profile(Result):
@@ -212,6 +213,10 @@ class Conversion(Result):
     """That it was calibrated and improved with; absent of a run."""
     applied: list[Applied] = Field(default_factory=list)
     """What was done to it, in order; absent of a run."""
+    chosen_widths: ChosenWidths | None = None
+    """By the recipe's budget; absent where it has none."""
+    max_drop: MaxDrop | None = None
+    """What `--max-drop` found; absent where it was not asked for."""
 
 
 class MovedLayer(Result):
@@ -275,4 +280,5 @@ _MARKS: dict[str, type[Result]] = {  # a key -> the one kind of file that has it
     "to": StraightThrough,
     "integer_bytes": Conversion,
     "bits_per_weight_on_disk": Export,
+    "error_quantized": Sensitivity,
 }

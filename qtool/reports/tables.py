@@ -18,6 +18,7 @@ from qtool.reports.predictions import Prediction, show_prediction
 from qtool.reports.result import Result
 from qtool.reports.results import Conversion, Profile, StraightThrough, Summary
 from qtool.reports.saturation import sentence_on
+from qtool.reports.sensitivity import Sensitivity, show_sensitivity
 from qtool.reports.site_tables import show_sites
 from qtool.reports.words import number, percent, size
 
@@ -304,4 +305,5 @@ _FACES: dict[type[Result], Callable[..., None]] = {
     Benchmark: show_benchmark,
     Inspection: show_inspection,
     EstimatorTable: show_estimators,
+    Sensitivity: show_sensitivity,
 }

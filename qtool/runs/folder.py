@@ -27,6 +27,8 @@ CONVERT = "convert.json"
 ONNX = "model.onnx"
 EXPORT = "export.json"
 REPORT = "report.html"
+SENSITIVITY = "sensitivity.json"
+OVERRIDES = "overrides.yaml"
 PARTS = "part_sources"  # in environment.json: of the user's own files and modules
 USUAL_TARGET = "onnxruntime"
 Story = Literal["train", "run"]  # command that trains, alone or before it converts and exports
@@ -167,6 +169,16 @@ class RunFolder:
         return self.path / EXPORT
 
     @property
+    def sensitivity(self) -> Path:
+        """What each layer's width costs, and which widths a budget chose."""
+        return self.path / SENSITIVITY
+
+    @property
+    def overrides(self) -> Path:
+        """The widths that a budget chose, as a part of a recipe."""
+        return self.path / OVERRIDES
+
+    @property
     def initial(self) -> Path:
         """M(w0), where a straight-through equivalent starts from it."""
         return self.path / "initial.safetensors"
@@ -239,7 +251,7 @@ def only_writer_of(path: Path) -> AbstractContextManager[None]:
 
 def report_beside(path: Path, report: str) -> Path:
     """Return where the report on a file goes, so that two files in a folder keep two reports."""
-    usual = {CONVERT: INTEGER, EXPORT: ONNX}[report]
+    usual = ONNX if report == EXPORT else INTEGER
     return path.with_name(report if path.name == usual else f"{path.stem}.{report}")
 
 

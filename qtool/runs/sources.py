@@ -119,6 +119,7 @@ def quantized_from(
     *,
     best: bool = False,
     method: str | None = None,
+    chooses: Callable[[Recipe, Path, torch.device, Access], Recipe] | None = None,
 ) -> Quantized:
     """Return what a run has trained, or a recipe's given weights, calibrated and not trained.
 
@@ -129,6 +130,8 @@ def quantized_from(
         access: what the user says of the source; no estimator or optimizer of anyone's runs.
         best: of a run, the network that did best on the images held out, into a file of its own.
         method: of a recipe, how its network is improved without training; None: the usual one.
+        chooses: takes a recipe, where its integer model goes, the device and what it may reach;
+            returns it with the widths that its budget asks for.
 
     Raises:
         InputError: If there is no such source, no such method, or nothing can be written there.
@@ -152,8 +155,10 @@ def quantized_from(
     allowed = access.to_recipe(source)
     files = allowed.code_of(source).only(*TO_JUDGE)
     recipe = build.load_checked(source, access=allowed, code=files)
-    folder = None if output is not None else folder_for_untrained(recipe, source)
     path = output or RunFolder(Path("runs") / source.stem).integer
+    if chooses is not None:
+        recipe = chooses(recipe, path, device, allowed.taken(recipe))
+    folder = None if output is not None else folder_for_untrained(recipe, source)
     kept = path.with_name(f"{path.stem}.rounding{path.suffix}")
     made = untrained(recipe, device, allowed.taken(recipe), method=chosen, keep=kept)
     show_plan(plan(made.model), plan_sites(made.model))

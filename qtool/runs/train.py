@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from qtool.runs.begin import (
 from qtool.runs.best import keep_if_best
 from qtool.runs.changes import ChangeRecorder
 from qtool.runs.checkpoint import Checkpoint
+from qtool.runs.looks import Looks
 from qtool.runs.machine import device_name
 from qtool.runs.run import Run
 from qtool.runs.scalars import refuse_missing_trackers, trackers
@@ -55,6 +55,7 @@ def train_run(
     explains: bool = False,
     longer: bool = False,
     at_end: Callable[[nn.Module], None] | None = None,
+    begins: Callable[[], None] | None = None,
 ) -> Summary:
     """Train a checked recipe in a run folder, from the start or from its last checkpoint.
 
@@ -67,6 +68,7 @@ def train_run(
         explains: look at the coarse gradient and at activations after each epoch.
         longer: a finished run goes on where the recipe has more epochs, as another run from there.
         at_end: is shown the network once it is trained, in the first process.
+        begins: is called there once the folder has its recipe.
 
     Raises:
         InputError: If the folder holds anything else.
@@ -89,8 +91,8 @@ def train_run(
         if finished is not None:
             return finished
         try:
-            look = Looks(profile=profile, records=records, explains=explains, at_end=at_end)
-            return _train(run, look, with_plan=with_plan)
+            looks = Looks(profile, records, explains, at_end, begins)
+            return _train(run, looks, with_plan=with_plan)
         except KeyboardInterrupt:
             if run.folder.holds_run():
                 say(f"stopped; go on with: {run.folder.command_to_go_on(run.story)}")
@@ -117,16 +119,6 @@ def finished_before(
     return finished
 
 
-@dataclass(frozen=True)
-class Looks:
-    """Who looks on; see `train_run`."""
-
-    profile: bool = False
-    records: bool = False
-    explains: bool = False
-    at_end: Callable[[nn.Module], None] | None = None
-
-
 def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
     """Train what is left; the summary says how that ended."""
     recipe, folder, device, world = run.recipe, run.folder, run.device, run.world
@@ -138,8 +130,8 @@ def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
             f"note: {folder} was finished after {before.epochs} epochs; it goes on to {epochs} "
             f"with the schedules of {epochs}, and from there on is another run than one of {epochs}"
         )
-    for note in recipe.quantization.notes():
-        say(f"note: {note}")
+    for said in recipe.quantization.notes():
+        say(f"note: {said}")
     if device.type == "cpu":
         keep_freed_memory()
     measured = StepProfile(device) if looks.profile else None
@@ -152,10 +144,9 @@ def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
         world.from_first(partial(say_changed_data, folder, run.data))
         world.from_first(partial(refuse_other_teacher, folder, trainer.distillation))
     with _failure_said(run, trainer):
-        world.from_first(partial(_write_beginning, run, trainer))
+        world.from_first(partial(_write_beginning, run, trainer, looks))
         if looks.records:
-            begun = trainer.tally.steps > 0
-            done = len(trainer.history)
+            begun, done = trainer.tally.steps > 0, len(trainer.history)
             trainer.join(ChangeRecorder(trainer.model, folder, done, begun=begun))
         if looks.explains:
             batch = next(iter(run.data.train.batches(0)))
@@ -163,8 +154,8 @@ def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
         if trainer.history and folder.integer.is_file():
             say("note: what was converted and exported of this run before is of an earlier epoch")
         trainer.join(answers := AnswerRecorder())
+        tell: list[Callable[[EpochLine], None]] = []
         with ExitStack() as held:
-            tell: list[Callable[[EpochLine], None]] = []
 
             def begin_to_tell() -> None:
                 tell.append(held.enter_context(trackers(recipe, folder, trainer.history)))
@@ -181,9 +172,11 @@ def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
         return summary
 
 
-def _write_beginning(run: Run, trainer: Trainer) -> None:
+def _write_beginning(run: Run, trainer: Trainer, looks: Looks) -> None:
     """Write down what is known before the first step."""
     keep_recipe(run.recipe, run.folder, "the resolved recipe of this run")
+    if looks.begins is not None:
+        looks.begins()
     taught = digests_of(trainer.distillation)
     write_environment(run.recipe, run.folder, run.device, run.data, **taught)
     old = [run.folder.weights, run.folder.answers]  # those of an earlier epoch

@@ -66,9 +66,21 @@ def untrained(
     made_of = hashlib.sha256(
         (identity + sha256_of_state(network.state_dict())).encode()
     ).hexdigest()
-    model = build.prepare_network(recipe, network, data.first_images, trains=False)
-    build.calibrate_on(model, recipe, data)
-    set_progress(model, 1.0)
+    model = calibrated(recipe, network, data)
     images = build.calibration_images(recipe, data)
     improved = improve(model, images, method, seed=recipe.seed, keep=keep)
     return Untrained(model, data, built.architecture, made_of, score.accuracy, improved)
+
+
+def calibrated(recipe: Recipe, network: nn.Module, data: Loaders) -> nn.Module:
+    """Return a network as a recipe has it, its ranges set, and nothing improved.
+
+    Args:
+        recipe: what is quantized, and how.
+        network: in float, with its weights, in evaluation mode.
+        data: of the recipe.
+    """
+    model = build.prepare_network(recipe, network, data.first_images, trains=False)
+    build.calibrate_on(model, recipe, data)
+    set_progress(model, 1.0)
+    return model

@@ -1,6 +1,7 @@
 """What the `quantization` section of a recipe may say: which layers, how many bits, and how."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Self, TypeVar
 
@@ -16,6 +17,7 @@ from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
 from qtool.numerics.ranges import DEFAULT
 from qtool.problems import Problem, ProblemsError, shown
+from qtool.settings.budget import Budget
 from qtool.settings.section import Section, attempt, problems_of
 from qtool.settings.tensors import ActivationQuantization, WeightQuantization
 
@@ -92,6 +94,10 @@ class Quantization(Section):
     overrides: list[Override] = Field(default_factory=list)
     """Other settings by module name pattern; the first match wins."""
 
+    budget: Budget | None = None
+    """What the widths of weights may cost together; `qtool train` and `qtool convert RECIPE` choose
+    them, but for those that an override says, and write them into the overrides."""
+
     @model_validator(mode="wrap")
     @classmethod
     def _overrides_make_sense(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
@@ -108,7 +114,7 @@ class Quantization(Section):
                     base = {"bits": 8} if side in wrong_sides else given.get(side) or {}
                     found += _override_problems(f"overrides.{index}.{side}", section, base, changes)
         if made is not None and not found:
-            found += made._site_problems() + made._place_problems()
+            found += made._site_problems() + made._place_problems() + made._budget_problems()
         if found or made is None:
             raise ProblemsError(found)
         return made
@@ -135,6 +141,17 @@ class Quantization(Section):
                 found.append((f"{where}.place", f"{why}; {say}"))
             first = first or inputs.place
         return found
+
+    def _budget_problems(self) -> list[Problem]:
+        """Return why there is nothing that a budget chooses."""
+        if self.budget is None:
+            return []
+        if self.weights is None:
+            return [("budget", "chooses widths of weights, which are float; say weights.bits")]
+        if len(widths_of(self.weights)) < 2:
+            why = f"weights of grid: {self.weights.grid} with this estimator have no other width"
+            return [("budget", f"{why} than {self.weights.bits}; leave out one of the two")]
+        return []
 
     def _said_of_activations(self) -> Iterator[tuple[str, ActivationQuantization | None]]:
         """Yield what applies to activations, by the recipe itself and by each override."""
@@ -192,6 +209,22 @@ class Quantization(Section):
                 activations = overridden(activations, changes, ActivationQuantization)
             return weights, activations, where
         return self.weights, self.activations, "quantization"
+
+
+WIDTHS = range(2, 9)  # bits, that a budget chooses from
+
+
+def widths_of(
+    settings: WeightQuantization, among: Iterable[int] = WIDTHS
+) -> dict[int, WeightQuantization]:
+    """Return width -> the settings of a weight at that width, of those that it may have."""
+    found: dict[int, WeightQuantization] = {}
+    for bits in among:
+        with suppress(ValidationError):
+            made = overridden(settings, {"bits": bits}, WeightQuantization)
+            if made is not None:
+                found[bits] = made
+    return found
 
 
 _SIDES: dict[str, type[Section]] = {

@@ -1,13 +1,12 @@
 """What a recipe will take, before it is trained: its plan, operations, size, memory and time."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
+from qtool.bits.costs import FLOAT_BITS, macs_of
 from qtool.console import say_nothing
 from qtool.data.loaders import Loaders
 from qtool.quantizers.layers import quant_layers
@@ -20,7 +19,6 @@ from qtool.runs.access import Access
 from qtool.runs.machine import device_name, pick_device
 from qtool.runs.timing import time_steps
 
-FLOAT_BITS = 32
 STEPS = 8  # that are timed
 PER_CHANNEL = 8  # bytes: a scale and a bias
 
@@ -67,7 +65,7 @@ def what_it_takes(recipe: Recipe, source: str, device: torch.device, access: Acc
     float_bytes = sum(t.nbytes for t in network.state_dict().values() if t.is_floating_point())
     image = data.first_images[:1].cpu()
     macs = macs_of(network, image)
-    model = build.prepare_network(recipe, network, data.first_images)
+    model = build.prepare_network(recipe.without_budget(), network, data.first_images)
     with say_nothing(when=True):
         build.calibrate_on(model, recipe, data)
     rows, bits = plan(model), mean_weight_bits(model)
@@ -106,27 +104,6 @@ def what_it_takes(recipe: Recipe, source: str, device: torch.device, access: Acc
         peak_memory_bytes=_peak(device),
         notes=_notes(recipe, data),
     )
-
-
-def macs_of(network: nn.Module, image: Tensor) -> dict[str, int]:
-    """Return multiplications and additions of a network for one image: "" is all of them.
-
-    Counted are convolutions and matrix products, by module; a multiplication with an addition is
-    one.
-
-    Args:
-        network: in float, on the image's device.
-        image: [1, C, H, W].
-    """
-    training = network.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(image)
-    network.train(training)
-    counts: Mapping[str, Mapping[object, int]] = counter.get_flop_counts()
-    found = {name: sum(each.values()) // 2 for name, each in counts.items()}
-    root = type(network).__name__
-    inside = {name.removeprefix(f"{root}."): count for name, count in found.items() if name != root}
-    return inside | {"": found.get("Global", 0)}
 
 
 def _widths(model: nn.Module, name: str) -> tuple[int, int]:
@@ -184,6 +161,8 @@ def _peak(device: torch.device) -> int | None:
 def _notes(recipe: Recipe, data: Loaders) -> list[str]:
     """Return what should be known before training."""
     notes = [*recipe.quantization.notes()]
+    if recipe.quantization.budget is not None:
+        notes.append("widths are those before quantization.budget chooses them")
     if recipe.data.batch_size > data.train.samples:
         why = f"all {data.train.samples:,} training images are one batch"
         notes.append(f"data.batch_size is {recipe.data.batch_size:,}: {why}")

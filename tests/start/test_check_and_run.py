@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from qtool.start.checked import macs_of
+from qtool.bits.costs import macs_of
 from qtool.training.loop import Trainer
 from tests.kit import as_json, shell, write_recipe
 

@@ -138,22 +138,26 @@ class RateLine:
     colour: str
 
 
-def over_rates(lines: Sequence[RateLine], title: str, *, logarithmic: bool) -> Drawing:
-    """Draw a measure of a few arms over learning rates."""
+def over_rates(
+    lines: Sequence[RateLine], title: str, *, logarithmic: bool, unit: str = "learning rate"
+) -> Drawing:
+    """Draw a measure of a few arms over learning rates, or over what `unit` says, evenly."""
+    rates = unit == "learning rate"
 
     def draw(figure: "Figure") -> None:
         ax = axes(figure, Box(50, 14 + LETTER * TEXT * 6, 30, 40))
         _bare(ax)
-        ax.set_xscale("log")
+        if rates:
+            ax.set_xscale("log")
         if logarithmic:
             ax.set_yscale("log")
         for line in lines:
             held = [float("nan") if value is None else value for value in line.values]
             ax.plot(line.rates, held, "o-", ms=6, color=line.colour, linewidth=2)
         ax.margins(x=0.06)
-        ax.set_xlabel("learning rate", fontsize=TEXT)
+        ax.set_xlabel(unit, fontsize=TEXT)
         plain_ticks(ax, logarithmic=logarithmic)
-        plain_costs(ax, logarithmic=True)
+        plain_costs(ax, logarithmic=rates)
         rising = [sorted(zip(one.rates, one.values, strict=True)) for one in lines]
         last = [[value for _, value in each] for each in rising]
         ends = [
