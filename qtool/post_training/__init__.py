@@ -8,5 +8,6 @@ bias_correction: the mean of a layer's output is the float network's again.
 by_layer: rounding chosen layer by layer, by gptq (errors that make up for each other) or adaround
 (learned, by soft_rounding). patches: a layer as a product of matrices; seen: what it reads, and
 should make; following: what comes of that at once. held_codes: codes that were chosen, held in the
-weights. kept: what was done so far, in a file; progress: how far that is.
+weights. by_block: brecq, block by block; blocks: which there are; brecq: learning one. kept:
+what was done so far, in a file; progress: how far that is.
 """

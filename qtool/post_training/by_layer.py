@@ -7,6 +7,7 @@ norm behind the layer.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, cast
 
 import torch
@@ -153,7 +154,7 @@ def layer_by_layer(given: Calibrated, method: str, said: str, choose: Choose) ->
             before = state_of(given.model)
             progress.within(0, name)
             part = network.part(name, lambda share, name=name: progress.within(share, name))
-            unit = _one(network, name, part, choose)
+            unit = choose_layer(network, name, part, choose)
             unit.changed = changes(before, given.model)
             keeper.add(name, unit)
             progress.done(unit.applied[0], time.monotonic() - begun)
@@ -161,7 +162,7 @@ def layer_by_layer(given: Calibrated, method: str, said: str, choose: Choose) ->
     return [row for unit in keeper.units.values() for row in unit.applied]
 
 
-def _one(network: Network, name: str, part: Part, choose: Choose) -> Unit:
+def choose_layer(network: Network, name: str, part: Part, choose: Choose) -> Unit:
     """Choose the codes of one layer, and correct its bias."""
     codes, note = choose(part)
     before = part.error(part.nearest)
@@ -211,17 +212,18 @@ def adaround(
         places: of the calibration images in each iteration.
     """
     how = Learning(iterations=iterations, places=places)
+    return layer_by_layer(given, "adaround", str(how), partial(by_adaround, how=how))
 
-    def choose(part: Part) -> tuple[Tensor, str]:
-        codes = learned_codes(
-            part.rows,
-            part.on_grid,
-            part.seen,
-            part.follows,
-            how=how,
-            generator=part.generator,
-            each=part.each,
-        )
-        return codes, ""
 
-    return layer_by_layer(given, "adaround", str(how), choose)
+def by_adaround(part: Part, how: Learning) -> tuple[Tensor, str]:
+    """Return codes that are learned, and nothing to be said."""
+    codes = learned_codes(
+        part.rows,
+        part.on_grid,
+        part.seen,
+        part.follows,
+        how=how,
+        generator=part.generator,
+        each=part.each,
+    )
+    return codes, ""

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from qtool.graph.inputs import inputs_from
+from qtool.post_training import by_block as by_block
 from qtool.post_training import by_layer as by_layer
 from qtool.post_training import default as default
 from qtool.post_training.methods import DEFAULT, METHODS, Calibrated, method_of

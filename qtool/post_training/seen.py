@@ -101,37 +101,43 @@ def order_of_calls(model: nn.Module, batch: Inputs) -> dict[str, int]:
 
 @torch.no_grad()
 def passes(
-    model: nn.Module, name: str, batch: Inputs, *, calls: int = 1, own_input: bool = True
+    model: nn.Module, name: str, batch: Inputs, *, calls: int = 1
 ) -> list[tuple[Tensor, Tensor]]:
     """Return what a module reads first, and makes, in each of its calls in one pass.
+
+    A layer's input is what its own quantizer makes of it, where it has one.
 
     Args:
         model: in evaluation.
         name: of the module.
         batch: of the pass, which ends with the last of the calls.
         calls: how often the pass calls it.
-        own_input: a layer's input as its own quantizer rounds it, where it has one.
     """
-    found: list[tuple[Tensor, Tensor]] = []
+    read: list[Tensor] = []  # copies: what follows may overwrite what a pass has made
+    made: list[Tensor] = []
 
-    def look(
-        module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object
-    ) -> None:
+    def before(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         x = cast(Tensor, args[0] if args else next(iter(kwargs.values())))
         rounds = module.input_quantizer if isinstance(module, QuantLayer) else None
-        if own_input and rounds is not None:
-            x = apart(rounds, x)
-        found.append((x, cast(Tensor, output)))
-        if len(found) == calls:
+        read.append(x.clone() if rounds is None else apart(rounds, x))
+
+    def after(module: nn.Module, args: object, output: object) -> None:
+        made.append(cast(Tensor, output).clone())
+        if len(made) == calls:
             raise _Enough
 
-    handle = model.get_submodule(name).register_forward_hook(look, with_kwargs=True)
+    module = model.get_submodule(name)
+    handles = [
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(after),
+    ]
     try:
         with suppress(_Enough):
             batch.call(model)
     finally:
-        handle.remove()
-    return found
+        for handle in handles:
+            handle.remove()
+    return list(zip(read, made, strict=True))
 
 
 @torch.no_grad()

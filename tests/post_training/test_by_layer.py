@@ -1,6 +1,7 @@
 """Methods that choose the rounding of one layer after another: what they change, and going on."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 import qtool
 from qtool.conversion.to_integer import convert
+from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs
 from qtool.integer.layers import integer_layers
 from qtool.post_training import by_layer
@@ -24,6 +26,7 @@ from tests.kit import float_net
 FEW_BITS = {"weights": {"bits": 3}, "activations": {"bits": 4, "range": "mse"}}
 LAYERS = ["conv1", "conv2", "fc"]
 SHORT: dict[str, dict[str, int]] = {"gptq": {}, "adaround": {"iterations": 40, "places": 64}}
+LONG = pytest.mark.slow  # what differs little from a case that always runs
 
 
 def images(count: int = 48, seed: int = 1) -> Tensor:
@@ -36,7 +39,18 @@ def calibrated(
     settings: Mapping[str, object] = FEW_BITS, net: nn.Module | None = None
 ) -> nn.Module:
     """Return a prepared and calibrated model in evaluation mode."""
-    model = qtool.prepare(net or float_net(), settings, images())
+    if settings is FEW_BITS and net is None:
+        return copy_of(_usual())
+    return _prepared(settings, net or float_net())
+
+
+@cache
+def _usual() -> nn.Module:
+    return _prepared(FEW_BITS, float_net())
+
+
+def _prepared(settings: Mapping[str, object], net: nn.Module) -> nn.Module:
+    model = qtool.prepare(net, settings, images())
     calibrate(model, [images()])
     return model.eval().requires_grad_(requires_grad=False)
 
@@ -60,7 +74,10 @@ def qtool_inputs(batch: Tensor) -> Inputs:
 
 
 @pytest.mark.parametrize("method", SHORT)
-@pytest.mark.parametrize("place", ["every_value", "layer_inputs", "relu_outputs"])
+@pytest.mark.parametrize(
+    "place",
+    ["every_value", *(pytest.param(p, marks=LONG) for p in ("layer_inputs", "relu_outputs"))],
+)
 def test_outputs_come_nearer_to_those_of_the_float_network(method: str, place: str) -> None:
     settings = {**FEW_BITS, "activations": {"bits": 8, "range": "mse", "place": place}}
     model, x = calibrated(settings), images(seed=2)
@@ -81,11 +98,11 @@ def test_outputs_come_nearer_to_those_of_the_float_network(method: str, place: s
 @pytest.mark.parametrize(
     "weights",
     [
-        {"bits": 2, "grid": "ternary"},
+        pytest.param({"bits": 2, "grid": "ternary"}, marks=LONG),
         {"bits": 4, "grid": "full", "granularity": "per_tensor"},
-        {"bits": 1},
-        {"bits": 3, "grid": "mid_rise"},
-        {"bits": 8, "saturation": "avoid"},
+        pytest.param({"bits": 1}, marks=LONG),
+        pytest.param({"bits": 3, "grid": "mid_rise"}, marks=LONG),
+        pytest.param({"bits": 8, "saturation": "avoid"}, marks=LONG),
     ],
     ids=str,
 )
@@ -190,7 +207,10 @@ def begun(keep: Path) -> None:
             run(calibrated(), "gptq", keep=keep)
 
 
-@pytest.mark.parametrize("other", ["seed", "network", "damaged", "no such file"])
+@pytest.mark.parametrize(
+    "other",
+    ["seed", "damaged", *(pytest.param(o, marks=LONG) for o in ("network", "no such file"))],
+)
 def test_other_work_and_damaged_files_begin_anew_and_say_so(
     other: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
