@@ -48,7 +48,11 @@ class RangeFacts:
     values each of a row stands for, [K], or None."""
 
     squashes: bool = False
-    """Weights of 2 bits or more come as tanh(w) / max|tanh w|."""
+    """Weights of 2 bits or more come through a function, tanh(w) / max|tanh w| unless `interval`
+    says another."""
+
+    interval: bool = False
+    """That function is the place of |w| in an interval that is learned; see `by_interval`."""
 
     def serves(self, side: Side) -> bool:
         """Tell whether it sets the scales of that side."""

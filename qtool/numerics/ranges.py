@@ -20,6 +20,7 @@ from qtool.numerics.half_normal import Fit, normal_scale
 from qtool.numerics.range_facts import RangeFacts
 from qtool.numerics.scale_search import alternated, best_of
 from qtool.numerics.scale_search import refine_scale as refine_scale  # of ppq, for who has a scale
+from qtool.numerics.scale_search import start_of_zeros as start_of_zeros
 from qtool.numerics.weighed import mean_of, quantile_of
 from qtool.registry import Registry
 
@@ -261,6 +262,22 @@ def dorefa(rows: Tensor, grid: IntegerGrid, weights: Tensor | None = None) -> Te
     return _fixed(rows, 1 / (grid.qmax - grid.offset))
 
 
+@RANGES.add(side="weights", given=True, squashes=True, interval=True)
+def qil(
+    rows: Tensor, grid: IntegerGrid, *, gamma: Annotated[float, Field(gt=0, le=10)] = 1.0
+) -> Tensor:
+    """Learn the interval of |w| that is rounded: below it weights are 0, above it at the end.
+
+        s = 1 / high, of sign(w) clip((|w| - c + d) / (2 d), 0, 1)^gamma
+
+    Center c and distance d of each tensor are learned, both from max|w| / 2.
+
+    Reference: Jung et al., 2019, arXiv:1808.05779.
+    """
+    del gamma
+    return _fixed(rows, 1 / grid.qmax)
+
+
 @RANGES.add(given=True)
 def fixed(rows: Tensor, grid: IntegerGrid, *, scale: GivenScale) -> Tensor:
     """Take the scale that the recipe gives.
@@ -285,18 +302,6 @@ def he_uniform(
     """
     bound = math.sqrt(6 / (fan_in or rows.shape[1]))
     return _fixed(rows, bound / (grid.qmax - grid.offset))
-
-
-def start_of_zeros(rule: Callable[..., Tensor], grid: IntegerGrid, fan_in: int | None) -> float:
-    """Return the scale that a row of zeros starts from.
-
-    It is what the rule gives for weights as torch draws them, U(-b, b), b = 1 / sqrt(fan_in); from
-    the smallest scale the first step saturates the row. Activations have no fan-in: b = 1.
-    """
-    bound = 1.0 if fan_in is None else fan_in**-0.5
-    places = (torch.arange(1024) + 0.5) / 1024
-    spread = places * 2 - 1 if grid.signed else places
-    return float(rule(bound * spread.unsqueeze(0), grid))
 
 
 def min_max_to_scale(low: Tensor, high: Tensor, grid: IntegerGrid) -> Tensor:

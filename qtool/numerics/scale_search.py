@@ -4,7 +4,7 @@ On a CPU rows that stand still are left out; elsewhere that would have to wait f
 all rows go on, to the same scales.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -69,3 +69,15 @@ def alternated(
             break
         scale[moving] = fitted
     return scale
+
+
+def start_of_zeros(rule: Callable[..., Tensor], grid: IntegerGrid, fan_in: int | None) -> float:
+    """Return the scale that a row of zeros starts from.
+
+    It is what the rule gives for weights as torch draws them, U(-b, b), b = 1 / sqrt(fan_in); from
+    the smallest scale the first step saturates the row. Activations have no fan-in: b = 1.
+    """
+    bound = 1.0 if fan_in is None else fan_in**-0.5
+    places = (torch.arange(1024) + 0.5) / 1024
+    spread = places * 2 - 1 if grid.signed else places
+    return float(rule(bound * spread.unsqueeze(0), grid))

@@ -14,6 +14,7 @@ from qtool.numerics.schedules import SCHEDULES, Schedule, constant
 from qtool.numerics.weight_rows import WeightRows
 from qtool.quantizers.door.given import refuse_useless_scale
 from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.interval import Interval
 from qtool.quantizers.moved import in_backward, place_of, steps_taken
 from qtool.quantizers.oscillation import ATEN, OscillationTracker, codes_of_all, observe
 from qtool.quantizers.state import QuantizerState
@@ -38,6 +39,7 @@ class WeightQuantizer(FakeQuantize):
         seen: where the weight was when the last training step began.
         strength: float32 [], of oscillation dampening.
         avoids_saturation: its settings ask for fewer steps where it could saturate.
+        interval: of sizes that are rounded, where the range learns one.
         rounded_anew: channels that a conversion has put onto fewer levels.
     """
 
@@ -61,6 +63,9 @@ class WeightQuantizer(FakeQuantize):
             self.rule = partial(self.rule, fan_in=rows[0].numel())
         self.avoids_saturation = settings.saturation == "avoid"
         self.squashes = facts.squashes and self.bits > 1
+        self.interval: Interval | None = None
+        if facts.interval:
+            self.interval = Interval(settings.range_value("gamma", 1.0), self.known_grid.qmax)
         self.steps = 0
         self.frozen = self._held = False
         self.seen: Seen | None = None
@@ -83,6 +88,8 @@ class WeightQuantizer(FakeQuantize):
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
         """Set the scales from the weight by the range rule."""
+        if self.interval is not None:
+            self.interval.fit(self.layout.rows(weight))
         self._take(self.rule(self._rows(weight), self.known_grid))
 
     def refuse_useless_scale(self, weight: Tensor) -> None:
@@ -165,10 +172,13 @@ class WeightQuantizer(FakeQuantize):
         """Return the rows of the weight as rounding sees them, [C, ...].
 
         With a range that squashes, such as dorefa, that is tanh(w) / max|tanh(w)| (Zhou et al.,
-        2016, arXiv:1606.06160); elements that are frozen lie at their levels.
+        2016, arXiv:1606.06160), or the place in its interval (qil); elements that are frozen lie at
+        their levels.
         """
         rows = self.layout.rows(weight)
-        if self.squashes:
+        if self.squashes and self.interval is not None:
+            rows = self.interval(rows, trains=may_train(weight))
+        elif self.squashes:
             squashed = torch.tanh(rows)
             rows = squashed / squashed.abs().amax()
         if not self.tracker.freezes:
@@ -252,6 +262,8 @@ def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> Non
     """Do what is due once per training step: fit scales again, watch weights oscillate."""
     for quantizer, weight in zip(quantizers, weights, strict=True):
         quantizer.refit(weight)
+        if quantizer.interval is not None and may_train(weight):
+            quantizer.interval.keep_within(quantizer.layout.rows(weight))
     keep_scales_within_reach(quantizers, weights)
     trackers = [quantizer.tracker for quantizer in quantizers]
     held = [q.before_rounding(weight) for q, weight in zip(quantizers, weights, strict=True)]

@@ -83,6 +83,10 @@ class Recipe(Section):
         if training.early_stopping is not None and not self.data.holdout:
             why = "epochs are judged by images that are held out; set data.holdout, such as 0.1"
             found.append(("training.early_stopping", why))
+        weights = self.quantization.weights
+        if training.cage is not None and weights is not None and weights.of_range.squashes:
+            why = f"{weights.range.name} changes weights before they are rounded; leave it out"
+            found.append(("training.cage", why))
         untaught = training.distillation is not None and training.teacher is None
         if untaught and model.weights == "none":
             why = "its teacher is the float network with model.weights, and there are none"

@@ -138,6 +138,11 @@ class WeightQuantization(TensorQuantization):
             found.append(("grid", "mid_rise takes 1 to 7 bits; use narrow for 8"))
         if self.grid == "ternary" and self.bits != 2:
             found.append(("grid", "ternary takes bits: 2, for its three levels -1, 0 and 1"))
+        if self.of_range.interval and self.integer_grid.kind not in ("narrow", "ternary"):
+            why = (
+                f"{self.range.name} rounds to levels on both sides of 0; choose narrow, bits: 2 up"
+            )
+            found.append(("grid", why))
         if not self.of_range.serves("weights"):
             use = f"use {either(RECOMMENDED['weights'])} for weights"
             found.append(("range", f"{self.range.name} is for activations; {use}"))

@@ -120,7 +120,7 @@ def why_not(settings: WeightQuantization) -> Problem | None:
     if settings.saturation == "avoid" and widths_can_saturate(settings.integer_grid, 255, [1, 2]):
         why = "avoid takes fewer steps where a layer's input has many, which M is not told; "
         return "saturation", f"{why}choose allow"
-    if not settings.of_range.given:
+    if not settings.of_range.given or settings.of_range.interval:
         why = (
             f"{settings.range.name} moves in training, and the weights would have to move with it; "
             f"choose he_uniform, or {{name: fixed, scale: ...}}"

@@ -39,7 +39,9 @@ class GridPull(StepAid):
         self._pulled = [
             (layer, quantizer, groups[id(layer.weight)])
             for layer in quant_layers(model).values()
-            if (quantizer := layer.weight_quantizer) is not None and id(layer.weight) in groups
+            if (quantizer := layer.weight_quantizer) is not None
+            and not quantizer.squashes
+            and id(layer.weight) in groups
         ]
         self._schedule = strength
         device = next(model.parameters()).device

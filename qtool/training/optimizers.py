@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from qtool.problems import Problem
 from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.interval import Interval
 from qtool.quantizers.layers import QuantLayer
 from qtool.registry import FactRegistry, P
 from qtool.training.torch_optimizers import of_torch, refused_by_torch, unfit
@@ -187,7 +188,7 @@ def parameter_groups(model: nn.Module, *, latent_apart: bool = False) -> list[Gr
             if id(parameter) in seen or not parameter.requires_grad:
                 continue
             seen.add(id(parameter))
-            if isinstance(module, FakeQuantize):
+            if isinstance(module, FakeQuantize | Interval):
                 scales.append(parameter)
             elif name == "weight" and isinstance(module, QuantLayer):
                 latent = latent_apart and module.weight_quantizer is not None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qtool.quantizers.computed import ComputesWeight
 from qtool.quantizers.fake_quantize import FakeQuantize
+from qtool.quantizers.interval import Interval
 from qtool.quantizers.layers import QuantLayer
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.world.world import ALONE, World
@@ -83,7 +84,7 @@ def _others(modules: list[nn.Module]) -> Iterator[nn.Parameter]:
     """Yield the parameters that the network computes with as they are, each once."""
     seen: set[int] = set()
     for module in modules:
-        if isinstance(module, FakeQuantize):
+        if isinstance(module, FakeQuantize | Interval):
             continue
         for name, parameter in module.named_parameters(recurse=False):
             rounded = isinstance(module, QuantLayer) and module.weight_quantizer is not None

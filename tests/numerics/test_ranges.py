@@ -104,6 +104,7 @@ FORMULAS: dict[str, Callable[[Array, IntegerGrid], float]] = {
         else 2 * np.abs(row).mean() / np.sqrt(np.ceil(high(grid)))
     ),
     "pact": lambda row, grid: np.abs(row).max() / high(grid),
+    "qil": lambda _, grid: 1 / grid.qmax,
     "dorefa": lambda row, grid: (
         2 * np.abs(row).mean() if grid == IntegerGrid(1, "mid_rise") else 1 / high(grid)
     ),
@@ -113,7 +114,13 @@ FORMULAS: dict[str, Callable[[Array, IntegerGrid], float]] = {
 FORMULAS["auto"] = FORMULAS["learned"]  # in training; elsewhere it is calibrated
 SEARCHES = {"mse", "calibrated", "ppq"}
 NEEDED: dict[str, dict[str, Any]] = {"fixed": {"scale": 0.37}}
-BLIND = {"half_normal", "dorefa", "fixed", "he_uniform"}  # rules that do not look at the values
+BLIND = {
+    "half_normal",
+    "qil",
+    "dorefa",
+    "fixed",
+    "he_uniform",
+}  # rules that do not look at the values
 
 each_grid = pytest.mark.parametrize("grid", GRIDS, ids=str)
 each_formula = pytest.mark.parametrize("name", FORMULAS)
