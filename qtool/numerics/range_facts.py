@@ -47,6 +47,9 @@ class RangeFacts:
     """It looks at all values, not at extremes alone, and takes as its third argument how many
     values each of a row stands for, [K], or None."""
 
+    open: bool = False
+    """Its scale is where methods of post-training quantization begin, not where they must stay."""
+
     squashes: bool = False
     """Weights of 2 bits or more come through a function, tanh(w) / max|tanh w| unless `interval`
     says another."""

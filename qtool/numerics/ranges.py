@@ -137,7 +137,7 @@ def mse(
     return best_of(rows, scales, grid, weights)
 
 
-@RANGES.add(costs="search", weighs=True, zero_point=True)
+@RANGES.add(costs="search", weighs=True, zero_point=True, open=True)
 def calibrated(rows: Tensor, grid: IntegerGrid, weights: Tensor | None = None) -> Tensor:
     """Begin with the scale of `mse`, which post-training methods choose further by outputs.
 

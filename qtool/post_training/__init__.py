@@ -3,6 +3,7 @@
 improve: where it begins. methods: what there is to choose from, and what each is given. default:
 the best of what costs seconds. walk: the layers of a network in order, each with the input that the
 quantized layers before it make. outputs: what the float network's layers give, to compare with.
+in_order: what is done to each of them there: weight_scales: by the error of what the layer gives;
 bias_correction: the mean of a layer's output is the float network's again.
 
 by_layer: rounding chosen layer by layer, by gptq (errors that make up for each other) or adaround
