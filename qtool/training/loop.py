@@ -99,9 +99,7 @@ class Trainer:
         self.tally = Tally(self.device)
         by = self.validation, self.holdout, self.judged_by or self.loss
         seen_by = self.watchers, self.watch, self.lost
-        self.judge = Judge(
-            self.model, *by, *seen_by, self.world, steps=len(self.train), top5=self.top5
-        )
+        self.judge = Judge(self.model, *by, *seen_by, self.world, len(self.train), self.top5)
 
     @property
     def ended(self) -> bool:
@@ -304,14 +302,17 @@ class Trainer:
         """Judge the network by what is held out, if anything is, and by the validation set."""
         self.model.eval()
         if self.holdout is None:
-            return self.judge.validate(epoch)
+            return self._validate(epoch)
         held: Measures = {}
         if "holdout_loss" not in trained:
             held = self.judge.hold_out(epoch, watched=not last)
         line = {"validation_loss": None, "validation_accuracy": None}
         if last:
-            line = self.judge.validate(epoch)
+            line = self._validate(epoch)
         return line | held
+
+    def _validate(self, epoch: int) -> Measures:
+        return self.judge.validate(epoch)
 
     def _failed(self, error: StepError, batch: Batch, epoch: int, step: int) -> TrainingError:
         when = f"in epoch {epoch + 1}, step {step + 1}"
