@@ -1,5 +1,6 @@
 """Tables whose cells break between words, and which are lists where a screen is too narrow."""
 
+import re
 from collections.abc import Iterator
 
 from rich.cells import cell_len
@@ -9,6 +10,7 @@ from rich.text import Text
 
 FRAME = 3  # columns of a screen that a column's frame takes, and one for the last
 INSET = "  "
+BETWEEN_WORDS = re.compile(r"\s+(?!%)")  # a number and its sign stay together
 
 
 class WordTable(Table):
@@ -75,8 +77,8 @@ class WordTable(Table):
 def _longest(column: Column, *, whole: bool) -> int:
     """Return the width of the longest line of a column, or of its longest word."""
     texts = [_plain(column.header), *map(_plain, column.cells)]
-    parts = (part for text in texts for part in (text.split("\n") if whole else text.split()))
-    return max(map(cell_len, parts), default=0)
+    between = re.compile("\n") if whole else BETWEEN_WORDS
+    return max((cell_len(part) for text in texts for part in between.split(text)), default=0)
 
 
 def _plain(cell: object) -> str:

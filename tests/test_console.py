@@ -135,6 +135,17 @@ def test_tables_break_no_word_on_any_screen(named: bool, monkeypatch: pytest.Mon
             assert max(len(line) for line in said.splitlines()[1:]) <= width
 
 
+def test_a_share_in_a_table_keeps_its_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [[f"estimator_{n}", f"1{n}.00 %", "98.78, 98.75, 98.49", "+0.1"] for n in range(3)]
+    for width in range(8, 80):
+        out = io.StringIO()
+        screen = Console(file=out, width=width, color_system=None, soft_wrap=True)
+        monkeypatch.setattr(console, "SCREEN", screen)
+        show(table("accuracy", ["arm", "#mean", "each seed", "#gap"], rows))
+        if "│" in out.getvalue():  # else a list
+            assert [f"1{n}.00 %" in out.getvalue() for n in range(3)] == [True] * 3
+
+
 # Speaks in each way there is; its standard error is a terminal of 80 columns.
 SPEAKER = """
 from contextlib import suppress
