@@ -25,6 +25,9 @@ WHOLE = "tests/files/test_whole.py::test_"
 FREEZING = "tests/quantizers/test_oscillation.py::test_"
 STATISTICS = "tests/comparison/test_statistics.py::test_"
 RULE = "tests/test_evaluation.py::test_"
+BESIDE = "tests/quantizers/test_fake_quantize.py::test_"
+TAUGHT = "tests/training/test_distillation.py::test_"
+TEACHER = "tests/runs/test_teacher.py::test_"
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,36 @@ PATCHES = {
         "SURE = 0.1 ",
         "SURE = 0.2 ",
         (RULE + "an_image_is_clear_from_a_tenth_of_the_standard_deviation_on",),
+    ),
+    "a blend that passes nothing of the estimator beside it": Patch(
+        "own = x.detach() if self.settings.estimator is None else x",
+        "own = x.detach()",
+        (BESIDE + "a_blend_beside_an_estimator_passes_its_gradient_through_the_rounded_share",),
+    ),
+    "softened outputs whose gradient fades with the temperature": Patch(
+        """reduction="batchmean") * temperature**2""",
+        """reduction="batchmean")""",
+        (TAUGHT + "softened_outputs_part_by_t_squared_times_their_divergence",),
+    ),
+    "a teacher in training mode": Patch(
+        "self.teacher = teacher.eval().requires_grad_",
+        "self.teacher = teacher.requires_grad_",
+        (TAUGHT + "a_step_mixes_both_losses_by_their_share_and_tells_each",),
+    ),
+    "what a block returns kept where it is overwritten": Patch(
+        "self.seen[self.name] = apart(output.clone)",
+        "self.seen[self.name] = output",
+        (TAUGHT + "what_a_block_returns_is_kept_as_it_was_and_hooks_are_taken_away",),
+    ),
+    "a run that goes on with another teacher": Patch(
+        "if kept is not None and kept != distillation.digest:",
+        "if kept is None:",
+        (TEACHER + "a_run_goes_on_with_its_very_teacher_only_and_converts_without_it",),
+    ),
+    "a teacher whose head starts anew": Patch(
+        "if built.fresh_head:",
+        "if not built:",
+        (TEACHER + "a_teacher_that_cannot_teach_is_refused",),
     ),
 }
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import qtool
 from qtool.errors import TrainingError
 from qtool.models.papers import lenet5, resnet20
+from qtool.training.compiled import compiled_forward
 from qtool.training.distillation import Distillation, feature_distance, softened_divergence
 from qtool.training.features import Outputs, block_names
 from qtool.training.losses import LOSSES
@@ -275,3 +276,19 @@ def test_two_processes_are_taught_as_one_is(how: str, tmp_path: Any) -> None:
         assert said == pytest.approx(told, rel=1e-4)
         for name, value in state.items():
             np.testing.assert_allclose(value, alone[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_taught_as_a_plain_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **_: compile_(f, backend="aot_eager"))
+    losses = []
+    for compiled in (False, True):
+        student, images = net(1).float(), drawn(8, 3, 6, 6).float()
+        model = qtool.prepare(student, {"weights": {"bits": 4}}, images).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        step = TrainingStep(model, LOSSES["cross_entropy"], optimizer)
+        step.forward = compiled_forward(model) if compiled else None
+        step.distillation = Distillation(net(2).float(), share=SHARE, **TAUGHT_BY["kl"])
+        losses.append([float(step(images, torch.arange(8) % 5)[0]) for _ in range(4)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
