@@ -143,9 +143,7 @@ def equip(
     """
     if trainer.distillation is not None:
         trainer.join(trainer.distillation)
-    step = trainer.plain_step()
-    _aid(step, trainer, recipe)
-    trainer.step = step
+    step = trainer.step = step_of(trainer, recipe)
     if profile is not None:
         step.mark = profile.mark
         trainer.join(profile)
@@ -159,8 +157,12 @@ def equip(
         trainer.join(population)
 
 
-def _aid(step: TrainingStep, trainer: Trainer, recipe: Recipe) -> None:
-    """Let take part in a step what the recipe asks for beside the optimizer."""
+def step_of(trainer: Trainer, recipe: Recipe) -> TrainingStep:
+    """Return a trainer's step, in which takes part what the recipe asks for beside the optimizer.
+
+    Whatever looks on for it joins the trainer.
+    """
+    step = trainer.plain_step()
     training, model, optimizer = recipe.training, trainer.model, trainer.optimizer
     if (wanted := training.transition_rate) is not None:
         start = wanted.start or max(trainer.learning_rate(p) for p in SAMPLED)
@@ -180,3 +182,4 @@ def _aid(step: TrainingStep, trainer: Trainer, recipe: Recipe) -> None:
         step.aids.append(GridPull(model, optimizer, strength))
     if training.sharpness_aware is not None:
         step.sharpness = Sharpness(model, training.sharpness_aware, trainer.world)
+    return step

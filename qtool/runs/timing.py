@@ -13,7 +13,7 @@ from qtool.console import say_nothing
 from qtool.data.loaders import Loaders
 from qtool.models.architecture import Architecture
 from qtool.recipe.recipe import Recipe
-from qtool.runs.equipment import make_trainer
+from qtool.runs.equipment import make_trainer, step_of
 from qtool.runs.teacher import distillation_of
 from qtool.training.watcher import Batches
 
@@ -58,7 +58,7 @@ def time_steps(
     with say_nothing(when=True):
         trainer = make_trainer(recipe, model.train(), data, device)
         trainer.distillation = distillation_of(recipe, data, architecture, device)
-    first, step = _times(trainer.train, trainer.plain_step(), steps)
+    first, step = _times(trainer.train, step_of(trainer, recipe), steps)
     model.eval()
     with torch.no_grad():
         begun, judged = _times(data.validation, lambda images, _: model(images), 2)
