@@ -62,7 +62,7 @@ def learned_codes(
         each: is told of the share of iterations done.
     """
     soft = SoftRows.of(rows, on_grid)
-    optimizer = torch.optim.Adam([soft.v], lr=how.rate)
+    optimizer = torch.optim.Adam([soft.v], lr=how.rate, fused=True)
     target = follows(seen.outputs)
     unit = float(target.var(0, unbiased=False).mean().clamp_min(1e-30))
     places = min(how.places, len(target))

@@ -19,7 +19,7 @@ from qtool.post_training.patches import of_positions, patches, product, taken
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
 
-MOST_BYTES = 2**27  # of the patches of one layer
+MOST_BYTES = 2**28  # of the patches of one layer
 
 
 class _Enough(Exception):  # noqa: N818  no error: ends a pass whose rest nobody needs

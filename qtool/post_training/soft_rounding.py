@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from qtool.numerics.on_grid import OnGrid
 
+ATEN = torch.ops.aten  # derivatives in one pass over memory
 GAMMA, ZETA = -0.1, 1.1
 FIRST_BETA, LAST_BETA = 20.0, 2.0
 WARM = 0.2  # share of the iterations without the regularizer
@@ -26,7 +27,7 @@ def rectified_sigmoid(v: Tensor) -> Tensor:
     >>> rectified_sigmoid(torch.tensor([-9.0, 0.0, 9.0]))
     tensor([0.0000, 0.5000, 1.0000])
     """
-    return (torch.sigmoid(v) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+    return torch.sigmoid(v).mul(ZETA - GAMMA).add_(GAMMA).clamp_(0, 1)
 
 
 def start_of(fraction: Tensor) -> Tensor:
@@ -60,11 +61,13 @@ class SoftRows:
         down: the whole steps below each element, float32 [C, ...].
         v: parameter, float32 [C, ...].
         on_grid: of the rows.
+        reach: by how much an element moves as its h goes from 0 to 1, float32 [C, ...].
     """
 
     down: Tensor
     v: nn.Parameter
     on_grid: OnGrid
+    reach: Tensor
 
     @classmethod
     def of(cls, rows: Tensor, on_grid: OnGrid) -> "SoftRows":
@@ -73,31 +76,30 @@ class SoftRows:
         steps = rows / on_grid.step + grid.offset
         down = torch.floor(steps)
         v = start_of((steps - down).clamp(0, 1))
-        return cls(down, nn.Parameter(v.clone()), on_grid)
+        moves = (down >= grid.qmin) & (down < grid.qmax)
+        return cls(down, nn.Parameter(v.clone()), on_grid, on_grid.step * moves)
 
     @torch.no_grad()
     def gradient(self, grad: Tensor, h: Tensor, *, weight: float, beta: float | None) -> Tensor:
         """Return the gradient of a loss and the regularizer with respect to V, shaped as it is.
 
-            g h'(V) s [low < floor(w / s + o) + h < high]
-              - weight * 2 beta |2 h - 1|^(beta - 1) sign(2 h - 1) h'(V)
+            (g s [low <= floor(w / s + o) < high] - weight * 2 beta |2 h - 1|^(beta - 1)
+              sign(2 h - 1)) h'(V)
 
         Args:
-            grad: of the loss with respect to w~.
+            grad: of the loss with respect to w~; it is overwritten.
             h: of V.
             weight: of the regularizer.
             beta: of the regularizer; None where that waits.
         """
-        grid = self.on_grid.grid
-        q = self.down + h
-        inner = torch.where((q > grid.qmin) & (q < grid.qmax), grad * self.on_grid.step, 0.0)
+        inner = grad.mul_(self.reach)
         if beta is not None:
-            apart = 2 * h - 1
+            apart = h.mul(2).sub_(1)
             pull = apart.abs().pow_(beta - 1).copysign_(apart)
             inner.sub_(pull, alpha=2 * beta * weight)
-        sigmoid = torch.sigmoid(self.v)
-        slope = (1 - sigmoid).mul_(sigmoid).mul_(ZETA - GAMMA)
-        return inner.mul_(torch.where((h > 0) & (h < 1), slope, 0.0))
+        sigmoid = h.sub(GAMMA).div_(ZETA - GAMMA)
+        inner = ATEN.sigmoid_backward(inner, sigmoid).mul_(ZETA - GAMMA)
+        return ATEN.hardtanh_backward(inner, h, 0.0, 1.0)  # 0 where h is 0 or 1
 
     def h(self) -> Tensor:
         """Return the share of a step that each element goes up by."""
@@ -106,7 +108,8 @@ class SoftRows:
     def rows(self, h: Tensor) -> Tensor:
         """Return w~, float32 [C, ...]."""
         grid = self.on_grid.grid
-        return ((self.down + h).clamp(grid.qmin, grid.qmax) - grid.offset) * self.on_grid.step
+        q = torch.add(self.down, h).clamp_(grid.qmin, grid.qmax)
+        return q.sub_(grid.offset).mul_(self.on_grid.step)
 
     @torch.no_grad()
     def codes(self) -> Tensor:
