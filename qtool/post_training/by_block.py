@@ -57,7 +57,7 @@ def brecq(
                 unit = _learned(network, block, how, progress)
             unit.changed = changes(before, given.model)
             keeper.add(block.name, unit)
-            progress.done(unit.applied[0], time.monotonic() - begun)
+            progress.done(unit.applied, time.monotonic() - begun)
     keeper.done()
     return [row for unit in keeper.units.values() for row in unit.applied]
 
@@ -66,6 +66,8 @@ def _learned(network: Network, block: Block, how: Learning, progress: Progress) 
     """Learn the rounding of one block, and correct the biases in it where that helps."""
     model, name = network.given.model, block.name
     progress.within(0, name)
+    parts = [network.part(layer, lambda share: None) for layer in block.layers]
+    scaled = [part.scaled for part in parts if part.scaled is not None]
     images, generator = _images(network, name), network.generator(name)
     module = model.get_submodule(name)
     layers = {n: cast(QuantLayer, model.get_submodule(n)) for n in block.layers}
@@ -86,7 +88,7 @@ def _learned(network: Network, block: Block, how: Learning, progress: Progress) 
     row = Applied(
         layer=name, step="reconstruction", error_before=before, error_after=after, note=note
     )
-    return Unit(codes=codes, applied=[row])
+    return Unit(codes=codes, applied=[*scaled, row])
 
 
 def _shifted(network: Network, name: str, block: nn.Module, images: Images, before: float) -> float:

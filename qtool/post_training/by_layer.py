@@ -6,7 +6,7 @@ norm behind the layer.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, cast
 
@@ -26,6 +26,7 @@ from qtool.post_training.kept import Keeper, Unit, changes, identity_of, state_o
 from qtool.post_training.methods import METHODS, Calibrated, Positive
 from qtool.post_training.progress import shown
 from qtool.post_training.seen import Patches, float_twin, order_of_calls, patches_seen
+from qtool.post_training.weight_scales import best_scales, may_choose
 from qtool.quantizers.door.deployed import prepared_state, see_deployed
 from qtool.quantizers.layers import QuantLayer
 from qtool.reports.improvements import Applied
@@ -44,12 +45,14 @@ class Network:
         calls: layer -> how often a pass calls it, in the order of the pass; those whose weight is
             quantized.
         recording: of a pass in evaluation mode.
+        scaled: layers whose scales were chosen.
     """
 
     given: Calibrated
     twin: nn.Module
     calls: dict[str, int]
     recording: Recording
+    scaled: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, given: Calibrated) -> "Network":
@@ -73,7 +76,10 @@ class Network:
         return torch.Generator().manual_seed((self.given.seed * 1_000_003 + number) % 2**63)
 
     def part(self, name: str, each: Callable[[float], None]) -> "Part":
-        """Return a layer whose codes are to be chosen, as it is seen now."""
+        """Return a layer whose codes are to be chosen, as it is seen now.
+
+        Its weight gets the scales of the smallest output error first, where they are open.
+        """
         model, layer, generator = self.given.model, self.layer(name), self.generator(name)
         seen = patches_seen(
             model,
@@ -85,15 +91,25 @@ class Network:
         )
         graph = prepared_state(model).graph
         follows = following(self.twin, name, len(seen.bias), self.recording, graph)
-        return Part(
-            rows_of(layer),
-            quantizer_of(layer).on_grid,
-            codes_of(layer),
-            seen,
-            follows,
-            generator,
-            each,
+        quantizer, rows = quantizer_of(layer), rows_of(layer)
+
+        def part(moments: Tensor | None, scaled: Applied | None) -> Part:
+            on_grid, nearest = quantizer.on_grid, codes_of(layer)
+            return Part(rows, on_grid, nearest, seen, follows, generator, each, moments, scaled)
+
+        if not may_choose(quantizer) or name in self.scaled:
+            return part(None, None)
+        before, moments = part(None, None), hessian(seen.inputs)
+        quantizer.scale.copy_(best_scales(quantizer, rows.flatten(1), moments.float()))
+        self.scaled.add(name)
+        after = part(moments, None)
+        scaled = Applied(
+            layer=name,
+            step="weight_scales",
+            error_before=before.error(before.nearest),
+            error_after=after.error(after.nearest),
         )
+        return part(moments, scaled)
 
     def keeper(self, said: str) -> Keeper:
         """Return what keeps the parts that are done; those of before are put into the model."""
@@ -115,6 +131,8 @@ class Part:
         follows: what comes of that.
         generator: for whatever is drawn.
         each: is told of the share that is done.
+        moments: mean x x' of what it reads, float64 [groups, K, K], where that is known.
+        scaled: what choosing its scales has brought.
     """
 
     rows: Tensor
@@ -124,6 +142,8 @@ class Part:
     follows: Following
     generator: torch.Generator
     each: Callable[[float], None]
+    moments: Tensor | None = None
+    scaled: Applied | None = None
 
     def error(self, codes: Tensor, by: Tensor | float = 0.0) -> float:
         """Return how far the layer is from the float network with these codes, shifted `by` [C]."""
@@ -157,7 +177,7 @@ def layer_by_layer(given: Calibrated, method: str, said: str, choose: Choose) ->
             unit = choose_layer(network, name, part, choose)
             unit.changed = changes(before, given.model)
             keeper.add(name, unit)
-            progress.done(unit.applied[0], time.monotonic() - begun)
+            progress.done(unit.applied, time.monotonic() - begun)
     keeper.done()
     return [row for unit in keeper.units.values() for row in unit.applied]
 
@@ -175,7 +195,8 @@ def choose_layer(network: Network, name: str, part: Part, choose: Choose) -> Uni
         shift_output(network.given.model, name, layer, by)
         after = shifted
     row = Applied(layer=name, step="rounding", error_before=before, error_after=after, note=note)
-    return Unit(codes={name: codes.to(torch.int8)}, applied=[row])
+    rows = [row] if part.scaled is None else [part.scaled, row]
+    return Unit(codes={name: codes.to(torch.int8)}, applied=rows)
 
 
 @METHODS.add
@@ -189,7 +210,7 @@ def gptq(given: Calibrated, *, damping: Annotated[float, Field(gt=0)] = DAMPING)
     """
 
     def choose(part: Part) -> tuple[Tensor, str]:
-        found = hessian(part.seen.inputs)
+        found = hessian(part.seen.inputs) if part.moments is None else part.moments
         codes = compensated_codes(part.rows, part.on_grid, found, damping=damping)
         return (part.nearest, SINGULAR) if codes is None else (codes, "")
 

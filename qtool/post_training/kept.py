@@ -50,10 +50,6 @@ class Unit:
     @torch.no_grad()
     def put_into(self, model: nn.Module) -> None:
         """Do to a model again what was done."""
-        layers = quant_layers(model)
-        for name, codes in self.codes.items():
-            layer = layers[name]
-            hold_codes(layer, codes.to(layer.weight.device, torch.float32))
         state = model.state_dict()
         for key, value in self.changed.items():
             if key in state:
@@ -63,6 +59,10 @@ class Unit:
                 layer = model.get_submodule(owner)
                 value = value.to(next(layer.parameters()).device)
                 setattr(layer, name, nn.Parameter(value, requires_grad=False))
+        layers = quant_layers(model)
+        for name, codes in self.codes.items():
+            layer = layers[name]
+            hold_codes(layer, codes.to(layer.weight.device, torch.float32))
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

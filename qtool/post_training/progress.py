@@ -1,7 +1,7 @@
 """What methods that take minutes show on standard error: how far they are, and each part done."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from qtool.console import STATUS, say
@@ -37,17 +37,17 @@ class Progress:
             ]
         )
 
-    def done(self, row: Applied, seconds: float) -> None:
-        """Say what came of a part."""
+    def done(self, rows: Sequence[Applied], seconds: float) -> None:
+        """Say what came of a part: of all that was done there, one after the other."""
         self._done += 1
-        before, after = row.error_before, row.error_after
+        before, after = rows[0].error_before, rows[-1].error_after
         errors = ""
         if before is not None and after is not None:
             errors = f"  error {100 * before:.3g} % -> {100 * after:.3g} %"
         width = len(str(self._parts))
         place = f"{self._what} {self._done:>{width}}/{self._parts}"
-        said = f"  ({row.note})" if row.note else ""
-        say(f"{self._method}: {place}  {row.layer}{errors}  {seconds:.1f} s{said}")
+        said = f"  ({rows[-1].note})" if rows[-1].note else ""
+        say(f"{self._method}: {place}  {rows[-1].layer}{errors}  {seconds:.1f} s{said}")
 
 
 @contextmanager
