@@ -139,10 +139,17 @@ def _by_size(files: Files, budget: Budget) -> ChosenWidths:
 def _by_latency(files: Files, budget: Budget) -> ChosenWidths:
     """Return the choice whose file was seen to take no longer than the limit.
 
-    A layer's part in what a width costs is its share of all multiplications.
+    Where the least error at any cost is within it, nothing else is timed. A layer's part in what a
+    width costs is its share of all multiplications.
     """
     chooser, limit = files.chooser, budget.limit
-    uniform: dict[int, Widths] = dict(chooser.priced(lambda layer, at: (0.0, "")).uniform())
+    free = chooser.priced(lambda layer, at: (0.0, ""))
+    if (best := free.within(1.0)) is not None:
+        milliseconds = files.milliseconds_of(best)
+        chooser.note(budget, BEST, milliseconds, chooser.judged(best))
+        if milliseconds <= limit:
+            return chooser.result(budget, best, milliseconds)
+    uniform: dict[int, Widths] = dict(free.uniform())
     taken = {bits: files.milliseconds_of(widths) for bits, widths in uniform.items()}
     fastest = min(taken, key=lambda bits: taken[bits])
     rest = taken[fastest]

@@ -1,6 +1,6 @@
 """Whose widths are measured and chosen: a recipe, its data and its network with weights."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -134,11 +134,9 @@ class Subject:
             if override is not None and "bits" in (override[1].weights or {})
         }
 
-    def widths(
-        self, among: Mapping[str, object] | range | list[int]
-    ) -> dict[str, dict[int, WeightQuantization]]:
+    def widths(self, among: Sequence[int]) -> dict[str, dict[int, WeightQuantization]]:
         """Return layer -> width -> its settings, of those among some that it may have."""
-        return {name: widths_of(settings, list(among)) for name, settings in self.base.items()}
+        return {name: widths_of(settings, among) for name, settings in self.base.items()}
 
     def with_widths(self, widths: Mapping[str, int]) -> Recipe:
         """Return the recipe with overrides that say the widths of layers, those first."""

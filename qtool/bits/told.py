@@ -14,6 +14,7 @@ from qtool.reports.sensitivity import (
     AtWidth,
     ChosenWidths,
     CurvePoint,
+    MaxDrop,
     SensitiveLayer,
     Sensitivity,
 )
@@ -126,15 +127,19 @@ def curve_of(chooser: Chooser, files: Files) -> list[CurvePoint]:
     return sorted(found, key=lambda point: (point.bits_mean, point.uniform))
 
 
-def write_overrides(path: Path, chosen: ChosenWidths) -> None:
-    """Write the overrides that a budget chose, to be read, edited and put into a recipe.
+def write_overrides(path: Path, chosen: ChosenWidths | MaxDrop) -> None:
+    """Write the overrides that were chosen, to be read, edited and put into a recipe.
 
     Raises:
         WriteError: If they cannot be written there.
     """
-    asked = ", ".join(f"{kind}: {value}" for kind, value in chosen.budget.items())
+    if isinstance(chosen, MaxDrop):
+        asked = f"--max-drop {chosen.points:g}"
+    else:
+        said = ", ".join(f"{kind}: {value}" for kind, value in chosen.budget.items())
+        asked = f"quantization.budget {{{said}}}"
     comment = (
-        f"# widths for quantization.budget {{{asked}}}: {chosen.bits_mean:.3f} bits a weight\n"
+        f"# widths for {asked}: {chosen.bits_mean:.3f} bits a weight\n"
         "# in the place of the budget, put them into a recipe before overrides of its own\n"
     )
     write_text(path, comment + written_yaml({"quantization": {"overrides": chosen.overrides}}))

@@ -11,13 +11,14 @@ WEIGHTS: resnet20-12fca82f.th. DATA: folder with a cifar10.npz whose x_test the 
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 
 from qtool import pipeline
 from qtool.comparison.statistics.differences import Reached, differences_from_first
@@ -26,24 +27,42 @@ from qtool.runs.sources import Integer
 PHASES, ARMS = ("untrained", "trained"), ("uniform", "chosen")
 
 
-def recipe(weights: Path, data: Path, bits: int, seed: int, epochs: int) -> dict[str, object]:
-    """Return the recipe of the uniform arm."""
+class Judged(NamedTuple):
+    """Bytes of a file, and which images its network gets right."""
+
+    bytes: int
+    right: NDArray[np.bool_]
+
+    @property
+    def accuracy(self) -> float:
+        """Return the share of images."""
+        return float(self.right.mean())
+
+
+def recipe(
+    asked: argparse.Namespace, seed: int, budget: dict[str, str] | None
+) -> dict[str, object]:
+    """Return the recipe of the uniform arm, or with a budget of the chosen one."""
     return {
         "seed": seed,
-        "model": {"name": "resnet20", "shortcut": "subsample", "weights": str(weights)},
+        "model": {"name": "resnet20", "shortcut": "subsample", "weights": str(asked.weights)},
         "data": {
             "name": "arrays",
             "file": "cifar10.npz",
             "mean": [0.485, 0.456, 0.406],
             "std": [0.229, 0.224, 0.225],
-            "root": str(data),
+            "root": str(asked.data),
             "batch_size": 128,
             "image_size": 32,
             "train_samples": 10_000,
         },
-        "quantization": {"weights": {"bits": bits}, "activations": {"bits": 8}},
+        "quantization": {
+            "weights": {"bits": asked.bits},
+            "activations": {"bits": 8},
+            "budget": budget,
+        },
         "training": {
-            "epochs": epochs,
+            "epochs": asked.epochs,
             "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4},
             "learning_rate": {"name": "cosine", "start": 0.01, "stop": 0.0},
         },
@@ -51,16 +70,16 @@ def recipe(weights: Path, data: Path, bits: int, seed: int, epochs: int) -> dict
 
 
 @torch.no_grad()
-def judged(integer: Path) -> np.ndarray:
+def judged(integer: Path) -> NDArray[np.bool_]:
     """Return which validation images an integer model gets right."""
     given = Integer.open(integer)
     right = [given.model(x).argmax(1) == y for x, y in given.data.validation.batches(0)]
     return torch.cat(right).numpy()
 
 
-def measured(place: Path, given: dict[str, object], *, trains: bool) -> dict[str, object]:
+def measured(place: Path, given: dict[str, object], *, trains: bool) -> Judged:
     """Make an arm's file, unless it is there; return its bytes, and what it gets right."""
-    kept = place / "measured.json"
+    kept = place / "bytes.txt"
     if not kept.is_file():
         place.mkdir(parents=True, exist_ok=True)
         path, run = place / "r.yaml", place / "run"
@@ -74,12 +93,9 @@ def measured(place: Path, given: dict[str, object], *, trains: bool) -> dict[str
             pipeline.convert(path, output=integer)
         onnx = place / "model.onnx"
         pipeline.export(integer, output=onnx)
-        right = judged(integer)
-        np.save(place / "right.npy", right)
-        said = {"bytes": onnx.stat().st_size, "accuracy": float(right.mean())}
-        kept.write_text(json.dumps(said))
-    found: dict[str, object] = json.loads(kept.read_text())
-    return found | {"right": np.load(place / "right.npy")}
+        np.save(place / "right.npy", judged(integer))
+        kept.write_text(str(onnx.stat().st_size))
+    return Judged(int(kept.read_text()), np.load(place / "right.npy"))
 
 
 def main() -> None:
@@ -93,24 +109,21 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[tuple[str, str], list[dict[str, object]]] = {}
+    found: dict[tuple[str, str], list[Judged]] = {}
     for seed in range(asked.seeds):
         for phase in PHASES:
-            limit = 0
+            budget: dict[str, str] | None = None
             for arm in ARMS:
-                given = recipe(asked.weights, asked.data, asked.bits, seed, asked.epochs)
-                if arm == "chosen":
-                    given["quantization"]["budget"] = {"size": f"{limit}B"}
                 place = asked.folder / f"{asked.bits}-bits" / f"seed-{seed}" / f"{phase}-{arm}"
-                one = measured(place, given, trains=phase == "trained")
-                limit = int(str(one["bytes"]))
+                one = measured(place, recipe(asked, seed, budget), trains=phase == "trained")
+                budget = {"size": f"{one.bytes}B"}
                 found.setdefault((phase, arm), []).append(one)
-                words = f"{one['bytes']:,} bytes, {100 * one['accuracy']:.2f} %"
+                words = f"{one.bytes:,} bytes, {100 * one.accuracy:.2f} %"
                 sys.stdout.write(f"seed {seed}, {phase}, {arm}: {words}\n")
                 sys.stdout.flush()
     for phase in PHASES:
         arms = [
-            Reached(arm, [one["accuracy"] for one in each], [one["right"] for one in each])
+            Reached(arm, [one.accuracy for one in each], [one.right for one in each])
             for arm, each in ((arm, found[phase, arm]) for arm in ARMS)
         ]
         (gap,) = differences_from_first(arms)

@@ -10,6 +10,7 @@ from qtool.conversion.to_integer import convert
 from qtool.export.writing.onnx_qdq import write_onnx
 from qtool.export.writing.request import Writing
 from qtool.quantizers.prepare import prepare
+from qtool.settings.tensors import WeightQuantization
 
 
 class Tied(nn.Module):
@@ -73,8 +74,8 @@ def test_bytes_at_a_width_are_those_that_a_file_grows_by(tmp_path: Path) -> None
         write_onnx(convert(model, [images]), images, tmp_path / "f.onnx", Writing())
         real.append((tmp_path / "f.onnx").stat().st_size)
         layers = cost_of_network(model, macs_of(network, images[:1])).layers.values()
-        settings = [model.get_submodule(la.name).weight_quantizer.settings for la in layers]
-        found = [la.bytes_at(each) for la, each in zip(layers, settings, strict=True)]
+        settings = WeightQuantization.model_validate({"bits": bits})
+        found = [layer.bytes_at(settings) for layer in layers]
         told.append(sum(each.all for each in found) + max(each.shared for each in found))
     assert abs((real[0] - real[1]) - (told[0] - told[1])) < 100, (real, told)
     assert real[0] != real[1]

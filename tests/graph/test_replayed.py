@@ -35,13 +35,16 @@ def test_a_pass_from_a_layer_on_is_a_whole_one(since: str) -> None:
     model, x = net(), torch.randn(2, 3, 8, 8)
     replay = Replay(model)
     before = replay.record(x)
+    assert isinstance(before, Tensor)
     assert replay.is_exact(x, since=[since])
     layer = model.get_submodule(since)
     with torch.no_grad():
         layer.get_parameter("weight").mul_(0.5)
         expected = model(x)
     assert not torch.equal(expected, before)
-    assert torch.equal(replay.run(x, since=[since]), expected)
+    again = replay.run(x, since=[since])
+    assert isinstance(again, Tensor)
+    assert torch.equal(again, expected)
     assert torch.equal(model(x), expected), "the model is left as it was"
 
 
