@@ -65,8 +65,10 @@ def test_what_is_no_budget_is_told(said: dict[str, object], why: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"quantization.budget": {"bits": 1.5}}, "quantization.budget.bits: 1.5 is out of reach"),
-        ({"quantization.budget": {"bits": 1.5}}, "the least possible is 2 bits"),
+        (
+            {"quantization.budget": {"bits": 1.5}},
+            "quantization.budget.bits: 1.5 is out of reach; the least possible is 2 bits",
+        ),
         (
             {"quantization.budget": {"bitops": "1k"}},
             f"the least possible is {2 * 8 * MACS:,} bit-operations",

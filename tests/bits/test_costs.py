@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -61,6 +62,7 @@ class Narrow(nn.Module):
         return self.fc(self.conv(x).relu().mean((2, 3)))
 
 
+@pytest.mark.slow  # files are written
 def test_bytes_at_a_width_are_those_that_a_file_grows_by(tmp_path: Path) -> None:
     """Names of types in the metadata and lengths in protobuf are the bytes that are left over."""
     torch.manual_seed(0)
