@@ -13,7 +13,7 @@ from qtool.export.proof import gate
 from qtool.export.proof.site_codes import compare_site_codes
 from qtool.export.proof.why_slow import Known, kernels_of
 from qtool.export.targets.target import TARGETS
-from qtool.export.writing import onnx_qdq
+from qtool.export.writing import onnx_qdq, written_weights
 from qtool.export.writing.saturation import saturating_layers
 from qtool.integer.converted import converted_state
 
@@ -82,7 +82,7 @@ def test_a_residual_network_is_computed_code_by_code(
     assert kernels.integer == kernels.quantizable
     assert kernels.why_slow == []
 
-    monkeypatch.setattr(onnx_qdq, "round_before_adding", lambda graph: None)
+    monkeypatch.setattr(written_weights, "round_before_adding", lambda graph: None)
     assert off() > 0.01  # what OpenVINO makes of the file without it
 
 
