@@ -26,6 +26,7 @@ FREEZING = "tests/quantizers/test_oscillation.py::test_"
 STATISTICS = "tests/comparison/test_statistics.py::test_"
 RULE = "tests/test_evaluation.py::test_"
 BESIDE = "tests/quantizers/test_fake_quantize.py::test_"
+AIDS = "tests/training/test_step_aids.py::test_"
 TAUGHT = "tests/training/test_distillation.py::test_"
 TEACHER = "tests/runs/test_teacher.py::test_"
 
@@ -40,6 +41,31 @@ class Patch:
 
 
 PATCHES = {
+    "what takes part in a step left out of a run": Patch(
+        "step = trainer.step = step_of(trainer, recipe)",
+        "step = step_of(trainer, recipe)",
+        (AIDS + "a_run_with_aids_ends_as_if_it_had_never_stopped",),
+    ),
+    "the pull to the grid without the learning rate": Patch(
+        "weight.sub_(error.mul_(self._strength).mul_(_rate_of(group)))",
+        "weight.sub_(error.mul_(self._strength))",
+        (AIDS + "cage_takes_the_rounding_error_from_the_weight_beside_the_optimizers_step",),
+    ),
+    "quantized weights not raised for the second pass": Patch(
+        "return w_hat + by[quantizer] if quantizer in by else w_hat",
+        "return w_hat",
+        (AIDS + "saq_follows_the_gradient_of_the_raised_quantized_weights",),
+    ),
+    "changes of codes not averaged": Patch(
+        'running = self._momentum * group["transition_rate"] + (1 - self._momentum) * k',
+        "running = k",
+        (AIDS + "the_rate_goes_by_the_codes_that_change",),
+    ),
+    "the softness of the slope stays where it began": Patch(
+        'learned = {"alpha": within(self.softness.detach())}',
+        "learned = {}",
+        ("tests/quantizers/test_softness.py::test_the_slope_goes_by_what_alpha_has_become",),
+    ),
     "room for sums in int32 dropped": Patch(
         "bias.abs() / steps + sums > INT32_MAX",
         "bias.abs() / steps > INT32_MAX",
