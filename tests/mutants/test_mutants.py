@@ -29,6 +29,7 @@ BESIDE = "tests/quantizers/test_fake_quantize.py::test_"
 AIDS = "tests/training/test_step_aids.py::test_"
 TAUGHT = "tests/training/test_distillation.py::test_"
 TEACHER = "tests/runs/test_teacher.py::test_"
+CHOSEN = "tests/post_training/test_"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,37 @@ PATCHES = {
         'learned = {"alpha": within(self.softness.detach())}',
         "learned = {}",
         ("tests/quantizers/test_softness.py::test_the_slope_goes_by_what_alpha_has_become",),
+    ),
+    "chosen codes squashed once more": Patch(
+        "quantizer.squashes = quantizer.tracker.freezes = False  # both are in the weight by now\n"
+        "    if not torch",
+        "if not torch",
+        (CHOSEN + "patches.py::test_codes_that_were_chosen_are_those_of_rounding_to_nearest",),
+    ),
+    "what rounding a column does made up for in the wrong direction": Patch(
+        "left[:, column:last] -= error * factor[column, column:last]",
+        "left[:, column:last] += error * factor[column, column:last]",
+        (CHOSEN + "gptq.py::test_codes_are_those_of_the_formula_one_column_at_a_time",),
+    ),
+    "the regularizer of learned rounding dropped": Patch(
+        "inner.sub_(pull, alpha=2 * beta * weight)",
+        "pass",
+        (CHOSEN + "learned_rounding.py::test_the_gradient_is_that_of_the_loss_by_differences",),
+    ),
+    "all values rounded while blocks are learned": Patch(
+        "return torch.where(_some(x, generator), rounded, x)",
+        "return rounded",
+        (CHOSEN + "by_block.py::test_values_are_left_float_at_random",),
+    ),
+    "codes put onto the scales of before": Patch(
+        "for key, value in self.changed.items():",
+        "for key, value in {}.items():",
+        (CHOSEN + "by_layer.py::test_killed_and_started_again_it_ends_the_same",),
+    ),
+    "work of another seed gone on with": Patch(
+        'if header.metadata.get("identity") != identity:',
+        "if False:",
+        (CHOSEN + "by_layer.py::test_other_work_and_damaged_files_begin_anew_and_say_so",),
     ),
     "room for sums in int32 dropped": Patch(
         "bias.abs() / steps + sums > INT32_MAX",
