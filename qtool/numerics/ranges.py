@@ -33,7 +33,7 @@ RECOMMENDED = {
     "activations": ("learned", "ema_min_max"),
     "blend": ("absmax", "mse"),
 }
-# of extremes, as they are and as a moving average; and no rule but a number that is given
+# of extremes, as they are and as a moving average; and a number that is given
 EXTREMES, FOLLOWED_EXTREMES, GIVEN = "min_max", "ema_min_max", "fixed"
 TRIAL = 3  # iterations of ppq after which one start is chosen
 SMALLEST_SCALE = 1e-8  # a row of zeros has no scale of its own; a learned scale stays above it
@@ -139,13 +139,17 @@ def mse(
 
 @RANGES.add(costs="search", weighs=True, zero_point=True, open=True)
 def calibrated(rows: Tensor, grid: IntegerGrid, weights: Tensor | None = None) -> Tensor:
-    """Begin with the scale of `mse`, which post-training methods choose further by outputs.
+    """Begin as `mse` does, with fewer candidates; post-training methods then go by outputs.
 
-        s = mse's, and on the asymmetric grid (max - min) / (2^b - 1)
+        s = argmin_k mean((x - x_hat(s_k))^2),  s_k = k / 20 * scale of absmax, then k / 100 around
 
-    It is what `auto` is where nothing is trained; a range that is said is kept by these methods.
+    On the asymmetric grid s is min_max's. This is `auto` where nothing is trained.
     """
-    return min_max(rows, grid) if grid.kind == "asymmetric" else mse(rows, grid, weights)
+    if grid.kind == "asymmetric":
+        return min_max(rows, grid)
+    coarse, step = mse(rows, grid, weights, candidates=20), absmax(rows, grid) / 100
+    around = (above_floor(coarse + step * k) for k in (0, -4, -3, -2, -1, 1, 2, 3, 4))
+    return best_of(rows, around, grid, weights)
 
 
 @RANGES.add(costs="search", refines=True, weighs=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.post_training.adaround import Learning
+from qtool.post_training.begin import choose_activations
 from qtool.post_training.bias_correction import shift_output
 from qtool.post_training.blocks import Block, blocks_in
 from qtool.post_training.brecq import Images, learn_block
@@ -40,6 +41,7 @@ def brecq(
         images: in each iteration.
     """
     how = Learning(iterations=iterations, images=images)
+    ranges = choose_activations(given)
     network = Network.of(given)
     graph = prepared_state(given.model).graph
     blocks = blocks_in(given.model, network.calls, graph, given.batches[0])
@@ -59,7 +61,7 @@ def brecq(
             keeper.add(block.name, unit)
             progress.done(unit.applied, time.monotonic() - begun)
     keeper.done()
-    return [row for unit in keeper.units.values() for row in unit.applied]
+    return ranges + [row for unit in keeper.units.values() for row in unit.applied]
 
 
 def _learned(network: Network, block: Block, how: Learning, progress: Progress) -> Unit:

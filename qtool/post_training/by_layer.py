@@ -18,6 +18,7 @@ from qtool.graph.copies import copy_of
 from qtool.graph.recording import Recording
 from qtool.numerics.on_grid import OnGrid
 from qtool.post_training.adaround import Learning, learned_codes
+from qtool.post_training.begin import choose_activations
 from qtool.post_training.bias_correction import shift_output
 from qtool.post_training.following import Following, following
 from qtool.post_training.gptq import DAMPING, compensated_codes, hessian
@@ -164,6 +165,7 @@ def layer_by_layer(given: Calibrated, method: str, said: str, choose: Choose) ->
         said: its parameters, by which work that was begun is known again.
         choose: the codes of one layer.
     """
+    ranges = choose_activations(given)
     network = Network.of(given)
     keeper = network.keeper(f"{method} {said} seed {given.seed}")
     with shown(method, len(network.calls), len(keeper.units), "layer") as progress:
@@ -179,7 +181,7 @@ def layer_by_layer(given: Calibrated, method: str, said: str, choose: Choose) ->
             keeper.add(name, unit)
             progress.done(unit.applied, time.monotonic() - begun)
     keeper.done()
-    return [row for unit in keeper.units.values() for row in unit.applied]
+    return ranges + [row for unit in keeper.units.values() for row in unit.applied]
 
 
 def choose_layer(network: Network, name: str, part: Part, choose: Choose) -> Unit:

@@ -2,6 +2,7 @@
 
 import torch
 
+from qtool.post_training.begin import choose_activations
 from qtool.post_training.in_order import InOrder
 from qtool.post_training.methods import METHODS, Calibrated
 from qtool.post_training.walk import in_one
@@ -11,6 +12,7 @@ from qtool.reports.improvements import Applied
 @METHODS.add
 @torch.no_grad()
 def default(given: Calibrated) -> list[Applied]:
-    """Choose weight scales by outputs, round with compensation, correct biases; in one pass."""
+    """Choose ranges by outputs, round with compensation, correct biases; in order, in one pass."""
+    done = choose_activations(given)
     layers = InOrder.of(given.model, in_one(given.batches))
-    return layers.go(rounds=True, corrects=True)
+    return done + layers.go()

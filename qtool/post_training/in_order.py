@@ -41,25 +41,19 @@ class InOrder:
         """Return a network that nothing was done to."""
         return cls(model, inputs, float_outputs(model, inputs, called_once(model)))
 
-    def go(self, *, rounds: bool, corrects: bool) -> list[Applied]:
-        """Choose the scales of each layer's weight, and what is asked for; return what was done.
-
-        Args:
-            rounds: errors of rounded columns are made up for by the others, too.
-            corrects: biases are corrected, too.
-        """
+    def go(self) -> list[Applied]:
+        """Choose scales and codes of each layer's weight, and its bias; return what was done."""
 
         def visit(name: str, layer: QuantLayer, x: Tensor) -> None:
             x, _ = layer.quantized_operands(x, layer.whole_weight)
             if layer.weight_quantizer is not None:
-                self._weight(name, layer, x, rounds=rounds)
-            if corrects:
-                self._bias(name, layer, x)
+                self._weight(name, layer, x)
+            self._bias(name, layer, x)
 
         walk(self.model, self.inputs, visit)
         return self.done
 
-    def _weight(self, name: str, layer: QuantLayer, x: Tensor, *, rounds: bool) -> None:
+    def _weight(self, name: str, layer: QuantLayer, x: Tensor) -> None:
         """Choose scales and codes of a layer's weight by what it is multiplied by."""
         quantizer = quantizer_of(layer)
         given = self._seen(layer, x)
@@ -75,11 +69,10 @@ class InOrder:
             scales = best_scales(quantizer, rows.flatten(1), second_moments(given))
             quantizer.scale.copy_(scales)
             before = self._note(name, "weight_scales", before, error())
-        if rounds:
-            codes = compensated_codes(rows, quantizer.on_grid, hessian(given))
-            if codes is not None:
-                hold_codes(layer, codes)
-                self._note(name, "rounding", before, error())
+        codes = compensated_codes(rows, quantizer.on_grid, hessian(given))
+        if codes is not None:
+            hold_codes(layer, codes)
+            self._note(name, "rounding", before, error())
 
     def _bias(self, name: str, layer: QuantLayer, x: Tensor) -> None:
         """Give what a layer puts out the mean that it has in the float network."""

@@ -67,7 +67,7 @@ def test_a_method_takes_parameters(tmp_path: Path, capsys: pytest.CaptureFixture
     report = pipeline.convert(write_recipe(tmp_path), output=output, device="cpu", method=said)
     assert report.method == "adaround(iterations=3)"
     assert "adaround: layer 5/5" in capsys.readouterr().err
-    assert {row.step for row in report.applied} == {"weight_scales", "rounding"}
+    assert {row.step for row in report.applied} == {"activation_range", "weight_scales", "rounding"}
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "i.convert.json",
         "i.safetensors",
