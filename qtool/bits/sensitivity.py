@@ -175,13 +175,15 @@ def measure(
     sums = {(mode, *pair): _Sums() for mode in modes for pair in pairs}
     replay = Replay(model, (FakeQuantize, Rounded))
     progress = _Progress(len(shown.batches) * len(modes) * len(pairs))
+    exact: dict[tuple[Mode, int], bool] = {}  # by the first batch
     for batch, (images, _) in enumerate(shown.batches):
         for mode in modes:
             with in_float(model) if mode == "alone" else nullcontext():
                 replay.record(images)
-                exact = {n: replay.is_exact(images, since=group) for n, group in enumerate(groups)}
                 for number, bits in pairs:
-                    since = groups[number] if exact[number] else ()
+                    if (mode, number) not in exact:
+                        exact[mode, number] = replay.is_exact(images, since=groups[number])
+                    since = groups[number] if exact[mode, number] else ()
                     parts = {name: rounded[number, name, bits] for name in groups[number]}
                     with instead(layers, parts), keeping_means(layers, groups[number], replay):
                         logits = _logits(replay.run(images, since=since))

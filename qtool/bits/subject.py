@@ -30,7 +30,9 @@ from qtool.runs.untrained import calibrated
 from qtool.settings.quantization import Override, widths_of
 from qtool.settings.tensors import WeightQuantization
 
-IMAGES = 256  # of those that calibrate: by so many it is measured at most
+# by so many of those that calibrate it is measured: as many as have so many pixels in all channels
+FEWEST, IMAGES, PIXELS = 64, 256, 2**23
+AT_ONCE = 2**22  # pixels in all channels, whose values in a network are kept together
 LAST = 0.1  # of the training images: that judge, where none are held out
 SPECIAL = str.maketrans({"[": "[[]", "*": "[*]", "?": "[?]"})  # in a pattern of names
 
@@ -51,14 +53,17 @@ class Subject:
 
     @cached_property
     def batches(self) -> list[tuple[Tensor, Tensor]]:
-        """The images that calibrate, with their labels; IMAGES at most."""
+        """The images that calibrate, with their labels, as many as are measured by."""
         given = (self.data.unmixed or self.data.train).batches(0)
-        found, count = list[tuple[Tensor, Tensor]](), 0
+        each = self.data.first_images[0].numel()
+        left = min(IMAGES, max(FEWEST, PIXELS // each))
+        found: list[tuple[Tensor, Tensor]] = []
         for images, labels in islice(given, self.recipe.training.calibration_batches):
-            some = min(len(images), IMAGES - count)
-            if some:
-                found.append((images[:some], labels[:some]))
-            count += some
+            parts = (part[:left].split(max(1, AT_ONCE // each)) for part in (images, labels))
+            found += [pair for pair in zip(*parts, strict=True) if len(pair[0])]
+            left = max(0, left - len(images))
+            if not left:
+                break
         return found
 
     @cached_property

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy
 
 from qtool import pipeline
 from qtool.comparison.statistics.differences import Reached, differences_from_first
@@ -28,10 +29,11 @@ PHASES, ARMS = ("untrained", "trained"), ("uniform", "chosen")
 
 
 class Judged(NamedTuple):
-    """Bytes of a file, and which images its network gets right."""
+    """Bytes of a file, which images its network gets right, and the loss of each."""
 
     bytes: int
     right: NDArray[np.bool_]
+    losses: NDArray[np.float32]
 
     @property
     def accuracy(self) -> float:
@@ -70,11 +72,13 @@ def recipe(
 
 
 @torch.no_grad()
-def judged(integer: Path) -> NDArray[np.bool_]:
-    """Return which validation images an integer model gets right."""
+def judged(integer: Path) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Return which validation images an integer model gets right, and the loss of each."""
     given = Integer.open(integer)
-    right = [given.model(x).argmax(1) == y for x, y in given.data.validation.batches(0)]
-    return torch.cat(right).numpy()
+    answers = [(given.model(x), y) for x, y in given.data.validation.batches(0)]
+    right = torch.cat([logits.argmax(1) == y for logits, y in answers])
+    losses = torch.cat([cross_entropy(logits, y, reduction="none") for logits, y in answers])
+    return right.numpy(), losses.numpy()
 
 
 def measured(place: Path, given: dict[str, object], *, trains: bool) -> Judged:
@@ -93,9 +97,11 @@ def measured(place: Path, given: dict[str, object], *, trains: bool) -> Judged:
             pipeline.convert(path, output=integer)
         onnx = place / "model.onnx"
         pipeline.export(integer, output=onnx)
-        np.save(place / "right.npy", judged(integer))
+        right, losses = judged(integer)
+        np.savez(place / "judged.npz", right=right, losses=losses)
         kept.write_text(str(onnx.stat().st_size))
-    return Judged(int(kept.read_text()), np.load(place / "right.npy"))
+    with np.load(place / "judged.npz") as of_images:
+        return Judged(int(kept.read_text()), of_images["right"], of_images["losses"])
 
 
 def main() -> None:
@@ -118,7 +124,9 @@ def main() -> None:
                 one = measured(place, recipe(asked, seed, budget), trains=phase == "trained")
                 budget = {"size": f"{one.bytes}B"}
                 found.setdefault((phase, arm), []).append(one)
-                words = f"{one.bytes:,} bytes, {100 * one.accuracy:.2f} %"
+                words = (
+                    f"{one.bytes:,} bytes, {100 * one.accuracy:.2f} %, loss {one.losses.mean():.4f}"
+                )
                 sys.stdout.write(f"seed {seed}, {phase}, {arm}: {words}\n")
                 sys.stdout.flush()
     for phase in PHASES:
@@ -128,6 +136,10 @@ def main() -> None:
         ]
         (gap,) = differences_from_first(arms)
         sys.stdout.write(f"{phase}: {gap.to_json()}\n")
+        pairs = zip(found[phase, "chosen"], found[phase, "uniform"], strict=True)
+        lost = np.mean([one.losses - other.losses for one, other in pairs], axis=0)
+        error = 1.96 * lost.std(ddof=1) / len(lost) ** 0.5
+        sys.stdout.write(f"{phase}: loss {lost.mean():+.4f} +- {error:.4f}, over images\n")
 
 
 if __name__ == "__main__":
