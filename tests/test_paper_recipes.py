@@ -24,6 +24,7 @@ COUNTS = {"gaussian_teacher": "samples", "linear_subspaces": "samples_per_class"
 CLASSES = 10
 # Large ones: ResNets, VGGs and MobileNets take steps elsewhere, and .ci/run trains digits.
 SLOW = (
+    "methods_digits",
     "liu2019_resnet50_imagenet",
     "schoenbauer2024_resnet50_imagenet",
     "yin2019_resnet20_cifar10",
