@@ -153,6 +153,7 @@ def convert(
     best: bool = False,
     method: str | None = None,
     max_drop: float | None = None,
+    calibration_images: Path | None = None,
     assignments: list[str] | None = None,
     data_root: Path | None = None,
     run_code: bool = False,
@@ -164,7 +165,15 @@ def convert(
         place = pick_device(device, converts=True)
         widths = WidthsToConvert(str(source), max_drop)
         given = quantized_from(
-            source, output, place, access, best=best, method=method, chooses=widths.of
+            source,
+            output,
+            place,
+            access,
+            best=best,
+            method=method,
+            no_saturation=no_saturation,
+            images=calibration_images,
+            chooses=widths.of,
         )
         saturation = "avoid" if no_saturation else "allow"
         integer = to_integer(given.model, given.proof_images(), saturation=saturation)

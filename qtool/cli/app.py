@@ -17,6 +17,7 @@ from qtool.cli.inspect import inspect
 from qtool.cli.options import (
     AsJson,
     Assignments,
+    CalibrationImages,
     ConvertAssignments,
     DataAssignments,
     DataRoot,
@@ -28,6 +29,7 @@ from qtool.cli.options import (
     batch_size,
     interruptible,
     present,
+    refuse_of_integers,
     send_what_is_taken,
     tell,
 )
@@ -41,7 +43,6 @@ from qtool.stopping import heeding_signals
 from qtool.world.launched import launched, refuse_several
 
 ALL_TARGETS = "all"
-
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # never qtool's mistake
 
 app = typer.Typer(
@@ -134,6 +135,7 @@ def convert(
         bool, typer.Option("--best", help="Take best.pt, of the epoch that the hold-out chose.")
     ] = False,
     method: Method = None,
+    calibration_images: CalibrationImages = None,
     max_drop: MaxDrop = None,
     assignments: ConvertAssignments = None,
     data_root: DataRoot = None,
@@ -147,10 +149,9 @@ def convert(
 
     Example: qtool convert runs/digits
     """
-    asked = {"--no-saturation": no_saturation, "--best": best, "--method": method is not None}
-    if to != "integer" and any(asked.values()):
-        why = "makes an integer model; leave out --to straight_through"
-        raise typer.BadParameter(why, param_hint=next(o for o, given in asked.items() if given))
+    asked = {"--no-saturation": no_saturation, "--best": best, "--method": method}
+    if to != "integer":
+        refuse_of_integers(asked | {"--calibration-images": calibration_images})
     look_at_convert(source, assignments, output=output, to=to, device=device)
     from qtool import pipeline
 
@@ -162,6 +163,7 @@ def convert(
             no_saturation=no_saturation,
             best=best,
             method=method,
+            calibration_images=calibration_images,
             max_drop=max_drop,
             assignments=assignments,
             data_root=data_root,

@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -73,6 +73,10 @@ Method = Annotated[
         help="Of a recipe: how it is improved untrained; default: default.",
         autocompletion=one_of(["default", "gptq", "adaround", "brecq"]),
     ),
+]
+CalibrationImages = Annotated[
+    Path | None,
+    typer.Option("--calibration-images", help="Of a recipe: folder of unlabelled images instead."),
 ]
 RunCode = Annotated[
     bool, typer.Option("--run-code", help="Run your own code as a run folder keeps or names it.")
@@ -249,6 +253,17 @@ def send_what_is_taken() -> None:
 
 
 P = ParamSpec("P")
+
+
+def refuse_of_integers(asked: Mapping[str, object]) -> None:
+    """Refuse options of integer models, of those that were given, where none is made.
+
+    Raises:
+        BadParameter: Names the first of them.
+    """
+    if wrong := [option for option, given in asked.items() if given]:
+        why = "makes an integer model; leave out --to straight_through"
+        raise typer.BadParameter(why, param_hint=wrong[0])
 
 
 def interruptible(command: Callable[P, None]) -> Callable[P, None]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -10,8 +11,11 @@ from qtool.graph.inputs import inputs_from
 from qtool.post_training import by_block as by_block
 from qtool.post_training import by_layer as by_layer
 from qtool.post_training import default as default
+from qtool.post_training.in_order import InOrder
 from qtool.post_training.methods import DEFAULT, METHODS, Calibrated, method_of
+from qtool.post_training.walk import in_one
 from qtool.quantizers.door.deployed import prepared_state
+from qtool.quantizers.saturation import take_fewer_steps
 from qtool.reports.improvements import Applied
 
 
@@ -37,6 +41,7 @@ def improve(
     *,
     seed: int = 0,
     keep: Path | None = None,
+    saturation: Literal["allow", "avoid"] = "allow",
 ) -> Improved:
     """Improve a prepared and calibrated model that is not to be trained, in place.
 
@@ -47,6 +52,8 @@ def improve(
         method: a name in METHODS, or `{name: ..., parameter: ...}` as text.
         seed: of whatever the method draws.
         keep: file in which a method that takes minutes keeps how far it is.
+        saturation: avoid rounds channels that could saturate on processors without VNNI anew, as
+            `qtool.convert` does, and corrects biases after that.
 
     Raises:
         RecipeError: If there is no such method, or it has no such parameter.
@@ -57,5 +64,9 @@ def improve(
     form = prepared_state(model).form_of_inputs
     inputs = list(inputs_from(batches, form, model, "improve"))
     model.eval()
+    layers = InOrder.of(model, in_one(inputs)) if saturation == "avoid" else None
     applied = chosen(Calibrated(model, inputs, seed, keep))
+    if layers is not None:
+        take_fewer_steps(model)
+        applied += layers.correct_biases()
     return Improved(str(choice), sum(len(batch.tensors[0]) for batch in inputs), applied)

@@ -53,6 +53,16 @@ class InOrder:
         walk(self.model, self.inputs, visit)
         return self.done
 
+    def correct_biases(self) -> list[Applied]:
+        """Correct the bias of each layer alone; return what was done."""
+
+        def visit(name: str, layer: QuantLayer, x: Tensor) -> None:
+            x, _ = layer.quantized_operands(x, layer.whole_weight)
+            self._bias(name, layer, x)
+
+        walk(self.model, self.inputs, visit)
+        return self.done
+
     def _weight(self, name: str, layer: QuantLayer, x: Tensor) -> None:
         """Choose scales and codes of a layer's weight by what it is multiplied by."""
         quantizer = quantizer_of(layer)

@@ -10,5 +10,6 @@ network that the hold-out chose. sound: which of them is as it was written, and 
 changes: what its weights' codes did. weights: them, for other tools. answers: what its network says
 of each validation image. listed: the runs in a folder. place: which folder, and what lay there
 moved aside. given: what commands are given, refused without torch. untrained: a network that is
-only calibrated. timing: how long a training takes, by a few steps.
+only calibrated; calibration_folder: by images of a folder. timing: how long a training takes, by a
+few steps.
 """

@@ -119,6 +119,8 @@ def quantized_from(
     *,
     best: bool = False,
     method: str | None = None,
+    no_saturation: bool = False,
+    images: Path | None = None,
     chooses: Callable[[Recipe, Path, torch.device, Access], Recipe] | None = None,
 ) -> Quantized:
     """Return what a run has trained, or a recipe's given weights, calibrated and not trained.
@@ -130,6 +132,9 @@ def quantized_from(
         access: what the user says of the source; no estimator or optimizer of anyone's runs.
         best: of a run, the network that did best on the images held out, into a file of its own.
         method: of a recipe, how its network is improved without training; None: the usual one.
+        no_saturation: of a recipe, round channels that could saturate anew before its biases are
+            corrected; of a run, conversion does so.
+        images: of a recipe, folder of unlabelled images that calibrate.
         chooses: takes a recipe, where its integer model goes, the device and what it may reach;
             returns it with the widths that its budget asks for.
 
@@ -139,6 +144,11 @@ def quantized_from(
     refuse_missing(source, RUN_OR_RECIPE)
     if best and not source.is_dir():
         raise InputError(f"{source}: --best takes a run folder, whose epochs were judged")
+    if images is not None and source.is_dir():
+        why = "is for a recipe, whose network is quantized untrained"
+        raise InputError(
+            f"{source}: --calibration-images {why}; training has set this run's ranges"
+        )
     if method is not None and source.is_dir():
         why = "is for a recipe, whose network is quantized untrained"
         raise InputError(f"{source}: --method {why}; this run's has learned to live with rounding")
@@ -160,7 +170,15 @@ def quantized_from(
         recipe = chooses(recipe, path, device, allowed.taken(recipe))
     folder = None if output is not None else folder_for_untrained(recipe, source)
     kept = path.with_name(f"{path.stem}.rounding{path.suffix}")
-    made = untrained(recipe, device, allowed.taken(recipe), method=chosen, keep=kept)
+    made = untrained(
+        recipe,
+        device,
+        allowed.taken(recipe),
+        method=chosen,
+        keep=kept,
+        no_saturation=no_saturation,
+        images=images,
+    )
     show_plan(plan(made.model), plan_sites(made.model))
     return Quantized(
         recipe,

@@ -18,6 +18,7 @@ from qtool.quantizers.control import set_progress
 from qtool.recipe.recipe import Recipe
 from qtool.runs import build
 from qtool.runs.access import Access
+from qtool.runs.calibration_folder import with_calibration_images
 from qtool.runs.equipment import make_loss
 
 
@@ -46,6 +47,8 @@ def untrained(
     *,
     method: str,
     keep: Path | None = None,
+    no_saturation: bool = False,
+    images: Path | None = None,
 ) -> Untrained:
     """Return a recipe's network with its given weights, quantized without training.
 
@@ -55,6 +58,11 @@ def untrained(
         access: what the recipe may reach.
         method: of `qtool.post_training.methods`.
         keep: file in which a method that takes minutes keeps how far it is.
+        no_saturation: round channels anew that could saturate on processors without VNNI.
+        images: folder of unlabelled images that calibrate in the place of the training data's.
+
+    Raises:
+        DataError: If the folder holds no images, or some of those that judge.
     """
     data = build.make_data(recipe, device, access)
     if recipe.model.weights == "none":
@@ -66,9 +74,17 @@ def untrained(
     made_of = hashlib.sha256(
         (identity + sha256_of_state(network.state_dict())).encode()
     ).hexdigest()
+    if images is not None:
+        data = with_calibration_images(data, images, recipe, device)
     model = calibrated(recipe, network, data)
-    images = build.calibration_images(recipe, data)
-    improved = improve(model, images, method, seed=recipe.seed, keep=keep)
+    improved = improve(
+        model,
+        build.calibration_images(recipe, data),
+        method,
+        seed=recipe.seed,
+        keep=keep,
+        saturation="avoid" if no_saturation else "allow",
+    )
     return Untrained(model, data, built.architecture, made_of, score.accuracy, improved)
 
 

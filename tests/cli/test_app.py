@@ -39,6 +39,7 @@ OPTIONS = {
         "--no-saturation",
         "--best",
         "--method",
+        "--calibration-images",
         "--max-drop",
         "--set",
         "--data-root",

@@ -1,21 +1,32 @@
 """What a conversion without training does, says and refuses."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from qtool import pipeline
 from qtool.cli import main
 from qtool.errors import InputError, RecipeError
+from qtool.images.files import images_in, read_image
 from qtool.post_training.improve import improve
 from qtool.post_training.methods import METHODS
+from qtool.quantizers.calibrate import calibrate
+from qtool.quantizers.layers import quant_layers
+from qtool.quantizers.prepare import prepare
+from qtool.quantizers.saturation import take_fewer_steps
 from qtool.runs import build
 from qtool.runs.build import calibration_images
-from tests.kit import write_recipe
+from qtool.runs.calibration_folder import with_calibration_images
+from tests.kit import float_net, write_recipe
+
+CPU = torch.device("cpu")
 
 
 def test_a_conversion_says_its_method_its_images_and_what_was_done(tmp_path: Path) -> None:
@@ -119,3 +130,86 @@ def test_images_that_judge_never_calibrate(tmp_path: Path) -> None:
     assert len(held) == 100
     assert not set(seen) & set(judged)
     assert not set(seen) & set(held)
+
+
+def write_images(folder: Path, count: int, seed: int) -> None:
+    """Write little grey pictures, each another."""
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 8, 8), dtype=np.uint8)
+    for place, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / f"{place}.png")
+
+
+def test_a_folder_of_unlabelled_images_calibrates(tmp_path: Path) -> None:
+    """Its images alone: prepared as those that judge, evenly over the folder."""
+    write_images(tmp_path / "mine", 100, seed=3)
+    recipe = build.load_checked(write_recipe(tmp_path, {"training.calibration_batches": 2}))
+    data = build.make_data(recipe, CPU)
+    given = with_calibration_images(data, tmp_path / "mine", recipe, CPU)
+    seen = torch.cat(list(calibration_images(recipe, given)))
+    assert seen.shape == (64, 1, 16, 16)
+    assert given.preprocess is not None
+    paths = images_in(tmp_path / "mine")
+    expected = given.preprocess.prepared(read_image(paths[10 * 100 // 64], "gray"))
+    assert np.abs(seen.numpy() - expected).sum((1, 2, 3)).min() < 1e-4
+    report = pipeline.convert(
+        tmp_path / "r.yaml",
+        output=tmp_path / "i.safetensors",
+        device="cpu",
+        calibration_images=tmp_path / "mine",
+    )
+    assert report.calibration_images == 64
+
+
+def test_a_folder_of_images_is_refused_where_it_may_not_calibrate(tmp_path: Path) -> None:
+    photographs = tmp_path / "data"
+    for label in "ab":
+        write_images(photographs / "train" / label, 4, seed=ord(label))
+        write_images(photographs / "val" / label, 3, seed=1000 + ord(label))
+    changes = {
+        "data": {
+            "name": "image_folder",
+            "root": str(photographs),
+            "batch_size": 4,
+            "image_size": 16,
+        },
+    }
+    path = write_recipe(tmp_path, changes)
+    copied = tmp_path / "copied"
+    write_images(copied, 2, seed=5)
+    shutil.copy(photographs / "val" / "a" / "1.png", copied / "mine.png")
+
+    def refused(folder: Path) -> str:
+        output = tmp_path / "i.safetensors"
+        with pytest.raises(InputError) as caught:
+            pipeline.convert(path, output=output, device="cpu", calibration_images=folder)
+        return str(caught.value)
+
+    assert "1 of its images are among those that judge (mine.png)" in refused(copied)
+    assert "no such folder of images" in refused(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    assert "holds no images; their names end in .bmp" in refused(tmp_path / "empty")
+
+
+@torch.no_grad()
+def test_biases_are_corrected_after_fewer_steps() -> None:
+    """Where channels are rounded anew against saturation, what that does to means is taken back."""
+    batch = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2
+    net = float_net()
+    with torch.no_grad():
+        net.conv1.weight.abs_()  # large sums of one sign, which can saturate
+        net.conv2.weight.abs_()
+    section = {"weights": {"bits": 8}, "activations": {"bits": 8}}
+    errors = []
+    for avoid in ("allow", "avoid"):
+        model = prepare(net, section, batch, trains=False)
+        calibrate(model, [batch])
+        done = improve(model, [batch], saturation="avoid" if avoid == "avoid" else "allow")
+        if avoid == "allow":
+            take_fewer_steps(model)
+        layers = quant_layers(model).values()
+        assert sum(q.rounded_anew for layer in layers if (q := layer.weight_quantizer)) > 0
+        errors.append(float((model(batch).mean(0) - net(batch).mean(0)).abs().max()))
+        corrected = [row.layer for row in done.applied if row.step == "bias_correction"]
+        assert len(corrected) == (6 if avoid == "avoid" else 3)
+    assert errors[1] < 0.1 * errors[0]
