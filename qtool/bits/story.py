@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qtool.bits.budget import Chooser
@@ -61,8 +62,11 @@ def sensitivity(
     if not chosen_widths:
         why = "no layer's weights are quantized at one of the widths of --bits"
         raise report(source, [("quantization.weights", why)])
-    measured = measure(subject.model, subject.shown, chosen_widths)
-    chooser = Chooser(subject, source, measured=measured, widths=bits)
+    alone = measure(subject.model, subject.shown, chosen_widths, ["alone"])
+    rest = measure(subject.improved, subject.shown, chosen_widths, ["rest"])
+    measured = replace(alone, rest=rest.rest)
+    shown = {pair: each for pair, each in measured.alone.items() if pair[1] in bits}
+    chooser = Chooser(subject, source, measured=replace(measured, alone=shown), widths=bits)
     with scratch() as trials:
         curve = curve_of(chooser, Files(chooser, trials))
         chosen = None

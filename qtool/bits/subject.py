@@ -95,7 +95,12 @@ class Subject:
     @cached_property
     def as_the_recipe_says(self) -> Measured:
         """How the network does as the recipe has it."""
-        return self.judged(self.quantized(self.recipe))
+        return self.judged(self.improved)
+
+    @cached_property
+    def improved(self) -> nn.Module:
+        """The network as the recipe has it, and as `qtool convert` improves it by default."""
+        return self.quantized(self.recipe)
 
     @cached_property
     def model(self) -> nn.Module:

@@ -5,11 +5,14 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from qtool.errors import RecipeError
+from qtool.quantizers.prepare import prepare
 from qtool.settings.budget import Budget
 from qtool.settings.section import check
+from tests.bits.test_costs import Tied
 from tests.kit import refused, shell, write_recipe
 
 MACS = 28 * 28 * 6 * 25 + 10 * 10 * 16 * 6 * 25 + 400 * 120 + 120 * 84 + 84 * 10  # of LeNet-5
@@ -167,6 +170,8 @@ def test_what_trains_many_or_prepares_by_itself_takes_no_budget(tmp_path: Path) 
     code, out, _ = shell("inspect", str(path))
     assert code == 0
     assert "4-bit" in out
+    with pytest.raises(RecipeError, match="budget: widths are chosen by qtool train and qtool"):
+        prepare(Tied(), {"weights": {"bits": 4}, "budget": {"bits": 3.0}}, torch.ones(2, 2, 6, 6))
 
 
 @pytest.mark.slow  # each file takes about a second

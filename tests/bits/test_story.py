@@ -41,7 +41,11 @@ def test_the_command_prints_what_its_file_says(measured: tuple[Path, str]) -> No
         assert narrow.error_alone is not None
         assert wide.error_alone is not None
         assert narrow.error_alone > wide.error_alone
-    assert {point.bits_mean for point in result.curve if point.uniform} == {2, 8}
+    uniform = {point.bits_mean: point.bytes for point in result.curve if point.uniform}
+    assert list(uniform) == [2, 8]
+    assert uniform[8] == sum(layer.widths[1].bytes for layer in result.layers)
+    own = sum(layer.widths[0].bytes for layer in result.layers)
+    assert own < uniform[2] < own + 2000  # with a table that all share
 
 
 def test_the_page_shows_each_layer(measured: tuple[Path, str]) -> None:

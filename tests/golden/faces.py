@@ -22,6 +22,7 @@ from qtool.reports.inspections import EstimatorTable, Inspection, PlanRow
 from qtool.reports.predictions import Prediction
 from qtool.reports.result import Result
 from qtool.reports.results import Conversion, EpochLine, Export, StraightThrough, Summary
+from qtool.reports.sensitivity import Sensitivity
 from qtool.reports.tables import show_plan, show_result
 
 HERE = Path(__file__).parent
@@ -43,6 +44,7 @@ KINDS: dict[str, type[Result]] = {  # by what kept results are called
     "inspection": Inspection,
     "estimators": EstimatorTable,
     "plan": PlanRow,
+    "sensitivity": Sensitivity,
 }
 
 

@@ -30,6 +30,7 @@ AIDS = "tests/training/test_step_aids.py::test_"
 TAUGHT = "tests/training/test_distillation.py::test_"
 TEACHER = "tests/runs/test_teacher.py::test_"
 CHOSEN = "tests/post_training/test_"
+BITS = "tests/bits/test_"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,29 @@ class Patch:
 
 
 PATCHES = {
+    "a width whose table nobody pays": Patch(
+        "row[place], row[len(flat) + names.index(one.shares)] = 1, -1",
+        "row[place], row[len(flat) + names.index(one.shares)] = 0, -1",
+        (BITS + "choose.py::test_no_choice_within_the_limit_is_better",),
+    ),
+    "means of channels moved by a width": Patch(
+        "return output - (output - before).mean(others, keepdim=True)",
+        "return output",
+        (
+            BITS
+            + "sensitivity.py::test_a_layer_alone_costs_what_it_does_when_it_is_rounded_by_hand",
+        ),
+    ),
+    "widths of a budget not written into the recipe": Patch(
+        "return recipe.with_overrides(_choice(self.found).overrides)",
+        "return recipe.without_budget()",
+        (BITS + "budget.py::test_widths_are_chosen_kept_and_taken_again",),
+    ),
+    "a pass that replays what has changed": Patch(
+        "if ended is not None and ended.at < self._from:",
+        "if ended is not None:",
+        ("tests/graph/test_replayed.py::test_a_pass_from_a_layer_on_is_a_whole_one",),
+    ),
     "what takes part in a step left out of a run": Patch(
         "step = trainer.step = step_of(trainer, recipe)",
         "step = step_of(trainer, recipe)",
