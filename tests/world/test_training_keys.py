@@ -11,6 +11,7 @@ from tests.kit import metrics as lines
 from tests.kit import write_recipe
 from tests.runs.test_resume import LEARNED, checkpoint, differences, metrics
 from tests.runs.test_training_keys import HELD, KEYS, best
+from tests.training.test_step_aids import AIDS
 from tests.world.test_torchrun import GOING, inside_an_epoch, started, trained
 from tests.world.torchrun import Training
 
@@ -48,3 +49,20 @@ def test_two_processes_stop_and_go_on_and_do_what_one_does(
     for figure in ("train_loss", "holdout_loss"):
         assert first[1][figure] == pytest.approx(first[0][figure], rel=1e-2)
     assert checkpoint(one)["average"].keys() == checkpoint(whole)["average"].keys()
+
+
+def test_two_processes_take_steps_with_aids_as_one_does(
+    tmp_path: Path, started: list[Training]
+) -> None:
+    slowly = {"transition_rate": AIDS["transition_rate"] | {"start": 0.01}}
+    keys = LEARNED["training"] | AIDS | slowly
+    path = write_recipe(tmp_path, GOING | HELD | {"training": keys})
+    one, two = tmp_path / "one", tmp_path / "two"
+    code, said = trained(started, path, two)
+    assert code == 0, said
+    pipeline.train(path, run_dir=one, device="cpu")
+    first = [lines(run)[0] for run in (one, two)]
+    # a few codes more or less change, as sums of two processes have other last bits
+    near = {"train_loss": 1e-2, "holdout_loss": 1e-2, "transition_rate": 0.1}
+    for figure, share in near.items():
+        assert first[1][figure] == pytest.approx(first[0][figure], rel=share)
