@@ -72,7 +72,7 @@ class SoftRows:
     @classmethod
     def of(cls, rows: Tensor, on_grid: OnGrid) -> "SoftRows":
         """Return rows [C, ...] that are not rounded yet, but lie within the grid."""
-        grid = on_grid.grid
+        grid, rows = on_grid.grid, rows.contiguous()  # as gradients are: fused Adam reads memory
         steps = rows / on_grid.step + grid.offset
         down = torch.floor(steps)
         v = start_of((steps - down).clamp(0, 1))

@@ -145,3 +145,19 @@ def test_one_seed_gives_one_rounding() -> None:
         return learned(rows, on_grid, seen, follows, how, seed=seed)
 
     assert torch.equal(codes(5), codes(5))
+
+
+def test_how_a_weight_lies_in_memory_changes_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(3, 4, 3, 3, generator=generator)
+    x = torch.randn(90, 1, 36, generator=generator)
+    seen = Patches(x, product(x, rows), torch.zeros(3))
+    on_grid = OnGrid.by_step(IntegerGrid(3, "narrow"), torch.tensor(0.5))
+    follows, how = Following(torch.ones(3), torch.zeros(3)), Learning(100, places=32, rate=0.05)
+    expected = learned(rows, on_grid, seen, follows, how)
+    otherwise = rows.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(learned(otherwise, on_grid, seen, follows, how), expected)
+    errors = [
+        seen.error(seen.made_by(on_grid.values(c))) for c in (expected, on_grid.codes(rows))
+    ]
+    assert errors[0] < 0.8 * errors[1]
