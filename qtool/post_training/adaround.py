@@ -33,10 +33,10 @@ class Learning:
             nothing is decided: so it does not depend on widths, sizes and units.
     """
 
-    iterations: int = 2000
+    iterations: int = 1000
     places: int = 512
     images: int = 32
-    rate: float = 0.01
+    rate: float = 0.05
     weight: float = 300.0
 
 

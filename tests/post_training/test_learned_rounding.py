@@ -157,7 +157,5 @@ def test_how_a_weight_lies_in_memory_changes_nothing() -> None:
     expected = learned(rows, on_grid, seen, follows, how)
     otherwise = rows.contiguous(memory_format=torch.channels_last)
     assert torch.equal(learned(otherwise, on_grid, seen, follows, how), expected)
-    errors = [
-        seen.error(seen.made_by(on_grid.values(c))) for c in (expected, on_grid.codes(rows))
-    ]
+    errors = [seen.error(seen.made_by(on_grid.values(c))) for c in (expected, on_grid.codes(rows))]
     assert errors[0] < 0.8 * errors[1]
