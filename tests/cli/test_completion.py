@@ -71,4 +71,4 @@ def test_every_key_of_a_recipe_is_offered_and_then_its_words() -> None:
 
 
 def test_recipes_that_ship_are_offered() -> None:
-    assert shipped_names("digits") == ["digits", "digits_blend"]
+    assert shipped_names("digits") == ["digits", "digits_blend", "digits_distilled"]
