@@ -19,6 +19,7 @@ from qtool.runs import build
 from qtool.runs.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.runs.train import start_or_resume
+from qtool.training.step import TrainingStep
 
 # Two batches of digits, quantized on both sides: an epoch takes a tenth of a second.
 RECIPE: dict[str, Any] = {
@@ -105,6 +106,8 @@ def first_losses(path: Path, changes: Sequence[str], steps: int, folder: Path) -
         return value
 
     trainer.loss = seen
+    if isinstance(trainer.step, TrainingStep):
+        trainer.step.loss = seen
     with pytest.raises(EnoughError):
         trainer.fit(lambda line: None)
     return found
