@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from qtool import pipeline
+from qtool.reports.results import UnprovenExport
 from tests.kit import write_recipe
 
 TWO_BITS = {"name": "fixed", "scale": 1.0}
@@ -48,5 +49,6 @@ def test_a_method_ends_in_a_file_that_the_runtime_computes_as_qtool_does(
 ) -> None:
     path = write_recipe(tmp_path, SHARED | METHODS[name])
     done = pipeline.run(path, run_dir=tmp_path / "run", device="cpu")
+    assert not isinstance(done.export, UnprovenExport)
     assert done.export.top1_agreement == 1.0
     assert done.convert.validation_accuracy_after == done.convert.validation_accuracy_before
