@@ -17,7 +17,7 @@ from qtool.runs.folder import INTEGER
 from tests.kit import write_recipe
 
 OF_INPUTS = {"ranges": {"ema_min_max", "half_normal", "pact"}, "roundings": {"ceil"}}
-OF_WEIGHTS = {"ranges": {"he_uniform"}, "roundings": set[str]()}
+OF_WEIGHTS = {"ranges": {"he_uniform", "qil"}, "roundings": set[str]()}
 NEEDED = {"fixed": {"scale": 0.05}}
 
 

@@ -28,6 +28,7 @@ SLOW = (
     "liu2019_resnet50_imagenet",
     "schoenbauer2024_resnet50_imagenet",
     "yin2019_resnet20_cifar10",
+    "hinton2015_resnet20_cifar10",
     "estimators_mnist",
     "liu2019_mobilenet_v1_imagenet",
     "liu2019_resnet20_cifar10",

@@ -121,7 +121,7 @@ class FileBatches:
         this_pass = self._pass
         if self._ready != epoch or start:
             self._plan.first_epoch, self._plan.first_batch = epoch, start
-            self._stream = iter(self._loader)
+            self._stream = self._new_stream()
         self._ready = None
         for place in range(start, len(self)):
             read = next(self._stream)
@@ -135,6 +135,13 @@ class FileBatches:
             yield self._normalize(images.permute(0, 3, 1, 2)), labels
             if self._pass != this_pass:
                 raise ValueError("another epoch was started before this one ended")
+
+    def _new_stream(self) -> Iterator[Read]:
+        stream = iter(self._loader)
+        ends = self._loader.worker_init_fn
+        if isinstance(ends, EndsWithReader):
+            ends.end_with(stream)
+        return stream
 
     def _new_loader(self) -> DataLoader[Read]:
         return DataLoader(

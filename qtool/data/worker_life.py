@@ -9,6 +9,7 @@ closes that with it. Signals to a whole group of processes are the reader's busi
 import os
 import signal
 import threading
+import weakref
 from multiprocessing.connection import Connection, Pipe
 
 
@@ -17,6 +18,17 @@ class EndsWithReader:
 
     def __init__(self) -> None:
         self._watched, self._held = Pipe(duplex=False)
+        self._ending: weakref.finalize | None = None
+
+    def end_with(self, stream: object) -> None:
+        """End the workers with what is read from them, too, however that is let go.
+
+        Where it is part of a cycle, as by an error that was caught, the collector closes the queues
+        by which torch would end them before it asks torch to, which waits 10 s for each in vain.
+        """
+        if self._ending is None or (alive := self._ending.peek()) is None or alive[0] is not stream:
+            self._ending = weakref.finalize(stream, self._held.close)
+            self._ending.atexit = False  # torch ends them before that
 
     def __getstate__(self) -> Connection:
         """Return what goes to a worker: the end that is watched."""

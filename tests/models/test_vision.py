@@ -125,7 +125,12 @@ def test_the_weights_of_a_file_decide_the_stem(tmp_path: Path) -> None:
         (
             "lenet5",
             {"stem": "small"},
-            [("stem", "lenet5 has no parameter stem; choose one of: batch_norm")],
+            [
+                (
+                    "stem",
+                    "lenet5 has no parameter stem; choose one of: batch_norm, activation, segments",
+                )
+            ],
         ),
         ("resnet18", {"weights": 3}, [("weights", "3 is not text")]),
         (

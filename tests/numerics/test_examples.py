@@ -10,8 +10,8 @@ import qtool.numerics
 
 NAMES = [module.name for module in pkgutil.iter_modules(qtool.numerics.__path__)]
 WITHOUT = {  # whose functions stand behind those of others, or are choices that a table documents
-    *("closed_forms", "fast_estimators", "half_normal", "range_facts", "ranges"),
-    *("relu_family", "scale_search", "sign_family", "steps"),
+    *("closed_forms", "fast_estimators", "half_normal", "interval", "range_facts"),
+    *("ranges", "relu_family", "scale_search", "sign_family", "soft_staircase", "steps"),
 }
 
 

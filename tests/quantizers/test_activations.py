@@ -14,7 +14,7 @@ from qtool.quantizers.samples import SAMPLE
 from qtool.settings.tensors import ActivationQuantization
 
 NEEDED = {"fixed": {"scale": 0.1}}  # parameters without a default
-RULES = [name for name in RANGES.names() if name != "he_uniform"]
+RULES = [name for name in RANGES.names() if RANGES.facts(name).serves("activations")]
 FOLLOW = {"name": "ema_min_max", "decay": 0.9, "every": 1}
 
 

@@ -370,7 +370,7 @@ def test_an_empty_batch_stays_empty() -> None:
 
 
 def test_the_printed_form_tells_width_grid_range_and_estimator() -> None:
-    made = quantizer(IntegerGrid(4, "narrow"), 1.0, estimator="relu")
+    made = quantizer(IntegerGrid(4, "narrow"), 1.0, range="learned", estimator="relu")
     assert made.extra_repr() == "4 bits, narrow, learned, relu"
     blended = quantizer(IntegerGrid(3, "full"), 1.0, **BLEND)
     assert blended.extra_repr() == "3 bits, full, absmax, blend linear(start=0.0, stop=1.0)"
