@@ -53,7 +53,7 @@ def conversion_report(
         validation_accuracy_before=before.accuracy,
         validation_accuracy_after=after.accuracy,
     )
-    return Conversion(
+    made = Conversion(
         float_bytes=4 * sum(p.numel() for p in own),
         integer_bytes=-(-bits // 8) + sum(t.numel() * t.element_size() for t in others),
         validation_accuracy_before=before.accuracy,
@@ -81,8 +81,8 @@ def conversion_report(
             if spec.output is not None
         ],
         float_sites=state.float_sites,
-        **({"no_saturation": avoided} if avoids_saturation else {}),
     )
+    return made.model_copy(update={"no_saturation": avoided}) if avoids_saturation else made
 
 
 def _as_known(layer: Layer) -> Layer:

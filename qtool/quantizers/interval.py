@@ -35,8 +35,10 @@ class Interval(nn.Module):
     def forward(self, rows: Tensor, *, trains: bool) -> Tensor:
         """Return what rounding sees of the rows; gradients of the interval are scaled as LSQ's."""
         factor = (rows.numel() * self.high) ** -0.5
-        ends = [_slowed(p, factor) if trains else p.detach() for p in (self.center, self.distance)]
-        return by_interval(rows, *ends, self.gamma)
+        center, distance = (
+            _slowed(p, factor) if trains else p.detach() for p in (self.center, self.distance)
+        )
+        return by_interval(rows, center, distance, self.gamma)
 
 
 def _slowed(parameter: Tensor, factor: float) -> Tensor:
