@@ -93,10 +93,8 @@ class Widths:
         with say_nothing(when=True):  # what is read here is read again, and then told
             data = build.make_data(recipe, self.device, self.access)
             subject = built_subject(recipe, data, self.device)
-        chooser, budget = (
-            Chooser(subject, self.source, trains=self.trains),
-            recipe.quantization.budget,
-        )
+        chooser = Chooser(subject, self.source, trains=self.trains)
+        budget = recipe.quantization.budget
         with scratch() as folder:
             if budget is not None:
                 more: dict[str, ChosenWidths | MaxDrop] = {

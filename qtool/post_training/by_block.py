@@ -1,6 +1,5 @@
 """Rounding that is learned block by block; layers that stand in no block are learned alone."""
 
-import time
 from functools import partial
 from typing import cast
 
@@ -12,11 +11,11 @@ from qtool.post_training.begin import choose_activations
 from qtool.post_training.bias_correction import shift_output
 from qtool.post_training.blocks import Block, blocks_in
 from qtool.post_training.brecq import Images, learn_block
-from qtool.post_training.by_layer import NO_BETTER, Network, by_adaround, choose_layer
+from qtool.post_training.by_layer import NO_BETTER, Network, by_adaround, choose_layer, part_by_part
 from qtool.post_training.held_codes import codes_of
-from qtool.post_training.kept import Unit, changes, state_of
+from qtool.post_training.kept import Unit, state_of
 from qtool.post_training.methods import METHODS, Calibrated, Positive
-from qtool.post_training.progress import Progress, shown
+from qtool.post_training.progress import Progress
 from qtool.post_training.seen import passes
 from qtool.quantizers.door.deployed import prepared_state
 from qtool.quantizers.layers import QuantLayer
@@ -45,29 +44,23 @@ def brecq(
     network = Network.of(given)
     graph = prepared_state(given.model).graph
     blocks = blocks_in(given.model, network.calls, graph, given.batches[0])
-    keeper = network.keeper(f"brecq {how} seed {given.seed}")
     what = "layer" if all(block.is_layer for block in blocks) else "block"
-    with shown("brecq", len(blocks), len(keeper.units), what) as progress:
-        for block in blocks:
-            if block.name in keeper.units:
-                continue
-            begun, before = time.monotonic(), state_of(given.model)
-            if block.is_layer:
-                part = network.part(block.name, partial(progress.within, name=block.name))
-                unit = choose_layer(network, block.name, part, partial(by_adaround, how=how))
-            else:
-                unit = _learned(network, block, how, progress)
-            unit.changed = changes(before, given.model)
-            keeper.add(block.name, unit)
-            progress.done(unit.applied, time.monotonic() - begun)
-    keeper.done()
-    return ranges + [row for unit in keeper.units.values() for row in unit.applied]
+    by_name = {block.name: block for block in blocks}
+
+    def learn(name: str, progress: Progress) -> Unit:
+        block = by_name[name]
+        if not block.is_layer:
+            return _learned(network, block, how, progress)
+        part = network.part(name, partial(progress.within, name=name))
+        return choose_layer(network, name, part, partial(by_adaround, how=how))
+
+    names = list(by_name)
+    return ranges + part_by_part(network, names, learn, method="brecq", said=str(how), what=what)
 
 
 def _learned(network: Network, block: Block, how: Learning, progress: Progress) -> Unit:
     """Learn the rounding of one block, and correct the biases in it where that helps."""
     model, name = network.given.model, block.name
-    progress.within(0, name)
     parts = [network.part(layer, lambda share: None) for layer in block.layers]
     scaled = [part.scaled for part in parts if part.scaled is not None]
     images, generator = _images(network, name), network.generator(name)

@@ -5,7 +5,7 @@ norm behind the layer.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, cast
@@ -25,7 +25,7 @@ from qtool.post_training.gptq import DAMPING, compensated_codes, hessian
 from qtool.post_training.held_codes import codes_of, hold_codes, quantizer_of, rows_of
 from qtool.post_training.kept import Keeper, Unit, changes, identity_of, state_of
 from qtool.post_training.methods import METHODS, Calibrated, Positive
-from qtool.post_training.progress import shown
+from qtool.post_training.progress import Progress, shown
 from qtool.post_training.seen import Patches, float_twin, order_of_calls, patches_seen
 from qtool.post_training.weight_scales import best_scales, may_choose
 from qtool.quantizers.door.deployed import prepared_state, see_deployed
@@ -167,21 +167,48 @@ def layer_by_layer(given: Calibrated, method: str, said: str, choose: Choose) ->
     """
     ranges = choose_activations(given)
     network = Network.of(given)
-    keeper = network.keeper(f"{method} {said} seed {given.seed}")
-    with shown(method, len(network.calls), len(keeper.units), "layer") as progress:
-        for name in network.calls:
+
+    def learn(name: str, progress: Progress) -> Unit:
+        part = network.part(name, partial(progress.within, name=name))
+        return choose_layer(network, name, part, choose)
+
+    names = list(network.calls)
+    return ranges + part_by_part(network, names, learn, method=method, said=said, what="layer")
+
+
+def part_by_part(
+    network: Network,
+    names: Sequence[str],
+    learn: Callable[[str, Progress], Unit],
+    *,
+    method: str,
+    said: str,
+    what: str,
+) -> list[Applied]:
+    """Let each part of a network be learned that was not before, and keep what came of it.
+
+    Args:
+        network: changed in place.
+        names: of the parts, in order.
+        learn: changes one part in place, and returns what it did.
+        method: its name.
+        said: its parameters, by which work that was begun is known again.
+        what: a part is, for people.
+    """
+    model = network.given.model
+    keeper = network.keeper(f"{method} {said} seed {network.given.seed}")
+    with shown(method, len(names), len(keeper.units), what) as progress:
+        for name in names:
             if name in keeper.units:
                 continue
-            begun = time.monotonic()
-            before = state_of(given.model)
+            begun, before = time.monotonic(), state_of(model)
             progress.within(0, name)
-            part = network.part(name, lambda share, name=name: progress.within(share, name))
-            unit = choose_layer(network, name, part, choose)
-            unit.changed = changes(before, given.model)
+            unit = learn(name, progress)
+            unit.changed = changes(before, model)
             keeper.add(name, unit)
             progress.done(unit.applied, time.monotonic() - begun)
     keeper.done()
-    return ranges + [row for unit in keeper.units.values() for row in unit.applied]
+    return [row for unit in keeper.units.values() for row in unit.applied]
 
 
 def choose_layer(network: Network, name: str, part: Part, choose: Choose) -> Unit:
