@@ -30,6 +30,12 @@ TIMES = {2: "twice", 3: "three times", 5: "five times"}
 VGG11_WIDTHS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 BINARYNET_WIDTHS = (128, 128, 256, 256, 512, 512)  # of convolutions; every second one is pooled
 BINARYNET_HIDDEN = 1024
+RESNETS = {  # their parameters, by layers
+    20: "about 0.27 million",
+    32: "about 0.46 million",
+    44: "about 0.66 million",
+    56: "about 0.85 million",
+}
 
 
 @MODELS.add
@@ -78,18 +84,31 @@ def lenet5(
     return nn.Sequential(layers)
 
 
-@MODELS.add
-def resnet20(
-    classes: int,
-    channels: int,
-    image_size: int,
-    *,
-    shortcut: Shortcut = "average_pool",
-    batch_norm: Literal["trained", "fixed"] = "trained",
-    activation: Activation = "relu",
-    segments: Segments = 3,
-) -> nn.Module:
-    """Build the ResNet-20 for small images: about 0.27 million parameters for 10 classes.
+def _small_resnet(depth: int) -> Callable[..., nn.Module]:
+    """Return the builder of the residual network of so many layers, 6n + 2."""
+
+    def build(
+        classes: int,
+        channels: int,
+        image_size: int,
+        *,
+        shortcut: Shortcut = "average_pool",
+        batch_norm: Literal["trained", "fixed"] = "trained",
+        activation: Activation = "relu",
+        segments: Segments = 3,
+    ) -> nn.Module:
+        if image_size % 4:
+            raise RecipeError(
+                f"resnet{depth} halves the images twice, and {image_size} is no multiple of 4; "
+                "set data.image_size"
+            )
+        activate = partial(activation_function, activation, segments=segments)
+        affine, blocks = batch_norm == "trained", (depth - 2) // 6
+        return SmallResNet(classes, channels, blocks, shortcut, affine=affine, activate=activate)
+
+    build.__name__ = build.__qualname__ = f"resnet{depth}"
+    size = f"{RESNETS[depth]} parameters for 10 classes"
+    build.__doc__ = f"""Build the ResNet-{depth} for small images: {size}.
 
     The shortcut halves the size by averaging, as in arXiv:1903.05662, or by leaving out pixels, as
     published weights of the original have it; added channels are zeros. A fixed batch norm, without
@@ -98,14 +117,11 @@ def resnet20(
 
     Reference: He et al., 2016, arXiv:1512.03385.
     """
-    if image_size % 4:
-        raise RecipeError(
-            f"resnet20 halves the images twice, and {image_size} is no multiple of 4; "
-            "set data.image_size"
-        )
-    activate = partial(activation_function, activation, segments=segments)
-    affine = batch_norm == "trained"
-    return SmallResNet(classes, channels, 3, shortcut, affine=affine, activate=activate)
+    return build
+
+
+for _depth in RESNETS:
+    MODELS.add(_small_resnet(_depth))
 
 
 @MODELS.add

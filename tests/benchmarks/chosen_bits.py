@@ -12,6 +12,7 @@ WEIGHTS: resnet20-12fca82f.th. DATA: folder with a cifar10.npz whose x_test the 
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from qtool import pipeline
 from qtool.comparison.statistics.differences import Reached, differences_from_first
+from qtool.runs.access import OF_A_FILE
 from qtool.runs.sources import Integer
 
 PHASES, ARMS = ("untrained", "trained"), ("uniform", "chosen")
@@ -72,16 +74,16 @@ def recipe(
 
 
 @torch.no_grad()
-def judged(integer: Path) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+def judged(integer: Path, data: Path) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Return which validation images an integer model gets right, and the loss of each."""
-    given = Integer.open(integer)
+    given = Integer.open(integer, replace(OF_A_FILE, data_root=data))
     answers = [(given.model(x), y) for x, y in given.data.validation.batches(0)]
     right = torch.cat([logits.argmax(1) == y for logits, y in answers])
     losses = torch.cat([cross_entropy(logits, y, reduction="none") for logits, y in answers])
     return right.numpy(), losses.numpy()
 
 
-def measured(place: Path, given: dict[str, object], *, trains: bool) -> Judged:
+def measured(place: Path, given: dict[str, object], data: Path, *, trains: bool) -> Judged:
     """Make an arm's file, unless it is there; return its bytes, and what it gets right."""
     kept = place / "bytes.txt"
     if not kept.is_file():
@@ -96,8 +98,8 @@ def measured(place: Path, given: dict[str, object], *, trains: bool) -> Judged:
             integer = place / "untrained.safetensors"
             pipeline.convert(path, output=integer)
         onnx = place / "model.onnx"
-        pipeline.export(integer, output=onnx)
-        right, losses = judged(integer)
+        pipeline.export(integer, output=onnx, data_root=data)
+        right, losses = judged(integer, data)
         np.savez(place / "judged.npz", right=right, losses=losses)
         kept.write_text(str(onnx.stat().st_size))
     with np.load(place / "judged.npz") as of_images:
@@ -121,7 +123,8 @@ def main() -> None:
             budget: dict[str, str] | None = None
             for arm in ARMS:
                 place = asked.folder / f"{asked.bits}-bits" / f"seed-{seed}" / f"{phase}-{arm}"
-                one = measured(place, recipe(asked, seed, budget), trains=phase == "trained")
+                trains, given = phase == "trained", recipe(asked, seed, budget)
+                one = measured(place, given, asked.data, trains=trains)
                 budget = {"size": f"{one.bytes}B"}
                 found.setdefault((phase, arm), []).append(one)
                 words = (

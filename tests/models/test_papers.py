@@ -48,12 +48,18 @@ def test_mnist_convnet_takes_its_sizes_from_the_images(image_size: int) -> None:
         MODELS["mnist_convnet"](10, 1, 3)
 
 
-def test_resnet20_has_the_parameters_of_the_original() -> None:
-    convolutions = 27 * 16 + 6 * 9 * 16**2
-    convolutions += 9 * (16 * 32 + 5 * 32**2) + 9 * (32 * 64 + 5 * 64**2)
-    norms = 2 * (7 * 16 + 6 * 32 + 6 * 64)
+@pytest.mark.parametrize(
+    ("depth", "parameters"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018)]
+)
+def test_small_resnets_have_the_parameters_of_the_originals(depth: int, parameters: int) -> None:
+    blocks = (depth - 2) // 6
+    convolutions = 27 * 16 + 2 * blocks * 9 * 16**2
+    for width in (32, 64):
+        convolutions += 9 * (width // 2 * width + (2 * blocks - 1) * width**2)
+    norms = 2 * ((2 * blocks + 1) * 16 + 2 * blocks * (32 + 64))
     by_hand = convolutions + norms + 64 * 10 + 10
-    assert sum(p.numel() for p in MODELS["resnet20"](10, 3, 32).parameters()) == by_hand == 269_722
+    model = MODELS[f"resnet{depth}"](10, 3, 32)
+    assert sum(p.numel() for p in model.parameters()) == by_hand == parameters
 
 
 @pytest.mark.parametrize("shortcut", ["average_pool", "subsample"])
