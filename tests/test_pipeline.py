@@ -22,7 +22,7 @@ from qtool.export.proof.why_slow import Kernels
 from qtool.export.targets.onnxruntime import OnnxRuntime, OnnxSession
 from qtool.reports.exports import FloatOperator
 from qtool.runs import train
-from qtool.runs.sources import Integer
+from qtool.runs.converted.integer import Integer
 from tests.kit import metrics, shell
 
 ROOT_RECIPE = Path(__file__).parent.parent / "recipes" / "digits.yaml"

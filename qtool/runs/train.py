@@ -16,25 +16,26 @@ from qtool.quantizers.plan import plan
 from qtool.quantizers.plan_sites import plan_sites
 from qtool.reports.results import EpochLine, Profile, Summary
 from qtool.reports.tables import show_plan
-from qtool.runs import build, checkpoint, equipment
-from qtool.runs.answers import AnswerRecorder, keep_answers
-from qtool.runs.begin import (
+from qtool.runs.built import build, equipment
+from qtool.runs.built.teacher import digests_of, distillation_of, refuse_other_teacher
+from qtool.runs.kept import checkpoint
+from qtool.runs.kept.answers import AnswerRecorder, keep_answers
+from qtool.runs.kept.begin import (
     keep_recipe,
     open_run,
     say_changed_data,
     summarize,
     write_environment,
 )
-from qtool.runs.best import keep_if_best
-from qtool.runs.changes import ChangeRecorder
-from qtool.runs.checkpoint import Checkpoint
+from qtool.runs.kept.best import keep_if_best
+from qtool.runs.kept.changes import ChangeRecorder
+from qtool.runs.kept.checkpoint import Checkpoint
+from qtool.runs.kept.scalars import refuse_missing_trackers, trackers
+from qtool.runs.kept.sound import checkpoint_sha256, checkpoint_to_go_on_from
+from qtool.runs.kept.weights import write_weights
 from qtool.runs.looks import Looks
 from qtool.runs.machine import device_name
 from qtool.runs.run import Run
-from qtool.runs.scalars import refuse_missing_trackers, trackers
-from qtool.runs.sound import checkpoint_sha256, checkpoint_to_go_on_from
-from qtool.runs.teacher import digests_of, distillation_of, refuse_other_teacher
-from qtool.runs.weights import write_weights
 from qtool.stopping import Stopped, held_back
 from qtool.training.explanation import Explanation
 from qtool.training.freed_memory import keep_freed_memory

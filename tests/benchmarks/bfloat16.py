@@ -25,8 +25,8 @@ from qtool import pipeline
 from qtool.numerics.grid import quantize
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import quant_layers
-from qtool.runs import build
-from qtool.runs.folder import RunFolder
+from qtool.runs.built import build
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.runs.train import start_or_resume
 from qtool.training.loop import Trainer

@@ -16,10 +16,10 @@ from qtool.comparison.report import Shown
 from qtool.errors import InputError
 from qtool.reports.comparisons import Equivalence
 from qtool.reports.results import EpochLine, Summary
-from qtool.runs.build import load_checked
-from qtool.runs.changes import read_record
-from qtool.runs.checkpoint import load
-from qtool.runs.folder import RunFolder
+from qtool.runs.built.build import load_checked
+from qtool.runs.kept.changes import read_record
+from qtool.runs.kept.checkpoint import load
+from qtool.runs.kept.folder import RunFolder
 from qtool.straight_through.recipe import equivalent_of
 from tests import kit
 from tests.kit import refused

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from qtool import pipeline
 from qtool.quantizers.control import without_blends
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.training.loop import Trainer
 from tests.kit import metrics as lines

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qtool import pipeline
-from qtool.runs import build
+from qtool.runs.built import build
 from qtool.stopping import Stopped, heeding_signals
 from qtool.training.loop import Trainer
 from tests import kit

@@ -15,9 +15,9 @@ from qtool.evaluation import evaluate
 from qtool.models.weights import read_state_dict
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import Summary
-from qtool.runs.build import load_checked
-from qtool.runs.equipment import note_on_average
-from qtool.runs.folder import RunFolder
+from qtool.runs.built.build import load_checked
+from qtool.runs.built.equipment import note_on_average
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.runs.train import start_or_resume
 from qtool.settings.section import check
