@@ -11,10 +11,10 @@ from qtool.quantizers.weights import WeightQuantizer
 from qtool.runs.built import build
 from qtool.runs.converted.integer import Integer, up_to_date_integer
 from qtool.runs.converted.quantized import Quantized, quantized_from
+from qtool.runs.epochs import start_or_resume
 from qtool.runs.kept import checkpoint
 from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
-from qtool.runs.train import start_or_resume
 from tests.kit import write_recipe
 
 CPU = torch.device("cpu")
