@@ -28,15 +28,15 @@ from qtool.reports.checks import WholeRun
 from qtool.reports.exports import AllExports, Export, UnprovenExport
 from qtool.reports.results import Conversion, StraightThrough, Summary
 from qtool.runs.access import Access
-from qtool.runs.build import load_checked
-from qtool.runs.deal import refuse_differing, refuse_indivisible
-from qtool.runs.export import Exporter
-from qtool.runs.folder import CONVERT, Story, only_writer_of, report_beside
+from qtool.runs.built.build import load_checked
+from qtool.runs.built.deal import refuse_differing, refuse_indivisible
+from qtool.runs.converted.export import Exporter
+from qtool.runs.converted.quantized import place_of_integer, quantized_from
 from qtool.runs.given import refuse_nothing_to_resume, refuse_two_ways
+from qtool.runs.kept.folder import CONVERT, Story, only_writer_of, report_beside
+from qtool.runs.kept.place import AUTO, NextFree, claimed, named_folder
 from qtool.runs.machine import pick_device
-from qtool.runs.place import AUTO, NextFree, claimed, named_folder
 from qtool.runs.run import Run
-from qtool.runs.sources import place_of_integer, quantized_from
 from qtool.runs.train import train_run
 from qtool.start.checked import check
 from qtool.start.written import init

@@ -23,9 +23,9 @@ from qtool.reports.predictions import Prediction
 from qtool.reports.result import Result
 from qtool.reports.results import read_finished
 from qtool.runs.access import Access
-from qtool.runs.export import onnx_of
+from qtool.runs.converted.export import onnx_of
+from qtool.runs.converted.integer import integer_of
 from qtool.runs.machine import processor_name
-from qtool.runs.sources import integer_of
 
 __all__ = ["bench", "draw", "inspect", "inspect_estimators", "predict", "repair"]
 

@@ -248,10 +248,11 @@ def import_contracts() -> str:
     """What each import contract forbids."""
     rows = []
     for contract in said.contracts():
+        rooms = f"every room of {', '.join(map(code, contract.get('containers', [])))}"
         cells = [
             ", ".join(map(code, contract.get(key, []))) or otherwise
             for key, otherwise in (
-                ("source_modules", "every room"),
+                ("source_modules", rooms),
                 ("forbidden_modules", "what stands above it in the list"),
                 ("ignore_imports", ""),
             )

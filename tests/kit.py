@@ -15,10 +15,10 @@ import yaml
 from torch import Tensor, nn
 
 from qtool.cli import main
-from qtool.runs import build
-from qtool.runs.folder import RunFolder
+from qtool.runs.built import build
+from qtool.runs.epochs import start_or_resume
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
-from qtool.runs.train import start_or_resume
 from qtool.training.step import TrainingStep
 
 # Two batches of digits, quantized on both sides: an epoch takes a tenth of a second.

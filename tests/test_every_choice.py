@@ -13,7 +13,7 @@ from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.roundings import ROUNDINGS
 from qtool.numerics.sign_family import SIGN_FAMILY
-from qtool.runs.folder import INTEGER
+from qtool.runs.kept.folder import INTEGER
 from tests.kit import write_recipe
 
 OF_INPUTS = {"ranges": {"ema_min_max", "half_normal", "pact"}, "roundings": {"ceil"}}

@@ -13,7 +13,7 @@ from qtool.models.vision import build_model
 from qtool.recipe import Recipe
 from qtool.recipe.file import load_recipe, write_recipe
 from qtool.recipe.plain import override
-from qtool.runs import build
+from qtool.runs.built import build
 from qtool.settings.section import check
 
 ROOT = Path(__file__).parents[1] / "recipes"

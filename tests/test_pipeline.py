@@ -21,8 +21,8 @@ from qtool.export.proof import gate, latency, measure
 from qtool.export.proof.why_slow import Kernels
 from qtool.export.targets.onnxruntime import OnnxRuntime, OnnxSession
 from qtool.reports.exports import FloatOperator
-from qtool.runs import train
-from qtool.runs.sources import Integer
+from qtool.runs import epochs
+from qtool.runs.converted.integer import Integer
 from tests.kit import metrics, shell
 
 ROOT_RECIPE = Path(__file__).parent.parent / "recipes" / "digits.yaml"
@@ -316,7 +316,7 @@ def test_a_blend_that_is_not_done_is_not_converted(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "say_epoch", stop)
+        patch.setattr(epochs, "say_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
             pipeline.train(path, run_dir=run, device="cpu")
     for command in (partial(pipeline.convert, device="cpu"), pipeline.export):
@@ -393,7 +393,7 @@ def test_a_stopped_run_says_how_far_it_came(tmp_path, capsys, monkeypatch):
         if line.epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "say_epoch", stop_after_two)
+    monkeypatch.setattr(epochs, "say_epoch", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         pipeline.train(path, run_dir=run, device="cpu")
     summary = json.loads((run / "summary.json").read_text())

@@ -20,10 +20,10 @@ from qtool.errors import InputError
 from qtool.files.scratch import scratch
 from qtool.recipe.recipe import Recipe
 from qtool.reports.sensitivity import ChosenWidths, MaxDrop, Sensitivity, say_chosen
-from qtool.runs import build
 from qtool.runs.access import Access
-from qtool.runs.begin import open_run
-from qtool.runs.folder import RunFolder
+from qtool.runs.built import build
+from qtool.runs.kept.begin import open_run
+from qtool.runs.kept.folder import RunFolder
 from qtool.world.world import World
 
 

@@ -9,7 +9,7 @@ from qtool.errors import InputError
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import Conversion
 from qtool.runs.access import Access
-from qtool.runs.folder import OVERRIDES, SENSITIVITY, report_beside
+from qtool.runs.kept.folder import OVERRIDES, SENSITIVITY, report_beside
 
 
 class WidthsToConvert:

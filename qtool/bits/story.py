@@ -17,9 +17,9 @@ from qtool.files.whole import refuse_unless_makeable, write_text
 from qtool.problems import report
 from qtool.reports.pages.sensitivity import sensitivity_page
 from qtool.reports.sensitivity import Sensitivity
-from qtool.runs import build
 from qtool.runs.access import Access
-from qtool.runs.folder import OVERRIDES, REPORT, SENSITIVITY, RunFolder
+from qtool.runs.built import build
+from qtool.runs.kept.folder import OVERRIDES, REPORT, SENSITIVITY, RunFolder
 from qtool.runs.machine import pick_device
 from qtool.settings.quantization import WIDTHS
 

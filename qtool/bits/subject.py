@@ -23,10 +23,10 @@ from qtool.post_training.improve import improve
 from qtool.quantizers.layers import quant_layers
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import ExportDescription
-from qtool.runs import build
-from qtool.runs.equipment import make_loss
-from qtool.runs.sources import about, usage_of
-from qtool.runs.untrained import calibrated
+from qtool.runs.built import build
+from qtool.runs.built.equipment import make_loss
+from qtool.runs.converted.integer import about, usage_of
+from qtool.runs.converted.untrained import calibrated
 from qtool.settings.quantization import Override, widths_of
 from qtool.settings.tensors import WeightQuantization
 

@@ -52,7 +52,7 @@ def list_choices(
     from qtool.reports.listings import ListedChoice, Listing, show_listing
 
     if kind == RUNS:
-        from qtool.runs.listed import runs_in
+        from qtool.runs.kept.listed import runs_in
 
         present_by(show_listing, runs_in(folder or Path(RUNS)), as_json=as_json)
         return

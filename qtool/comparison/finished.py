@@ -27,12 +27,12 @@ from qtool.files.whole import refuse_unless_makeable
 from qtool.inspection.onnx import read_onnx
 from qtool.recipe.file import recipe_inside
 from qtool.reports.comparisons import Arm, Comparison, Difference
-from qtool.runs import build
 from qtool.runs.access import OWN, Access
-from qtool.runs.answers import Answers, read_answers
-from qtool.runs.folder import PARTS, RunFolder
+from qtool.runs.built import build
 from qtool.runs.given import refuse_nothing_finished
-from qtool.runs.sound import why_not_fresh
+from qtool.runs.kept.answers import Answers, read_answers
+from qtool.runs.kept.folder import PARTS, RunFolder
+from qtool.runs.kept.sound import why_not_fresh
 
 MEASURED_IN = "onnxruntime"  # the target whose runtime takes every ONNX file
 

@@ -18,9 +18,9 @@ from qtool.console import say, say_nothing
 from qtool.data.loaders import Loaders
 from qtool.reports.results import Summary
 from qtool.reports.words import time_left
-from qtool.runs import build
 from qtool.runs.access import Access
-from qtool.runs.timing import time_steps
+from qtool.runs.built import build
+from qtool.runs.built.timing import time_steps
 
 SHORT = 20  # steps: a training of fewer is hardly longer than timing it
 # What single seeds differ by where nothing is known: networks of 96 % accuracy whose errors on 8 %

@@ -19,7 +19,7 @@ from qtool.comparison.statistics.verdicts import is_decided, verdict
 from qtool.console import warn
 from qtool.errors import InputError
 from qtool.reports.comparisons import Arm, Comparison, Difference, Look
-from qtool.runs.answers import Answers, read_answers
+from qtool.runs.kept.answers import Answers, read_answers
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from qtool.problems import report
 from qtool.recipe.places import at, section_at
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Comparison
-from qtool.runs import build
 from qtool.runs.access import Access
+from qtool.runs.built import build
 from qtool.runs.machine import pick_device
 from qtool.settings.user_code import UserCode
 

@@ -20,7 +20,7 @@ from qtool.reports.comparisons import Comparison, Equivalence
 from qtool.reports.results import Summary, read
 from qtool.reports.spreadsheets import comparison_csv
 from qtool.runs.access import OWN, Access
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.machine import command_given
 
 RECIPES = 64  # arms whose recipes and pictures a page has at most

@@ -26,11 +26,11 @@ from qtool.quantizers.sites import quantizer_of
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.reports.inspections import InspectedLayer, Inspection, PlanRow, SiteRow
-from qtool.runs import build
 from qtool.runs.access import OF_A_FILE, OWN, Access
-from qtool.runs.folder import RunFolder
+from qtool.runs.built import build
+from qtool.runs.converted.integer import Integer
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import NOT_OF_THIS_RUN, Run
-from qtool.runs.sources import Integer
 
 
 def inspect_source(source: Path, access: Access = OWN) -> Inspection:

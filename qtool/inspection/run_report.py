@@ -29,10 +29,10 @@ from qtool.reports.pages.page import Picture
 from qtool.reports.pages.run import RunReport, run_page
 from qtool.reports.results import Conversion, Summary
 from qtool.runs.access import OWN, Access
-from qtool.runs.answers import read_answers
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.answers import read_answers
+from qtool.runs.kept.folder import RunFolder
+from qtool.runs.kept.sound import why_not_fresh
 from qtool.runs.run import NOT_OF_THIS_RUN, Run
-from qtool.runs.sound import why_not_fresh
 from qtool.settings.user_code import NO_CODE
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from qtool.numerics.grid import IntegerGrid
@@ -21,6 +21,10 @@ from qtool.numerics.range_facts import RangeFacts
 from qtool.numerics.scale_search import alternated, best_of
 from qtool.numerics.scale_search import refine_scale as refine_scale  # of ppq, for who has a scale
 from qtool.numerics.scale_search import start_of_zeros as start_of_zeros
+from qtool.numerics.scales import LARGEST_SCALE as LARGEST_SCALE  # public here, as the next two
+from qtool.numerics.scales import SMALLEST_SCALE as SMALLEST_SCALE
+from qtool.numerics.scales import GivenScale, above_floor, min_max_to_scale
+from qtool.numerics.scales import min_to_zero_point as min_to_zero_point
 from qtool.numerics.weighed import mean_of, quantile_of
 from qtool.registry import Registry
 
@@ -36,23 +40,6 @@ RECOMMENDED = {
 # of extremes, as they are and as a moving average; and a number that is given
 EXTREMES, FOLLOWED_EXTREMES, GIVEN = "min_max", "ema_min_max", "fixed"
 TRIAL = 3  # iterations of ppq after which one start is chosen
-SMALLEST_SCALE = 1e-8  # a row of zeros has no scale of its own; a learned scale stays above it
-LARGEST_SCALE = 1e36  # times 255, the largest integer of a grid, that is within float32
-
-
-def _computes(scale: float) -> float:
-    if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
-        why = f"{SMALLEST_SCALE:g} to {LARGEST_SCALE:g} is what float32 computes with"
-        raise ValueError(f"{scale:g} is no scale; {why}")
-    return scale
-
-
-GivenScale = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_computes)]
-
-
-def above_floor(scale: Tensor) -> Tensor:
-    """Return scales, those below SMALLEST_SCALE set to it; one that is not a number stays so."""
-    return scale.clamp_min(SMALLEST_SCALE)
 
 
 def _fixed(rows: Tensor, scale: float) -> Tensor:
@@ -306,15 +293,3 @@ def he_uniform(
     """
     bound = math.sqrt(6 / (fan_in or rows.shape[1]))
     return _fixed(rows, bound / (grid.qmax - grid.offset))
-
-
-def min_max_to_scale(low: Tensor, high: Tensor, grid: IntegerGrid) -> Tensor:
-    """Return the scales [R] of values between `low` <= 0 and `high` >= 0, both [R]."""
-    if grid.kind == "asymmetric":
-        return above_floor((high - low) / (grid.qmax - grid.qmin))
-    return above_floor(grid.bound_to_scale(torch.maximum(-low, high)))
-
-
-def min_to_zero_point(low: Tensor, scale: Tensor, grid: IntegerGrid) -> Tensor:
-    """Return the zero points [R] of the asymmetric grid: z = round(-low / s) in qmin..qmax."""
-    return torch.round(-low / scale).clamp(grid.qmin, grid.qmax)

@@ -8,8 +8,8 @@ hold of it; weights, activations: those of each side; observers: what watches va
 them. rounding_function: the rounding and its gradient, scale_gradient: that of its scale, softness:
 that of an estimator's own shape; interval: which sizes of a weight are rounded; cpu_backward: both
 on a CPU; kernels: the same, compiled. oscillation: weights that flip. control: what moves all
-quantizers of a model; steps: which pass begins a training step, by what moved says of parameters.
-calibrate: scales from data. attention: layers that models use past them, and are made to call.
-health: what is dead or wasted, measures: what codes are like. saturation: fewer steps for weights
-that could saturate.
+quantizers of a model; steps: which pass begins a training step, by what moved says of parameters;
+reach: learned scales stay near their weights. calibrate: scales from data. attention: layers that
+models use past them, and are made to call. health: what is dead or wasted, measures: what codes are
+like. saturation: fewer steps for weights that could saturate.
 """

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from qtool.numerics.estimators import Bound
 from qtool.numerics.grid import IntegerGrid, Kind
-from qtool.numerics.ranges import SMALLEST_SCALE, min_to_zero_point, start_of_zeros
+from qtool.numerics.ranges import start_of_zeros
 from qtool.numerics.roundings import ROUNDINGS, additive_noise
+from qtool.numerics.scales import SMALLEST_SCALE, min_to_zero_point
 from qtool.numerics.steps import to_float32
 from qtool.numerics.weighed import rounding_error
 from qtool.quantizers.door.finite import refuse_bad_values

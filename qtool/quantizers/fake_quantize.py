@@ -20,8 +20,9 @@ from qtool.graph.swap import Part
 from qtool.numerics.estimators import ESTIMATORS, Bound, Estimator, straight_through
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.on_grid import OnGrid
-from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, above_floor
+from qtool.numerics.ranges import RANGES
 from qtool.numerics.roundings import ROUNDINGS, additive_noise, deployed
+from qtool.numerics.scales import SMALLEST_SCALE, above_floor
 from qtool.numerics.schedules import SCHEDULES, Schedule
 from qtool.quantizers.rounding_function import RoundToGrid, with_noise
 from qtool.quantizers.scale_gradient import Backward

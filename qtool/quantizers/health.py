@@ -13,7 +13,7 @@ from qtool.graph.inputs import Inputs, inputs_from, tensors_in
 from qtool.graph.recorder import without_traces
 from qtool.graph.sites.frames import sites_of
 from qtool.numerics.grid import IntegerGrid
-from qtool.numerics.ranges import SMALLEST_SCALE
+from qtool.numerics.scales import SMALLEST_SCALE
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.door.deployed import prepared_state
 from qtool.quantizers.fake_quantize import FakeQuantize

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.numerics.interval import by_interval
-from qtool.numerics.ranges import SMALLEST_SCALE
+from qtool.numerics.scales import SMALLEST_SCALE
 
 NARROWEST = 0.01  # the distance of an interval's ends from its center, as a share of max|w|
 

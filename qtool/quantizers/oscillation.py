@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.numerics.grid import IntegerGrid, quantize
-from qtool.numerics.ranges import above_floor
+from qtool.numerics.scales import above_floor
 
 SAMPLE = 4_096  # weights of a layer that are watched where none is ever frozen
 MOMENTUM = 0.01

@@ -21,8 +21,8 @@ from torch import Tensor
 from qtool.numerics.estimators import Bound, straight_through
 from qtool.numerics.fast_estimators import fast_form
 from qtool.numerics.grid import round_to_steps
-from qtool.numerics.ranges import above_floor
 from qtool.numerics.roundings import Rounding, additive_noise, ceil, half_to_even
+from qtool.numerics.scales import above_floor
 from qtool.numerics.steps import widen
 from qtool.quantizers import kernels
 from qtool.quantizers.cpu_backward import by_parts

@@ -16,7 +16,8 @@ from qtool.graph.sites.frames import INPUT
 from qtool.graph.sites.functions import form_of
 from qtool.graph.swap import Part
 from qtool.numerics.grid import IntegerGrid
-from qtool.numerics.ranges import EXTREMES, FOLLOWED_EXTREMES, GIVEN, above_floor
+from qtool.numerics.ranges import EXTREMES, FOLLOWED_EXTREMES, GIVEN
+from qtool.numerics.scales import above_floor
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.places.placement import Form
 from qtool.settings.section import Choice

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.numerics.estimators import ESTIMATORS, Bound
-from qtool.numerics.ranges import above_floor
+from qtool.numerics.scales import above_floor
 from qtool.numerics.soft_staircase import soft_staircase
 from qtool.settings.section import Choice
 

@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer
 
 from qtool.graph.calls import CountsCalls
 from qtool.graph.sites.late_hooks import hook_of
-from qtool.numerics.ranges import SMALLEST_SCALE
+from qtool.numerics.scales import SMALLEST_SCALE
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.computed import ComputesWeight
 from qtool.quantizers.layers import QuantLayer

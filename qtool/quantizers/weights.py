@@ -7,16 +7,17 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable, but loads no compiler yet
 
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
-from qtool.numerics.ranges import RANGES, SMALLEST_SCALE, absmax, refine_scale, start_of_zeros
-from qtool.numerics.reach import reach, within
+from qtool.numerics.ranges import RANGES, absmax, refine_scale, start_of_zeros
 from qtool.numerics.saturation import with_fewer_steps
+from qtool.numerics.scales import SMALLEST_SCALE
 from qtool.numerics.schedules import SCHEDULES, Schedule, constant
 from qtool.numerics.weight_rows import WeightRows
 from qtool.quantizers.door.given import refuse_useless_scale
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.interval import Interval
 from qtool.quantizers.moved import in_backward, place_of, steps_taken
-from qtool.quantizers.oscillation import ATEN, OscillationTracker, codes_of_all, observe
+from qtool.quantizers.oscillation import OscillationTracker, codes_of_all, observe
+from qtool.quantizers.reach import keep_within_reach
 from qtool.quantizers.state import QuantizerState
 from qtool.settings.section import Choice
 from qtool.settings.tensors import WeightQuantization
@@ -264,7 +265,11 @@ def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> Non
         quantizer.refit(weight)
         if quantizer.interval is not None and may_train(weight):
             quantizer.interval.keep_within(quantizer.layout.rows(weight))
-    keep_scales_within_reach(quantizers, weights)
+    keep_within_reach(
+        (q.scale, q.known_grid, q.layout.rows(weight))
+        for q, weight in zip(quantizers, weights, strict=True)
+        if q.learns and q.scale.requires_grad and may_train(weight)
+    )
     trackers = [quantizer.tracker for quantizer in quantizers]
     held = [q.before_rounding(weight) for q, weight in zip(quantizers, weights, strict=True)]
     scales, grids = [q.scale for q in quantizers], [q.known_grid for q in quantizers]
@@ -273,41 +278,6 @@ def begin_steps(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> Non
     for quantizer, weight, now in zip(quantizers, weights, codes, strict=True):
         if quantizer.tracker.freezes and may_train(weight):
             quantizer.tracker.freeze(now, quantizer.threshold(quantizer.progress))
-
-
-def keep_scales_within_reach(quantizers: list[WeightQuantizer], weights: list[Tensor]) -> None:
-    """Bring learned scales back to where the weights are, should a step have left them.
-
-    The scales of all layers go together: they are few numbers in many tensors.
-    """
-    scales, above, below, lowest, highest = [], [], [], [], []
-    for quantizer, weight in zip(quantizers, weights, strict=True):
-        if quantizer.learns and quantizer.scale.requires_grad and may_train(weight):
-            low, high = reach(quantizer.known_grid)
-            scales.append(quantizer.scale.detach().view(-1))
-            given = quantizer.layout.rows(weight)
-            rows = _rows_in_memory(given, len(scales[-1]))
-            above.append(rows.amax(1))  # without a copy of the weight, as |w| would be
-            below.append(rows.amin(1))
-            lowest.append(low)
-            highest.append(high)
-    if not scales:
-        return
-    lengths = [len(scale) for scale in scales]
-    # max|w| of each row that shares a scale
-    largest = torch.maximum(torch.cat(above), torch.cat(below).neg_()).float().split(lengths)
-    low = torch.cat(ATEN._foreach_mul.ScalarList(largest, lowest))
-    high = torch.cat(ATEN._foreach_mul.ScalarList(largest, highest))
-    kept = within(torch.cat(scales), low, high)
-    ATEN._foreach_copy_.default(scales, list(kept.split(lengths)))
-
-
-def _rows_in_memory(weight: Tensor, rows: int) -> Tensor:
-    """Return the elements that share each scale, [rows, K], in the order of their memory."""
-    values = weight.detach()
-    if not values.is_contiguous() and values.ndim == 4:
-        values = values.permute(0, 2, 3, 1)  # no copy where the channels are innermost
-    return values.reshape(rows, -1)
 
 
 def _schedule(choice: Choice | None) -> Schedule:

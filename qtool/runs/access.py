@@ -19,7 +19,7 @@ from qtool.recipe.file import check_recipe, code_beside, read_extended, with_fou
 from qtool.recipe.places import put, section_at
 from qtool.recipe.plain import override, read_recipe_file
 from qtool.recipe.recipe import Recipe
-from qtool.runs.folder import RECIPE, RunFolder
+from qtool.runs.kept.folder import RECIPE, RunFolder
 from qtool.runs.machine import host_name
 from qtool.settings.section import check
 from qtool.settings.user_code import UserCode

@@ -16,13 +16,14 @@ from qtool.models.vision import rebuild_model
 from qtool.quantizers.control import set_progress
 from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
-from qtool.runs import build, checkpoint
 from qtool.runs.access import OWN, Access
-from qtool.runs.best import refuse_unless_best, why_no_best
-from qtool.runs.checkpoint import Checkpoint
-from qtool.runs.equipment import make_trainer
-from qtool.runs.folder import RunFolder, Story
-from qtool.runs.sound import checkpoint_to_go_on_from
+from qtool.runs.built import build
+from qtool.runs.built.equipment import make_trainer
+from qtool.runs.kept import checkpoint
+from qtool.runs.kept.best import refuse_unless_best, why_no_best
+from qtool.runs.kept.checkpoint import Checkpoint
+from qtool.runs.kept.folder import RunFolder, Story
+from qtool.runs.kept.sound import checkpoint_to_go_on_from
 from qtool.settings.user_code import TO_JUDGE, UserCode
 from qtool.training.loop import Trainer
 from qtool.training.patience import Patience, merits

@@ -1,13 +1,13 @@
 """A run, trained: from its start or from its last checkpoint, every epoch written down."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
 
 from qtool.console import say
-from qtool.conversion.biases import round_biases
 from qtool.errors import QtoolError
 from qtool.files.lock import only_writer
 from qtool.models.architecture import Architecture
@@ -16,33 +16,47 @@ from qtool.quantizers.plan import plan
 from qtool.quantizers.plan_sites import plan_sites
 from qtool.reports.results import EpochLine, Profile, Summary
 from qtool.reports.tables import show_plan
-from qtool.runs import build, checkpoint, equipment
-from qtool.runs.answers import AnswerRecorder, keep_answers
-from qtool.runs.begin import (
+from qtool.runs.built import equipment
+from qtool.runs.built.teacher import digests_of, refuse_other_teacher
+from qtool.runs.epochs import fit, start_or_resume
+from qtool.runs.kept.answers import AnswerRecorder, keep_answers
+from qtool.runs.kept.begin import (
     keep_recipe,
     open_run,
     say_changed_data,
     summarize,
     write_environment,
 )
-from qtool.runs.best import keep_if_best
-from qtool.runs.changes import ChangeRecorder
-from qtool.runs.checkpoint import Checkpoint
-from qtool.runs.looks import Looks
+from qtool.runs.kept.changes import ChangeRecorder
+from qtool.runs.kept.scalars import refuse_missing_trackers, trackers
+from qtool.runs.kept.sound import checkpoint_sha256, checkpoint_to_go_on_from
+from qtool.runs.kept.weights import write_weights
 from qtool.runs.machine import device_name
 from qtool.runs.run import Run
-from qtool.runs.scalars import refuse_missing_trackers, trackers
-from qtool.runs.sound import checkpoint_sha256, checkpoint_to_go_on_from
-from qtool.runs.teacher import digests_of, distillation_of, refuse_other_teacher
-from qtool.runs.weights import write_weights
-from qtool.stopping import Stopped, held_back
 from qtool.training.explanation import Explanation
 from qtool.training.freed_memory import keep_freed_memory
 from qtool.training.loop import Trainer
-from qtool.training.position import Position, position_of
 from qtool.training.profile import StepProfile
-from qtool.training.progress import say_epoch
 from qtool.training.synced_norms import plain_norms
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Who looks on.
+
+    Attributes:
+        profile: where the time of a step goes is measured.
+        records: every flip of a weight's code is kept.
+        explains: the coarse gradient and activations are looked at after each epoch.
+        at_end: is shown the network once it is trained.
+        begins: is called once the folder has its recipe.
+    """
+
+    profile: bool
+    records: bool
+    explains: bool
+    at_end: Callable[[nn.Module], None] | None
+    begins: Callable[[], None] | None
 
 
 def train_run(
@@ -161,7 +175,7 @@ def _train(run: Run, looks: Looks, *, with_plan: bool) -> Summary:
                 tell.append(held.enter_context(trackers(recipe, folder, trainer.history)))
 
             world.from_first(begin_to_tell)
-            _fit(run, trainer, architecture, tell)
+            fit(run, trainer, architecture, tell)
         if trainer.average is not None:
             trainer.average.put()
         plain_norms(trainer.model)
@@ -228,86 +242,4 @@ def _failure_said(run: Run, trainer: Trainer) -> Generator[None]:
                 summarize(run.folder, "failed", trainer.model, trainer.history, error=why)
         if failure is not error:
             raise failure from error
-        raise
-
-
-def start_or_resume(run: Run, profile: StepProfile | None = None) -> tuple[Trainer, Architecture]:
-    """Return the trainer, at the beginning or at the checkpoint, and the network's architecture."""
-    if run.takes_up_checkpoint():
-        architecture = run.checkpoint.architecture
-        trainer = run.trainer()
-        run.restore(trainer)
-        run.let_go()
-        steps = trainer.tally.steps
-        say(f"going on after epoch {len(trainer.history)}" + (f", step {steps}" if steps else ""))
-    else:
-        built = build.make_network(run.recipe, run.data)
-        architecture = built.architecture
-        model = build.prepare_network(run.recipe, built.model, run.data.first_images).train()
-        build.calibrate_on(model, run.recipe, run.data)
-        run.world.same_everywhere(model)
-        trainer = equipment.make_trainer(run.recipe, model, run.data, run.device, run.world)
-    trainer.distillation = distillation_of(run.recipe, run.data, architecture, run.device)
-    equipment.equip(trainer, run.recipe, run.data, profile)
-    return trainer, architecture
-
-
-def _fit(
-    run: Run,
-    trainer: Trainer,
-    architecture: Architecture,
-    tell: Sequence[Callable[[EpochLine], None]],
-) -> None:
-    """Train to the end, and leave metrics, checkpoint and summary after each epoch.
-
-    A signal that asks to stop leaves a checkpoint where it came, between two steps.
-
-    Args:
-        run: which.
-        trainer: that stands where it goes on.
-        architecture: of its network.
-        tell: who takes each epoch's line, in the first process.
-    """
-    recipe, folder, world = run.recipe, run.folder, run.world
-
-    def state(inside: Position | None = None) -> Checkpoint:
-        return checkpoint.take(
-            trainer.model,
-            trainer.optimizer,
-            trainer.history,
-            architecture,
-            inside,
-            average=trainer.average,
-        )
-
-    def write(line: EpochLine) -> None:
-        folder.write_metrics(trainer.history)
-        keep_if_best(state(), folder)
-        if line.epoch % recipe.training.checkpoint_every == 0 or trainer.ended:
-            checkpoint.save(state(), folder.checkpoint)
-        summarize(folder, "running", trainer.model, trainer.history)
-        for each in tell:
-            each(line)
-
-    def save_inside() -> None:
-        checkpoint.save(state(position_of(trainer)), folder.checkpoint)
-
-    def after_epoch(line: EpochLine) -> None:
-        if trainer.ended:
-            trainer.refuse_constant()
-        world.from_first(partial(write, line))
-        say_epoch(line, trainer.epochs)
-
-    def finish(model: nn.Module) -> None:
-        build.reestimate_batch_norm_on(model, recipe, run.data)
-        with held_back():  # to estimate them again, with biases rounded, would give others
-            round_biases(model)
-            world.same_everywhere(model)
-            trainer.keep_finished()
-
-    try:
-        trainer.fit(after_epoch, finish)
-    except Stopped:
-        if not trainer.ended:
-            world.from_first(save_inside)
         raise

@@ -14,10 +14,10 @@ from qtool.quantizers.plan import mean_weight_bits, plan
 from qtool.recipe.recipe import Recipe
 from qtool.reports.checks import Check, CheckedLayer
 from qtool.reports.inspections import PlanRow
-from qtool.runs import build
 from qtool.runs.access import Access
+from qtool.runs.built import build
+from qtool.runs.built.timing import time_steps
 from qtool.runs.machine import device_name, pick_device
-from qtool.runs.timing import time_steps
 
 STEPS = 8  # that are timed
 PER_CHANNEL = 8  # bytes: a scale and a bias

@@ -18,7 +18,7 @@ from qtool.problems import Problem, either, report
 from qtool.quantizers.layers import plain_type
 from qtool.recipe.places import at, put
 from qtool.recipe.recipe import Recipe
-from qtool.runs import build
+from qtool.runs.built import build
 from qtool.settings.section import check
 from qtool.settings.tensors import WeightQuantization
 from qtool.straight_through.weights import WeightMap

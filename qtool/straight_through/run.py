@@ -14,13 +14,14 @@ from qtool.quantizers.control import set_progress
 from qtool.quantizers.weights import WeightQuantizer
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import StraightThrough
-from qtool.runs import build, checkpoint
 from qtool.runs.access import OWN, Access
-from qtool.runs.answers import keep_answers
-from qtool.runs.begin import keep_recipe, open_run, summarize, write_environment
-from qtool.runs.folder import RunFolder
+from qtool.runs.built import build
+from qtool.runs.kept import checkpoint
+from qtool.runs.kept.answers import keep_answers
+from qtool.runs.kept.begin import keep_recipe, open_run, summarize, write_environment
+from qtool.runs.kept.folder import RunFolder
+from qtool.runs.kept.weights import write_weights
 from qtool.runs.run import Run
-from qtool.runs.weights import write_weights
 from qtool.stopping import held_back
 from qtool.straight_through import state as states
 from qtool.straight_through.recipe import Equivalent, equivalent_of, straight_through_recipe

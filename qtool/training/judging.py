@@ -46,6 +46,27 @@ class Judge:
     steps: int
     top5: bool = False
 
+    def after(self, epoch: int, trained: Measures, *, last: bool) -> Measures:
+        """Judge by what is held out, if anything is, and by the validation set.
+
+        Where something is, the validation set judges the last epoch only.
+
+        Args:
+            epoch: whose steps are taken.
+            trained: its line so far, perhaps with what the images held out say.
+            last: no other comes.
+        """
+        self.model.eval()
+        if self.holdout is None:
+            return self.validate(epoch)
+        held: Measures = {}
+        if "holdout_loss" not in trained:
+            held = self.hold_out(epoch, watched=not last)
+        line: Measures = {"validation_loss": None, "validation_accuracy": None}
+        if last:
+            line = self.validate(epoch)
+        return line | held
+
     def hold_out(self, epoch: int, *, watched: bool) -> Measures:
         """Judge by the images held out; tell watchers what they see where `watched`."""
         assert self.holdout is not None

@@ -155,7 +155,7 @@ class Trainer:
                 with self.world.together():
                     self.lost.refuse(self.model, self.optimizer, when, last=last)
                 with self.as_judged():
-                    judged = self._judge(epoch, trained, last=last)
+                    judged = self.judge.after(epoch, trained, last=last)
                 with held_back():
                     line = EpochLine(**trained, **judged, seconds=round(self.tally.seconds, 3))
                     self.history.append(line)
@@ -297,22 +297,6 @@ class Trainer:
         held = (trained.get(f"holdout_{figure}") for figure in ("accuracy", "loss", "f1"))
         now = merit(*held)
         return self.patience.is_over([*merits(self.history), now])
-
-    def _judge(self, epoch: int, trained: Measures, *, last: bool) -> Measures:
-        """Judge the network by what is held out, if anything is, and by the validation set."""
-        self.model.eval()
-        if self.holdout is None:
-            return self._validate(epoch)
-        held: Measures = {}
-        if "holdout_loss" not in trained:
-            held = self.judge.hold_out(epoch, watched=not last)
-        line = {"validation_loss": None, "validation_accuracy": None}
-        if last:
-            line = self._validate(epoch)
-        return line | held
-
-    def _validate(self, epoch: int) -> Measures:
-        return self.judge.validate(epoch)
 
     def _failed(self, error: StepError, batch: Batch, epoch: int, step: int) -> TrainingError:
         when = f"in epoch {epoch + 1}, step {step + 1}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.errors import TrainingError
-from qtool.numerics.ranges import SMALLEST_SCALE
+from qtool.numerics.scales import SMALLEST_SCALE
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.door.finite import bad_numbers, not_finite
 from qtool.quantizers.fake_quantize import FakeQuantize

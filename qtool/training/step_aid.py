@@ -1,7 +1,7 @@
 """What takes part in a training step beside the optimizer: hooks that do nothing here.
 
 To add one, write a subclass in a file of its own, a key of `training` that asks for it, and let
-`qtool.runs.aids` put the two together.
+`step_of` in `qtool.runs.built.equipment` put the two together.
 """
 
 

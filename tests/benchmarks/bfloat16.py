@@ -25,10 +25,10 @@ from qtool import pipeline
 from qtool.numerics.grid import quantize
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.layers import quant_layers
-from qtool.runs import build
-from qtool.runs.folder import RunFolder
+from qtool.runs.built import build
+from qtool.runs.epochs import start_or_resume
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
-from qtool.runs.train import start_or_resume
 from qtool.training.loop import Trainer
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "digits.yaml"

@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 from qtool import pipeline
 from qtool.comparison.statistics.differences import Reached, differences_from_first
 from qtool.runs.access import OF_A_FILE
-from qtool.runs.sources import Integer
+from qtool.runs.converted.integer import Integer
 
 PHASES, ARMS = ("untrained", "trained"), ("uniform", "chosen")
 

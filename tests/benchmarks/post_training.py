@@ -27,9 +27,9 @@ import yaml
 from torch import Tensor, nn
 
 from qtool import pipeline
-from qtool.runs import build
 from qtool.runs.access import Access
-from qtool.runs.sources import Integer
+from qtool.runs.built import build
+from qtool.runs.converted.integer import Integer
 
 FILES = {
     "resnet20": "resnet20-12fca82f.th",

@@ -20,7 +20,7 @@ from qtool.errors import RecipeError
 from qtool.files.yaml_data import parse_yaml
 from qtool.recipe.early import early_problems
 from qtool.recipe.file import check_recipe
-from qtool.runs import build
+from qtool.runs.built import build
 from tests.kit import ABSENT, recipe, refused, write_recipe
 
 LEARNED = {

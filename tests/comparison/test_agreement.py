@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from qtool.comparison.equivalence import agreement
-from qtool.runs.changes import LayerRecord, Record
+from qtool.runs.kept.changes import LayerRecord, Record
 
 
 def layer(sequences, weights=None, path=(0.0, 1.0)):

@@ -24,7 +24,7 @@ from qtool.errors import InputError
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import Curve, Equivalence
 from qtool.reports.results import Summary
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 from qtool.settings.section import check
 from qtool.settings.tensors import WeightQuantization
 from qtool.straight_through.recipe import Equivalent

@@ -16,10 +16,10 @@ from qtool.comparison.report import Shown
 from qtool.errors import InputError
 from qtool.reports.comparisons import Equivalence
 from qtool.reports.results import EpochLine, Summary
-from qtool.runs.build import load_checked
-from qtool.runs.changes import read_record
-from qtool.runs.checkpoint import load
-from qtool.runs.folder import RunFolder
+from qtool.runs.built.build import load_checked
+from qtool.runs.kept.changes import read_record
+from qtool.runs.kept.checkpoint import load
+from qtool.runs.kept.folder import RunFolder
 from qtool.straight_through.recipe import equivalent_of
 from tests import kit
 from tests.kit import refused
@@ -202,7 +202,7 @@ def test_a_comparison_that_was_stopped_ends_as_if_it_had_not(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("qtool.runs.train.say_epoch", stop)
+        patch.setattr("qtool.runs.epochs.say_epoch", stop)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 compare(path, rates=[0.02, 0.005])
@@ -359,7 +359,7 @@ def stopped_after(folder: Path, recipe: dict[str, Any], epochs: int) -> Path:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qtool.runs.train.say_epoch", stop)
+        patch.setattr("qtool.runs.epochs.say_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
             pipeline.train(write(folder, recipe), run_dir=run, device="cpu")
     return run

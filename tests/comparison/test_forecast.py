@@ -17,7 +17,7 @@ from qtool.comparison.judged import Judging
 from qtool.comparison.statistics.power import power
 from qtool.recipe import load_recipe
 from qtool.runs.access import OWN
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 from tests.comparison.test_judged import trained
 from tests.comparison.test_statistics import drawn
 from tests.kit import write_recipe

@@ -19,8 +19,8 @@ from qtool.comparison.judged import (
 from qtool.errors import InputError
 from qtool.reports.comparisons import Look
 from qtool.reports.results import Summary
-from qtool.runs.answers import Answers
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.answers import Answers
+from qtool.runs.kept.folder import RunFolder
 from tests.comparison.test_statistics import drawn
 from tests.comparison.test_trials import summary
 

@@ -19,7 +19,7 @@ from qtool.comparison.execution.tasks import Ended
 from qtool.comparison.execution.trials import Train, TrainTrial, Trial
 from qtool.errors import InputError
 from qtool.reports.results import Summary
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 from tests.comparison.fake_trainings import summary_of, trials_of
 
 TRAIN = TrainTrial(torch.device("cpu"))

@@ -13,7 +13,7 @@ from qtool.comparison.report import Shown, is_comparison, page_of, read_comparis
 from qtool.errors import InputError
 from qtool.reports.comparisons import Arm, Comparison
 from qtool.reports.pages.evidence import Evidence
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 from tests.comparison.test_trials import RECIPE
 from tests.reports.pages import comparison, line, summary
 

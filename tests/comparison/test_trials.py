@@ -14,7 +14,7 @@ from qtool.comparison.judged import summarize_trials
 from qtool.errors import InputError
 from qtool.recipe import load_recipe
 from qtool.reports.results import Summary
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 
 RECIPE = {
     "model": {"name": "lenet5"},

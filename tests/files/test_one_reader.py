@@ -14,7 +14,7 @@ READERS = {
         "files/json_data.py",
         "known.py",  # of the package itself
         "recipe/early.py",  # likewise
-        "runs/answers.py",  # as world/group
+        "runs/kept/answers.py",  # as world/group
         "world/group.py",  # what another process of this training said
     ],
     r"\byaml\.(load|safe_load|unsafe_load|full_load)\(": ["files/yaml_data.py"],

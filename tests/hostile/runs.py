@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from qtool.runs import train as training
+from qtool.runs import epochs
 from tests.hostile.mutations import ATOMS, changed_bytes, changed_data, walk
 from tests.kit import recipe, shell
 
@@ -36,13 +36,13 @@ def make_base(folder: Path) -> Path:
     path = folder / "r.yaml"
     path.write_text(yaml.safe_dump(recipe(EPOCHS), sort_keys=False))
     (folder / "fresh.yaml").write_text(yaml.safe_dump(recipe(EPOCHS | _FRESH), sort_keys=False))
-    told = training.say_epoch
+    told = epochs.say_epoch
 
     def stop(line: Any, epochs: int) -> None:
         told(line, epochs)
         raise KeyboardInterrupt
 
-    with patch.object(training, "say_epoch", stop):
+    with patch.object(epochs, "say_epoch", stop):
         shell("train", str(path), "--run-dir", str(folder / "half"), "--device", "cpu")
     for argv in (
         ["train", str(path), "--run-dir", str(folder / "run"), "--device", "cpu"],

@@ -16,7 +16,7 @@ from qtool.errors import DataError
 from qtool.models.vision import Built, build_model
 from qtool.models.weights import is_weights_file
 from qtool.reports.results import EpochLine
-from qtool.runs import checkpoint
+from qtool.runs.kept import checkpoint
 
 
 def lenet(path: Path | str, classes: int = 10) -> Built:

@@ -21,9 +21,9 @@ from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.prepare import prepare
 from qtool.quantizers.saturation import take_fewer_steps
-from qtool.runs import build
-from qtool.runs.build import calibration_images
-from qtool.runs.calibration_folder import with_calibration_images
+from qtool.runs.built import build
+from qtool.runs.built.build import calibration_images
+from qtool.runs.converted.calibration_folder import with_calibration_images
 from tests.kit import float_net, write_recipe
 
 CPU = torch.device("cpu")

@@ -84,13 +84,13 @@ def codes_of(integer: nn.Module) -> dict[str, torch.Tensor]:
 
 def _make_run(name: str, folder: Path) -> None:
     from qtool.cli import main
-    from qtool.training.loop import Trainer
+    from qtool.training.judging import Judge
 
     recipe = folder / "r.yaml"
     recipe.write_text(yaml.safe_dump(SMALL | {"quantization": RECIPES[name]}, sort_keys=False))
-    run, whole, judged = folder / name, folder / "whole", Trainer._validate
+    run, whole, judged = folder / name, folder / "whole", Judge.validate
 
-    def stop(self: Trainer, epoch: int) -> dict[str, Any]:
+    def stop(self: Judge, epoch: int) -> dict[str, Any]:
         if epoch == 2:
             raise KeyboardInterrupt
         return judged(self, epoch)
@@ -99,9 +99,9 @@ def _make_run(name: str, folder: Path) -> None:
         with contextlib.chdir(folder), contextlib.suppress(SystemExit):  # no paths of a machine
             main(list(argv))
 
-    Trainer._validate = stop
+    Judge.validate = stop
     command("train", "r.yaml", "--run-dir", name, "--device", "cpu")
-    Trainer._validate = judged
+    Judge.validate = judged
     copytree(run, whole)
     command("train", "r.yaml", "--run-dir", "whole", "--device", "cpu", "--resume")
     command("convert", "whole", "--device", "cpu")

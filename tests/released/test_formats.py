@@ -14,8 +14,8 @@ import torch
 from qtool.evaluation import evaluate
 from qtool.integer.converted import converted_state
 from qtool.integer.format import READABLE, read_metadata
-from qtool.runs.equipment import make_loss
-from qtool.runs.sources import Integer
+from qtool.runs.built.equipment import make_loss
+from qtool.runs.converted.integer import Integer
 from tests.kit import metrics, shell
 
 HERE = Path(__file__).parent

@@ -12,8 +12,8 @@ from torch import Tensor
 from qtool import pipeline
 from qtool.errors import InputError
 from qtool.reports.results import Summary
-from qtool.runs.answers import AnswerRecorder, Answers, read_answers
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.answers import AnswerRecorder, Answers, read_answers
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.world.world import World
 from tests.kit import write_recipe

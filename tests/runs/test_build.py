@@ -7,7 +7,8 @@ import torch
 
 from qtool.errors import InputError, RecipeError
 from qtool.recipe import Recipe
-from qtool.runs import build, equipment, machine
+from qtool.runs import machine
+from qtool.runs.built import build, equipment
 from qtool.settings.section import check
 from qtool.training.captured import CapturedStep
 from tests import kit

@@ -6,9 +6,9 @@ from torch import nn
 
 import qtool
 from qtool.errors import InputError
-from qtool.runs import changes
-from qtool.runs.changes import ChangeRecorder, read_record
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept import changes
+from qtool.runs.kept.changes import ChangeRecorder, read_record
+from qtool.runs.kept.folder import RunFolder
 
 # levels -3, -1, 1 and 3; as integers of the grid -1, 0, 1 and 2
 FIXED = {"bits": 2, "grid": "mid_rise", "range": {"name": "fixed", "scale": 2.0}}

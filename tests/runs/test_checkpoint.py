@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from qtool.models.architecture import OwnArchitecture
-from qtool.runs import checkpoint
-from qtool.runs.checkpoint import Checkpoint
+from qtool.runs.kept import checkpoint
+from qtool.runs.kept.checkpoint import Checkpoint
 
 
 def kept(generators: int) -> Checkpoint:

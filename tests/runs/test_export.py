@@ -18,7 +18,7 @@ from qtool.export.writing.request import Writing
 from qtool.export.writing.saturation import saturating_layers
 from qtool.reports.exports import Export
 from qtool.reports.results import ExportDescription
-from qtool.runs import export
+from qtool.runs.converted import export
 from tests.kit import shell, tree, write_recipe
 
 W8A8 = {

@@ -16,8 +16,8 @@ from qtool.files.json_data import read_json
 from qtool.files.reading import intact
 from qtool.files.whole import write_atomically, write_json
 from qtool.recipe.file import load_recipe
-from qtool.runs.begin import open_run
-from qtool.runs.folder import RunFolder, report_beside
+from qtool.runs.kept.begin import open_run
+from qtool.runs.kept.folder import RunFolder, report_beside
 from tests.kit import metrics, write_recipe
 
 PLAIN = {"quantization": {"weights": {"bits": 4}}, "training.epochs": 2}

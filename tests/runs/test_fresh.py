@@ -16,9 +16,9 @@ from qtool.errors import DamagedFileError, InputError
 from qtool.files.checksums import sha256_of
 from qtool.files.safetensors_digest import refuse_unless_as_written
 from qtool.integer.format import made_of
-from qtool.runs.folder import RunFolder
-from qtool.runs.sound import integer_is_fresh, why_not_fresh
-from qtool.runs.sources import up_to_date_integer
+from qtool.runs.converted.integer import up_to_date_integer
+from qtool.runs.kept.folder import RunFolder
+from qtool.runs.kept.sound import integer_is_fresh, why_not_fresh
 from tests.kit import shell, write_recipe
 
 OLD = {"format": "3", "made_of": "", "sha256": ""}  # as before these were kept

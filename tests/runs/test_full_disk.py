@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from qtool.files import whole
-from qtool.runs import checkpoint
+from qtool.runs.kept import checkpoint
 from tests.kit import shell, write_recipe
 from tests.runs.test_resume import checkpoint as contents
 from tests.runs.test_resume import differences

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from qtool import pipeline
 from qtool.quantizers.control import without_blends
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
-from qtool.training.loop import Trainer
+from qtool.training.judging import Judge
 from tests.kit import metrics as lines
 from tests.kit import refused, shell, write_recipe
 from tests.runs.test_resume import checkpoint, differences, metrics
@@ -78,7 +78,7 @@ def test_a_run_stopped_while_it_is_judged_ends_as_if_it_had_not(tmp_path: Path, 
     path = write(tmp_path)
     whole, part = tmp_path / "whole", tmp_path / "part"
     pipeline.train(path, run_dir=whole, device="cpu")
-    stopped(path, part, (Trainer, "_judge", call), signal.SIGTERM)
+    stopped(path, part, (Judge, "after", call), signal.SIGTERM)
     pipeline.train(path, run_dir=part, device="cpu", resume=True)
 
     assert differences(checkpoint(whole), checkpoint(part)) == []

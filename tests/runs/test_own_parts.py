@@ -232,7 +232,7 @@ def test_a_run_of_own_parts_goes_on_and_is_used_in_new_processes(
     recipe = write(tmp_path, parts)
     train(recipe, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qtool.runs.train.say_epoch", interrupted)
+        patch.setattr("qtool.runs.epochs.say_epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "run")
     for command in COMMANDS + more:

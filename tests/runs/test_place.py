@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qtool.errors import InputError
-from qtool.runs.place import claimed
+from qtool.runs.kept.place import claimed
 from qtool.world.world import ALONE
 from tests.kit import shell, write_recipe
 

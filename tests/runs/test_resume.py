@@ -14,8 +14,8 @@ import torch
 from qtool import pipeline
 from qtool.errors import TrainingError
 from qtool.reports.spreadsheets import metrics_csv
-from qtool.runs import build
-from qtool.runs.folder import RunFolder
+from qtool.runs.built import build
+from qtool.runs.kept.folder import RunFolder
 from tests import kit
 from tests.kit import shell, write_recipe
 from tests.runs.forked import Forked

@@ -8,11 +8,13 @@ import torch
 from qtool import pipeline, uses
 from qtool.errors import InputError
 from qtool.quantizers.weights import WeightQuantizer
-from qtool.runs import build, checkpoint
-from qtool.runs.folder import RunFolder
+from qtool.runs.built import build
+from qtool.runs.converted.integer import Integer, up_to_date_integer
+from qtool.runs.converted.quantized import Quantized, quantized_from
+from qtool.runs.epochs import start_or_resume
+from qtool.runs.kept import checkpoint
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
-from qtool.runs.sources import Integer, Quantized, quantized_from, up_to_date_integer
-from qtool.runs.train import start_or_resume
 from tests.kit import write_recipe
 
 CPU = torch.device("cpu")

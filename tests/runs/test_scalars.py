@@ -9,9 +9,9 @@ import pytest
 
 from qtool import pipeline
 from qtool.recipe.recipe import Recipe
-from qtool.runs import scalars
-from qtool.runs.folder import RunFolder
-from qtool.runs.scalars import figures_of
+from qtool.runs.kept import scalars
+from qtool.runs.kept.folder import RunFolder
+from qtool.runs.kept.scalars import figures_of
 from qtool.settings.section import check
 from tests.kit import metrics, recipe, refused, shell, write_recipe
 

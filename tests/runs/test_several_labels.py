@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.metrics import f1_score
 
 from qtool import pipeline
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.training.patience import best_epoch
 from tests.kit import metrics, write_recipe

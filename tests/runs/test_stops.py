@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from qtool import pipeline
-from qtool.runs import build
+from qtool.runs.built import build
 from qtool.stopping import Stopped, heeding_signals
+from qtool.training.judging import Judge
 from qtool.training.loop import Trainer
 from tests import kit
 from tests.kit import shell
@@ -61,12 +62,12 @@ ANYWHERE: list[tuple[tuple[Any, str, int], tuple[int, int]]] = [
     ((Trainer, "_take_step", 1), (0, 1)),
     ((Trainer, "_take_step", 3), (0, 4)),
     ((Trainer, "_take_step", 2), (0, 6)),
-    ((Trainer, "_validate", 1), (0, 6)),
+    ((Judge, "validate", 1), (0, 6)),
     ((Trainer, "_take_step", 2), (1, 2)),
     ((Trainer, "_line_of_training", 1), (1, 6)),
     ((Trainer, "_take_step", 5), (2, 5)),
     ((build, "reestimate_batch_norm_on", 1), (2, 6)),
-    ((Trainer, "_validate", 1), (2, 6)),  # once the model is finished
+    ((Judge, "validate", 1), (2, 6)),  # once the model is finished
 ]
 
 

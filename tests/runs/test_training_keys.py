@@ -15,12 +15,13 @@ from qtool.evaluation import evaluate
 from qtool.models.weights import read_state_dict
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import Summary
-from qtool.runs.build import load_checked
-from qtool.runs.equipment import note_on_average
-from qtool.runs.folder import RunFolder
+from qtool.runs.built.build import load_checked
+from qtool.runs.built.equipment import note_on_average
+from qtool.runs.epochs import start_or_resume
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
-from qtool.runs.train import start_or_resume
 from qtool.settings.section import check
+from qtool.training.judging import Judge
 from qtool.training.loop import Trainer
 from qtool.training.losses import cross_entropy
 from tests.kit import ABSENT, recipe, refused, shell, write_recipe
@@ -50,7 +51,7 @@ def test_a_run_with_every_key_ends_as_if_it_had_never_stopped(tmp_path: Path) ->
     changes = LEARNED | HELD | {"training": LEARNED["training"] | KEYS}
     stops = [
         ((Trainer, "_ends", 2), (1, 4)),
-        ((Trainer, "_validate", 1), (1, 4)),  # once it has ended early, and is finished
+        ((Judge, "validate", 1), (1, 4)),  # once it has ended early, and is finished
     ]
     ends_as_if_never_stopped(changes, stops, tmp_path)
     part, whole = tmp_path / "stopped", tmp_path / "whole"

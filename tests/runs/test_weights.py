@@ -13,7 +13,7 @@ from qtool import pipeline
 from qtool.files.checksums import sha256_of
 from qtool.graph.attention import held_by_attention
 from qtool.models.vision import rebuild_model
-from qtool.runs.weights import float_weights
+from qtool.runs.kept.weights import float_weights
 from tests.kit import shell, write_recipe
 
 QUICK = {"training.epochs": 2, "data.train_samples": 32}

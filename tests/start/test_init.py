@@ -16,7 +16,7 @@ from torchvision import models
 
 from qtool.models.published import can_be_had
 from qtool.recipe.file import load_recipe
-from qtool.runs.build import check_against_network, make_data
+from qtool.runs.built.build import check_against_network, make_data
 from qtool.start import chosen
 from qtool.start.chosen import FEW, choose
 from qtool.start.looked import Looked, look_at

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import qtool
 from qtool import pipeline
 from qtool.recipe.file import load_recipe
-from qtool.runs import build
+from qtool.runs.built import build
 from qtool.training.batch_norm import reestimate_batch_norm
 from tests.kit import metrics, write_recipe
 

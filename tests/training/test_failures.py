@@ -11,7 +11,7 @@ import torch
 
 from qtool import pipeline
 from qtool.files.checksums import NewestAndPrevious
-from qtool.runs import checkpoint
+from qtool.runs.kept import checkpoint
 from tests.kit import metrics, shell, write_recipe
 
 CPU = torch.device("cpu")

@@ -14,10 +14,11 @@ from qtool.numerics.coarse_gradient import population_loss, spurious_minimum
 from qtool.recipe import Recipe
 from qtool.recipe.file import load_recipe, write_recipe
 from qtool.reports.results import EpochLine
-from qtool.runs import build, checkpoint
-from qtool.runs.folder import RunFolder
+from qtool.runs.built import build
+from qtool.runs.epochs import start_or_resume
+from qtool.runs.kept import checkpoint
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
-from qtool.runs.train import start_or_resume
 from qtool.settings.section import check
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES

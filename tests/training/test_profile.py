@@ -16,7 +16,7 @@ from qtool.numerics.schedules import SCHEDULES
 from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.reports import tables
-from qtool.runs import train
+from qtool.runs import epochs
 from qtool.training import profile
 from qtool.training.loop import Trainer
 from qtool.training.losses import LOSSES
@@ -241,7 +241,7 @@ def test_a_run_that_goes_on_measures_what_is_left(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "say_epoch", stop)
+        patch.setattr(epochs, "say_epoch", stop)
         with pytest.raises(KeyboardInterrupt):
             pipeline.train(path, run_dir=run, device="cpu", profile=True)
     arguments = ["train", str(path), "--run-dir", str(run), "--resume", "--profile"]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from qtool import pipeline
 from qtool.export.proof.float_model import dequantized
 from qtool.export.proof.latency import export_float
-from qtool.runs.sources import Integer
+from qtool.runs.converted.integer import Integer
 
 PAGE = Path(__file__).parent
 PACKAGE = "onnxruntime-web@1.30"

@@ -13,8 +13,8 @@ import typer
 from qtool import pipeline
 from qtool.cli.app import app
 from qtool.errors import InputError
-from qtool.runs.build import load_checked
-from qtool.runs.deal import deal, refuse_differing
+from qtool.runs.built.build import load_checked
+from qtool.runs.built.deal import deal, refuse_differing
 from qtool.world.world import World
 from tests.kit import shell, write_recipe
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from qtool import pipeline
-from qtool.runs.build import load_checked, make_data
+from qtool.runs.built.build import load_checked, make_data
 from tests.kit import metrics as lines
 from tests.kit import write_recipe
 from tests.runs.left import wait_until

@@ -9,7 +9,7 @@ from qtool.comparison.arms.compared import ComparedArm
 from qtool.comparison.question import ComparisonRequest, read_base
 from qtool.errors import InputError
 from qtool.problems import brief
-from qtool.runs import build
+from qtool.runs.built import build
 
 OPTION = "--arm"
 NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9 _.+@-]{0,58}[A-Za-z0-9_+@-])?")

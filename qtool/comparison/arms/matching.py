@@ -21,7 +21,7 @@ from qtool.errors import InputError
 from qtool.quantizers.layers import plain_type
 from qtool.recipe.places import at
 from qtool.recipe.recipe import Recipe
-from qtool.runs import build
+from qtool.runs.built import build
 from qtool.settings.choices import blend_schedule, rate_schedule
 from qtool.settings.tensors import WeightQuantization
 from qtool.straight_through.weights import WeightMap

@@ -17,7 +17,7 @@ from qtool.errors import InputError
 from qtool.numerics.schedules import SCHEDULES
 from qtool.problems import did_you_mean
 from qtool.recipe.places import at, put, section_at
-from qtool.runs.build import AFTER_A_BLEND
+from qtool.runs.built.build import AFTER_A_BLEND
 
 Scheduled = Literal["alpha", "learning_rate"]
 Window = list[float]  # [a, b]: the share of training within which a value is scheduled

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qtool.runs.changes import LayerRecord, Record
+from qtool.runs.kept.changes import LayerRecord, Record
 
 Map = Callable[[Tensor, Tensor], Tensor]  # latent weights and their scale -> M of the weights
 Mask = NDArray[np.bool_]

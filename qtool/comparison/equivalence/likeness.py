@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from qtool.comparison.equivalence import agreement
 from qtool.comparison.equivalence.asked import MAPPED
 from qtool.reports.results import EpochLine
-from qtool.runs.changes import Record, read_record
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.changes import Record, read_record
+from qtool.runs.kept.folder import RunFolder
 from qtool.straight_through.recipe import Equivalent
 
 METRIC_NAMES = (

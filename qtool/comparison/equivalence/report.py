@@ -29,7 +29,7 @@ from qtool.comparison.execution.trials import Outcomes, of_trials
 from qtool.comparison.explained import explanations
 from qtool.comparison.judged import Judging, judge, looks_with, said_of_looks
 from qtool.reports.comparisons import Arm, Curve, Difference, Equivalence, Look, Slope
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 
 
 @dataclass(frozen=True)

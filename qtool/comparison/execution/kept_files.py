@@ -13,10 +13,10 @@ from qtool.files.json_data import read_json
 from qtool.files.lock import only_writer
 from qtool.recipe.plain import read_recipe_file
 from qtool.reports.results import Summary
-from qtool.runs import checkpoint
-from qtool.runs.changes import read_record
-from qtool.runs.folder import RunFolder
-from qtool.runs.sound import checkpoint_to_go_on_from
+from qtool.runs.kept import checkpoint
+from qtool.runs.kept.changes import read_record
+from qtool.runs.kept.folder import RunFolder
+from qtool.runs.kept.sound import checkpoint_to_go_on_from
 
 Keep = Literal["all", "last", "none"]
 KEEPS: tuple[Keep, ...] = get_args(Keep)

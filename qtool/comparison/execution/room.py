@@ -14,8 +14,8 @@ from qtool.errors import QtoolError, WriteError
 from qtool.quantizers.oscillation import SAMPLE
 from qtool.recipe.recipe import Recipe
 from qtool.reports.words import size
-from qtool.runs import build
-from qtool.runs.folder import RunFolder
+from qtool.runs.built import build
+from qtool.runs.kept.folder import RunFolder
 from qtool.training.optimizers import OPTIMIZERS
 
 PER_TENSOR = 200  # bytes: its name, type, shape and place in a file

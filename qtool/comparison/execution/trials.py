@@ -26,8 +26,8 @@ from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import FailedTrial
 from qtool.reports.results import Summary
 from qtool.runs.access import OWN, Access
-from qtool.runs.changes import read_record
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.changes import read_record
+from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
 from qtool.runs.train import finished_before, train_run
 

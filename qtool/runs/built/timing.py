@@ -13,8 +13,8 @@ from qtool.console import say_nothing
 from qtool.data.loaders import Loaders
 from qtool.models.architecture import Architecture
 from qtool.recipe.recipe import Recipe
-from qtool.runs.equipment import make_trainer, step_of
-from qtool.runs.teacher import distillation_of
+from qtool.runs.built.equipment import make_trainer, step_of
+from qtool.runs.built.teacher import distillation_of
 from qtool.training.watcher import Batches
 
 TIMED = 3  # steps

@@ -18,7 +18,7 @@ from qtool.graph.attention import held_by_attention
 from qtool.models.architecture import Architecture
 from qtool.models.vision import rebuild_model
 from qtool.recipe.recipe import Recipe
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 
 
 def write_weights(

@@ -8,9 +8,9 @@ best epoch whose weights are not there.
 from dataclasses import replace
 
 from qtool.errors import InputError
-from qtool.runs import checkpoint
-from qtool.runs.checkpoint import Checkpoint
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept import checkpoint
+from qtool.runs.kept.checkpoint import Checkpoint
+from qtool.runs.kept.folder import RunFolder
 from qtool.training.patience import best_epoch
 
 

@@ -24,7 +24,7 @@ from qtool.models.vision import (
 from qtool.recipe.model import Model
 from qtool.recipe.recipe import Recipe
 from qtool.recipe.teacher import Teacher
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 from qtool.training.distillation import TEMPERATURE, Distillation
 from qtool.training.features import Outputs, block_names
 

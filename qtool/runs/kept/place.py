@@ -14,7 +14,7 @@ from typing import Literal
 from qtool.console import say
 from qtool.errors import InputError, WriteError
 from qtool.files.lock import OF_LOCKS, only_writer
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 from qtool.world.world import World
 
 RUNS = Path("runs")

@@ -7,7 +7,7 @@ from pathlib import Path
 from qtool.errors import InputError
 from qtool.reports.listings import ListedRun, RunListing
 from qtool.reports.results import Summary
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 
 
 def runs_in(folder: Path) -> RunListing:

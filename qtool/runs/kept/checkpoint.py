@@ -18,7 +18,7 @@ from qtool.files.whole import write_atomically
 from qtool.graph.exact import load_model, load_optimizer, not_finite
 from qtool.models.architecture import Architecture
 from qtool.reports.results import EpochLine
-from qtool.runs.sound import advice
+from qtool.runs.kept.sound import advice
 from qtool.tensor_files import read_torch
 from qtool.training.average import Average
 from qtool.training.position import Position

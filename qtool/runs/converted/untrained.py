@@ -16,10 +16,10 @@ from qtool.models.architecture import Architecture
 from qtool.post_training.improve import Improved, improve
 from qtool.quantizers.control import set_progress
 from qtool.recipe.recipe import Recipe
-from qtool.runs import build
 from qtool.runs.access import Access
-from qtool.runs.calibration_folder import with_calibration_images
-from qtool.runs.equipment import make_loss
+from qtool.runs.built import build
+from qtool.runs.built.equipment import make_loss
+from qtool.runs.converted.calibration_folder import with_calibration_images
 
 
 @dataclass(frozen=True)

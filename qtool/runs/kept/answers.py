@@ -25,7 +25,7 @@ from qtool.files.npz import arrays_of
 from qtool.files.reading import WRONG_CONTENTS
 from qtool.files.whole import write_atomically
 from qtool.quantizers.control import without_blends
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 from qtool.training.watcher import Watcher
 from qtool.world.world import World
 

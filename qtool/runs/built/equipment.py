@@ -12,8 +12,8 @@ from qtool.errors import DataError
 from qtool.numerics.schedules import SCHEDULES
 from qtool.quantizers.control import compile_kernels
 from qtool.recipe.recipe import Recipe
-from qtool.runs.deal import deal
-from qtool.runs.stepping import fast_step, population_of
+from qtool.runs.built.deal import deal
+from qtool.runs.built.stepping import fast_step, population_of
 from qtool.settings.choices import SAMPLED, rate_schedule
 from qtool.training.average import Average
 from qtool.training.class_weights import class_weights

@@ -19,7 +19,7 @@ from qtool.errors import InputError, RecipeError
 from qtool.files.whole import write_text
 from qtool.recipe.recipe import Recipe
 from qtool.reports.results import EpochLine
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 
 PROJECT = "WANDB_PROJECT"  # environment variable
 

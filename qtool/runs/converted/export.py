@@ -21,16 +21,16 @@ from qtool.files.whole import data_beside, json_after, unproven
 from qtool.reports.exports import AllExports, Export, NotExported, UnprovenExport, WhyNot
 from qtool.reports.results import ExportDescription
 from qtool.runs.access import OWN, Access
-from qtool.runs.folder import (
+from qtool.runs.converted.integer import Integer, integer_of, up_to_date_integer
+from qtool.runs.given import refuse_no_model
+from qtool.runs.kept.folder import (
     EXPORT,
     RunFolder,
     only_writer_of,
     places_of_export,
     report_beside,
 )
-from qtool.runs.given import refuse_no_model
-from qtool.runs.sound import why_not_fresh
-from qtool.runs.sources import Integer, integer_of, up_to_date_integer
+from qtool.runs.kept.sound import why_not_fresh
 from qtool.stopping import held_back
 
 Convert = Callable[..., object]

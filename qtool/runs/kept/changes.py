@@ -22,7 +22,7 @@ from qtool.files.whole import write_atomically
 from qtool.numerics.grid import quantize
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.weights import WeightQuantizer
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 from qtool.tensor_files import read_safetensors
 from qtool.training.watcher import Watcher, WatcherState
 

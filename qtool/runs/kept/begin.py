@@ -22,7 +22,7 @@ from qtool.recipe.plain import read_recipe_file
 from qtool.recipe.recipe import Recipe
 from qtool.reports.health import Finding
 from qtool.reports.results import EpochLine, Profile, Summary
-from qtool.runs.folder import PARTS, RunFolder
+from qtool.runs.kept.folder import PARTS, RunFolder
 from qtool.runs.machine import command_given, environment
 from qtool.settings.section import check
 

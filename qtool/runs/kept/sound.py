@@ -9,7 +9,7 @@ from pathlib import Path
 from qtool.errors import DamagedFileError, InputError
 from qtool.files.checksums import NewestAndPrevious
 from qtool.integer.format import made_of
-from qtool.runs.folder import RunFolder
+from qtool.runs.kept.folder import RunFolder
 
 
 def checkpoint_sha256(folder: RunFolder) -> str | None:
