@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qtool import pipeline
-from qtool.runs import build
 from qtool.runs.access import Access
+from qtool.runs.built import build
 
 WIDTHS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4)}
 ENDS = ["features.0", "classifier.1"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import qtool
 from qtool.errors import TrainingError
-from qtool.models.papers import lenet5, resnet20
+from qtool.models.papers import MODELS, lenet5
 from qtool.training.compiled import compiled_forward
 from qtool.training.distillation import Distillation, feature_distance, softened_divergence
 from qtool.training.features import Outputs, block_names
@@ -113,7 +113,7 @@ def net(seed: int, *, drops: bool = False) -> Net:
 
 def test_blocks_are_the_outermost_members_of_lists_with_modules_of_their_own() -> None:
     each = [f"layer{stage}.{place}" for stage in (1, 2, 3) for place in range(3)]
-    assert block_names(resnet20(10, 3, 32)) == each
+    assert block_names(MODELS["resnet20"](10, 3, 32)) == each
     assert block_names(Net()) == ["blocks.0", "blocks.1"]
     assert block_names(nn.ModuleDict({"all": nn.Sequential(Net())})) == ["all.0"]
 

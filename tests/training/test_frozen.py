@@ -15,6 +15,8 @@ from tests.kit import float_net
 PLACES = ["layer_inputs", "every_value"]
 DECIDED = ("tracker", "_extra_state")  # what is noted of a weight, and no part of what it computes
 
+TAKEN_OUT = ("conv2.bias",)  # by the norm behind it: its gradient is rounding, or 0, by the kernel
+
 
 class Rows:
     """Two batches of images of 5 classes."""
@@ -64,8 +66,9 @@ def test_what_is_frozen_stays_and_all_else_trains(patterns, place):
     moved = 0
     for name, value in model.state_dict().items():
         if not any(part in name for part in DECIDED):
-            owner, kept = name.split(".")[0], torch.equal(value, before[name])
-            assert kept == (owner in frozen or not moves(name)), name
+            still, kept = name.split(".")[0] in frozen, torch.equal(value, before[name])
+            if still or name not in TAKEN_OUT:
+                assert kept == (still or not moves(name)), name
             moved += not kept
     assert moved > 4
 
