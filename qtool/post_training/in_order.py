@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qtool.graph.inputs import Inputs
 from qtool.post_training.bias_correction import shift_output
+from qtool.post_training.coordinates import aimed, descended
 from qtool.post_training.gptq import compensated_codes, hessian
 from qtool.post_training.held_codes import hold_codes, quantizer_of, rows_of
 from qtool.post_training.outputs import FloatOutput, by_channel, float_outputs, places
@@ -75,12 +76,19 @@ class InOrder:
             return expected.error(product(given, rounded) + bias)
 
         before = error()
+        rows = aimed(rows, given, expected.rows - bias)
         if may_choose(quantizer):
             scales = best_scales(quantizer, rows.flatten(1), second_moments(given))
             quantizer.scale.copy_(scales)
             before = self._note(name, "weight_scales", before, error())
-        codes = compensated_codes(rows, quantizer.on_grid, hessian(given))
+        moments = hessian(given)
+        codes = compensated_codes(rows, quantizer.on_grid, moments)
         if codes is not None:
+            codes, scales = descended(
+                rows, quantizer.on_grid, codes, moments, scales=may_choose(quantizer)
+            )
+            if may_choose(quantizer):
+                quantizer.scale.copy_(scales * quantizer.known_grid.code_step)
             hold_codes(layer, codes)
             self._note(name, "rounding", before, error())
 
