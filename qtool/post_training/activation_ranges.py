@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from qtool.graph.inputs import Inputs
 from qtool.graph.sites.frames import sites_of
+from qtool.graph.sites.functions import LAYERS, PASSES_ON
+from qtool.graph.sites.value_graph import ValueGraph
 from qtool.numerics.on_grid import OnGrid
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.roundings import ROUNDINGS
@@ -24,11 +26,14 @@ from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.control import in_float
 from qtool.quantizers.door.deployed import prepared_state
 from qtool.quantizers.layers import QuantLayer
+from qtool.quantizers.places.chains import input_site
 from qtool.quantizers.sites import SiteQuantizer, quantizer_of
 from qtool.reports.improvements import Applied
 
 SHARES = [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3, 1.5]
 POSITIONS = 1024  # of a layer's output, by which scales are compared
+# what passes on, of a value, all or a part as it is
+PASSES_ON_UNCHANGED = PASSES_ON - {"max_pool", "pad", "interpolate", "roll", "shuffle"}
 
 
 @dataclass
@@ -102,34 +107,20 @@ def choose_activation_ranges(model: nn.Module, inputs: Inputs) -> list[Applied]:
         inputs: calibration images.
     """
     tried: dict[ActivationQuantizer, Tried] = {}
-    made: dict[int, ActivationQuantizer] = {}  # what sites have made, by where it lies
-    alive: list[object] = []  # so that no other tensor lies there
-
-    def remember(site: nn.Module, args: object, output: object) -> None:
-        if isinstance(site, SiteQuantizer) and isinstance(output, Tensor):
-            made[output.data_ptr()] = site
-            alive.append(output)
+    state = prepared_state(model)
+    read = values_read(state.graph)
 
     def look(name: str, layer: QuantLayer, x: Tensor) -> None:
         quantizer = layer.input_quantizer
-        if quantizer is None and layer.source and made.get(x.data_ptr()) is layer.source[0]:
-            quantizer = layer.source[0]
+        if quantizer is None and read.get(name, "") == state.placement.layers.get(name):
+            quantizer = layer.quantizer_of_input
         if quantizer is None or not _open(quantizer):
             return
         found = tried.setdefault(quantizer, Tried(quantizer, quantizer.place))
         found.look(name, layer, x)
 
-    handles = [
-        stand.register_forward_hook(remember)
-        for stand in model.modules()
-        if isinstance(stand, SiteQuantizer)
-    ]
-    try:
-        with in_float(model):
-            walk(model, inputs, look)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with in_float(model):
+        walk(model, inputs, look)
     readers = _readers(model)
     return [
         one.take()
@@ -142,6 +133,22 @@ def _open(quantizer: ActivationQuantizer) -> bool:
     """Tell whether a scale may be chosen: the range is not said, and there is no zero point."""
     moves = quantizer.known_grid.kind == "asymmetric"
     return RANGES.facts(quantizer.settings.range.name).open and not (moves or quantizer.given)
+
+
+def values_read(graph: ValueGraph) -> dict[str, str]:
+    """Return layer -> the site whose value it is given, unchanged, or a part of that."""
+    inputs = {value: str(input_site(number)) for number, value in enumerate(graph.inputs)}
+    found: dict[str, str] = {}
+    for operation in graph.operations:
+        if operation.function not in LAYERS or not operation.reads:
+            continue
+        value = operation.reads[0]
+        maker = graph.makers.get(value)
+        while maker is not None and maker.function in PASSES_ON_UNCHANGED and maker.reads:
+            value = maker.reads[0]
+            maker = graph.makers.get(value)
+        found[operation.site.leaf] = inputs.get(value, "") if maker is None else str(maker.site)
+    return found
 
 
 def _readers(model: nn.Module) -> dict[ActivationQuantizer, set[str]]:

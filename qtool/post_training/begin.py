@@ -7,7 +7,7 @@ from qtool.post_training.methods import Calibrated
 from qtool.post_training.walk import ELEMENTS, in_one
 from qtool.reports.improvements import Applied
 
-A_QUARTER = ELEMENTS // 4  # what the places keep of one pass lies in memory
+A_QUARTER = ELEMENTS // 4  # of one pass: each reader of a value tries every scale
 
 
 @torch.no_grad()

@@ -13,7 +13,13 @@ from qtool.post_training.bias_correction import shift_output
 from qtool.post_training.coordinates import aimed, descended
 from qtool.post_training.gptq import compensated_codes, hessian
 from qtool.post_training.held_codes import hold_codes, quantizer_of, rows_of
-from qtool.post_training.outputs import FloatOutput, by_channel, float_outputs, places
+from qtool.post_training.outputs import (
+    FloatOutput,
+    by_channel,
+    channel_means,
+    float_outputs,
+    places,
+)
 from qtool.post_training.patches import of_positions, patches, product, taken
 from qtool.post_training.walk import called_once, walk
 from qtool.post_training.weight_scales import best_scales, may_choose, second_moments
@@ -98,7 +104,7 @@ class InOrder:
         rounded = weight if quantizer is None else quantizer(weight)
         made = by_channel(layer, layer.of_operands(x, rounded))
         expected = self.expected[name]
-        by = expected.mean - made.double().mean(0)
+        by = expected.mean - channel_means(made)
         shift_output(self.model, name, layer, by)
         rows = made[places(len(made))]
         shifted = rows + by.to(rows.dtype)

@@ -12,6 +12,7 @@ from qtool.quantizers.control import in_float
 from qtool.quantizers.layers import QuantLayer
 
 ROWS = 4096  # outputs of a layer, a vector of its channels each, by which errors are judged
+AT_ONCE = 2**16  # rows that are in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class FloatOutput:
     def of(cls, layer: QuantLayer, y: Tensor) -> "FloatOutput":
         """Return what is kept of an output [B, C, ...], or [..., C] of a linear layer."""
         every = by_channel(layer, y)
-        return cls(every.double().mean(0), every[places(len(every))].clone())
+        return cls(channel_means(every), every[places(len(every))].clone())
 
     def error(self, rows: Tensor) -> float:
         """Return the squared difference of other outputs at the same places, [P, C].
@@ -50,6 +51,12 @@ def channel_axis(layer: QuantLayer) -> int:
 def by_channel(layer: QuantLayer, y: Tensor) -> Tensor:
     """Return an output as rows, one for each image and position, [N, C]."""
     return y.movedim(channel_axis(layer), -1).reshape(-1, _channels(layer))
+
+
+def channel_means(rows: Tensor) -> Tensor:
+    """Return the mean of each channel of outputs [N, C], float64 [C]."""
+    sums = [part.double().sum(0) for part in rows.split(AT_ONCE)]
+    return torch.stack(sums).sum(0) / len(rows)
 
 
 def _channels(layer: QuantLayer) -> int:

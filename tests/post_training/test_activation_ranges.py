@@ -1,5 +1,6 @@
 """Ranges of activations by what their readers give, against a search by the network's outputs."""
 
+import weakref
 from collections.abc import Mapping
 
 import pytest
@@ -12,6 +13,7 @@ from qtool.quantizers.activations import ActivationQuantizer
 from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.prepare import prepare
+from qtool.quantizers.sites import SiteQuantizer
 
 
 def sample(*shape: int, seed: int = 0) -> Tensor:
@@ -99,6 +101,54 @@ def test_a_range_that_is_said_or_that_a_join_reads_stays() -> None:
         after = {n: float(q.scale) for n, q in quantizers(model).items()}
         kept = after if isinstance(net, Two) else ["sites.relu0"]
         assert {n: before[n] for n in kept} == {n: after[n] for n in kept}
+
+
+class Between(nn.Module):
+    """A value that a linear layer reads through an operator."""
+
+    def __init__(self, between: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.between = between
+        self.first, self.drop = nn.Conv2d(3, 8, 3), nn.Dropout()
+        self.second = nn.Linear(8 * 64 // (4 if between == "max_pool" else 1), 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).relu()
+        if self.between == "max_pool":
+            y = nn.functional.max_pool2d(y, 2)
+        if self.between == "dropout":
+            y = self.drop(y)
+        return self.second(y.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("between", "chosen"), [("nothing", True), ("dropout", True), ("max_pool", False)]
+)
+def test_a_value_is_known_through_what_passes_it_on_unchanged(between: str, chosen: bool) -> None:
+    batch = sample(16, 3, 10, 10)
+    model = calibrated(Between(between), batch, {})
+    done = {row.layer for row in choose_activation_ranges(model, Inputs.of(batch))}
+    assert done == {"sites.input0", *(["sites.relu0"] if chosen else [])}
+
+
+def test_values_are_let_go_as_the_pass_goes_on() -> None:
+    depth, batch = 12, sample(4, 3, 8, 8)
+    layers = [(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()) for _ in range(depth)]
+    model = calibrated(nn.Sequential(*(m for pair in layers for m in pair)), batch, {})
+    made: list[weakref.ref[Tensor]] = []
+    counts: list[int] = []
+
+    def note(site: nn.Module, args: object, output: Tensor) -> None:
+        made.append(weakref.ref(output))
+        counts.append(sum(one() is not None for one in made))
+
+    for module in model.modules():
+        if isinstance(module, SiteQuantizer):
+            module.register_forward_hook(note)
+    choose_activation_ranges(model, Inputs.of(batch))
+    assert len(counts) >= depth
+    assert max(counts) <= 3
 
 
 class Joined(nn.Module):

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 from qtool.graph.inputs import Inputs
 from qtool.post_training.improve import improve
-from qtool.post_training.outputs import by_channel, float_outputs, places
+from qtool.post_training.outputs import (
+    AT_ONCE,
+    by_channel,
+    channel_means,
+    float_outputs,
+    places,
+)
 from qtool.post_training.walk import called_once, in_one, walk
 from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.control import in_float
@@ -127,3 +133,9 @@ def test_outputs_are_rows_by_channel() -> None:
     assert torch.equal(rows[9 + 4], y[1, :, 1, 1])
     assert len(places(100)) == 100
     assert len(places(10**6)) == 4096
+
+
+def test_means_are_those_of_all_rows_in_float64() -> None:
+    rows = torch.randn(2 * AT_ONCE + 5, 3, generator=torch.Generator().manual_seed(0)) + 100
+    assert torch.allclose(channel_means(rows), rows.double().mean(0), rtol=1e-14, atol=0)
+    assert torch.equal(channel_means(rows[:7]), rows[:7].double().sum(0) / 7)
