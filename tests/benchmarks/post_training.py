@@ -9,10 +9,10 @@ pytorch_resnet_cifar10. Every answer is added to RESULTS as soon as it is there,
 is not computed again, so that a run that was stopped goes on. First layer and head have 8 bits; 256
 training images calibrate. A column is a `--method` of `qtool convert`, with `+no_saturation` where
 that is asked for, too, or a peer of post_training_peers.py. `--file` also judges the exported file,
-in ONNX Runtime on this processor, as a column of its own, and also where export's proof would
-refuse it. Results of several machines may be
+in ONNX Runtime on this processor, as a column of its own. Results of several machines may be
 joined, line by line. The table has the share of right answers, and McNemar's exact test of each
-column against the first; `-` is what a peer cannot do, an empty cell what was not measured.
+column against the first; `-` is what a peer cannot do, or a file that export's proof refuses;
+an empty cell was not measured.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from post_training_peers import PEERS, CannotError, Logits, in_onnxruntime, vers
 from torch import Tensor
 
 from qtool import pipeline
+from qtool.errors import ExportError
 from qtool.runs.access import Access
 from qtool.runs.built import build
 from qtool.runs.converted.integer import Integer
@@ -39,6 +40,13 @@ FILES = {
     "resnet32": "resnet32-d509ac18.th",
     "resnet56": "resnet56-4bfd9763.th",
 }
+DEEPER = """
+from functools import partial
+from qtool.models.residual import SmallResNet
+
+resnet32 = partial(SmallResNet, 10, 3, 5, "subsample", affine=True)
+resnet56 = partial(SmallResNet, 10, 3, 9, "subsample", affine=True)
+"""
 WIDTHS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4), "W3A8": (3, 8), "W2A8": (2, 8)}
 BATCHES, SIZE = 2, 128  # of calibration images
 Batches = list[tuple[Tensor, Tensor]]
@@ -48,12 +56,12 @@ def recipe(network: str, weights: Path, widths: str) -> dict[str, object]:
     """Return the recipe of one network at some widths."""
     of_weights, of_activations = WIDTHS[widths]
     eight = {"weights": {"bits": 8}, "activations": {"bits": 8}}
+    if network == "resnet20":
+        model = {"name": network, "shortcut": "subsample"}
+    else:
+        model = {"name": f"deeper.py:{network}"}
     return {
-        "model": {
-            "name": network,
-            "weights": str((weights / FILES[network]).resolve()),
-            "shortcut": "subsample",
-        },
+        "model": model | {"weights": str((weights / FILES[network]).resolve())},
         "data": {
             "name": "arrays",
             "file": "cifar10.npz",
@@ -79,8 +87,8 @@ def right(model: Logits, batches: Batches) -> str:
 
 def by_qtool(
     path: Path, data: Path, column: str, batches: Batches, *, file: bool
-) -> dict[str, str]:
-    """Return the answers of the integer model that `qtool convert` makes, and of its file."""
+) -> dict[str, str | None]:
+    """Return the answers of the integer model of `qtool convert`, and of its file where proven."""
     method, _, more = column.partition("+")
     output = path.with_suffix(".safetensors")
     pipeline.convert(
@@ -90,12 +98,17 @@ def by_qtool(
         method=method,
         no_saturation=more == "no_saturation",
         data_root=data,
+        run_code=True,
     )
-    found = {column: right(Integer.open(output).model, batches)}
+    access = Access(data, run_code=True)
+    found: dict[str, str | None] = {column: right(Integer.open(output, access).model, batches)}
     if file:
         exported = path.with_suffix(".onnx")
-        pipeline.export(output, output=exported, unproven=True, data_root=data)
-        found[f"{column}, file"] = right(in_onnxruntime(exported), batches)
+        try:
+            pipeline.export(output, output=exported, data_root=data, run_code=True)
+            found[f"{column}, file"] = right(in_onnxruntime(exported), batches)
+        except ExportError:
+            found[f"{column}, file"] = None
     return found
 
 
@@ -106,12 +119,13 @@ def answers(
     with TemporaryDirectory() as folder:
         path = Path(folder) / "r.yaml"
         path.write_text(yaml.safe_dump(recipe(network, weights, widths)))
+        path.with_name("deeper.py").write_text(DEEPER)
         access = Access.of(data).to_recipe(path)
         loaded = build.load_checked(path, access=access)
         loaders = build.make_data(loaded, torch.device("cpu"), access)
         batches = list(loaders.validation.batches(0))
         if column != "float" and column not in PEERS:
-            return {**by_qtool(path, data, column, batches, file=file)}
+            return by_qtool(path, data, column, batches, file=file)
         model = build.make_network(loaded, loaders).model.eval()
         if column == "float":
             return {column: right(model, batches)}
