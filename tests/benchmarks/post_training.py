@@ -40,13 +40,6 @@ FILES = {
     "resnet32": "resnet32-d509ac18.th",
     "resnet56": "resnet56-4bfd9763.th",
 }
-DEEPER = """
-from functools import partial
-from qtool.models.residual import SmallResNet
-
-resnet32 = partial(SmallResNet, 10, 3, 5, "subsample", affine=True)
-resnet56 = partial(SmallResNet, 10, 3, 9, "subsample", affine=True)
-"""
 WIDTHS = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4), "W3A8": (3, 8), "W2A8": (2, 8)}
 BATCHES, SIZE = 2, 128  # of calibration images
 Batches = list[tuple[Tensor, Tensor]]
@@ -56,12 +49,12 @@ def recipe(network: str, weights: Path, widths: str) -> dict[str, object]:
     """Return the recipe of one network at some widths."""
     of_weights, of_activations = WIDTHS[widths]
     eight = {"weights": {"bits": 8}, "activations": {"bits": 8}}
-    if network == "resnet20":
-        model = {"name": network, "shortcut": "subsample"}
-    else:
-        model = {"name": f"deeper.py:{network}"}
     return {
-        "model": model | {"weights": str((weights / FILES[network]).resolve())},
+        "model": {
+            "name": network,
+            "weights": str((weights / FILES[network]).resolve()),
+            "shortcut": "subsample",
+        },
         "data": {
             "name": "arrays",
             "file": "cifar10.npz",
@@ -98,16 +91,15 @@ def by_qtool(
         method=method,
         no_saturation=more == "no_saturation",
         data_root=data,
-        run_code=True,
     )
-    access = Access(data, run_code=True)
-    found: dict[str, str | None] = {column: right(Integer.open(output, access).model, batches)}
+    found: dict[str, str | None] = {column: right(Integer.open(output).model, batches)}
     if file:
         exported = path.with_suffix(".onnx")
         try:
-            pipeline.export(output, output=exported, data_root=data, run_code=True)
+            pipeline.export(output, output=exported, data_root=data)
             found[f"{column}, file"] = right(in_onnxruntime(exported), batches)
-        except ExportError:
+        except ExportError as error:
+            print(error)
             found[f"{column}, file"] = None
     return found
 
@@ -119,7 +111,6 @@ def answers(
     with TemporaryDirectory() as folder:
         path = Path(folder) / "r.yaml"
         path.write_text(yaml.safe_dump(recipe(network, weights, widths)))
-        path.with_name("deeper.py").write_text(DEEPER)
         access = Access.of(data).to_recipe(path)
         loaded = build.load_checked(path, access=access)
         loaders = build.make_data(loaded, torch.device("cpu"), access)
