@@ -7,12 +7,13 @@
 DATA holds cifar10.npz, whose x_test are the unseen images; WEIGHTS the files of Y. Idelbayev's
 pytorch_resnet_cifar10. Every answer is added to RESULTS as soon as it is there, and what is there
 is not computed again, so that a run that was stopped goes on. First layer and head have 8 bits; 256
-training images calibrate. A column is a `--method` of `qtool convert`, with `+no_saturation` where
-that is asked for, too, or a peer of post_training_peers.py. `--file` also judges the exported file,
-in ONNX Runtime on this processor, as a column of its own. Results of several machines may be
-joined, line by line. The table has the share of right answers, and McNemar's exact test of each
-column against the first; `-` is what a peer cannot do, or a file that export's proof refuses;
-an empty cell was not measured.
+training images calibrate. A column is a peer of post_training_peers.py or a `--method` of `qtool
+convert`, with `+no_saturation` where that is asked for, too, or with `+full` for weights on the
+full grid, -2 to 1 at 2 bits as peers have them, in place of -1 to 1. `--file` also judges the
+exported file, in ONNX Runtime on this processor, as a column of its own. Results of several
+machines may be joined, line by line. The table has the share of right answers, and McNemar's exact
+test of each column against the first; `-` is what a peer cannot do, or a file that export's proof
+refuses; an empty cell was not measured.
 """
 
 import argparse
@@ -45,10 +46,10 @@ BATCHES, SIZE = 2, 128  # of calibration images
 Batches = list[tuple[Tensor, Tensor]]
 
 
-def recipe(network: str, weights: Path, widths: str) -> dict[str, object]:
-    """Return the recipe of one network at some widths."""
+def recipe(network: str, weights: Path, widths: str, grid: str = "narrow") -> dict[str, object]:
+    """Return the recipe of one network at some widths; `grid` is of weights between the ends."""
     of_weights, of_activations = WIDTHS[widths]
-    eight = {"weights": {"bits": 8}, "activations": {"bits": 8}}
+    eight = {"weights": {"bits": 8, "grid": "narrow"}, "activations": {"bits": 8}}
     return {
         "model": {
             "name": network,
@@ -64,7 +65,7 @@ def recipe(network: str, weights: Path, widths: str) -> dict[str, object]:
             "image_size": 32,
         },
         "quantization": {
-            "weights": {"bits": of_weights},
+            "weights": {"bits": of_weights, "grid": grid},
             "activations": {"bits": of_activations},
             "overrides": [{"match": ["conv1", "linear"], **eight}],
         },
@@ -82,14 +83,14 @@ def by_qtool(
     path: Path, data: Path, column: str, batches: Batches, *, file: bool
 ) -> dict[str, str | None]:
     """Return the answers of the integer model of `qtool convert`, and of its file where proven."""
-    method, _, more = column.partition("+")
+    method, *more = column.split("+")
     output = path.with_suffix(".safetensors")
     pipeline.convert(
         path,
         output=output,
         device="cpu",
         method=method,
-        no_saturation=more == "no_saturation",
+        no_saturation="no_saturation" in more,
         data_root=data,
     )
     found: dict[str, str | None] = {column: right(Integer.open(output).model, batches)}
@@ -110,7 +111,8 @@ def answers(
     """Return the answers of one network at some widths, by column; None where a peer cannot."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "r.yaml"
-        path.write_text(yaml.safe_dump(recipe(network, weights, widths)))
+        grid = "full" if column.endswith("+full") else "narrow"
+        path.write_text(yaml.safe_dump(recipe(network, weights, widths, grid)))
         access = Access.of(data).to_recipe(path)
         loaded = build.load_checked(path, access=access)
         loaders = build.make_data(loaded, torch.device("cpu"), access)
