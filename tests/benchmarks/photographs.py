@@ -3,10 +3,10 @@
     python tests/benchmarks/photographs.py DATA WEIGHTS FOLDER [--widths W8A8] [--method gptq]
 
 DATA holds Imagenette's validation photographs, as val/<wnid>/...; WEIGHTS is for torchvision's
-squeezenet1_1, which tells a thousand classes. Of the photographs 274 may calibrate, 256 do, and the
-others judge, always the same. First layer and head have 8 bits. What is judged is the
-exported file, in ONNX Runtime on this machine, and the float network in torch; answers stay in
-FOLDER, and what is there is not done again.
+squeezenet1_1, which tells a thousand classes. A share of the photographs, chosen once, may
+calibrate, 256 of those do, and the others judge. First layer and head have 8 bits. What is judged
+is the exported file, in ONNX Runtime on this machine, and the float network in torch; answers stay
+in FOLDER, and what is there is not done again.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def recipe(asked: argparse.Namespace, widths: str) -> dict[str, object]:
             "name": "image_folder",
             "folder": "val",
             "labels": "imagenet",
-            "validation_share": 0.93,
+            "validation_share": 1 - asked.calibrating,
             "batch_size": 64,
             "image_size": 224,
             "workers": 0,
@@ -97,6 +97,7 @@ def main() -> None:
         parser.add_argument(place, type=Path)
     parser.add_argument("--widths", default="W8A8,W4A8")
     parser.add_argument("--method", default="default")
+    parser.add_argument("--calibrating", type=float, default=0.07, help="Share of the photographs.")
     parser.add_argument("--no-saturation", action="store_true")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
