@@ -1,7 +1,8 @@
 """What improves a prepared, calibrated network without training it.
 
 improve: where it begins. methods: what there is to choose from, and what each is given. default:
-the best of what costs seconds. begin: what all of them begin with: ranges that are not said.
+the best of what costs seconds. begin: what all of them begin with: ranges that are not said; before
+that, equalization: channels in front of depthwise layers get one size.
 activation_ranges: by what their readers give. walk: the layers of a network in order, each with the
 input that the quantized layers before it make. outputs: what the float network's layers give, to
 compare with. in_order: what is done to each of them there: weight_scales: by the error of what the

@@ -114,7 +114,7 @@ def choose_activation_ranges(model: nn.Module, inputs: Inputs) -> list[Applied]:
         quantizer = layer.input_quantizer
         if quantizer is None and read.get(name, "") == state.placement.layers.get(name):
             quantizer = layer.quantizer_of_input
-        if quantizer is None or not _open(quantizer):
+        if quantizer is None or not is_open(quantizer):
             return
         found = tried.setdefault(quantizer, Tried(quantizer, quantizer.place))
         found.look(name, layer, x)
@@ -129,7 +129,7 @@ def choose_activation_ranges(model: nn.Module, inputs: Inputs) -> list[Applied]:
     ]
 
 
-def _open(quantizer: ActivationQuantizer) -> bool:
+def is_open(quantizer: ActivationQuantizer) -> bool:
     """Tell whether a scale may be chosen: the range is not said, and there is no zero point."""
     moves = quantizer.known_grid.kind == "asymmetric"
     return RANGES.facts(quantizer.settings.range.name).open and not (moves or quantizer.given)

@@ -11,6 +11,8 @@ from qtool.graph.inputs import inputs_from
 from qtool.post_training import by_block as by_block
 from qtool.post_training import by_layer as by_layer
 from qtool.post_training import default as default
+from qtool.post_training.begin import A_QUARTER
+from qtool.post_training.equalization import equalize
 from qtool.post_training.in_order import InOrder
 from qtool.post_training.methods import DEFAULT, METHODS, Calibrated, method_of
 from qtool.post_training.walk import in_one
@@ -64,8 +66,9 @@ def improve(
     form = prepared_state(model).form_of_inputs
     inputs = list(inputs_from(batches, form, model, "improve"))
     model.eval()
+    applied = equalize(model, in_one(inputs, A_QUARTER))
     layers = InOrder.of(model, in_one(inputs)) if saturation == "avoid" else None
-    applied = chosen(Calibrated(model, inputs, seed, keep))
+    applied += chosen(Calibrated(model, inputs, seed, keep))
     if layers is not None:
         take_fewer_steps(model)
         applied += layers.correct_biases()
