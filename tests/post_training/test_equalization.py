@@ -124,6 +124,7 @@ def test_channels_of_zeros_keep_their_size() -> None:
 
 
 PER_TENSOR = {"weights": {"bits": 4, "granularity": "per_tensor"}, "activations": {"bits": 4}}
+EIGHT = {"weights": {"bits": 4}, "activations": {"bits": 8}}
 SAID = {"weights": {"bits": 4}, "activations": {"bits": 4, "range": "mse"}}
 
 
@@ -136,8 +137,17 @@ SAID = {"weights": {"bits": 4}, "activations": {"bits": 4, "range": "mse"}}
         (Net(), PER_TENSOR),
         (Net(), SAID),
         (Net(), {**FOUR_BITS, "activations": {"bits": 4, "place": "layer_inputs"}}),
+        (Net(), EIGHT),
     ],
-    ids=["relu6", "mixes_channels", "read_twice", "per_tensor", "range_is_said", "layer_inputs"],
+    ids=[
+        "relu6",
+        "mixes_channels",
+        "read_twice",
+        "per_tensor",
+        "range_is_said",
+        "layer_inputs",
+        "eight_bits",
+    ],
 )
 def test_what_it_does_not_suit_stays(net: Net, section: Mapping[str, object]) -> None:
     model = calibrated(net, section)
