@@ -6,7 +6,8 @@ that, equalization: channels in front of depthwise layers get one size.
 activation_ranges: by what their readers give. walk: the layers of a network in order, each with the
 input that the quantized layers before it make. outputs: what the float network's layers give, to
 compare with. in_order: what is done to each of them there: weight_scales: by the error of what the
-layer gives; bias_correction: the mean of a layer's output is the float network's again.
+layer gives; coordinates: weights aimed at float outputs, codes and scales by coordinate descent;
+bias_correction: the mean of a layer's output is the float network's again.
 
 by_layer: rounding chosen layer by layer, by gptq (errors that make up for each other) or adaround
 (learned, by soft_rounding). patches: a layer as a product of matrices; seen: what it reads, and
