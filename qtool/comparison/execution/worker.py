@@ -8,6 +8,7 @@ input ends, and with it whatever runs here. SIGTERM is passed on to the trial, w
 checkpoint before it ends.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -75,9 +76,12 @@ def main() -> None:
 
 
 def _load_late(trial: Trial) -> None:
-    """Load here, once, what training loads late, and what takes each trial a second."""
+    """Load here, once, what training loads late, and what takes each trial seconds."""
+    importlib.import_module("torch._dynamo")  # by whatever optimizer
     if trial.recipe.data.name == "digits":
         importlib.import_module("sklearn.datasets")
+    gc.collect()
+    gc.freeze()  # a collection in the trial's process would copy all of this
 
 
 def _train(task: Task, replies: BinaryIO) -> int:
