@@ -90,7 +90,7 @@ def convert(
     for name, source in quant_layers(reference).items():
         parts = fold(name, source, standing, done.notes)
         if count := parts.spec.fewer_steps:
-            why = "rounded anew in steps of one bit fewer, so that they cannot saturate"
+            why = "rounded anew, so that they cannot saturate"
             done.notes.append(f"{name}: {count} of {len(parts.codes)} channels {why}")
         refuse_bad_parts(parts)
         layer = _convert_layer(parts, source, standing, done.notes, stays_float=name in floating)

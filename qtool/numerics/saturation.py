@@ -17,6 +17,8 @@ With weights as uint8 around the zero point 128 kernels widen to int16 first, an
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -41,6 +43,69 @@ def largest_byte(grid: IntegerGrid) -> int:
 def is_depthwise(shape: Sequence[int], groups: int) -> bool:
     """Tell whether a weight [O, C / groups, ...] has one channel in and one out of each group."""
     return len(shape) > 2 and shape[1] == 1 and shape[0] == groups
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Which weights of a row a kernel adds in int16, and how far their codes may go together.
+
+    Attributes:
+        other: of each weight the neighbour, or itself where it has none, int64 [K], in the order
+            of memory.
+        highest: the sum that two positive codes may have.
+        lowest: the sum that two negative codes may have.
+    """
+
+    other: Tensor
+    highest: int
+    lowest: int
+
+    @classmethod
+    def of(cls, shape: Sequence[int], largest_input: int) -> Self:
+        """Return the neighbours in a weight that is not depthwise, in one group.
+
+        Args:
+            shape: of the weight, [O, C / groups, ...] or [O, C].
+            largest_input: the largest byte of the input, from `largest_byte`.
+
+        Examples:
+            >>> Neighbours.of([8, 3, 1, 2], 255)  # channels of a position lie two apart
+            Neighbours(other=tensor([2, 4, 0, 5, 1, 3]), highest=128, lowest=-128)
+        """
+        count = torch.Size(shape[1:]).numel()
+        order = torch.arange(count).reshape(tuple(shape[1:])).movedim(0, -1).flatten()
+        beside = torch.arange(count) ^ 1
+        if count % 2:
+            beside[-1] = count - 1
+        other = torch.empty_like(order)
+        other[order] = order[beside]
+        return cls(other, HIGHEST // largest_input, -(-LOWEST // largest_input))
+
+    def held(self, codes: Tensor, beside: Tensor) -> Tensor:
+        """Return codes held where they fit beside those of their neighbours, of one shape.
+
+        >>> two = Neighbours.of([1, 2], 255)
+        >>> two.held(torch.tensor([100, 100, -127]), torch.tensor([50, -50, -2]))
+        tensor([  78,  100, -126])
+        """
+        most, least = self.highest - beside.clamp_min(0), self.lowest - beside.clamp_max(0)
+        return torch.minimum(torch.maximum(codes, least), most)
+
+    def parted(self, codes: Tensor) -> Tensor:
+        """Return codes [..., K] of which two that go too far together have both gone back alike.
+
+        >>> Neighbours.of([1, 4], 255).parted(torch.tensor([100, 51, -127, -2]))
+        tensor([  88,   40, -126,   -2])
+        """
+        own = torch.arange(len(self.other), device=self.other.device)
+        alone, later = own == self.other, own > self.other
+        made = codes.clone()
+        for sign, most in ((1, self.highest), (-1, -self.lowest)):
+            sizes = (sign * codes).clamp_min(0)
+            beyond = (sizes + sizes[..., self.other] - most).clamp_min(0)
+            half = (beyond + ~later) // 2
+            made = torch.where(alone, made, made - sign * half)
+        return made
 
 
 def can_saturate(codes: Tensor, largest_input: int, *, groups: int = 1) -> Tensor:

@@ -7,7 +7,8 @@ activation_ranges: by what their readers give. walk: the layers of a network in 
 input that the quantized layers before it make. outputs: what the float network's layers give, to
 compare with. in_order: what is done to each of them there: weight_scales: by the error of what the
 layer gives; coordinates: weights aimed at float outputs, codes and scales by coordinate descent;
-bias_correction: the mean of a layer's output is the float network's again.
+bias_correction: the mean of a layer's output is the float network's again; below_saturation: codes
+of which no two neighbours saturate.
 
 by_layer: rounding chosen layer by layer, by gptq (errors that make up for each other) or adaround
 (learned, by soft_rounding). patches: a layer as a product of matrices; seen: what it reads, and

@@ -18,15 +18,22 @@ import torch
 from torch import Tensor
 
 from qtool.numerics.on_grid import OnGrid
+from qtool.numerics.saturation import Neighbours
+from qtool.post_training.gptq import DAMPING
 
-DAMPING = 0.01  # of the mean of H's diagonal
 SWEEPS = 4
-AIM_DAMPING = 0.1  # likewise, where the weight itself is aimed anew
+AIM_DAMPING = 0.1  # of the mean of H's diagonal, where the weight itself is aimed anew
 
 
 @torch.no_grad()
 def descended(
-    rows: Tensor, on_grid: OnGrid, codes: Tensor, hessian: Tensor, *, scales: bool
+    rows: Tensor,
+    on_grid: OnGrid,
+    codes: Tensor,
+    hessian: Tensor,
+    *,
+    scales: bool,
+    neighbours: Neighbours | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return better codes, shaped as those given, and scales of codes, shaped as the grid's.
 
@@ -36,6 +43,7 @@ def descended(
         codes: to begin with, shaped as the rows.
         hessian: float64 [groups, K, K], second moments of the inputs, not all zero.
         scales: may change, too.
+        neighbours: whose codes may go so far together only; those given do not go farther.
     """
     groups, count = hessian.shape[:2]
     damped = hessian.clone()
@@ -49,7 +57,7 @@ def descended(
     for _ in range(SWEEPS):
         if scales:
             scale = _best_scale(weight, found, damped, scale, shared=len(shape) == 0)
-        changed = _sweep(weight, found, damped, scale, on_grid)
+        changed = _sweep(weight, found, damped, scale, on_grid, neighbours=neighbours)
         if not changed:
             break
     one = scale.reshape(-1)[:1].reshape(shape) if len(shape) == 0 else scale.reshape(shape)
@@ -112,17 +120,28 @@ def _best_scale(
     return torch.where((best > scale / 4) & (best < 4 * scale), best, scale)
 
 
-def _sweep(weight: Tensor, codes: Tensor, hessian: Tensor, scale: Tensor, on_grid: OnGrid) -> bool:
+def _sweep(
+    weight: Tensor,
+    codes: Tensor,
+    hessian: Tensor,
+    scale: Tensor,
+    on_grid: OnGrid,
+    *,
+    neighbours: Neighbours | None,
+) -> bool:
     """Choose each column's code once, in place; tell whether any has changed."""
     wrong = weight - codes * scale
     pulled = wrong @ hessian  # [groups, C / groups, K]
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     grid = OnGrid(on_grid.grid, scale[..., 0].float(), 0, on_grid.rounding)
     changed = False
+    others = None if neighbours is None else neighbours.other.tolist()
     for column in range(weight.shape[2]):
         own = diagonal[:, column, None]
         alone = codes[..., column] * scale[..., 0] + pulled[..., column] / own
         made = grid.codes(alone.float()).double()
+        if neighbours is not None and others is not None and others[column] != column:
+            made = neighbours.held(made, codes[..., others[column]])
         step = (codes[..., column] - made) * scale[..., 0]  # what it adds to what is wrong
         if bool(step.any()):
             changed = True

@@ -14,5 +14,6 @@ from qtool.reports.improvements import Applied
 def default(given: Calibrated) -> list[Applied]:
     """Choose ranges by outputs, round with compensation, correct biases; in order, in one pass."""
     done = choose_activations(given)
-    layers = InOrder.of(given.model, in_one(given.batches))
+    avoids = given.saturation == "avoid"
+    layers = InOrder.of(given.model, in_one(given.batches), avoids=avoids)
     return done + layers.go()

@@ -109,12 +109,17 @@ def compensated_codes(
         grid = OnGrid(on_grid.grid, scale[group], 0, on_grid.rounding)
         made, nearest = torch.empty_like(flat[group]), grid.codes(flat[group])
         made[:, order] = rounded_in_order(flat[group][:, order], grid, factor)
-        cost, of_nearest = (_cost(grid.values(c) - flat[group], own) for c in (made, nearest))
+        cost, of_nearest = (errors_of(grid.values(c) - flat[group], own) for c in (made, nearest))
         codes[group] = torch.where((cost <= of_nearest)[:, None], made, nearest)
     return codes.reshape(rows.shape)
 
 
-def _cost(wrong: Tensor, hessian: Tensor) -> Tensor:
-    """Return the mean squared error of each row's output, e' H e, float64 [C]."""
+def errors_of(wrong: Tensor, hessian: Tensor) -> Tensor:
+    """Return the mean squared error of each row's output, e' H e, float64 [..., C].
+
+    Args:
+        wrong: e, what rows lack, [..., C, K].
+        hessian: float64 [..., K, K].
+    """
     wrong = wrong.double()
-    return (wrong @ hessian).mul_(wrong).sum(1)
+    return (wrong @ hessian).mul_(wrong).sum(-1)

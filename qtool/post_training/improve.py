@@ -17,7 +17,7 @@ from qtool.post_training.in_order import InOrder
 from qtool.post_training.methods import DEFAULT, METHODS, Calibrated, method_of
 from qtool.post_training.walk import in_one
 from qtool.quantizers.door.deployed import prepared_state
-from qtool.quantizers.saturation import take_fewer_steps
+from qtool.quantizers.saturation import could_saturate
 from qtool.reports.improvements import Applied
 
 
@@ -54,8 +54,8 @@ def improve(
         method: a name in METHODS, or `{name: ..., parameter: ...}` as text.
         seed: of whatever the method draws.
         keep: file in which a method that takes minutes keeps how far it is.
-        saturation: avoid rounds channels that could saturate on processors without VNNI anew, as
-            `qtool.convert` does, and corrects biases after that.
+        saturation: avoid chooses codes of channels that could saturate on processors without VNNI
+            anew, so that none does, and corrects biases after that.
 
     Raises:
         RecipeError: If there is no such method, or it has no such parameter.
@@ -68,8 +68,7 @@ def improve(
     model.eval()
     applied = equalize(model, in_one(inputs, A_QUARTER))
     layers = InOrder.of(model, in_one(inputs)) if saturation == "avoid" else None
-    applied += chosen(Calibrated(model, inputs, seed, keep))
-    if layers is not None:
-        take_fewer_steps(model)
-        applied += layers.correct_biases()
+    applied += chosen(Calibrated(model, inputs, seed, keep, saturation))
+    if layers is not None and could_saturate(model):
+        applied += layers.avoid_saturation()
     return Improved(str(choice), sum(len(batch.tensors[0]) for batch in inputs), applied)

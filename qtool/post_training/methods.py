@@ -8,7 +8,7 @@ decorator: its name is its name on the command line.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field
@@ -39,6 +39,7 @@ class Calibrated:
     batches: Sequence[Inputs]
     seed: int = 0
     keep: Path | None = field(default=None)
+    saturation: Literal["allow", "avoid"] = "allow"
 
 
 Positive = Annotated[int, Field(ge=1)]

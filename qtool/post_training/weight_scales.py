@@ -29,12 +29,6 @@ def may_choose(quantizer: WeightQuantizer) -> bool:
     return RANGES.facts(quantizer.settings.range.name).open
 
 
-def second_moments(given: Tensor) -> Tensor:
-    """Return mean x x' of patches [P, groups, K], float32 [groups, K, K]."""
-    x = given.transpose(0, 1)
-    return x.transpose(1, 2) @ x / len(given)
-
-
 def output_errors(rows: Tensor, scales: Tensor, grid: IntegerGrid, moments: Tensor) -> Tensor:
     """Return the mean squared error of what each row gives, [C].
 

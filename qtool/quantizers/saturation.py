@@ -65,27 +65,34 @@ def take_fewer_steps(model: nn.Module) -> None:
         model: from `prepare`, in evaluation, all of its ranges set; no longer to be trained.
     """
     for layer in quant_layers(model).values():
-        quantizer, largest = layer.weight_quantizer, largest_input(layer)
-        if quantizer is None or largest is None:
-            continue
-        weight = quantizer.before_rounding(layer.whole_weight.detach()).float()
-        codes = quantizer.on_grid.codes(weight)
-        rows = can_saturate(codes, largest, groups=_groups(layer))
-        if rows.any():
-            _round_anew(layer, quantizer, weight, rows)
+        if layer.weight_quantizer is not None and (rows := saturating_rows(layer)).any():
+            _round_anew(layer, layer.weight_quantizer, rows)
 
 
-def _round_anew(
-    layer: QuantLayer, quantizer: WeightQuantizer, weight: Tensor, rows: Tensor
-) -> None:
+def could_saturate(model: nn.Module) -> bool:
+    """Tell whether a layer could saturate by the codes that it has."""
+    return any(bool(saturating_rows(layer).any()) for layer in quant_layers(model).values())
+
+
+@torch.no_grad()
+def saturating_rows(layer: QuantLayer) -> Tensor:
+    """Tell which channels of a layer could saturate by the codes that they have, bool [C]."""
+    quantizer, largest = layer.weight_quantizer, largest_input(layer)
+    if quantizer is None or largest is None:
+        return torch.zeros(len(layer.layout.rows(layer.weight)), dtype=torch.bool)
+    weight = quantizer.before_rounding(layer.whole_weight.detach()).float()
+    return can_saturate(quantizer.on_grid.codes(weight), largest, groups=_groups(layer))
+
+
+def _round_anew(layer: QuantLayer, quantizer: WeightQuantizer, rows: Tensor) -> None:
     """Put some channels of a weight onto the levels of fewer steps.
 
     Args:
         layer: whose weight it is.
         quantizer: of the weight.
-        weight: its rows, [C, ...].
         rows: which of the channels, bool [C].
     """
+    weight = quantizer.before_rounding(layer.whole_weight.detach()).float()
     columns = [len(weight), *[1] * (weight.ndim - 1)]
     stored, fewer = quantizer.on_grid, with_fewer_steps(quantizer.stored_grid)
     levels = stored.values(stored.codes(weight)).abs().flatten(1).amax(1).reshape(columns)

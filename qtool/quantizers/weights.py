@@ -41,7 +41,7 @@ class WeightQuantizer(FakeQuantize):
         strength: float32 [], of oscillation dampening.
         avoids_saturation: its settings ask for fewer steps where it could saturate.
         interval: of sizes that are rounded, where the range learns one.
-        rounded_anew: channels that a conversion has put onto fewer levels.
+        rounded_anew: channels that were rounded anew so that they cannot saturate.
     """
 
     strength: Tensor

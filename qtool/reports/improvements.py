@@ -11,6 +11,7 @@ Step = Literal[
     "bias_correction",
     "rounding",
     "reconstruction",
+    "saturation",
 ]
 """What can be done to a layer, or at a place where values are rounded."""
 

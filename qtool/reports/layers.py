@@ -60,7 +60,8 @@ class Layer(Result):
     output_gate: Literal["", "hardsigmoid"] = ""
     """The gate behind the layer that its scales and bias hold: y / 6 + 1/2, cut off at 0 and 1."""
     fewer_steps: int = 0
-    """Channels that were rounded anew, in steps of one bit fewer, so that they cannot saturate."""
+    """Channels that were rounded anew so that they cannot saturate: of a run in steps of one bit
+    fewer, of a recipe with codes that fit beside their neighbours."""
 
 
 class Site(Result):

@@ -170,7 +170,7 @@ class NoSaturation(Result):
     """What it cost that no layer can saturate any more on processors without VNNI."""
 
     channels: dict[str, int]
-    """Layer -> how many were rounded anew, in steps of one bit fewer; only layers that had any."""
+    """Layer -> how many were rounded anew; only layers that had any."""
     validation_accuracy_before: float | None
     """Of the fake-quantized network as it was."""
     validation_accuracy_after: float | None

@@ -132,7 +132,7 @@ def show_conversion(result: Conversion) -> None:
         rows.insert(-1, ("method", f"{result.method}, {result.calibration_images} images"))
     if (avoided := result.no_saturation) is not None:
         rows[-1:-1] = [
-            ("channels rounded anew in fewer steps", sum(avoided.channels.values())),
+            ("channels rounded anew, not to saturate", sum(avoided.channels.values())),
             ("accuracy before that", percent(avoided.validation_accuracy_before)),
             ("accuracy after it", percent(avoided.validation_accuracy_after)),
         ]

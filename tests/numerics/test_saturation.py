@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.saturation import (
+    Neighbours,
     can_saturate,
     is_depthwise,
     largest_byte,
@@ -51,6 +52,31 @@ def test_a_channel_can_saturate_where_a_pair_of_its_products_can(
         any(worst_pair_is_cut(a, b, largest) for a, b in pairs_of(channel)) for channel in codes
     ]
     assert found.tolist() == expected
+
+
+@pytest.mark.parametrize("shape", [(64, 3, 3, 3), (64, 4, 3, 3), (64, 5, 1, 1), (64, 7)])
+@pytest.mark.parametrize("largest", [255, 200, 160])
+def test_codes_that_are_parted_or_held_saturate_no_more_and_others_stay(
+    shape: tuple[int, ...], largest: int
+) -> None:
+    codes = torch.randint(-128, 128, shape, generator=torch.Generator().manual_seed(largest))
+    neighbours, rows = Neighbours.of(shape, largest), codes.flatten(1)
+    parted = neighbours.parted(rows)
+    could = can_saturate(codes, largest)
+    assert could.any()
+    assert not can_saturate(parted.reshape(shape), largest).any()
+    assert torch.equal(parted[~could], rows[~could])
+    moved = parted != rows
+    sums = parted + parted[:, neighbours.other]
+    ends = torch.where(rows > 0, neighbours.highest, neighbours.lowest)
+    assert torch.equal(sums[moved], ends[moved])  # no farther back than they must
+    assert (rows - parted)[moved].abs().max() <= -(-(256 - neighbours.highest) // 2)
+    held = rows.clone()
+    for column, other in enumerate(neighbours.other.tolist()):
+        if other != column:
+            held[:, column] = neighbours.held(held[:, column], held[:, other])
+    assert not can_saturate(held.reshape(shape), largest).any()
+    assert torch.equal(held[~could], rows[~could])
 
 
 def test_neighbours_are_channels_not_positions() -> None:

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from qtool.numerics.grid import IntegerGrid
 from qtool.numerics.ranges import absmax, mse
+from qtool.post_training.gptq import hessian
 from qtool.post_training.improve import improve
-from qtool.post_training.weight_scales import best_scales, output_errors, second_moments
+from qtool.post_training.weight_scales import best_scales, output_errors
 from qtool.quantizers.calibrate import calibrate
 from qtool.quantizers.layers import quant_layers
 from qtool.quantizers.prepare import prepare
@@ -25,7 +26,7 @@ def sample(*shape: int, seed: int = 0) -> Tensor:
 def test_the_error_is_that_of_the_outputs(groups: int, bits: int) -> None:
     rows, given, grid = sample(6, 5), sample(40, groups, 5, seed=1), IntegerGrid(bits, "narrow")
     scales = absmax(rows, grid) * 0.7
-    found = output_errors(rows, scales, grid, second_moments(given))
+    found = output_errors(rows, scales, grid, hessian(given).float())
     w, s, x = rows.double().numpy(), scales.double().numpy()[:, None], given.double().numpy()
     rounded = np.clip(np.rint((rows / scales[:, None]).numpy()), grid.qmin, grid.qmax) * s
     for channel in range(6):
@@ -42,7 +43,7 @@ def test_no_scale_of_a_rule_gives_better_outputs(bits: int, granularity: str) ->
     said = {"bits": bits, "granularity": granularity, "range": "calibrated"}
     settings = WeightQuantization.model_validate(said)
     quantizer = WeightQuantizer(settings, weight)
-    grid, moments = quantizer.known_grid, second_moments(given)
+    grid, moments = quantizer.known_grid, hessian(given).float()
     quantizer.scale.data = mse(weight.reshape(quantizer.scale.numel(), -1), grid).reshape(
         quantizer.scale.shape
     )
@@ -78,7 +79,7 @@ def test_inputs_that_go_together_forbid_to_saturate() -> None:
         codes = np.clip(np.rint(weight.numpy() / scale), grid.qmin, grid.qmax)
         return abs(float((codes * scale).sum() - weight.numpy().sum()))
 
-    best = float(best_scales(quantizer, weight, second_moments(given)))
+    best = float(best_scales(quantizer, weight, hessian(given).float()))
     assert sum_is_off_by(best) < 0.1 * sum_is_off_by(float(quantizer.scale))
 
 

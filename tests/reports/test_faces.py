@@ -238,7 +238,7 @@ def test_a_conversion_shows_what_it_cost_where_it_cost_something(
     out, err = capsys.readouterr()
     rows = rows_of(out)
     assert rows["accuracy of the float model"] == "95.00 %"
-    assert rows["channels rounded anew in fewer steps"] == "7"
+    assert rows["channels rounded anew, not to saturate"] == "7"
     assert (rows["accuracy before that"], rows["accuracy after it"]) == ("90.00 %", "88.00 %")
     assert "joins in integers" not in rows
     assert "note: a note" in err
