@@ -198,7 +198,7 @@ def compare_arms(
         said_in: returns a result with what was done to the arms before.
     """
     folder = request.usable_folder(kind)
-    with only_writer(folder.path):
+    with only_writer(folder.path), request.execution.started(trials) as execution:
         train = TrainTrial(
             request.device,
             request.access,
@@ -207,9 +207,9 @@ def compare_arms(
         )
         about = About(kind, str(request.recipe), folder)
         planned = stages(trials, request.judging.looks)
-        say_forecast(trials, request.execution, request.device, request.access, request.judging)
+        say_forecast(trials, execution, request.device, request.access, request.judging)
         for some in planned:
-            outcomes = request.execution.outcomes_of(some, train, about)
+            outcomes = execution.outcomes_of(some, train, about)
             result = summarize_trials(
                 outcomes,
                 kind=kind,

@@ -42,6 +42,20 @@ def test_a_cluster_trains_with_one_thread_each():
     assert Execution(cluster="local").threads_of_each == 1
 
 
+def test_processes_start_before_trials_are_given_where_some_are_left(tmp_path):
+    trials = trials_of(tmp_path, "a", "b", threads=1)
+    said_of(trials[0], 1)
+    with Execution(4).started(trials) as execution:
+        assert [slot.process_id is None for slot in execution.slots] == [False]  # one is left
+        assert execution.outcomes_of(trials[1:], Fake(), about(tmp_path))["b"][0].finished
+    assert execution.slots[0].process_id is None
+    for here in (Execution(), Execution(cluster="local")):
+        with here.started(trials) as same:
+            assert same is here
+    with (done := Execution(2)).started(trials[:1]) as same:
+        assert same is done
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from qtool.comparison.execution.executors import one_by_one, run_trials
 from qtool.comparison.execution.processes import Processes
-from qtool.comparison.execution.slots import THREADS
+from qtool.comparison.execution.slots import THREADS, slots_for
 from qtool.errors import InputError
 from tests.comparison.executor_cases import ExecutorTestCase
 from tests.comparison.fake_trainings import Fake, processes_of, trials_of, tries_of
@@ -62,6 +63,34 @@ def test_processes_take_what_comes(tmp_path: Path, capsys: pytest.CaptureFixture
     assert said.out == ""
     assert "speaks, seed 0: a word on standard output" in said.err.splitlines()
     assert "speaks, seed 0: a word on standard error" in said.err.splitlines()
+
+
+def test_slots_that_are_lent_train_one_comparison_after_the_other(tmp_path: Path) -> None:
+    """Without loading torch again; an error ends them with what they train."""
+    for folder in ("one", "two", "three"):
+        (tmp_path / folder).mkdir()
+    with slots_for(1) as slots:
+        slots[0].start(1)
+        executor = Processes(1, slots)
+        first = run_trials(trials_of(tmp_path / "one", "a", threads=1), Fake(), executor)
+        worker = slots[0].process_id
+        again = run_trials(trials_of(tmp_path / "two", "b", threads=1), Fake(), executor)
+        assert first["a"][0].finished
+        assert again["b"][0].finished
+        assert worker is not None
+        assert slots[0].process_id == worker
+        with pytest.raises(InputError, match="no such data"):
+            run_trials(trials_of(tmp_path / "three", "refused", threads=1), Fake(), executor)
+        assert slots[0].process_id is None
+
+
+def test_processes_that_were_given_nothing_end_at_once() -> None:
+    begun = time.monotonic()
+    with slots_for(2) as slots:
+        for slot in slots:
+            slot.start(1)
+    assert time.monotonic() - begun < 1  # less than to load torch
+    assert [slot.process_id for slot in slots] == [None, None]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The arms of a comparison with the straight-through equivalent, at every learning rate."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from math import isfinite
 
@@ -124,13 +125,14 @@ def compare_equivalent(
         rates: learning rates; None for the recipe's and some around it.
     """
     question = equivalence_question(request, name, None if rates is None else list(rates))
-    judging, execution = request.judging, request.execution
+    judging = request.judging
     refuse_other_looks(judging.looks, len(question.seeds))
     refuse_looks_without_verdict(question, judging)
     folder, source = request.usable_folder("equivalence"), str(request.recipe)
     about = About("equivalence", source, folder)
-    with only_writer(folder.path):
+    with only_writer(folder.path), ExitStack() as stack:
         trials = equivalence_trials(question, request)
+        execution = stack.enter_context(request.execution.started(trials))
         train = TrainTrial(
             request.device,
             request.access,

@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from qtool.comparison.execution.executors import Executor, one_by_one, run_trial
 from qtool.comparison.execution.kept_files import KEEPS, Keep
 from qtool.comparison.execution.processes import Processes
 from qtool.comparison.execution.room import is_finished, refuse_without_room
+from qtool.comparison.execution.slots import Slot, slots_for
 from qtool.comparison.execution.trials import ComparisonFolder, Outcome, Train, Trial
 from qtool.comparison.execution.unfinished import Kind, Unfinished
 from qtool.console import say
@@ -48,6 +50,7 @@ class Execution:
         keep: which checkpoints of a finished trial stay.
         cluster: address of a Ray cluster that trains them, LOCAL for one on this machine; `jobs` at
             once at the most.
+        slots: processes that are started already.
 
     Raises:
         InputError: If there are no such numbers.
@@ -57,6 +60,7 @@ class Execution:
     threads: int | None = None
     keep: Keep = "all"
     cluster: str | None = None
+    slots: Sequence[Slot] = ()
 
     def __post_init__(self) -> None:
         for option, count in (("--jobs", self.jobs), ("--threads", self.threads)):
@@ -77,7 +81,19 @@ class Execution:
         """Return what trains the trials of a comparison in a folder."""
         if self.cluster is not None:
             return Cluster(self.cluster, folder.absolute(), self.jobs)
-        return one_by_one if self.jobs is None else Processes(self.jobs)
+        return one_by_one if self.jobs is None else Processes(self.jobs, self.slots)
+
+    @contextmanager
+    def started(self, trials: Sequence[Trial]) -> Generator["Execution"]:
+        """Lend this with its processes started: they load meanwhile what trials need."""
+        left = sum(not is_finished(trial.folder) for trial in trials)
+        if self.jobs is None or self.cluster is not None or not left:
+            yield self
+            return
+        with slots_for(min(self.jobs, left)) as slots:
+            for slot in slots:
+                slot.start(self.threads_of_each)
+            yield replace(self, slots=slots)
 
     def crowded(self, processors: int) -> str:
         """Return what to say of more threads at once than there are processors, "" where not."""

@@ -10,9 +10,9 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from qtool.comparison.execution.board import Board, board
+from qtool.comparison.execution.board import board
 from qtool.comparison.execution.executors import finished_first
-from qtool.comparison.execution.slots import Slot, outcome_of
+from qtool.comparison.execution.slots import Slot, end_all, outcome_of, slots_for
 from qtool.comparison.execution.trials import Outcome, Train, Trial
 
 PAUSE = 0.02  # seconds between two looks at the processes
@@ -24,9 +24,11 @@ class Processes:
 
     Attributes:
         jobs: how many.
+        slots: that are lent, to be used before others; they go on when all trials are done.
     """
 
     jobs: int
+    slots: Sequence[Slot] = ()
 
     def __call__(self, trials: Sequence[Trial], train: Train) -> Iterator[Outcome]:
         """Yield outcomes as they come.
@@ -37,7 +39,9 @@ class Processes:
         waiting, tries = deque[Trial](), Counter[str]()
         with board(trials) as seen:
             yield from finished_first(trials, train, seen, waiting)
-            with _slots(min(self.jobs, len(waiting)), seen) as slots:
+            with self._slots(min(self.jobs, len(waiting))) as slots:
+                for slot in slots:
+                    slot.heard = seen.hears
                 while waiting or any(slot.trial for slot in slots):
                     for slot in slots:
                         if slot.trial is None and waiting:
@@ -49,6 +53,17 @@ class Processes:
                             yield outcome
                     time.sleep(PAUSE)
 
+    @contextmanager
+    def _slots(self, count: int) -> Generator[list[Slot]]:
+        """Lend so many slots; an error ends those that are lent here, too."""
+        lent = list(self.slots[:count])
+        with slots_for(count - len(lent)) as own:
+            try:
+                yield lent + own
+            except BaseException:
+                end_all(lent)
+                raise
+
 
 def _outcome(slot: Slot, tries: Counter[str], waiting: deque[Trial]) -> Outcome | None:
     """Return what became of a slot's trial; None where it is trained, or will be once more.
@@ -59,16 +74,3 @@ def _outcome(slot: Slot, tries: Counter[str], waiting: deque[Trial]) -> Outcome 
     trial = slot.trial
     ended = None if trial is None else slot.ended()
     return None if trial is None or ended is None else outcome_of(trial, ended, tries, waiting)
-
-
-@contextmanager
-def _slots(count: int, seen: Board) -> Generator[list[Slot]]:
-    """Lend slots; whatever ends that, all trials write their checkpoints, and all processes end."""
-    slots = [Slot(seen.hears) for _ in range(count)]
-    try:
-        yield slots
-    finally:
-        for slot in slots:
-            slot.stop()
-        for slot in slots:
-            slot.end()

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -48,22 +48,41 @@ def outcome_of(
     return Outcome(trial, failed_summary(trial, why))
 
 
-class Slot:
-    """A worker process, started when it is needed.
+def _unheard(trial: Trial, line: str) -> None:
+    """Take what a trial says where nobody listens."""
 
-    Args:
+
+class Slot:
+    """A worker process, started when it is needed, or before.
+
+    Attributes:
+        trial: that is trained.
         heard: called, in a thread, with every line that a trial says.
     """
 
-    def __init__(self, heard: Heard) -> None:
+    def __init__(self, heard: Heard = _unheard) -> None:
         self.trial: Trial | None = None
-        self._heard = heard
+        self.heard = heard
         self._process: subprocess.Popen[bytes] | None = None
         self._replies: queue.Queue[dict[str, object] | None] = queue.Queue()
         self._reply: dict[str, object] = {}
         self._speaker: Trial | None = None
         self._said: deque[str] = deque(maxlen=20)
         self._said_all = threading.Event()
+
+    @property
+    def process_id(self) -> int | None:
+        """Return which process it is; None where none is running."""
+        return None if self._process is None else self._process.pid
+
+    def start(self, threads: int | None) -> None:
+        """Start the process, which loads what trials need until it is given one.
+
+        Args:
+            threads: of each trial.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._started(threads)
 
     def give(self, trial: Trial, train: Train) -> None:
         """Have a trial trained."""
@@ -72,8 +91,8 @@ class Slot:
         self._reply = {}
         self._said.clear()
         self._said_all.clear()
-        if self._process is None or self._process.poll() is not None:
-            self._process = self._started(trial.threads)
+        self.start(trial.threads)
+        assert self._process is not None
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it is dead, which is seen when it is asked
             self._process.stdin.write(task)
@@ -121,6 +140,8 @@ class Slot:
                 while (reply := self._replies.get(timeout=PATIENCE)) and "ended" not in reply:
                     pass
         assert process.stdin is not None
+        if self._speaker is None:  # it has not begun anything, and may still be loading
+            process.kill()
         with suppress(BrokenPipeError):
             process.stdin.close()  # a worker that waits for a task ends
         try:
@@ -168,8 +189,26 @@ class Slot:
                     self._said_all.set()
                 elif text and self._speaker is not None:
                     self._said.append(text)
-                    self._heard(self._speaker, text)
+                    self.heard(self._speaker, text)
         self._said_all.set()
+
+
+@contextmanager
+def slots_for(count: int) -> Generator[list[Slot]]:
+    """Lend slots; whatever ends that, all trials write their checkpoints, and all processes end."""
+    slots = [Slot() for _ in range(count)]
+    try:
+        yield slots
+    finally:
+        end_all(slots)
+
+
+def end_all(slots: Sequence[Slot]) -> None:
+    """Ask all trials to stop, and wait until they and their processes have ended."""
+    for slot in slots:
+        slot.stop()
+    for slot in slots:
+        slot.end()
 
 
 def _in_words(code: int) -> str:

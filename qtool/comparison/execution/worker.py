@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from types import FrameType
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from qtool.comparison.execution.tasks import Task
 from qtool.comparison.execution.trials import Trial
@@ -57,6 +57,7 @@ def main() -> None:
         if task is not None:
             sys.exit(_train(task, replies))
         return
+    importlib.import_module("torch._dynamo")  # whatever the optimizer, training loads it
     serving = _Serving()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, serving.stop)
@@ -66,7 +67,7 @@ def main() -> None:
         serving.trial = 0 if serving.stopping else os.fork()
         if not serving.trial and not serving.stopping:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            sys.exit(_train(task, replies))
+            _leave(_train(task, replies))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         if serving.trial:
             _, status = os.waitpid(serving.trial, 0)
@@ -76,8 +77,7 @@ def main() -> None:
 
 
 def _load_late(trial: Trial) -> None:
-    """Load here, once, what training loads late, and what takes each trial seconds."""
-    importlib.import_module("torch._dynamo")  # by whatever optimizer
+    """Load here, once, what training loads late, and what takes each trial a second."""
     if trial.recipe.data.name == "digits":
         importlib.import_module("sklearn.datasets")
     gc.collect()
@@ -96,6 +96,15 @@ def _train(task: Task, replies: BinaryIO) -> int:
         return stopped.exit_code
     _reply(replies, reply)
     return 0
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process; one that is done at once, as Python would tear down all that is loaded."""
+    if code == 0:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _reply(replies: BinaryIO, said: Mapping[str, object]) -> None:
