@@ -20,7 +20,7 @@ from qtool.post_training.outputs import (
     by_channel,
     channel_means,
     float_outputs,
-    places,
+    places_of,
 )
 from qtool.post_training.patches import of_positions, patches, product, taken
 from qtool.post_training.walk import called_once, walk
@@ -123,7 +123,7 @@ class InOrder:
         expected = self.expected[name]
         by = expected.mean - channel_means(made)
         shift_output(self.model, name, layer, by)
-        rows = made[places(len(made))]
+        rows = made[places_of(layer, len(made))]
         shifted = rows + by.to(rows.dtype)
         self._note(name, "bias_correction", expected.error(rows), expected.error(shifted))
 
@@ -131,7 +131,8 @@ class InOrder:
         """Return what the layer multiplies its weight by at some places, [P, groups, K]."""
         y = layer.of_operands(x, layer.whole_weight)
         view, axes = patches(layer, x, y.shape), of_positions(layer, y).ndim - 1
-        return taken(view, places(view.shape[:axes].numel()).to(x.device), axes).flatten(2)
+        chosen = places_of(layer, view.shape[:axes].numel())
+        return taken(view, chosen.to(x.device), axes).flatten(2)
 
     def _note(self, name: str, step: Step, before: float, after: float) -> float:
         row = Applied(layer=name, step=step, error_before=before, error_after=after)

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from qtool.graph.inputs import Inputs
+from qtool.post_training.patches import groups_of
 from qtool.post_training.walk import walk
 from qtool.quantizers.control import in_float
 from qtool.quantizers.layers import QuantLayer
 
-ROWS = 4096  # outputs of a layer, a vector of its channels each, by which errors are judged
+FEWEST, MOST = 4096, 16384  # outputs of a layer, a vector of its channels each, that are looked at
+NUMBERS = 2**23  # in them, or in what they are computed from: fewer outputs where there are more
 AT_ONCE = 2**16  # rows that are in float64 at a time
 
 
@@ -31,7 +33,7 @@ class FloatOutput:
     def of(cls, layer: QuantLayer, y: Tensor) -> "FloatOutput":
         """Return what is kept of an output [B, C, ...], or [..., C] of a linear layer."""
         every = by_channel(layer, y)
-        return cls(channel_means(every), every[places(len(every))].clone())
+        return cls(channel_means(every), every[places_of(layer, len(every))].clone())
 
     def error(self, rows: Tensor) -> float:
         """Return the squared difference of other outputs at the same places, [P, C].
@@ -63,12 +65,19 @@ def _channels(layer: QuantLayer) -> int:
     return layer.layout.channels(layer.weight.shape)
 
 
-def places(count: int, most: int = ROWS, seed: int = 0) -> Tensor:
+def places(count: int, most: int = FEWEST) -> Tensor:
     """Return which of so many rows are looked at: the same ones for equal counts, int64 [P]."""
     if count <= most:
         return torch.arange(count)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     return torch.randint(count, (most,), generator=generator).sort().values
+
+
+def places_of(layer: QuantLayer, count: int) -> Tensor:
+    """Return which of so many outputs of a layer it is improved by, as `places` does."""
+    rows = layer.layout.rows(layer.weight)
+    inputs = groups_of(layer) * rows[0].numel()
+    return places(count, min(max(NUMBERS // max(inputs, len(rows)), FEWEST), MOST))
 
 
 @torch.no_grad()
