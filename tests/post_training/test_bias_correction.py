@@ -14,6 +14,7 @@ from qtool.post_training.outputs import (
     channel_means,
     float_outputs,
     places,
+    places_of,
 )
 from qtool.post_training.walk import called_once, in_one, walk
 from qtool.quantizers.calibrate import calibrate
@@ -21,6 +22,7 @@ from qtool.quantizers.control import in_float
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.prepare import prepare
 from tests.kit import Net, float_net
+from tests.post_training.kit import only_layer
 
 TWO_BITS = {"weights": {"bits": 2}, "activations": {"bits": 2}}
 
@@ -133,6 +135,24 @@ def test_outputs_are_rows_by_channel() -> None:
     assert torch.equal(rows[9 + 4], y[1, :, 1, 1])
     assert len(places(100)) == 100
     assert len(places(10**6)) == 4096
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "most"),
+    [
+        (nn.Conv2d(16, 16, 3), (1, 16, 8, 8), 16384),
+        (nn.Conv2d(64, 128, 3, padding=1), (1, 64, 8, 8), 2**23 // (64 * 9)),
+        (nn.Conv2d(64, 64, 3, padding=1, groups=64), (1, 64, 8, 8), 2**23 // (64 * 9)),
+        (nn.Conv2d(16, 1024, 1), (1, 16, 8, 8), 2**23 // 1024),
+        (nn.Linear(4608, 10), (1, 4608), 4096),
+    ],
+)
+def test_a_layer_is_improved_by_as_many_outputs_as_its_size_allows(
+    layer: nn.Module, shape: tuple[int, ...], most: int
+) -> None:
+    made, _ = only_layer(layer, torch.randn(shape))
+    assert len(places_of(made, 10**6)) == most
+    assert len(places_of(made, 100)) == 100
 
 
 def test_means_are_those_of_all_rows_in_float64() -> None:
