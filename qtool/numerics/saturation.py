@@ -97,12 +97,13 @@ class Neighbours:
         >>> Neighbours.of([1, 4], 255).parted(torch.tensor([100, 51, -127, -2]))
         tensor([  88,   40, -126,   -2])
         """
-        own = torch.arange(len(self.other), device=self.other.device)
-        alone, later = own == self.other, own > self.other
+        other = self.other.to(codes.device)
+        own = torch.arange(len(other), device=codes.device)
+        alone, later = own == other, own > other
         made = codes.clone()
         for sign, most in ((1, self.highest), (-1, -self.lowest)):
             sizes = (sign * codes).clamp_min(0)
-            beyond = (sizes + sizes[..., self.other] - most).clamp_min(0)
+            beyond = (sizes + sizes[..., other] - most).clamp_min(0)
             half = (beyond + ~later) // 2
             made = torch.where(alone, made, made - sign * half)
         return made

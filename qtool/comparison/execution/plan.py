@@ -85,7 +85,10 @@ class Execution:
 
     @contextmanager
     def started(self, trials: Sequence[Trial]) -> Generator["Execution"]:
-        """Lend this with its processes started: they load meanwhile what trials need."""
+        """Lend this with its processes started: they load meanwhile what trials need.
+
+        A step that is timed meanwhile takes longer where processors are fewer than processes.
+        """
         left = sum(not is_finished(trial.folder) for trial in trials)
         if self.jobs is None or self.cluster is not None or not left:
             yield self
