@@ -229,6 +229,9 @@ def test_without_saturation_codes_and_biases_make_up_for_what_is_held_back(
     assert {row.layer for row in applied if row.step == "saturation"} == anew
     usual = wrong(as_it_is)
     take_fewer_steps(as_it_is)
+    mean = net(batch).mean(0)
+    off, off_if_left = ((m(batch).mean(0) - mean).abs().max() for m in (avoided, as_it_is))
+    assert off < 0.1 * off_if_left
     assert wrong(avoided) < usual + 0.25 * (wrong(as_it_is) - usual)
 
 
