@@ -27,8 +27,7 @@ def quantizer_of(layer: QuantLayer) -> WeightQuantizer:
 
 def rows_of(layer: QuantLayer) -> Tensor:
     """Return the rows of a layer's weight as rounding sees them, float32 [C, in / groups, ...]."""
-    quantizer = quantizer_of(layer)
-    return quantizer.before_rounding(layer.whole_weight.detach()).detach().float()
+    return quantizer_of(layer).rows_to_round(layer.whole_weight)
 
 
 def codes_of(layer: QuantLayer) -> Tensor:

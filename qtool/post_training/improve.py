@@ -13,7 +13,6 @@ from qtool.post_training import by_layer as by_layer
 from qtool.post_training import default as default
 from qtool.post_training.begin import A_QUARTER
 from qtool.post_training.equalization import equalize
-from qtool.post_training.in_order import InOrder
 from qtool.post_training.methods import DEFAULT, METHODS, Calibrated, method_of
 from qtool.post_training.walk import in_one
 from qtool.quantizers.door.deployed import prepared_state
@@ -67,8 +66,9 @@ def improve(
     inputs = list(inputs_from(batches, form, model, "improve"))
     model.eval()
     applied = equalize(model, in_one(inputs, A_QUARTER))
-    layers = InOrder.of(model, in_one(inputs)) if saturation == "avoid" else None
-    applied += chosen(Calibrated(model, inputs, seed, keep, saturation))
+    given = Calibrated(model, inputs, seed, keep, saturation)
+    layers = given.in_order if saturation == "avoid" else None
+    applied += chosen(given)
     if layers is not None and could_saturate(model):
         applied += layers.avoid_saturation()
     return Improved(str(choice), sum(len(batch.tensors[0]) for batch in inputs), applied)

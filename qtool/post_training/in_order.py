@@ -39,7 +39,7 @@ class InOrder:
         inputs: calibration images.
         expected: what the float network's layers give.
         avoids: codes of which no two neighbours saturate on processors without VNNI.
-        done: what was done so far.
+        done: what was done on the way that is gone, or was gone last.
     """
 
     model: nn.Module
@@ -74,6 +74,7 @@ class InOrder:
                 choose(name, layer, x)
             self._bias(name, layer, x)
 
+        self.done = []
         walk(self.model, self.inputs, visit)
         return self.done
 
@@ -93,18 +94,21 @@ class InOrder:
             if may_choose(quantizer):
                 quantizer.scale.copy_(scales * quantizer.known_grid.code_step)
             hold_codes(layer, codes)
-            before = self._note(name, "rounding", before, self._error(name, layer, given))
+            self._note(name, "rounding", before, self._error(name, layer, given))
         if self.avoids and saturating_rows(layer).any():
-            hold_below_saturation(layer, rows, moments)
-            self._note(name, "saturation", before, self._error(name, layer, given))
+            self._hold_below(name, layer, given, rows)
 
     def _without_saturation(self, name: str, layer: QuantLayer, x: Tensor) -> None:
         """Choose other codes for a layer that could saturate, by what it is multiplied by."""
         if saturating_rows(layer).any():
             given = self._seen(layer, x)
-            before, rows = self._error(name, layer, given), self._aimed(name, layer, given)
-            hold_below_saturation(layer, rows, hessian(given))
-            self._note(name, "saturation", before, self._error(name, layer, given))
+            self._hold_below(name, layer, given, self._aimed(name, layer, given))
+
+    def _hold_below(self, name: str, layer: QuantLayer, given: Tensor, rows: Tensor) -> None:
+        """Choose other codes for a layer, near `rows`, of which no two neighbours saturate."""
+        before = self._error(name, layer, given)
+        hold_below_saturation(layer, rows, hessian(given))
+        self._note(name, "saturation", before, self._error(name, layer, given))
 
     def _aimed(self, name: str, layer: QuantLayer, given: Tensor) -> Tensor:
         """Return the rows of a layer's weight, aimed at what it gives in the float network."""

@@ -7,6 +7,7 @@ decorator: its name is its name on the command line.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,8 @@ from torch import nn
 from qtool.errors import RecipeError
 from qtool.files.yaml_data import parse_yaml
 from qtool.graph.inputs import Inputs
+from qtool.post_training.in_order import InOrder
+from qtool.post_training.walk import in_one
 from qtool.problems import report
 from qtool.registry import Registry
 from qtool.reports.improvements import Applied
@@ -33,6 +36,8 @@ class Calibrated:
         seed: of whatever is drawn.
         keep: file that a method which takes minutes keeps its state in, to go on from; None: it
             keeps none.
+        saturation: avoid asks for codes that do not saturate on processors without VNNI. What a
+            method leaves, `improve` holds back after it.
     """
 
     model: nn.Module
@@ -40,6 +45,12 @@ class Calibrated:
     seed: int = 0
     keep: Path | None = field(default=None)
     saturation: Literal["allow", "avoid"] = "allow"
+
+    @cached_property
+    def in_order(self) -> InOrder:
+        """The layers, and what the float network's give; to be asked for before codes are held."""
+        inputs = in_one(self.batches)
+        return InOrder.of(self.model, inputs, avoids=self.saturation == "avoid")
 
 
 Positive = Annotated[int, Field(ge=1)]

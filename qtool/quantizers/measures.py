@@ -48,7 +48,7 @@ def code_measures(model: nn.Module) -> CodeMeasures:
         if quantizer is None or not quantizer.ready:
             continue
         on_grid = quantizer.on_grid
-        weight = quantizer.before_rounding(layer.whole_weight.detach()).float()
+        weight = quantizer.rows_to_round(layer.whole_weight)
         codes = on_grid.codes(weight)
         beyond[name] = saturated(weight, on_grid)
         used[name] = levels_used(codes, on_grid.grid)

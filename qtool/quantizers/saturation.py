@@ -80,7 +80,7 @@ def saturating_rows(layer: QuantLayer) -> Tensor:
     quantizer, largest = layer.weight_quantizer, largest_input(layer)
     if quantizer is None or largest is None:
         return torch.zeros(len(layer.layout.rows(layer.weight)), dtype=torch.bool)
-    weight = quantizer.before_rounding(layer.whole_weight.detach()).float()
+    weight = quantizer.rows_to_round(layer.whole_weight)
     return can_saturate(quantizer.on_grid.codes(weight), largest, groups=_groups(layer))
 
 
@@ -92,7 +92,7 @@ def _round_anew(layer: QuantLayer, quantizer: WeightQuantizer, rows: Tensor) -> 
         quantizer: of the weight.
         rows: which of the channels, bool [C].
     """
-    weight = quantizer.before_rounding(layer.whole_weight.detach()).float()
+    weight = quantizer.rows_to_round(layer.whole_weight)
     columns = [len(weight), *[1] * (weight.ndim - 1)]
     stored, fewer = quantizer.on_grid, with_fewer_steps(quantizer.stored_grid)
     levels = stored.values(stored.codes(weight)).abs().flatten(1).amax(1).reshape(columns)

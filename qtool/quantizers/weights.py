@@ -99,7 +99,7 @@ class WeightQuantizer(FakeQuantize):
         Raises:
             ModelError: If it does not.
         """
-        rows = self.before_rounding(weight.detach()).float()
+        rows = self.rows_to_round(weight)
         refuse_useless_scale(self, rows.reshape(self.scale.numel(), -1))
 
     @torch.no_grad()
@@ -185,6 +185,11 @@ class WeightQuantizer(FakeQuantize):
         if not self.tracker.freezes:
             return rows
         return self.tracker.hold(rows, self.used_scale, self.known_grid)
+
+    @torch.no_grad()
+    def rows_to_round(self, weight: Tensor) -> Tensor:
+        """Return the rows as rounding sees them, float32 [C, ...], to be looked at."""
+        return self.before_rounding(weight.detach()).float()
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight, same shape."""

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -85,11 +84,11 @@ def test_slots_that_are_lent_train_one_comparison_after_the_other(tmp_path: Path
 
 
 def test_processes_that_were_given_nothing_end_at_once() -> None:
-    begun = time.monotonic()
+    before = os.times().children_user
     with slots_for(2) as slots:
         for slot in slots:
             slot.start(1)
-    assert time.monotonic() - begun < 1  # less than to load torch
+    assert os.times().children_user - before < 1  # seconds on a core; torch alone takes more
     assert [slot.process_id for slot in slots] == [None, None]
 
 
