@@ -12,7 +12,6 @@ from qtool.comparison.execution.room import is_finished
 from qtool.comparison.execution.trials import Outcome, Trial, threads_of
 from qtool.comparison.judged import Judging, judge
 from qtool.comparison.statistics.power import detectable_effect
-from qtool.comparison.statistics.spread import NU0
 from qtool.comparison.statistics.verdicts import points
 from qtool.console import say, say_nothing
 from qtool.data.loaders import Loaders
@@ -139,7 +138,7 @@ def _what_is_found(
         why = f"as assumed of networks of 96 % on {images:,} images"
     others = len(arms) - 1
     alpha = judging.alpha / others
-    effect = detectable_effect(std, seeds, NU0 + seeds - 1, alpha)
+    effect = detectable_effect(std, seeds, std**2 / ASSUMED_RATIO, alpha)
     among = f", Holm over {others}" if others > 1 else ""
     return (
         f"a difference of {points(effect)} points from {arms[0]} would be found 4 times in 5 "

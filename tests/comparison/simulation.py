@@ -21,7 +21,7 @@ from qtool.comparison.statistics.equality import MARGIN
 from qtool.comparison.statistics.looks import pocock_alpha
 from qtool.comparison.statistics.power import detectable_effect, seeds_needed
 from qtool.comparison.statistics.several import ALPHA, holm
-from qtool.comparison.statistics.spread import NU0, spread_of
+from qtool.comparison.statistics.spread import spread_of
 from qtool.console import say
 from tests.comparison.simulated import Floats, Nature, chances, draw
 
@@ -73,12 +73,10 @@ class Simulated:
     Attributes:
         shown: a winner is named.
         equal: they are shown to be equal within the margin.
-        stds: s~.
     """
 
     shown: NDArray[np.bool_]
     equal: NDArray[np.bool_]
-    stds: Floats
 
 
 def simulated(
@@ -97,9 +95,9 @@ def simulated(
         gaps = draw(nature, size, 2, seeds, random, effect=effect).gaps(1, slice(0, seeds))
         spread = spread_of(gaps)
         inside = np.abs(gaps.mean) + half_widths(gaps, spread, 2 * ALPHA) < margin
-        parts.append((p_values_of(gaps, spread) <= ALPHA, inside, spread.std))
-    shown, equal, stds = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return Simulated(shown, equal, stds)
+        parts.append((p_values_of(gaps, spread) <= ALPHA, inside))
+    shown, equal = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return Simulated(shown, equal)
 
 
 def gap_std(nature: Nature) -> float:
@@ -136,9 +134,8 @@ def table_of_promises(seed: int) -> None:
         for images in AT_ONCE:
             nature = Nature(images, ratio)
             for seeds in (2, 3, 5, 10):
-                stds = simulated(nature, COMPARISONS, seeds, random).stds
-                std = float((stds**2).mean() ** 0.5)
-                effect = detectable_effect(std, seeds, NU0 + seeds - 1)
+                std = gap_std(nature)
+                effect = detectable_effect(std, seeds, std**2 / ratio)
                 found = simulated(nature, MANY, seeds, random, effect=effect).shown.mean()
                 margin = 3 * std / seeds**0.5
                 wrong = simulated(nature, MANY, seeds, random, effect=margin, margin=margin)
@@ -148,16 +145,16 @@ def table_of_promises(seed: int) -> None:
                     f"{100 * found:.1f} %; equal within 3 standard errors is said in "
                     f"{100 * right:.1f} %, and in {100 * wrong.equal.mean():.1f} % at the margin"
                 )
-            std = float((simulated(nature, COMPARISONS, 3, random).stds ** 2).mean() ** 0.5)
+            std = gap_std(nature)
             for share in (1.0, 0.6):
-                needed = seeds_needed(share * std, std)
+                needed = seeds_needed(share * std, std, std**2 / ratio)
                 assert needed is not None
                 found = [
                     100 * simulated(nature, MANY, n, random, effect=share * std).shown.mean()
                     for n in (needed, needed - 1)
                 ]
                 say(
-                    f"{name_of(nature)}: {share:g} s~ takes {needed} seeds: found in "
+                    f"{name_of(nature)}: {share:g} sd takes {needed} seeds: found in "
                     f"{found[0]:.1f} %, and in {found[1]:.1f} % with one fewer"
                 )
     for ratio in (1.4, 2.0, 5.0):

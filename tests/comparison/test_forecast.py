@@ -14,7 +14,7 @@ from qtool.comparison.execution.plan import Execution
 from qtool.comparison.execution.trials import Trial
 from qtool.comparison.forecast import Timed, assumed_std, say_forecast
 from qtool.comparison.judged import Judging
-from qtool.comparison.statistics.power import power
+from qtool.comparison.statistics.power import limits_of_comparison, power
 from qtool.recipe import load_recipe
 from qtool.runs.access import OWN
 from qtool.runs.kept.folder import RunFolder
@@ -61,7 +61,8 @@ def test_what_would_be_found_is_found_four_times_in_five(said: Said) -> None:
     effect, std = (float(number) / 100 for number in match.groups())
     # 0.9 points on 500 images is what LeNet-5 had on digits; the sentence has one decimal
     assert std == pytest.approx(assumed_std(500), abs=5e-5)
-    assert power(effect, std, 3, 4) == pytest.approx(0.8, abs=0.03)
+    limits = limits_of_comparison(std, 3, std**2 / 1.4)
+    assert power(effect * 3**0.5 / std, limits) == pytest.approx(0.8, abs=0.03)
 
 
 def test_several_at_once_take_less_time(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,15 @@ import pytest
 from scipy import stats
 
 from qtool.comparison.statistics.looks import chance_of_any, pocock_alpha
-from qtool.comparison.statistics.power import detectable_effect, power, seeds_needed
+from qtool.comparison.statistics.power import (
+    detectable_effect,
+    found_shift,
+    limits_of_comparison,
+    limits_of_t,
+    power,
+    seeds_needed,
+)
+from qtool.comparison.statistics.spread import spread_by
 
 
 @pytest.mark.parametrize(
@@ -30,26 +38,44 @@ def test_power_is_the_tail_of_the_noncentral_t(freedom: float) -> None:
     limit = stats.t.ppf(0.975, freedom)
     for shift in (0.5, 2.0, 4.0):
         expected = stats.nct.sf(limit, freedom, shift) + stats.nct.cdf(-limit, freedom, shift)
-        assert power(shift * 2, 2.0, 1, freedom) == pytest.approx(expected, abs=1e-4)
+        assert power(-shift, limits_of_t(freedom)) == pytest.approx(expected, abs=5e-4)
 
 
 def test_the_detectable_effect_is_found_four_times_in_five() -> None:
     random = np.random.default_rng(1)
-    n, freedom, std = 3, 5, 0.01
-    effect = detectable_effect(std, n, freedom)
-    means = random.normal(effect, std / n**0.5, 200_000)
-    stds = std * np.sqrt(random.chisquare(freedom, 200_000) / freedom)
-    found = np.abs(means) / stds * n**0.5 > stats.t.ppf(0.975, freedom)
+    shift, freedom = found_shift(limits_of_t(5)), 5
+    stds = np.sqrt(random.chisquare(freedom, 200_000) / freedom)
+    found = np.abs(random.normal(shift, 1, 200_000)) / stds > stats.t.ppf(0.975, freedom)
     assert found.mean() == pytest.approx(0.8, abs=0.005)
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+@pytest.mark.parametrize("ratio", [1.0, 1.4, 2.0, 5.0])
+def test_what_a_comparison_detects_is_found_four_times_in_five(n: int, ratio: float) -> None:
+    """By seeds and images, or by seeds alone where these contradict the images."""
+    random, std = np.random.default_rng(2), 0.01
+    of_images = std**2 / ratio
+    effect = detectable_effect(std, n, of_images)
+    gaps = random.normal(effect, std, (100_000, n))
+    spread = spread_by(n, gaps.var(1, ddof=1), np.full(len(gaps), of_images))
+    t = np.abs(gaps.mean(1)) * n**0.5 / spread.std
+    found = (t > stats.t.ppf(0.975, spread.freedom)).mean()
+    assert found == pytest.approx(0.8, abs=0.01)
+
+
+def test_without_images_a_comparison_detects_what_seeds_do() -> None:
+    limits = limits_of_comparison(0.01, 4, None)
+    assert np.array_equal(limits, limits_of_t(3))
+
+
 def test_the_seeds_needed_are_the_fewest() -> None:
-    needed = seeds_needed(0.005, 0.006)
+    of_images = 0.006**2 / 1.4
+    needed = seeds_needed(0.005, 0.006, of_images)
     assert needed is not None
-    assert power(0.005, 0.006, needed, needed + 1) >= 0.8
-    assert power(0.005, 0.006, needed - 1, needed) < 0.8
-    assert seeds_needed(0.005, 1.0) is None
-    few, alone = seeds_needed(0.01, 0.006), seeds_needed(0.01, 0.006, extra=0)
+    assert detectable_effect(0.006, needed, of_images) <= 0.005
+    assert detectable_effect(0.006, needed - 1, of_images) > 0.005
+    assert seeds_needed(0.005, 1.0, of_images) is None
+    few, alone = (seeds_needed(0.015, 0.006, known) for known in (of_images, None))
     assert few is not None
     assert alone is not None
     assert few < alone

@@ -8,7 +8,7 @@ from qtool.comparison.equivalence.asked import MAPPED, Question
 from qtool.comparison.equivalence.slopes import line_of
 from qtool.comparison.equivalence.verdict import BETWEEN
 from qtool.comparison.judged import Judging
-from qtool.comparison.statistics.power import detectable_effect
+from qtool.comparison.statistics.power import found_shift, limits_of_t
 from qtool.errors import InputError
 from qtool.reports.comparisons import Equivalence
 
@@ -62,7 +62,7 @@ def said_of_power(question: Question, judging: Judging, report: Path) -> str:
     known = _noise_of(report)
     noise = ASSUMED_NOISE if known is None else known
     why = "as assumed" if known is None else "as those before"
-    found = detectable_effect(noise / spread**0.5, 1, freedom, judging.alpha)
+    found = found_shift(limits_of_t(freedom, judging.alpha)) * noise / spread**0.5
     wider = "give more or wider --learning-rates, or more --seeds"
     more = f"; a verdict takes {BETWEEN:g}: {wider}" if found > BETWEEN else ""
     return (

@@ -17,7 +17,7 @@ from qtool.comparison.statistics.gaps import (
 from qtool.comparison.statistics.pairs import discordant
 from qtool.comparison.statistics.power import detectable_effect, seeds_needed
 from qtool.comparison.statistics.several import ALPHA, Judged, holm
-from qtool.comparison.statistics.spread import NU0, Spread, spread_of, spread_on_new_images
+from qtool.comparison.statistics.spread import Spread, spread_of, spread_on_new_images
 from qtool.reports.comparisons import Difference
 
 NOTHING = 1e-9  # smaller than one image in any data set
@@ -166,13 +166,13 @@ def _difference(tested: Tested, judged: Judged, margin: float, alpha: float) -> 
         found |= {"new_low": mean - wider, "new_high": mean + wider}
     if std > NOTHING:
         same = equality(mean, std, gaps.seeds, freedom, margin=margin, alpha=alpha)
-        extra = NU0 if spread.by_images else 0
+        of_images = max(float(gaps.of_images), gaps.of_counting) if gaps.images else None
         found |= {
             "equal_low": same.low,
             "equal_high": same.high,
             "equal": same.equal,
-            "detectable": detectable_effect(std, gaps.seeds, freedom, judged.alpha),
-            "seeds_needed": seeds_needed(margin, std, judged.alpha, extra=extra),
+            "detectable": detectable_effect(std, gaps.seeds, of_images, judged.alpha),
+            "seeds_needed": seeds_needed(margin, std, of_images, judged.alpha),
         }
     return plain.model_copy(update=found)
 

@@ -30,6 +30,11 @@ class Gaps:
     of_images: Floats
     over_images: Floats
 
+    @property
+    def of_counting(self) -> float:
+        """Return 1 / (6 N^2): an accuracy is a count, so each of two is off by half an image."""
+        return 1 / (6 * self.images**2)
+
 
 def gaps_between(a: Right, b: Right) -> Gaps:
     """Return the figures of two arms' answers, each bool [..., seeds, images], in one order."""

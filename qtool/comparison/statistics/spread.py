@@ -40,32 +40,35 @@ class Spread:
 
 
 def spread_of(gaps: Gaps) -> Spread:
-    """Return how far seeds lie apart: by seeds and images, or by seeds alone.
+    """Return how far seeds lie apart: by seeds and images, or by seeds alone; see `spread_by`."""
+    if not gaps.images or gaps.seeds < 2:
+        alone = np.full_like(gaps.mean, gaps.seeds - 1.0)
+        return Spread(np.sqrt(gaps.of_seeds), alone, np.zeros(gaps.mean.shape, dtype=bool))
+    return spread_by(gaps.seeds, gaps.of_seeds, gaps.of_images, gaps.of_counting)
+
+
+def spread_by(n: int, of_seeds: Floats, of_images: Floats, floor: float = 0.0) -> Spread:
+    """Return how far n seeds lie apart by their variance s^2 and what images predict, s_img^2.
 
         s~^2 = (NU0 C s_img^2 + (n - 1) s^2) / (NU0 + n - 1),   s~ >= 1 / (N sqrt 6)
 
     with NU0 + n - 1 degrees of freedom. By seeds alone, s with n - 1 degrees, where the images are
-    not known, or P(F(n - 1, inf) > s^2 / s_img^2) < CONTRADICTED (BY_MANY). Of the floor: an
-    accuracy is a count, so that of two arms each is rounded by up to half an image.
+    not known, or P(F(n - 1, inf) > s^2 / s_img^2) < CONTRADICTED (BY_MANY). The floor, 1 / (6 N^2),
+    is that of `Gaps.of_counting`.
 
     The weighted mean is the posterior of a variance under a scaled inverse chi-square prior (Gelman
     et al., 2013, Bayesian Data Analysis, 2.6; Smyth, 2004, has it for many variances at once).
     """
     from scipy.special import gammaincc
 
-    n = gaps.seeds
-    alone = np.full_like(gaps.mean, n - 1.0)
-    if not gaps.images or n < 2:
-        return Spread(np.sqrt(gaps.of_seeds), alone, np.zeros(gaps.mean.shape, dtype=bool))
-    floor = 1 / (gaps.images * 6**0.5)
     freedom = NU0 + n - 1
-    both = (NU0 * C * gaps.of_images + (n - 1) * gaps.of_seeds) / freedom
-    expected = np.maximum(gaps.of_images, floor**2)
+    both = (NU0 * C * of_images + (n - 1) * of_seeds) / freedom
+    expected = np.maximum(of_images, floor)
     # the upper tail of chi-square with n - 1 degrees at (n - 1) s^2 / expected
-    tail = gammaincc((n - 1) / 2, (n - 1) * gaps.of_seeds / expected / 2)
+    tail = gammaincc((n - 1) / 2, (n - 1) * of_seeds / expected / 2)
     used = tail >= (CONTRADICTED if n < MANY else BY_MANY)
-    std = np.maximum(np.sqrt(np.where(used, both, gaps.of_seeds)), floor)
-    return Spread(std, np.where(used, freedom, alone), used)
+    std = np.sqrt(np.maximum(np.where(used, both, of_seeds), floor))
+    return Spread(std, np.where(used, freedom, n - 1.0), used)
 
 
 def spread_on_new_images(gaps: Gaps, spread: Spread) -> Floats:
