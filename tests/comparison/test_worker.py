@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +34,8 @@ class Worker:
     read: dict[int, bytes] = field(default_factory=dict[int, bytes])
 
     @classmethod
-    def started(cls, *, forks: bool = True) -> "Worker":
-        """Start one; `forks`: it has a process for each trial."""
+    def started(cls, *, forks: bool = True, loads: float = 0) -> "Worker":
+        """Start one; `forks`: it has a process for each trial; `loads`: for so many seconds."""
         (source, to), (out, said), (err, told) = os.pipe(), os.pipe(), os.pipe()
         process = os.fork()
         if process:
@@ -49,7 +50,10 @@ class Worker:
                 os.close(end)
             sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
             worker.FORKS = forks
-            importlib.import_module = lambda name, *_: os.write(2, f"loads {name}\n".encode())
+            importlib.import_module = lambda name, *_: (
+                os.write(2, f"loads {name}\n".encode()),
+                time.sleep(loads),
+            )
             worker.main()
             code = 0
         except SystemExit as ended:
@@ -72,9 +76,9 @@ class Worker:
         """Return all replies so far, as soon as there are so many; None waits for the last."""
         return [json.loads(line) for line in self._lines(self.out, count)]
 
-    def words(self) -> list[str]:
-        """Return all that it and its trials have said."""
-        return [line.decode() for line in self._lines(self.err, None)]
+    def words(self, count: int | None = None) -> list[str]:
+        """Return all that it and its trials have said, as `replies` does."""
+        return [line.decode() for line in self._lines(self.err, count)]
 
     def _lines(self, end: int, count: int | None) -> list[bytes]:
         data = self.read.get(end, b"")
@@ -176,6 +180,21 @@ def test_a_trial_ends_where_it_is_when_nobody_is_left_to_hear_of_it(
     assert forking.replies() == [{"ended": worker.GONE}]
     assert forking.code() == 0
     assert not (trial.folder.path / "checkpoint").exists()
+
+
+def test_a_worker_that_loads_ends_when_nobody_is_left_to_hear_of_it(tmp_path: Path) -> None:
+    """Whoever started it was killed before it could be told to end, with a task on its way."""
+    begun, loading = time.monotonic(), Worker.started(loads=2 * PATIENCE)
+    try:
+        loading.words(1)
+        for trial in trials_of(tmp_path, "a"):
+            loading.take(trial)
+        loading.hang_up()
+        assert loading.code() == 0
+        assert time.monotonic() - begun < PATIENCE
+        assert loading.replies() == []
+    finally:
+        loading.end()
 
 
 def test_a_task_that_is_cut_short_is_none(forking: Worker, tmp_path: Path) -> None:

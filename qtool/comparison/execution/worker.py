@@ -4,8 +4,8 @@ It loads what training needs once, and then forks for each trial, so that every 
 of its own, fresh, at no cost; where systems cannot fork safely it trains one trial and ends.
 Tasks come in on standard input, and replies go out on standard output, which nothing else may use:
 a trial's own output goes to standard error. Where the process that reads them is gone, standard
-input ends, and with it whatever runs here. SIGTERM is passed on to the trial, which writes a
-checkpoint before it ends.
+input ends, and with it whatever runs here, be it that torch is still loading: so this module itself
+loads without. SIGTERM is passed on to the trial, which writes a checkpoint before it ends.
 """
 
 import gc
@@ -13,18 +13,24 @@ import importlib
 import json
 import os
 import pickle
+import select
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType
-from typing import BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
-from qtool.comparison.execution.tasks import Task
-from qtool.comparison.execution.trials import Trial
 from qtool.stopping import Stopped, heeding_signals
 
+if TYPE_CHECKING:
+    from qtool.comparison.execution.tasks import Task
+    from qtool.comparison.execution.trials import Trial
+
 FORKS = sys.platform == "linux"  # elsewhere system libraries may hold locks that a child never gets
+LOADED = ("qtool.comparison.execution.tasks", "torch._dynamo")  # the latter whatever the optimizer
+LOOK = 200  # milliseconds between two looks at whether loading is done
 SAID_ALL = "\0"  # a line on standard error once a trial has ended
 GONE = 1  # exit code of a process whose reader is gone
 
@@ -57,7 +63,9 @@ def main() -> None:
         if task is not None:
             sys.exit(_train(task, replies))
         return
-    importlib.import_module("torch._dynamo")  # whatever the optimizer, training loads it
+    with _ending_with_reader():
+        for name in LOADED:
+            importlib.import_module(name)
     serving = _Serving()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, serving.stop)
@@ -76,7 +84,27 @@ def main() -> None:
             _reply(replies, {"ended": os.waitstatus_to_exitcode(status)})
 
 
-def _load_late(trial: Trial) -> None:
+@contextmanager
+def _ending_with_reader() -> Iterator[None]:
+    """End the process where nobody can send anything any more, while inside."""
+    done, poll = threading.Event(), select.poll()
+    poll.register(0, 0)  # asked for nothing, it tells only that the other end is closed
+
+    def watch() -> None:
+        while not done.is_set():
+            if poll.poll(LOOK):
+                os._exit(0)  # nothing was begun
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watching.join()  # a process that forks should have one thread
+
+
+def _load_late(trial: "Trial") -> None:
     """Load here, once, what training loads late, and what takes each trial a second."""
     if trial.recipe.data.name == "digits":
         importlib.import_module("sklearn.datasets")
@@ -84,7 +112,7 @@ def _load_late(trial: Trial) -> None:
     gc.freeze()  # a collection in the trial's process would copy all of this
 
 
-def _train(task: Task, replies: BinaryIO) -> int:
+def _train(task: "Task", replies: BinaryIO) -> int:
     """Train a trial in this process, reply how it ended, and return the exit code."""
     threading.Thread(target=_end_with_reader, daemon=True).start()
     try:
@@ -114,7 +142,7 @@ def _reply(replies: BinaryIO, said: Mapping[str, object]) -> None:
         left = left[replies.write(left) :]
 
 
-def _received(source: BinaryIO) -> Task | None:
+def _received(source: BinaryIO) -> "Task | None":
     """Return the next task; None where there is none any more."""
     try:
         return pickle.load(source)
