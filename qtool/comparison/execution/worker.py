@@ -17,7 +17,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 @contextmanager
-def _ending_with_reader() -> Iterator[None]:
+def _ending_with_reader() -> Generator[None]:
     """End the process where nobody can send anything any more, while inside."""
     done, poll = threading.Event(), select.poll()
     poll.register(0, 0)  # asked for nothing, it tells only that the other end is closed
