@@ -106,6 +106,25 @@ def _locked(folder: Path, place: Path) -> Iterator[None]:
         _remove_empty(made)
 
 
+def is_written(folder: Path) -> bool:
+    """Tell whether a process writes in a folder; where its lock cannot be tried, by what it says.
+
+    Nothing is made or changed, and a process that comes meanwhile waits for a moment.
+    """
+    place = Path(os.path.realpath(folder))
+    if not (place / LOCK).is_file():
+        return False
+    lock = FileLock(place / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:
+        return _writer(place) is not None
+    lock.release()
+    return False
+
+
 def _remove_empty(made: list[Path]) -> None:
     """Remove folders that were made for nothing, the innermost first."""
     for each in made:

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from qtool.console import say
+from qtool.data.sources import known_classes
 from qtool.export.writing.saturation import saturating_layers
 from qtool.files.json_data import read_json
 from qtool.files.reading import intact
@@ -60,6 +62,12 @@ def _inspect_recipe(path: Path, access: Access) -> Inspection:
     """Plan a recipe without data, weights or downloads; random images decide the grids."""
     recipe = load_recipe(path, code=access.code_of(path).only("model"))
     built = build.make_network_without_data(recipe)
+    if known_classes(recipe.data.name, **recipe.data.params) is None:
+        assumed = built.architecture["classes"]
+        say(
+            f"note: only the files of {recipe.data.name} tell how many classes there are, and "
+            f"{assumed} are assumed here; `qtool check {path}` counts them"
+        )
     model = prepared(recipe, built.model, built.architecture)
     rows = plan(model)
     made = Inspection(

@@ -24,6 +24,7 @@ from qtool.quantizers.sites import SiteQuantizer
 from qtool.reports.health import Finding
 
 FEW = 4  # a row whose largest code is below 1/4 of the grid's does with two bits fewer
+SEVEN_BITS = 63  # where codes of 8 bits end that saturate nowhere: it is that grid, and no waste
 SATURATED = 0.99  # of the values: what is left is no distribution, only a sign
 LEVELS = 4  # from here on: with fewer, most values lie at an end by right
 ROW = 8  # weights from which a row is judged by its share: fewer may all be as large by chance
@@ -83,11 +84,11 @@ def code_findings(name: str, codes: Tensor, grid: IntegerGrid) -> list[Finding]:
     if dead:
         says = f"{dead} of {count} rows have weight codes of 0 only"
         found.append(Finding(layer=name, kind="dead_channels", says=says))
-    few = (largest > 0) & (largest < most / FEW)
+    few = (largest > 0) & (largest < min(most, SEVEN_BITS) / FEW)
     if grid.bits > 1 and few.any():
         says = (
             f"{int(few.sum())} of {count} rows use weight codes up to {int(largest[few].amax())} "
-            f"of {most} only"
+            "only; a smaller scale would round them finer"
         )
         found.append(Finding(layer=name, kind="few_codes", says=says))
     ends = ((rows >= most) | (rows <= grid.code_min)).float().mean(1)

@@ -51,8 +51,8 @@ class ListedRun(Result):
     """One run folder."""
 
     run: str
-    status: Literal["running", "finished", "failed", "damaged"]
-    """running, too, of one that was killed; damaged: its summary.json cannot be read."""
+    status: Literal["running", "stopped", "finished", "failed", "damaged"]
+    """stopped: not finished, and no process writes there; damaged: summary.json is unreadable."""
     validation_accuracy: float | None = None
     weight_bits_mean: float | None = None
     epochs: int | None = None

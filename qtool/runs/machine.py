@@ -48,7 +48,8 @@ def device_name(device: torch.device) -> str:
     """Return what people call the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{processor_name()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{processor_name()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def processor_name() -> str:

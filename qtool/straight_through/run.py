@@ -82,7 +82,8 @@ def convert_run(
     if equivalent.outside:
         raise InputError(f"{source}: has no straight-through form: {equivalent.outside}")
     wanted = straight_through_recipe(equivalent)
-    folder = RunFolder(output or source.with_name(f"{source.name}-straight-through"))
+    place = output or source.with_name(f"{source.name}-straight-through")
+    folder = RunFolder(place, option="--output")
     open_run(wanted, folder, resume=True)
     with only_writer(folder.path):
         open_run(wanted, folder, resume=True)  # as it is once nobody else writes there

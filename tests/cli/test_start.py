@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qtool.data.augmentations import AUGMENTATIONS
+from qtool.files.lock import only_writer
 from qtool.known import FAMILIES
 from tests.cli.test_app import CHILD, HEAVY
 from tests.generated_files import TABLES
@@ -113,10 +114,14 @@ def test_runs_are_listed_with_status_accuracy_bits_and_date(
     assert (code, err) == (0, "")
     rows = {row["run"]: row for row in as_json(out)["runs"]}
     assert list(rows) == ["runs/a", "runs/b", "runs/c/arm/seed-0"]
-    assert [row["status"] for row in rows.values()] == ["damaged", "finished", "running"]
+    assert [row["status"] for row in rows.values()] == ["damaged", "finished", "stopped"]
     assert rows["runs/b"]["validation_accuracy"] == 0.9125
     assert rows["runs/b"]["weight_bits_mean"] == 4.5
     assert rows["runs/b"]["date"].startswith(("2023-11-14T", "2023-11-15T"))
+
+    with only_writer(tmp_path / "runs/c/arm/seed-0"):
+        _, out, _ = shell("list", "runs", "--json")
+    assert as_json(out)["runs"][2]["status"] == "running"
 
     _, out, _ = shell("list", "runs")
     row = next(line for line in out.splitlines() if "runs/b" in line)

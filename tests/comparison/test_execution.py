@@ -12,6 +12,7 @@ from qtool.comparison.execution import room
 from qtool.comparison.execution.plan import About, Execution
 from qtool.comparison.execution.trials import ComparisonFolder, TrainTrial
 from qtool.errors import InputError, WriteError
+from qtool.recipe.file import write_recipe
 from qtool.reports.comparisons import UnfinishedComparison
 from qtool.reports.results import read
 from tests.comparison.fake_trainings import Fake, summary_of, trials_of, tries_of
@@ -27,6 +28,7 @@ def said_of(trial, threads: int) -> None:
     """Leave what a finished trial leaves."""
     trial.folder.path.mkdir(parents=True)
     summary_of(trial).write(trial.folder.summary)
+    write_recipe(trial.recipe, trial.folder.recipe, "the resolved recipe of this run")
     trial.folder.environment.write_text(json.dumps({"threads": threads}))
 
 
@@ -50,10 +52,22 @@ def test_processes_start_before_trials_are_given_where_some_are_left(tmp_path):
         assert execution.outcomes_of(trials[1:], Fake(), about(tmp_path))["b"][0].finished
     assert execution.slots[0].process_id is None
     for here in (Execution(), Execution(cluster="local")):
-        with here.started(trials) as same:
+        with here.started(trials_of(tmp_path, "c")) as same:
             assert same is here
     with (done := Execution(2)).started(trials[:1]) as same:
         assert same is done
+
+
+def test_trials_of_another_recipe_are_refused_before_anything_is_counted_or_started(tmp_path):
+    trials = trials_of(tmp_path, "a", "b")
+    said_of(trials[1], ALL)
+    others = trials_of(tmp_path, "a", "b", epochs=2)
+    differs = r"b/seed-0: holds a different run \(training.epochs: 1.* choose another --output"
+    with pytest.raises(InputError, match=differs), Execution(2).started(others):
+        pytest.fail("it was started")
+    trials[1].folder.recipe.write_text("{")  # damaged: its own training says what becomes of it
+    with Execution().started(others):
+        pass
 
 
 @pytest.mark.parametrize(

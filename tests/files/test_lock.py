@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qtool.errors import InputError, WriteError
-from qtool.files.lock import OF_LOCKS, only_writer
+from qtool.files.lock import OF_LOCKS, is_written, only_writer
 from qtool.files.whole import write_text
 from tests.runs.left import wait_until
 
@@ -134,3 +134,20 @@ def test_a_folder_that_is_removed_is_not_made_again(tmp_path: Path) -> None:
         with pytest.raises(WriteError, match="its folder was removed"):
             enter(folder)
     assert not (folder / "changes").exists()
+
+
+def test_whether_a_process_writes_in_a_folder_is_told_without_a_trace(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert not is_written(folder)
+    assert not folder.exists()
+    process = hold(folder)
+    try:
+        assert is_written(folder)
+        assert is_written(folder)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not is_written(folder)  # what it left says otherwise
+    with only_writer(folder):
+        assert is_written(folder)
+    assert not is_written(folder)

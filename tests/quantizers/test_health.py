@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import qtool
+from qtool.numerics.grid import IntegerGrid
+from qtool.quantizers.health import code_findings
 from qtool.quantizers.layers import QuantLayer, quant_layers
 from qtool.quantizers.plan import plan
 from qtool.quantizers.weights import WeightQuantizer
@@ -105,6 +107,15 @@ def test_a_planted_fault_is_found(
     found = qtool.health(model, IMAGES)
     assert (layer, kind) in kinds(found)
     assert any(says in f.says for f in found if (f.layer, f.kind) == (layer, kind))
+
+
+def test_codes_of_seven_bit_steps_are_judged_alike_on_their_grid_and_on_that_of_a_file() -> None:
+    codes = torch.tensor([[15, -3], [16, 2], [63, 1], [30, 0]], dtype=torch.int8)
+    found = [code_findings("fc", codes, IntegerGrid(bits, "narrow")) for bits in (7, 8)]
+    assert found[0] == found[1]
+    assert [finding.says.split(";")[0] for finding in found[0]] == [
+        "1 of 4 rows use weight codes up to 15 only"
+    ]
 
 
 @pytest.mark.parametrize("plant", [too_narrow, dead_rows, all_dead])

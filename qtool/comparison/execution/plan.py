@@ -11,7 +11,7 @@ import torch
 
 from qtool.comparison.execution.cluster import Cluster
 from qtool.comparison.execution.executors import Executor, one_by_one, run_trials
-from qtool.comparison.execution.kept_files import KEEPS, Keep
+from qtool.comparison.execution.kept_files import KEEPS, Keep, damage_of
 from qtool.comparison.execution.processes import Processes
 from qtool.comparison.execution.room import is_finished, refuse_without_room
 from qtool.comparison.execution.slots import Slot, slots_for
@@ -20,6 +20,7 @@ from qtool.comparison.execution.unfinished import Kind, Unfinished
 from qtool.console import say
 from qtool.errors import InputError, QtoolError
 from qtool.files.json_data import read_json
+from qtool.runs.kept.begin import open_run
 
 MOST_JOBS = 1024
 
@@ -88,7 +89,11 @@ class Execution:
         """Lend this with its processes started: they load meanwhile what trials need.
 
         A step that is timed meanwhile takes longer where processors are fewer than processes.
+
+        Raises:
+            InputError: If folders of trials hold other runs.
         """
+        refuse_other_runs(trials)
         left = sum(not is_finished(trial.folder) for trial in trials)
         if self.jobs is None or self.cluster is not None or not left:
             yield self
@@ -126,6 +131,23 @@ class Execution:
         known = frozenset(str(trial) for trial in own if is_finished(trial.folder))
         report = Unfinished(about.folder.report, about.kind, about.recipe, own, known)
         return run_trials(own, train, self.executor(about.folder.path), report)
+
+
+def refuse_other_runs(trials: Sequence[Trial]) -> None:
+    """Check that no folder of a trial holds another run, before any time is spent on it.
+
+    One that is damaged is left to its training, which mends it or says what became of it.
+
+    Raises:
+        InputError: If one does.
+    """
+    for trial in trials:
+        folder = trial.folder
+        try:
+            open_run(trial.recipe, folder, resume=True)
+        except InputError:
+            if not damage_of(folder):
+                raise
 
 
 def refuse_other_threads(trials: Sequence[Trial], folder: ComparisonFolder) -> None:

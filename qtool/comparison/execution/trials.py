@@ -73,7 +73,7 @@ class ComparisonFolder:
 
     def run(self, arm: str, seed: int) -> RunFolder:
         """Return the folder of a trial's run."""
-        return RunFolder(self.path / arm / f"seed-{seed}")
+        return RunFolder(self.path / arm / f"seed-{seed}", option="--output")
 
     def trial(self, arm: str, recipe: Recipe) -> Trial:
         """Return the trial that trains a recipe for an arm, on the recipe's seed."""

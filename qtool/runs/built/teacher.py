@@ -180,5 +180,5 @@ def refuse_other_teacher(folder: RunFolder, distillation: Distillation | None) -
     if kept is not None and kept != distillation.digest:
         raise InputError(
             f"{folder}: holds a run with another teacher (the SHA-256 of its weights is another); "
-            "put back the file that it began with, or choose another --run-dir"
+            f"put back the file that it began with, or choose another {folder.option}"
         )

@@ -44,7 +44,7 @@ def open_run(recipe: Recipe, folder: RunFolder, *, resume: bool, longer: bool = 
     if folder.is_free():
         return
     if not folder.holds_run():
-        raise InputError(f"{folder}: not empty, and not a run; choose another --run-dir")
+        raise InputError(f"{folder}: not empty, and not a run; choose another {folder.option}")
     path = folder.recipe
     kept = check(Recipe, read_recipe_file(path), str(path))  # its estimators stay unloaded
     old, new = kept.identity(), recipe.identity()
@@ -54,12 +54,14 @@ def open_run(recipe: Recipe, folder: RunFolder, *, resume: bool, longer: bool = 
             old = put(old, {place: now})
     if old != new and not (longer and _goes_on(old, new, folder)):
         different = ", ".join(_differences(old, new))
-        raise InputError(f"{folder}: holds a different run ({different}); choose another --run-dir")
+        raise InputError(
+            f"{folder}: holds a different run ({different}); choose another {folder.option}"
+        )
     _refuse_changed_sources(recipe, folder)
     if not resume:
         raise InputError(
             f"{folder}: holds this run already; add --resume to go on with it or to see its "
-            f"summary, or choose another --run-dir"
+            f"summary, or choose another {folder.option}"
         )
 
 
@@ -201,8 +203,8 @@ def _refuse_changed_sources(recipe: Recipe, folder: RunFolder) -> None:
         if kept.get(label) != source.digest:
             copy = ", of which it keeps a copy" if source.is_file else ""
             raise InputError(
-                f"{folder}: holds a run with another {label}{copy}; choose another --run-dir for "
-                f"what the {'file' if source.is_file else 'module'} says now"
+                f"{folder}: holds a run with another {label}{copy}; choose another "
+                f"{folder.option} for what the {'file' if source.is_file else 'module'} says now"
             )
 
 

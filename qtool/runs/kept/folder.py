@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,9 +36,15 @@ Story = Literal["train", "run"]  # command that trains, alone or before it conve
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that a run lies in, or may lie in; nothing is read or made until it is asked for."""
+    """A folder that a run lies in, or may lie in; nothing is read or made until it is asked for.
+
+    Attributes:
+        path: of the folder.
+        option: of the command line that chooses another one, for messages.
+    """
 
     path: Path
+    option: str = field(default="--run-dir", compare=False)
 
     def __str__(self) -> str:
         return str(self.path)

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from qtool.errors import InputError
+from qtool.files.lock import is_written
 from qtool.reports.listings import ListedRun, RunListing
 from qtool.reports.results import Summary
 from qtool.runs.kept.folder import RunFolder
@@ -36,9 +37,10 @@ def _row(folder: RunFolder) -> ListedRun:
         said = Summary.read(folder.summary)
     except InputError:
         return ListedRun(run=str(folder), status="damaged", date=date)
+    stopped = said.status == "running" and not is_written(folder.path)
     return ListedRun(
         run=str(folder),
-        status=said.status,
+        status="stopped" if stopped else said.status,
         validation_accuracy=said.validation_accuracy,
         weight_bits_mean=said.weight_bits_mean,
         epochs=said.epochs,
