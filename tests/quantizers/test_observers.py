@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qtool.numerics.grid import IntegerGrid, dequantize, quantize
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.samples import SAMPLE, Sample, even_sample
+from qtool.quantizers.samples import SAMPLE, STRETCH, TAIL, Sample, even_sample
 from qtool.settings.tensors import ActivationQuantization
 
 WIDTHS = [8, 16, 32, 64]
@@ -145,6 +145,16 @@ def test_a_sample_stands_for_each_of_its_values() -> None:
         assert rows.shape == weights.shape
         np.testing.assert_allclose(weights.double().sum(), x.numel(), rtol=1e-5)
         assert {float(x.amin()), float(x.amax())} <= set(rows[:2].tolist())
+
+
+@pytest.mark.parametrize("count", [TAIL * 64 + 1, STRETCH + 1, 3 * STRETCH - 5])
+def test_the_tail_holds_the_values_of_the_largest_size_wherever_they_are(count: int) -> None:
+    x = random(count)
+    x[-7:] *= 9
+    tail = Sample.of(x, SAMPLE).tail
+    assert len(tail) == min(TAIL, count // 64)
+    assert torch.equal(tail.abs(), x.abs().sort(descending=True).values[: len(tail)])
+    assert set(tail.tolist()) <= set(x.tolist())
 
 
 @pytest.mark.parametrize("width", [7, 64, 1000])
