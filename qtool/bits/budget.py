@@ -126,7 +126,8 @@ class Chooser:
             subject, chosen = self.subject, {name: self.settings[name] for name in self.free}
             images = f"{subject.shown.images} training images"
             say(f"measuring each width of {len(chosen)} layers on {images}")
-            self._measured = measure(subject.model, subject.shown, chosen, ["alone"])
+            made = {} if self.trains else subject.weights_at(chosen)
+            self._measured = measure(subject.model, subject.shown, chosen, ["alone"], made)
         return self._measured
 
     def refuse_nothing_free(self) -> None:

@@ -1,8 +1,8 @@
 """What each layer's width costs the network: its loss, and the error of its output.
 
-A layer's weight is rounded to a width, and the network runs once more from that layer on: alone,
-with everything else in float, and with the rest quantized as the recipe has it. The error of the
-output y against that of the float network, y*, is
+A layer's weight is rounded to a width, by `rounded` or to nearest, and the network runs once more
+from that layer on: alone, with everything else in float, and with the rest quantized as the recipe
+has it. The error of the output y against that of the float network, y*, is
 
     sum |y - y*|^2 / sum |y* - mean over images of y*|^2
 
@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from qtool.bits.rounded import fitted, may_be_kept
 from qtool.console import STATUS
 from qtool.evaluation import are_numbers, count_hits
 from qtool.graph.replayed import Replay
@@ -35,7 +37,6 @@ from qtool.settings.tensors import WeightQuantization
 Mode = Literal["alone", "rest"]
 MODES: tuple[Mode, ...] = ("alone", "rest")
 Loss = Callable[[Tensor, Tensor], Tensor]
-LARGEST_KEPT = 2**28  # rounded weights, all together, beyond which they are rounded anew each time
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,17 @@ class Shown:
 class Rounded(nn.Module):
     """Stands where a weight's quantizer does, and gives the weight on the grid of another width."""
 
-    def __init__(self, quantizer: WeightQuantizer, weight: Tensor, *, keeps: bool) -> None:
+    def __init__(
+        self,
+        quantizer: WeightQuantizer,
+        weight: Tensor,
+        *,
+        keeps: bool,
+        made: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        # in a tuple, so that it is not this module's own
-        self.quantizer, self.kept = (quantizer,), quantizer(weight) if keeps else None
+        self.quantizer = (quantizer,)  # in a tuple, so that it is not this module's own
+        self.kept = quantizer(weight) if made is None and keeps else made
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the rounded weight, same shape."""
@@ -151,6 +159,7 @@ def measure(
     shown: Shown,
     widths: Mapping[str, Mapping[int, WeightQuantization]],
     modes: Sequence[Mode] = MODES,
+    made: Mapping[tuple[str, int], Tensor] = MappingProxyType({}),
 ) -> Sensitivities:
     """Measure what each width of each layer costs.
 
@@ -159,13 +168,18 @@ def measure(
         shown: what it is measured by.
         widths: layer -> width -> the settings of its weight at that width.
         modes: alone, rest, or both.
+        made: layer and width -> its weight, rounded by `compensated_weights`; what is not there is
+            rounded to nearest.
     """
     groups = groups_of(model, list(widths))
     layers = quant_layers(model)
-    keeps = sum(layers[n].weight.numel() * len(each) for n, each in widths.items()) <= LARGEST_KEPT
+    keeps = may_be_kept(layers, widths)
     rounded = {
         (number, name, bits): Rounded(
-            fitted(layers[name], settings), layers[name].whole_weight, keeps=keeps
+            fitted(layers[name], settings),
+            layers[name].whole_weight,
+            keeps=keeps,
+            made=made.get((name, bits)),
         )
         for number, group in enumerate(groups)
         for name in group
@@ -207,16 +221,6 @@ def judge(model: Callable[[Tensor], object], shown: Shown) -> Measured:
     for batch, (images, _) in enumerate(shown.batches):
         sums.add(_logits(model(images)), shown, batch)
     return sums.over(shown)
-
-
-def fitted(layer: QuantLayer, settings: WeightQuantization) -> WeightQuantizer:
-    """Return a quantizer of other settings for a layer's weight, its scales fitted to that."""
-    weight = layer.whole_weight
-    made = WeightQuantizer(settings, weight, layer.layout).eval()
-    made.set_progress(1.0)
-    if not made.ready:
-        made.fit(weight)
-    return made
 
 
 @contextmanager

@@ -62,8 +62,9 @@ def sensitivity(
     if not chosen_widths:
         why = "no layer's weights are quantized at one of the widths of --bits"
         raise report(source, [("quantization.weights", why)])
-    alone = measure(subject.model, subject.shown, chosen_widths, ["alone"])
-    rest = measure(subject.improved, subject.shown, chosen_widths, ["rest"])
+    made = subject.weights_at(chosen_widths)
+    alone = measure(subject.model, subject.shown, chosen_widths, ["alone"], made)
+    rest = measure(subject.improved, subject.shown, chosen_widths, ["rest"], made)
     measured = replace(alone, rest=rest.rest)
     shown = {pair: each for pair, each in measured.alone.items() if pair[1] in bits}
     chooser = Chooser(subject, source, measured=replace(measured, alone=shown), widths=bits)

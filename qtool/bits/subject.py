@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qtool.bits.costs import NetworkCost, cost_of_network, macs_of
+from qtool.bits.rounded import compensated_weights
 from qtool.bits.sensitivity import Measured, Shown, judge
 from qtool.console import say_nothing
 from qtool.conversion.to_integer import convert
@@ -147,6 +148,12 @@ class Subject:
     def widths(self, among: Sequence[int]) -> dict[str, dict[int, WeightQuantization]]:
         """Return layer -> width -> its settings, of those among some that it may have."""
         return {name: widths_of(settings, among) for name, settings in self.base.items()}
+
+    def weights_at(
+        self, widths: Mapping[str, Mapping[int, WeightQuantization]]
+    ) -> dict[tuple[str, int], Tensor]:
+        """Return layer and width -> its weight as it is rounded where nothing is trained."""
+        return compensated_weights(self.model, self.batches[0][0], widths)
 
     def with_widths(self, widths: Mapping[str, int]) -> Recipe:
         """Return the recipe with overrides that say the widths of layers, those first."""

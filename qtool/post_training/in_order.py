@@ -80,7 +80,7 @@ class InOrder:
 
     def _weight(self, name: str, layer: QuantLayer, x: Tensor) -> None:
         """Choose scales and codes of a layer's weight by what it is multiplied by."""
-        quantizer, given = quantizer_of(layer), self._seen(layer, x)
+        quantizer, given = quantizer_of(layer), rows_seen(layer, x)
         rows, moments = self._aimed(name, layer, given), hessian(given)
         before = self._error(name, layer, given)
         if may_choose(quantizer):
@@ -101,7 +101,7 @@ class InOrder:
     def _without_saturation(self, name: str, layer: QuantLayer, x: Tensor) -> None:
         """Choose other codes for a layer that could saturate, by what it is multiplied by."""
         if saturating_rows(layer).any():
-            given = self._seen(layer, x)
+            given = rows_seen(layer, x)
             self._hold_below(name, layer, given, self._aimed(name, layer, given))
 
     def _hold_below(self, name: str, layer: QuantLayer, given: Tensor, rows: Tensor) -> None:
@@ -131,13 +131,6 @@ class InOrder:
         shifted = rows + by.to(rows.dtype)
         self._note(name, "bias_correction", expected.error(rows), expected.error(shifted))
 
-    def _seen(self, layer: QuantLayer, x: Tensor) -> Tensor:
-        """Return what the layer multiplies its weight by at some places, [P, groups, K]."""
-        y = layer.of_operands(x, layer.whole_weight)
-        view, axes = patches(layer, x, y.shape), of_positions(layer, y).ndim - 1
-        chosen = places_of(layer, view.shape[:axes].numel())
-        return taken(view, chosen.to(x.device), axes).flatten(2)
-
     def _note(self, name: str, step: Step, before: float, after: float) -> float:
         row = Applied(layer=name, step=step, error_before=before, error_after=after)
         self.done.append(row)
@@ -146,3 +139,11 @@ class InOrder:
 
 def _bias_of(layer: QuantLayer) -> Tensor | float:
     return 0.0 if layer.bias is None else layer.bias.detach()
+
+
+def rows_seen(layer: QuantLayer, x: Tensor) -> Tensor:
+    """Return what a layer multiplies its weight by at some places of an input, [P, groups, K]."""
+    y = layer.of_operands(x, layer.whole_weight)
+    view, axes = patches(layer, x, y.shape), of_positions(layer, y).ndim - 1
+    chosen = places_of(layer, view.shape[:axes].numel())
+    return taken(view, chosen.to(x.device), axes).flatten(2)

@@ -48,6 +48,18 @@ def test_the_command_prints_what_its_file_says(measured: tuple[Path, str]) -> No
     assert own < uniform[2] < own + 2000  # with a table that all share
 
 
+def test_a_wider_layer_among_narrow_ones_has_its_own_weights_again(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, SMALL | {"quantization.weights.bits": 2})
+    with chdir(tmp_path):
+        code, out, err = shell("sensitivity", str(path), "--bits", "2,8", "--json")
+    assert code == 0, err
+    errors = {
+        layer["layer"]: [width["error_with_rest"] for width in layer["widths"]]
+        for layer in json.loads(out)["layers"]
+    }
+    assert all(wide < 0.99 * narrow for narrow, wide in errors.values())
+
+
 def test_the_page_shows_each_layer(measured: tuple[Path, str]) -> None:
     page = (measured[0] / "report.html").read_text()
     for text in ("conv1", "fc3", "loss by bits a weight", "8 bits", "48,000"):
