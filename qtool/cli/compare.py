@@ -90,8 +90,9 @@ def compare_estimators(
         raise typer.BadParameter(
             f"excludes {excluded}: each arm says how it differs", param_hint="--arm"
         )
+    here = None if cluster is not None else jobs
     look_at_comparison(
-        "estimators", recipe, assignments, output, device=device, jobs=jobs, threads=threads
+        "estimators", recipe, assignments, output, device=device, jobs=here, threads=threads
     )
     from qtool import pipeline
     from qtool.comparison.arms.fair import Fairness
@@ -171,8 +172,9 @@ def compare_schedules(
     chosen = None if seeds is None else seeds_of(seeds)
     planned = None if looks is None else looks_of(looks)
     within = None if windows is None else windows_of(windows)
+    here = None if cluster is not None else jobs
     look_at_comparison(
-        "schedules", recipe, assignments, output, device=device, jobs=jobs, threads=threads
+        "schedules", recipe, assignments, output, device=device, jobs=here, threads=threads
     )
     from qtool import pipeline
     from qtool.comparison.arms.fair import Fairness
@@ -249,8 +251,9 @@ def compare_equivalence(
     chosen = None if seeds is None else seeds_of(seeds)
     planned = None if looks is None else looks_of(looks)
     rates = None if learning_rates is None else rates_of(learning_rates)
+    here = None if cluster is not None else jobs
     look_at_comparison(
-        "equivalence", recipe, assignments, output, device=device, jobs=jobs, threads=threads
+        "equivalence", recipe, assignments, output, device=device, jobs=here, threads=threads
     )
     from qtool import pipeline
     from qtool.comparison.report import Shown
