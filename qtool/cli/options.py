@@ -281,5 +281,11 @@ def interruptible(command: Callable[P, None]) -> Callable[P, None]:
             if launched().first:
                 tell("interrupted")
             raise typer.Exit(INTERRUPTED) from None
+        except ImportError as error:
+            if not isinstance(stopped := error.__cause__, Stopped):
+                raise
+            if launched().first:  # it came while a library was loaded, which made this of it
+                tell(f"ended by {stopped}")
+            raise typer.Exit(stopped.exit_code) from None
 
     return wrapped

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,9 @@ import typer
 
 from qtool import __version__, uses
 from qtool.cli import app, main
+from qtool.cli.options import interruptible
 from qtool.errors import InputError, QtoolError, TrainingError
+from qtool.stopping import Stopped
 from tests.kit import as_json, shell, write_recipe
 
 # CONTRACT.md: people write scripts against these. Add freely; take away or rename never.
@@ -444,6 +447,21 @@ def test_errors_become_a_message_and_an_exit_code(
 
     monkeypatch.setattr(uses, "inspect", fail)
     assert shell("inspect", str(tmp_path)) == (code, "", f"{last_line}\n")
+
+
+def test_a_signal_while_a_library_was_loaded_ends_a_command_as_any_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @interruptible
+    def command(behind: BaseException | None) -> None:
+        raise ImportError("initialization failed") from behind
+
+    with pytest.raises(typer.Exit) as ended:
+        command(Stopped(signal.SIGTERM))
+    assert ended.value.exit_code == 143
+    assert capsys.readouterr().err == "ended by SIGTERM\n"
+    with pytest.raises(ImportError, match="initialization failed"):
+        command(None)
 
 
 def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
