@@ -90,9 +90,8 @@ def compare_estimators(
         raise typer.BadParameter(
             f"excludes {excluded}: each arm says how it differs", param_hint="--arm"
         )
-    here = None if cluster is not None else jobs
     look_at_comparison(
-        "estimators", recipe, assignments, output, device=device, jobs=here, threads=threads
+        "estimators", recipe, assignments, output, device=device, jobs=jobs, threads=threads
     )
     from qtool import pipeline
     from qtool.comparison.arms.fair import Fairness
@@ -172,9 +171,8 @@ def compare_schedules(
     chosen = None if seeds is None else seeds_of(seeds)
     planned = None if looks is None else looks_of(looks)
     within = None if windows is None else windows_of(windows)
-    here = None if cluster is not None else jobs
     look_at_comparison(
-        "schedules", recipe, assignments, output, device=device, jobs=here, threads=threads
+        "schedules", recipe, assignments, output, device=device, jobs=jobs, threads=threads
     )
     from qtool import pipeline
     from qtool.comparison.arms.fair import Fairness
@@ -251,9 +249,8 @@ def compare_equivalence(
     chosen = None if seeds is None else seeds_of(seeds)
     planned = None if looks is None else looks_of(looks)
     rates = None if learning_rates is None else rates_of(learning_rates)
-    here = None if cluster is not None else jobs
     look_at_comparison(
-        "equivalence", recipe, assignments, output, device=device, jobs=here, threads=threads
+        "equivalence", recipe, assignments, output, device=device, jobs=jobs, threads=threads
     )
     from qtool import pipeline
     from qtool.comparison.report import Shown

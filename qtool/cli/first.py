@@ -39,8 +39,6 @@ def look_at_comparison(
 ) -> None:
     """Check what a comparison that trains is given, and let its processes load meanwhile.
 
-    `jobs` are those in processes of this machine, None where there are none.
-
     Raises:
         InputError: If there is no such recipe or device.
     """

@@ -99,8 +99,6 @@ def test_a_command_starts_them_once_its_recipe_may_be_one(
     assert shell(*argv)[0] == 2
     assert started == []
     monkeypatch.setattr("qtool.recipe.early.refuse_wrong_words", lambda *_: None)
-    assert shell(*argv, "--cluster", "local")[0] == 2  # they would be its own
-    assert started == []
     assert shell(*argv)[0] == 2  # the recipe is as wrong as before
     assert len(started) == 2
     assert ahead.usual_folder(recipe, "estimators") == Path("runs/r-estimators")
