@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from qtool.cli.completion import listed
-from qtool.cli.first import look_at_comparison, look_at_finished
+from qtool.cli.first import look_at_finished, look_at_recipe
 from qtool.cli.lists import looks_of, names_of, rates_of, seeds_of, windows_of
 from qtool.cli.options import (
     ArmsCsv,
@@ -90,9 +90,7 @@ def compare_estimators(
         raise typer.BadParameter(
             f"excludes {excluded}: each arm says how it differs", param_hint="--arm"
         )
-    look_at_comparison(
-        "estimators", recipe, assignments, output, device=device, jobs=jobs, threads=threads
-    )
+    look_at_recipe(recipe, assignments, device=device)
     from qtool import pipeline
     from qtool.comparison.arms.fair import Fairness
     from qtool.comparison.report import Shown
@@ -171,9 +169,7 @@ def compare_schedules(
     chosen = None if seeds is None else seeds_of(seeds)
     planned = None if looks is None else looks_of(looks)
     within = None if windows is None else windows_of(windows)
-    look_at_comparison(
-        "schedules", recipe, assignments, output, device=device, jobs=jobs, threads=threads
-    )
+    look_at_recipe(recipe, assignments, device=device)
     from qtool import pipeline
     from qtool.comparison.arms.fair import Fairness
     from qtool.comparison.report import Shown
@@ -249,9 +245,7 @@ def compare_equivalence(
     chosen = None if seeds is None else seeds_of(seeds)
     planned = None if looks is None else looks_of(looks)
     rates = None if learning_rates is None else rates_of(learning_rates)
-    look_at_comparison(
-        "equivalence", recipe, assignments, output, device=device, jobs=jobs, threads=threads
-    )
+    look_at_recipe(recipe, assignments, device=device)
     from qtool import pipeline
     from qtool.comparison.report import Shown
 

@@ -27,27 +27,6 @@ def look_at_recipe(
     refuse_wrong_words(recipe, assignments or ())
 
 
-def look_at_comparison(
-    kind: str,
-    recipe: Path,
-    assignments: Sequence[str] | None,
-    output: Path | None,
-    *,
-    device: str,
-    jobs: int | None,
-    threads: int | None,
-) -> None:
-    """Check what a comparison that trains is given, and let its processes load meanwhile.
-
-    Raises:
-        InputError: If there is no such recipe or device.
-    """
-    look_at_recipe(recipe, assignments, device=device)
-    from qtool.comparison.execution.ahead import load_ahead, usual_folder
-
-    load_ahead(jobs, threads, output or usual_folder(recipe, kind))
-
-
 def look_at_train(
     recipe: Path,
     assignments: Sequence[str] | None,

@@ -7,7 +7,6 @@ from typing import TypedDict
 
 import torch
 
-from qtool.comparison.execution.ahead import usual_folder
 from qtool.comparison.execution.kept_files import Keep
 from qtool.comparison.execution.plan import About, Execution
 from qtool.comparison.execution.trials import (
@@ -131,7 +130,7 @@ class ComparisonRequest:
 
     def folder(self, kind: str) -> ComparisonFolder:
         """Return the folder of a comparison of this kind, which need not be there yet."""
-        return ComparisonFolder(self.output or usual_folder(self.recipe, kind))
+        return ComparisonFolder(self.output or Path("runs") / f"{self.recipe.stem}-{kind}")
 
     def usable_folder(self, kind: str) -> ComparisonFolder:
         """Return the folder of a comparison of this kind.

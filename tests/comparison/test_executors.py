@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from qtool.comparison.execution.ahead import THREADS
 from qtool.comparison.execution.executors import one_by_one, run_trials
 from qtool.comparison.execution.processes import Processes
-from qtool.comparison.execution.slots import slots_for
+from qtool.comparison.execution.slots import THREADS, slots_for
 from qtool.errors import InputError
 from tests.comparison.executor_cases import ExecutorTestCase
 from tests.comparison.fake_trainings import Fake, processes_of, trials_of, tries_of

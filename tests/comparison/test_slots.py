@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from qtool.comparison.execution import slots
-from qtool.comparison.execution.ahead import THREADS
-from qtool.comparison.execution.slots import Slot, outcome_of
+from qtool.comparison.execution.slots import THREADS, Slot, outcome_of
 from qtool.comparison.execution.tasks import Ended, Task
 from qtool.comparison.execution.trials import Trial
 from qtool.errors import InputError

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from qtool.comparison.execution.ahead import end_ahead
 from qtool.comparison.execution.cluster import Cluster
 from qtool.comparison.execution.executors import Executor, one_by_one, run_trials
 from qtool.comparison.execution.kept_files import KEEPS, Keep, damage_of
@@ -97,13 +96,11 @@ class Execution:
         refuse_other_runs(trials)
         left = sum(not is_finished(trial.folder) for trial in trials)
         if self.jobs is None or self.cluster is not None or not left:
-            end_ahead()
             yield self
             return
         with slots_for(min(self.jobs, left)) as slots:
             for slot in slots:
                 slot.start(self.threads_of_each)
-            end_ahead()
             yield replace(self, slots=slots)
 
     def crowded(self, processors: int) -> str:

@@ -5,21 +5,24 @@ process that started it asks it to stop, and waits until the trial has written i
 """
 
 import json
+import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO
 
-from qtool.comparison.execution.ahead import take
 from qtool.comparison.execution.executors import TRIES, say_died
 from qtool.comparison.execution.tasks import Ended, Task
 from qtool.comparison.execution.trials import Outcome, Train, Trial, failed_summary
 from qtool.comparison.execution.worker import SAID_ALL
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LAST_WORDS = 2  # seconds for what a trial has said to be read
 PATIENCE = 300  # seconds for a checkpoint, once a trial is asked to stop
 Heard = Callable[[Trial, str], None]
@@ -149,8 +152,19 @@ class Slot:
         self.trial, self._replies = None, queue.Queue()
 
     def _started(self, threads: int | None) -> subprocess.Popen[bytes]:
-        """Start a worker, or take one that was started ahead, and read what it says."""
-        process = take(threads)
+        """Start a worker that finds the modules that this process finds."""
+        found = os.pathsep.join(place or str(Path.cwd()) for place in sys.path)
+        environment = {**os.environ, "PYTHONPATH": found}
+        if threads is not None:  # before torch is loaded, so that no more are ever started
+            environment |= dict.fromkeys(THREADS, str(threads))
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "qtool.comparison.execution.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            process_group=0,
+        )
         assert process.stdout is not None
         assert process.stderr is not None
         replies = self._replies = queue.Queue()
