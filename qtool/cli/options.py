@@ -273,7 +273,11 @@ def interruptible(command: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except Stopped as stopped:
+        except (Stopped, ImportError) as error:
+            # while a library is loaded, that makes an ImportError of it
+            stopped = error.__cause__ if isinstance(error, ImportError) else error
+            if not isinstance(stopped, Stopped):
+                raise
             if launched().first:
                 tell(f"ended by {stopped}")
             raise typer.Exit(stopped.exit_code) from None
@@ -281,11 +285,5 @@ def interruptible(command: Callable[P, None]) -> Callable[P, None]:
             if launched().first:
                 tell("interrupted")
             raise typer.Exit(INTERRUPTED) from None
-        except ImportError as error:
-            if not isinstance(stopped := error.__cause__, Stopped):
-                raise
-            if launched().first:  # it came while a library was loaded, which made this of it
-                tell(f"ended by {stopped}")
-            raise typer.Exit(stopped.exit_code) from None
 
     return wrapped
