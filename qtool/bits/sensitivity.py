@@ -105,21 +105,23 @@ class Shown:
 class Rounded(nn.Module):
     """Stands where a weight's quantizer does, and gives the weight on the grid of another width."""
 
-    def __init__(
-        self,
-        quantizer: WeightQuantizer,
-        weight: Tensor,
-        *,
-        keeps: bool,
-        made: Tensor | None = None,
-    ) -> None:
+    def __init__(self, quantizer: WeightQuantizer | None, kept: Tensor | None) -> None:
+        """Take a quantizer, or the weight as it is rounded already."""
         super().__init__()
-        self.quantizer = (quantizer,)  # in a tuple, so that it is not this module's own
-        self.kept = quantizer(weight) if made is None and keeps else made
+        self.quantizer, self.kept = (quantizer,), kept  # in a tuple: it is not this module's own
+
+    @classmethod
+    def of(cls, layer: QuantLayer, settings: WeightQuantization, *, keeps: bool) -> "Rounded":
+        """Return the weight of a layer at other settings, to nearest."""
+        quantizer = fitted(layer, settings)
+        return cls(quantizer, quantizer(layer.whole_weight) if keeps else None)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the rounded weight, same shape."""
-        return self.quantizer[0](weight) if self.kept is None else self.kept
+        if self.kept is not None:
+            return self.kept
+        assert self.quantizer[0] is not None
+        return self.quantizer[0](weight)
 
 
 class _Sums:
@@ -175,12 +177,9 @@ def measure(
     layers = quant_layers(model)
     keeps = may_be_kept(layers, widths)
     rounded = {
-        (number, name, bits): Rounded(
-            fitted(layers[name], settings),
-            layers[name].whole_weight,
-            keeps=keeps,
-            made=made.get((name, bits)),
-        )
+        (number, name, bits): Rounded(None, made[name, bits])
+        if (name, bits) in made
+        else Rounded.of(layers[name], settings, keeps=keeps)
         for number, group in enumerate(groups)
         for name in group
         for bits, settings in widths[name].items()
