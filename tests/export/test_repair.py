@@ -185,6 +185,32 @@ def test_what_is_whole_is_left_as_it_is(model: onnx.ModelProto) -> None:
     assert said(made) == said(model)
 
 
+def test_codes_that_are_padded_are_annotated_where_they_are_made(tmp_path: Path) -> None:
+    """A shortcut that leaves out pixels and adds channels of zeros, as networks for small images have."""
+
+    class Shortcut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 3, padding=1)
+            self.one = nn.Conv2d(4, 8, 3, stride=2, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x).relu()
+            return (self.one(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))).relu().mean((2, 3))
+
+    section = {"weights": {"bits": 4}, "activations": {"bits": 4}}
+    integer = qtool.convert(qtool.prepare(Shortcut().eval(), section, IMAGES), [IMAGES])
+    export_onnx(integer, IMAGES[:2], tmp_path / "m.onnx")
+    model = onnx.load(tmp_path / "m.onnx")
+    assert any(node.op_type == "Pad" and ".codes" in node.input[0] for node in model.graph.node)
+    assert lint(model, RUNTIME) == []
+
+    made, done = repaired(model, Path("m.onnx"))
+
+    assert done == []
+    assert said(made) == said(model)
+
+
 def test_a_weight_that_is_another_is_left_and_named(model: onnx.ModelProto) -> None:
     given = folded(model)
     codes = next(item for item in given.graph.initializer if item.name == "head.codes")

@@ -35,16 +35,25 @@ class QuantizedValues:
     def annotations(self) -> list[Annotation]:
         """Return one annotation for each quantized value, in the order of the graph.
 
-        Where a value is dequantized twice, the reader with one scale for all of it counts.
+        Where a value is dequantized twice, the reader with one scale for all of it counts. Codes
+        that an operator passes on, such as Pad, are those of the value that it reads.
         """
         found: dict[str, Annotation] = {}
         for node in self._graph.node:
             if not self._dequantizes_values(node):
                 continue
-            codes, scale, zero_point = node.input
+            codes, scale, zero_point = self._quantized(node.input[0]), *node.input[1:]
             if scale in self._constants and len(self._constants[scale].dims) == 0:
                 found.setdefault(codes, Annotation(codes, scale, zero_point, self.datatype(codes)))
         return list(found.values())
+
+    def _quantized(self, codes: str) -> str:
+        """Return the codes that these are, before operators passed them on."""
+        maker = self._makers.get(codes)
+        while maker is not None and maker.op_type in KEEPS and maker.op_type != "Concat":
+            codes = maker.input[0]
+            maker = self._makers.get(codes)
+        return codes
 
     def weights(self) -> list[Annotation]:
         """Return one annotation for each plain weight: bytes of two dimensions or more."""
