@@ -13,7 +13,7 @@ from qtool.bits.told import curve_of, told, write_overrides
 from qtool.console import say
 from qtool.errors import InputError
 from qtool.files.scratch import scratch
-from qtool.files.whole import refuse_unless_makeable, write_text
+from qtool.files.whole import make_folder, refuse_unless_makeable, write_text
 from qtool.problems import report
 from qtool.reports.pages.sensitivity import sensitivity_page
 from qtool.reports.sensitivity import Sensitivity
@@ -79,7 +79,7 @@ def sensitivity(
     )
     page = folder / REPORT
     result = result.model_copy(update={"report": str(page)})
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     result.write(folder / SENSITIVITY)
     if chosen is not None:
         write_overrides(folder / OVERRIDES, chosen)

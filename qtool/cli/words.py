@@ -47,7 +47,8 @@ OnSide = Annotated[
         "--on",
         "weights",
         "activations",
-        help="weights or activations: whose estimator differs.",
+        help="weights or activations: whose estimator differs; default: activations where all that "
+        "are named serve a ReLU, else weights.",
     ),
 ]
 OnSchedule = Annotated[

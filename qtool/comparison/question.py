@@ -175,7 +175,10 @@ def read_base(request: ComparisonRequest) -> Base:
     data, recipe = request.access.read(source, code)
     build.check_against_network(recipe, str(source))
     if recipe.quantization.budget is not None:
-        why = "each trial would choose widths of its own; take the overrides of qtool sensitivity"
+        why = (
+            "each trial would choose widths of its own; run qtool sensitivity on this recipe, and "
+            "take the overrides.yaml that it writes instead of the budget"
+        )
         raise report(str(source), [("quantization.budget", why)])
     chosen = seeds if isinstance(seeds, list) else [recipe.seed + k for k in range(seeds)]
     return Base(source, data, recipe, chosen, code, request.access.taken(recipe))

@@ -18,10 +18,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from qtool.console import say
-from qtool.errors import InputError, WriteError
+from qtool.errors import InputError, QtoolError, WriteError
 from qtool.files.held import Held, hold, let_go, refuse_if_gone
 from qtool.files.json_data import parse_json
 from qtool.files.scratch import sweep
+from qtool.files.whole import make_folder
 
 LOCK, WRITER = ".lock", ".writer.json"
 OF_LOCKS = (LOCK, WRITER)
@@ -73,13 +74,16 @@ def _locked(folder: Path, place: Path) -> Iterator[None]:
     lock = FileLock(place / LOCK)
     try:
         refuse_if_gone(place / LOCK)
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         lock.acquire(timeout=PATIENCE, poll_interval=PATIENCE / 10)
     except Timeout:
         who = _writer(place) or "another process"
         raise InputError(
             f"{folder}: {who} writes there; wait for it to end, or choose another folder"
         ) from None
+    except QtoolError:
+        _remove_empty(made)
+        raise
     except OSError as error:
         _remove_empty(made)
         raise WriteError(f"{folder}: cannot be locked: {error.strerror or error}") from error

@@ -29,7 +29,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     try:
         refuse_if_gone(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with scratch_beside(path) as folder:
             temporary = folder / path.name
             with _no_room_said(path, folder):
@@ -99,6 +99,22 @@ def _why_nothing_more_fits(folder: Path) -> str | None:
     return None
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where they are not there yet.
+
+    Raises:
+        InputError: If there can be none of that name, as in a file system that makes none.
+        WriteError: If the disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"{folder}: cannot be made: {error.strerror or error}"
+        if error.errno in NO_ROOM:
+            raise WriteError(why) from error
+        raise InputError(f"{why}; choose another folder") from error
+
+
 def refuse_unless_makeable(folder: Path) -> None:
     """Check that a folder is there or can be made, without making it.
 
@@ -151,7 +167,7 @@ def unproven(path: Path) -> Iterator[Path]:
     """
     try:
         refuse_if_gone(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with scratch_beside(path) as folder:
             trial = folder / path.name
             with _no_room_said(path, folder):

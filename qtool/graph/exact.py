@@ -38,6 +38,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, object]
         raise ValueError(f"optimizer.{where} is not finite")
     groups = state["param_groups"]
     assert isinstance(groups, list)
+    there, here = ([len(g["params"]) for g in some] for some in (groups, optimizer.param_groups))
+    if there != here:
+        raise ValueError(
+            f"its optimizer trains {sum(there)} tensors, and here {sum(here)} are to be trained; "
+            "if another version of qtool began it, that one can finish it"
+        )
     for number, (own, given) in enumerate(zip(optimizer.param_groups, groups, strict=True)):
         for key in own.keys() & given.keys():
             if not _alike(own[key], given[key]):

@@ -89,7 +89,7 @@ def test_a_residual_network_is_computed_code_by_code(
 def test_what_openvino_has_no_name_for_is_said(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     runtime = TARGETS["openvino"]().runtime
-    with pytest.raises(ExportError, match="quantizes no file by itself; export without --measure"):
+    with pytest.raises(ExportError, match="quantizes no file by itself"):
         runtime.quantize(tmp_path / "a.onnx", tmp_path / "b.onnx", [])
 
 

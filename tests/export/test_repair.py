@@ -186,7 +186,7 @@ def test_what_is_whole_is_left_as_it_is(model: onnx.ModelProto) -> None:
 
 
 def test_codes_that_are_padded_are_annotated_where_they_are_made(tmp_path: Path) -> None:
-    """A shortcut that leaves out pixels and adds channels of zeros, as networks for small images have."""
+    """A shortcut that leaves out pixels and adds channels of zeros."""
 
     class Shortcut(nn.Module):
         def __init__(self) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from qtool.errors import WriteError
+from qtool.errors import InputError, WriteError
 from qtool.files import whole
-from qtool.files.whole import unproven, write_atomically, write_text
+from qtool.files.whole import make_folder, unproven, write_atomically, write_text
 
 
 def test_what_takes_the_place_of_a_file_lies_on_the_disk_already(
@@ -147,3 +147,27 @@ def test_a_file_is_flushed_by_a_handle_that_may_write(
     write_text(tmp_path / "a.txt", "a")
 
     assert writable == [True]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "advice"),
+    [(errno.ENOENT, InputError, "; choose another folder"), (errno.ENOSPC, WriteError, "")],
+)
+def test_a_folder_that_cannot_be_made_is_one_message(
+    number: int, kind: type[Exception], advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems, such as /proc, seem to be writable and make no folders."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", fails)
+    folder = tmp_path / "new"
+    said = f"{folder}: cannot be made: {os.strerror(number)}{advice}"
+    with pytest.raises(kind) as error, unproven(folder / "m.onnx"):
+        pass
+    assert str(error.value) == said
+    with pytest.raises(kind):
+        write_text(folder / "a.txt", "text")
+    with pytest.raises(kind):
+        make_folder(folder)

@@ -90,6 +90,15 @@ def test_an_optimizer_goes_on_from_its_state_bit_for_bit(name):
     assert all(map(torch.equal, again, tensors))
 
 
+def test_an_optimizer_of_other_tensors_is_refused_with_their_numbers():
+    tensors, groups = parameters()
+    whole = OPTIMIZERS.build("sgd")(groups, 0.1)
+    take_steps(whole, tensors, (1,))
+    fewer = OPTIMIZERS.build("sgd")(groups[:1], 0.1)
+    with pytest.raises(ValueError, match="trains 2 tensors, and here 1 are to be trained; if ano"):
+        load_optimizer(fewer, whole.state_dict())
+
+
 @pytest.mark.parametrize("name", TORCHS)
 def test_an_optimizer_of_torch_steps_as_torch_has_it(name):
     tensors, groups = parameters()

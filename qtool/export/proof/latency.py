@@ -13,6 +13,7 @@ from statistics import median
 import numpy as np
 from torch import Tensor, nn
 
+from qtool.errors import ExportError
 from qtool.export.proof.float_model import dequantized
 from qtool.export.proof.gate import run
 from qtool.export.proof.in_turn import times_in_turn
@@ -103,7 +104,10 @@ def quantize_static(
     some = images[: max(CALIBRATION_IMAGES, batch)].detach().cpu().numpy()
     parts = [some[i : i + batch] for i in range(0, len(some), batch)]
     full = [part if len(part) == batch else _repeated(part, batch) for part in parts]
-    runtime.quantize(given, made, full)
+    try:
+        runtime.quantize(given, made, full)
+    except ExportError as error:
+        raise ExportError(f"{error}; export without --measure") from error
 
 
 def _repeated(part: np.ndarray, batch: int) -> np.ndarray:

@@ -59,8 +59,8 @@ def quantize(given: Path, made: Path, batches: Sequence[Array]) -> None:
     except Exception as error:
         words = str(error).strip().splitlines()
         raise ExportError(
-            f"ONNX Runtime {ort.__version__} cannot quantize the float network by itself: "
-            f"{words[0] if words else error!r}; export without --measure"
+            f"ONNX Runtime {ort.__version__} cannot quantize the float network by itself; its "
+            f"quantize_static stops with: {words[0] if words else error!r}"
         ) from error
     finally:
         logging.disable(before)

@@ -148,7 +148,7 @@ class OpenVino:
         Raises:
             ExportError: Always.
         """
-        raise ExportError(f"{self.title} quantizes no file by itself; export without --measure")
+        raise ExportError(f"{self.title} quantizes no file by itself")
 
     def optimized(self, model: "onnx.ModelProto | Path") -> "onnx.GraphProto":
         """Return the kernels that the runtime makes of a model, in ONNX's words.

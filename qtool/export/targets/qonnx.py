@@ -202,7 +202,7 @@ class Qonnx:
         Raises:
             ExportError: Always.
         """
-        raise ExportError(f"{self.title} quantizes no file by itself; export without --measure")
+        raise ExportError(f"{self.title} quantizes no file by itself")
 
     def optimized(self, model: "onnx.ModelProto | Path") -> "onnx.GraphProto":
         """Return the graph as it is, for nothing in it is optimized.

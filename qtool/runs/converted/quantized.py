@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qtool.conversion.report import conversion_report
 from qtool.data.loaders import Loaders
 from qtool.errors import InputError
+from qtool.files.whole import make_folder
 from qtool.integer.file import save_integer
 from qtool.models.architecture import Architecture
 from qtool.post_training.improve import Improved
@@ -86,7 +87,7 @@ class Quantized:
 
     def keep(self, integer: nn.Module) -> None:
         """Write the integer model and, where there is no run yet, its recipe beside it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         if self.folder is not None:
             keep_recipe(self.recipe, self.folder, "the recipe of this conversion")
             write_environment(self.recipe, self.folder, self.data.first_images.device)
