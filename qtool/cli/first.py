@@ -124,6 +124,18 @@ def look_at_finished(sources: Sequence[Path]) -> None:
         refuse_nothing_finished(source)
 
 
+def look_at_repair(source: Path, output: Path) -> None:
+    """Check what `qtool inspect --repair` is given.
+
+    Raises:
+        InputError: If there is no such source, or `output` is another kind of file, or the source.
+    """
+    from qtool.runs.given import refuse_missing, refuse_no_place_of_repair
+
+    refuse_missing(source, "an .onnx file")
+    refuse_no_place_of_repair(source, output)
+
+
 def look_at_anything(source: Path, *, to_be_drawn: bool) -> None:
     """Check what `qtool inspect` is given.
 

@@ -84,18 +84,32 @@ def refuse_no_source_of_export(source: Path) -> None:
         refuse_no_run(source)
 
 
-def refuse_no_onnx_file(path: Path) -> None:
-    """Check that an exported file may go to a path.
+def refuse_no_onnx_file(path: Path, option: str = "--output") -> None:
+    """Check that an ONNX file may go to a path.
+
+    Args:
+        path: of the file.
+        option: that names it.
 
     Raises:
         InputError: If its name is that of another kind of file, or nothing can be written there.
     """
     if path.suffix.lower() != ".onnx" and not path.is_dir():
-        raise InputError(
-            f"{path}: qtool writes ONNX files, whose names end in .onnx; --target says for which "
-            f"runtime: {either(known_names('targets'))}"
-        )
-    refuse_unless_writable(path, "--output names an .onnx file")
+        targets = f"; --target says for which runtime: {either(known_names('targets'))}"
+        told = targets if option == "--output" else ""
+        raise InputError(f"{path}: qtool writes ONNX files, whose names end in .onnx{told}")
+    refuse_unless_writable(path, f"{option} names an .onnx file")
+
+
+def refuse_no_place_of_repair(source: Path, output: Path) -> None:
+    """Check that a repaired file may go to `output`, and does not take the place of its source.
+
+    Raises:
+        InputError: If it is another kind of file, the source, or nothing can be written there.
+    """
+    refuse_no_onnx_file(output, "--repair")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise InputError(f"{output}: the file that is repaired; --repair names another .onnx file")
 
 
 def refuse_no_model(model: Path) -> None:
