@@ -35,15 +35,18 @@ def look_at_train(
     device: str,
     resume: bool,
     overwrite: bool,
+    command: str = "train",
 ) -> None:
-    """Check what `qtool train` is given.
+    """Check what `qtool train`, or `qtool run`, is given.
 
     Raises:
         InputError: If there is no such recipe, device or run to go on with.
     """
-    from qtool.runs.given import refuse_nothing_to_resume, refuse_two_ways
+    from qtool.runs.given import refuse_nothing_to_resume, refuse_run_to_train, refuse_two_ways
 
     refuse_two_ways(resume=resume, overwrite=overwrite, auto=run_dir == "auto")
+    if launched().size == 1:
+        refuse_run_to_train(recipe, command)
     look_at_recipe(recipe, assignments, device=device)
     if resume and isinstance(run_dir, Path) and launched().size == 1:
         refuse_nothing_to_resume(run_dir)
@@ -58,20 +61,16 @@ def look_at_convert(
         InputError: If there is no such source or device, or `output` is of another kind.
     """
     from qtool.runs.given import (
-        RUN_OR_RECIPE,
-        refuse_missing,
         refuse_no_device,
         refuse_no_integer_file,
-        refuse_no_run,
+        refuse_no_source_of_conversion,
     )
 
     refuse_no_device(device)
-    refuse_missing(source, RUN_OR_RECIPE)
+    refuse_no_source_of_conversion(source)
     if to == "integer" and output is not None:
         refuse_no_integer_file(output)
-    if source.is_dir():
-        refuse_no_run(source)
-    else:
+    if not source.is_dir():
         look_at_recipe(source, assignments)
 
 
@@ -140,13 +139,11 @@ def look_at_anything(source: Path, *, to_be_drawn: bool) -> None:
     """Check what `qtool inspect` is given.
 
     Raises:
-        InputError: If it is missing, or a recipe that cannot be read.
+        InputError: If it is missing, of another kind, or a recipe that cannot be read.
     """
-    from qtool.runs.given import refuse_missing
+    from qtool.runs.given import refuse_nothing_to_inspect
 
-    if to_be_drawn:
-        refuse_missing(source, "a run or a comparison")
-    elif source.suffix in (".yaml", ".yml"):
+    if not to_be_drawn and source.suffix in (".yaml", ".yml"):
         look_at_recipe(source)
     else:
-        refuse_missing(source, "a recipe, run, comparison or model, or the word estimators")
+        refuse_nothing_to_inspect(source, to_be_drawn=to_be_drawn)
