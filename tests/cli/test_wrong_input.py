@@ -243,6 +243,12 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
         "training.learning_rate",
         "unknown schedule 'cosin'; did you mean cosine?",
     ),
+    "learning rate is a word": (
+        recipe_with(training__learning_rate="nan"),
+        "training.learning_rate",
+        "unknown schedule 'nan'; choose one of: constant, linear, cosine, cubic, polynomial, "
+        "exponential, step, piecewise, or give a number",
+    ),
     "learning rate in quotes": (
         replaced("learning_rate: 0.01", "learning_rate: '1e-2'"),
         "training.learning_rate",
@@ -799,7 +805,8 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
     "--batch 0": (["export", "run", "--batch", "0"], "'0' is not a number of images"),
     "--batch ²": (["export", "run", "--batch", "²"], "'²' is not a number of images"),
     "--batch 1.5": (["export", "run", "--batch", "1.5"], "'1.5' is not a number of images"),
-    "--target nope": (["export", "run", "--target", "nope"], "unknown target 'nope'"),
+    "--target nope": (["export", "run", "--target", "nope"], "unknown target 'nope'; choose"),
+    "--target tflite": (["export", "run", "--target", "tflite"], "qonnx, web, all"),
     "--ceil nope": (["export", "run", "--ceil", "nope"], "'nope' is neither exact nor shifted"),
     "own estimator that is not there": (
         [*ARMS, "--estimators", "nowhere.py:soft"],
