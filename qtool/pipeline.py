@@ -32,7 +32,7 @@ from qtool.runs.built.build import load_checked
 from qtool.runs.built.deal import refuse_differing, refuse_indivisible
 from qtool.runs.converted.export import Exporter
 from qtool.runs.converted.quantized import place_of_integer, quantized_from
-from qtool.runs.given import refuse_nothing_to_resume, refuse_two_ways
+from qtool.runs.given import refuse_nothing_to_resume, refuse_run_to_train, refuse_two_ways
 from qtool.runs.kept.folder import CONVERT, Story, only_writer_of, report_beside
 from qtool.runs.kept.place import AUTO, NextFree, claimed, named_folder
 from qtool.runs.machine import pick_device
@@ -116,6 +116,7 @@ def train(
     there = None if overwrite else named_folder(run_dir, recipe_path)
     with formed(device) as world:
         with world.together():
+            refuse_run_to_train(recipe_path, story)
             access = Access.of(data_root, assignments, run_code=run_code).to_recipe(recipe_path)
             code = access.code_of(recipe_path, there)
             recipe = load_checked(recipe_path, access=access, code=code)

@@ -60,6 +60,12 @@ def unknown(family: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {family} {shown(name)}{hint}"
 
 
+def no_schedule(name: str, known: Iterable[str]) -> str:
+    """Return what is wrong with a word where a schedule may stand, or a number."""
+    why = unknown("schedule", name, known)
+    return f"{why}, or give a number" if "choose one of" in why else why
+
+
 def is_number(text: object) -> bool:
     """Tell whether something is the text of a number, as one in quotes is."""
     try:

@@ -35,15 +35,18 @@ def look_at_train(
     device: str,
     resume: bool,
     overwrite: bool,
+    command: str = "train",
 ) -> None:
-    """Check what `qtool train` is given.
+    """Check what `qtool train`, or `qtool run`, is given.
 
     Raises:
         InputError: If there is no such recipe, device or run to go on with.
     """
-    from qtool.runs.given import refuse_nothing_to_resume, refuse_two_ways
+    from qtool.runs.given import refuse_nothing_to_resume, refuse_run_to_train, refuse_two_ways
 
     refuse_two_ways(resume=resume, overwrite=overwrite, auto=run_dir == "auto")
+    if launched().size == 1:
+        refuse_run_to_train(recipe, command)
     look_at_recipe(recipe, assignments, device=device)
     if resume and isinstance(run_dir, Path) and launched().size == 1:
         refuse_nothing_to_resume(run_dir)
@@ -58,31 +61,32 @@ def look_at_convert(
         InputError: If there is no such source or device, or `output` is of another kind.
     """
     from qtool.runs.given import (
-        RUN_OR_RECIPE,
-        refuse_missing,
         refuse_no_device,
         refuse_no_integer_file,
-        refuse_no_run,
+        refuse_no_source_of_conversion,
     )
 
     refuse_no_device(device)
-    refuse_missing(source, RUN_OR_RECIPE)
+    refuse_no_source_of_conversion(source)
     if to == "integer" and output is not None:
         refuse_no_integer_file(output)
-    if source.is_dir():
-        refuse_no_run(source)
-    else:
+    if not source.is_dir():
         look_at_recipe(source, assignments)
 
 
-def look_at_export(source: Path, output: Path | None) -> None:
+def look_at_export(source: Path, output: Path | None, target: str, targets: Sequence[str]) -> None:
     """Check what `qtool export` is given.
 
     Raises:
-        InputError: If there is no such source, or `output` is of another kind.
+        InputError: If there is no such source, or none of these targets, or `output` is of
+            another kind.
     """
+    from qtool.errors import InputError
+    from qtool.problems import unknown
     from qtool.runs.given import refuse_no_onnx_file, refuse_no_source_of_export
 
+    if target not in targets:
+        raise InputError(f"--target: {unknown('target', target, targets)}")
     refuse_no_source_of_export(source)
     if output is not None:
         refuse_no_onnx_file(output)
@@ -124,17 +128,27 @@ def look_at_finished(sources: Sequence[Path]) -> None:
         refuse_nothing_finished(source)
 
 
+def look_at_repair(source: Path, output: Path) -> None:
+    """Check what `qtool inspect --repair` is given.
+
+    Raises:
+        InputError: If there is no such source, or `output` is another kind of file, or the source.
+    """
+    from qtool.runs.given import refuse_missing, refuse_no_place_of_repair
+
+    refuse_missing(source, "an .onnx file")
+    refuse_no_place_of_repair(source, output)
+
+
 def look_at_anything(source: Path, *, to_be_drawn: bool) -> None:
     """Check what `qtool inspect` is given.
 
     Raises:
-        InputError: If it is missing, or a recipe that cannot be read.
+        InputError: If it is missing, of another kind, or a recipe that cannot be read.
     """
-    from qtool.runs.given import refuse_missing
+    from qtool.runs.given import refuse_nothing_to_inspect
 
-    if to_be_drawn:
-        refuse_missing(source, "a run or a comparison")
-    elif source.suffix in (".yaml", ".yml"):
+    if not to_be_drawn and source.suffix in (".yaml", ".yml"):
         look_at_recipe(source)
     else:
-        refuse_missing(source, "a recipe, run, comparison or model, or the word estimators")
+        refuse_nothing_to_inspect(source, to_be_drawn=to_be_drawn)

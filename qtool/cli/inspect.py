@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qtool.cli.first import look_at_anything
+from qtool.cli.first import look_at_anything, look_at_repair
 from qtool.cli.options import AsJson, RunCode, interruptible, present
 
 
@@ -43,7 +43,9 @@ def inspect(
     of_estimators = str(source) == "estimators" and not source.exists()
     if repair is not None and source.suffix != ".onnx":
         raise typer.BadParameter("goes with ONNX files only", param_hint="--repair")
-    if not of_estimators:
+    if repair is not None:
+        look_at_repair(source, repair)
+    elif not of_estimators:
         look_at_anything(source, to_be_drawn=output is not None)
     written = source / "comparison.json" if source.is_dir() else source
     if output is None and written.suffix == ".json" and written.is_file():

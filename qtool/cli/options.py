@@ -146,14 +146,16 @@ def batch_size(value: str) -> int | None:
     return int(value)
 
 
-def counts_of(text: str, option: str, *, word: str = "") -> list[int]:
+def counts_of(text: str, option: str, *, word: str = "", most: int | None = None) -> list[int]:
     """Return whole numbers from a list such as 1,2; 0 for `word`, where there is one."""
     parts = [part.strip() for part in text.split(",")]
     named = [bool(word) and part == word for part in parts]
-    counted = [part.isdecimal() and int(part) > 0 for part in parts]
+    counted = [part.isdecimal() and 1 <= int(part) <= (most or int(part)) for part in parts]
     if not all(a or b for a, b in zip(named, counted, strict=True)):
         also = f", or {word}" if word else ""
-        raise typer.BadParameter(f"{text!r} is not a list such as 1,2{also}", param_hint=option)
+        limits = "from 1" if most is None else f"from 1 to {most}"
+        why = f"{text!r} is not a list of whole numbers {limits}, such as 1,2{also}"
+        raise typer.BadParameter(why, param_hint=option)
     numbers = [0 if name else int(part) for part, name in zip(parts, named, strict=True)]
     return list(dict.fromkeys(numbers))
 

@@ -144,7 +144,15 @@ def run(
     Example: qtool run recipes/digits.yaml
     """
     place = run_dir if run_dir is None or run_dir == "auto" else Path(run_dir)
-    look_at_train(recipe, assignments, place, device=device, resume=resume, overwrite=overwrite)
+    look_at_train(
+        recipe,
+        assignments,
+        place,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        command="run",
+    )
     from qtool import pipeline
 
     result = pipeline.run(

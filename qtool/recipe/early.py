@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 from qtool.known import Family, Known, KnownParameter, known, known_names, registered
-from qtool.problems import Problem, brief, did_you_mean, plain_message, report, shown, unknown
+from qtool.problems import (
+    Problem,
+    brief,
+    did_you_mean,
+    no_schedule,
+    plain_message,
+    report,
+    shown,
+    unknown,
+)
 from qtool.recipe.extends import chain_of, joined
 from qtool.recipe.plain import override
 
@@ -166,12 +175,19 @@ def _choice(family: Family, value: object, place: str) -> Iterator[Problem]:
     if not isinstance(name, str):
         wrong = "missing" if name is None else f"{shown(name)} is not text"
         yield f"{place}.name", f"{wrong}; choose one of: {', '.join(known_names(family))}"
+    elif family == "schedules" and isinstance(value, str) and _is_unknown_at(place, value):
+        yield place, no_schedule(name, known_names(family))
     elif ":" not in name:
         params = {key: item for key, item in choice.items() if key != "name"}
         schedule = family == "schedules" and name in known_names(family)
         found = _schedule(name, params, place) if schedule else _of_family(family, name, params)
         for key, why in found:
             yield f"{place}.{key}".rstrip("."), why
+
+
+def _is_unknown_at(place: str, name: str) -> bool:
+    """Tell whether a word is no schedule, where a number may stand: anywhere but in a blend."""
+    return not place.endswith("blend") and ":" not in name and name not in known_names("schedules")
 
 
 def _schedule(name: str, params: Mapping[str, object], place: str) -> Iterator[Problem]:

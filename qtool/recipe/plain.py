@@ -7,10 +7,13 @@ from pathlib import Path
 import yaml
 
 from qtool.errors import RecipeError
+from qtool.files.kinds import Kind, other_kind
 from qtool.files.reading import read_bounded
 from qtool.files.yaml_data import MOST_BYTES, parse_yaml
 from qtool.problems import brief, shown
 
+A_RECIPE = "the path of a recipe"
+TAKEN = (Kind.RECIPE, Kind.JSON)  # which YAML holds, too
 SECTIONS = ("seed", "model", "data", "quantization", "training")  # the keys of `Recipe`
 Node = dict[str, object] | list[object]  # of YAML data: what --set walks through
 
@@ -19,14 +22,14 @@ def read_recipe_file(path: Path) -> dict[str, object]:
     """Return the plain data of a recipe file.
 
     Raises:
-        RecipeError: If the file cannot be read or is no mapping.
+        RecipeError: If the file is of another kind, cannot be read or is no mapping.
     """
+    if why := other_kind(path, TAKEN, A_RECIPE):
+        raise RecipeError(f"{path}: {why}")
     try:
         data = parse_yaml(read_bounded(path, MOST_BYTES).decode())
     except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such file or folder; give the path of a recipe") from error
-    except IsADirectoryError as error:
-        raise RecipeError(f"{path}: a folder; give the path of a recipe file in it") from error
+        raise RecipeError(f"{path}: no such file or folder; give {A_RECIPE}") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not a text file; a recipe is YAML in UTF-8") from error
     except OSError as error:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from qtool.numerics.estimators import ESTIMATORS
 from qtool.numerics.ranges import RANGES
 from qtool.numerics.schedules import MOVES, SCHEDULES, WHOLE, Schedule, in_phases, with_warmup
-from qtool.problems import Problem, plain_message, shown
+from qtool.problems import Problem, ProblemsError, no_schedule, plain_message, shown
 from qtool.registry import LARGEST
 from qtool.settings.section import Checked, Choice, finite, in_registry
 from qtool.settings.user_parts import is_users
@@ -149,7 +149,13 @@ def rate_schedule(choice: Choice) -> Schedule:
 
 
 def number_is_constant(value: object) -> object:
-    """Read a plain number as a schedule that stays there."""
+    """Read a plain number as a schedule that stays there.
+
+    Raises:
+        ProblemsError: If it is a word, and no schedule's.
+    """
+    if isinstance(value, str) and value not in SCHEDULES:
+        raise ProblemsError([("", no_schedule(value, SCHEDULES.names()))])
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"name": "constant", "value": float(value) if finite(value) else value}
     return value

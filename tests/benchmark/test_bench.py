@@ -146,8 +146,8 @@ def test_the_command_prints_what_it_measured(exported: tuple[nn.Module, Path]) -
     ("argv", "why"),
     [
         (["none.onnx"], "no such file; qtool export RUN --output none.onnx makes it"),
-        (["x.onnx", "--threads", "0"], "'0' is not a list such as 1,2, or all"),
-        (["x.onnx", "--batch", "a"], "'a' is not a list such as 1,2"),
+        (["x.onnx", "--threads", "0"], "whole numbers from 1, such as 1,2, or all"),
+        (["x.onnx", "--batch", "a"], "'a' is not a list of whole numbers from 1"),
     ],
 )
 def test_wrong_input_is_refused(argv: list[str], why: str) -> None:

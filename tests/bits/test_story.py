@@ -77,8 +77,8 @@ def test_what_is_shown_is_read_back(measured: tuple[Path, str]) -> None:
 @pytest.mark.parametrize(
     ("changes", "more", "said"),
     [
-        ({}, ["--bits", "0,4"], "not a list such as 1,2"),
-        ({}, ["--bits", "4,9"], "9 is no width"),
+        ({}, ["--bits", "0,4"], "not a list of whole numbers from 1 to 8, such"),
+        ({}, ["--bits", "4,9"], "whole numbers from 1 to 8"),
         ({"quantization.weights": ABSENT}, [], "no layer's weights are quantized"),
     ],
 )

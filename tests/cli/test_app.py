@@ -329,7 +329,7 @@ WITHOUT_TORCH = {
     "convert no": "no: no such file or folder; give a run folder or a recipe",
     "convert run --output m.onnx": "m.onnx: an integer model is a .safetensors file; qtool export",
     "export no": "no: no such file or folder; give a run folder or integer model",
-    "export r.yaml": "r.yaml: a recipe; train or convert it first",
+    "export r.yaml": "r.yaml: a recipe; give a run folder or integer model: train or",
     "export run --output m.tflite": "m.tflite: qtool writes ONNX files, whose names end in .onnx",
     "compare estimators no.yaml": "no.yaml: no such file or folder",
     "compare schedules no.yaml": "no.yaml: no such file or folder",

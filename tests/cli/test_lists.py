@@ -59,13 +59,13 @@ def test_a_list_is_what_it_says(read: Callable[[str], object], text: str, value:
             lambda text: counts_of(text, "--threads"),
             "1,dynamic",
             "--threads",
-            "'1,dynamic' is not a list such as 1,2",
+            "'1,dynamic' is not a list of whole numbers from 1, such as 1,2",
         ),
         (
             lambda text: counts_of(text, "--batch", word="dynamic"),
             "0",
             "--batch",
-            "'0' is not a list such as 1,2, or dynamic",
+            "'0' is not a list of whole numbers from 1, such as 1,2, or dynamic",
         ),
     ],
 )

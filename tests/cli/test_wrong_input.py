@@ -16,8 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from qtool import pipeline
-from qtool.errors import RecipeError
+from qtool.errors import InputError, RecipeError
+from qtool.files.kinds import Kind, kind_named
 from qtool.files.yaml_data import parse_yaml
+from qtool.images.files import SUFFIXES as IMAGES
+from qtool.models.weights import SUFFIXES as WEIGHTS_FILES
 from qtool.recipe.early import early_problems
 from qtool.recipe.file import check_recipe
 from qtool.runs.built import build
@@ -239,6 +242,12 @@ WRONG_VALUES: dict[str, tuple[str, str, str]] = {
         recipe_with(training__learning_rate=RATE | {"name": "cosin"}),
         "training.learning_rate",
         "unknown schedule 'cosin'; did you mean cosine?",
+    ),
+    "learning rate is a word": (
+        recipe_with(training__learning_rate="nan"),
+        "training.learning_rate",
+        "unknown schedule 'nan'; choose one of: constant, linear, cosine, cubic, polynomial, "
+        "exponential, step, piecewise, or give a number",
     ),
     "learning rate in quotes": (
         replaced("learning_rate: 0.01", "learning_rate: '1e-2'"),
@@ -702,7 +711,7 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
     "nothing to compare": (["compare", "runs"], "Missing argument"),
     "missing run": (["convert", "runs/no"], "runs/no: no such file or folder; give a run folder"),
     "missing recipe": (["train", "no.yaml"], "no.yaml: no such file or folder; give the path"),
-    "recipe is a folder": (["train", "run"], "run: a folder; give the path of a recipe file"),
+    "recipe is a folder": (["train", "foreign"], "foreign: a folder; give the path of a recipe"),
     "--set without =": ([*TRAIN, "--set", "training.epochs"], "write key=value, such as"),
     "--set without a key": ([*TRAIN, "--set", "=3"], "--set =3: write key=value"),
     "--set with a hole": ([*TRAIN, "--set", "training..epochs=3"], "write key=value"),
@@ -796,7 +805,8 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
     "--batch 0": (["export", "run", "--batch", "0"], "'0' is not a number of images"),
     "--batch ²": (["export", "run", "--batch", "²"], "'²' is not a number of images"),
     "--batch 1.5": (["export", "run", "--batch", "1.5"], "'1.5' is not a number of images"),
-    "--target nope": (["export", "run", "--target", "nope"], "unknown target 'nope'"),
+    "--target nope": (["export", "run", "--target", "nope"], "unknown target 'nope'; choose"),
+    "--target tflite": (["export", "run", "--target", "tflite"], "qonnx, web, all"),
     "--ceil nope": (["export", "run", "--ceil", "nope"], "'nope' is neither exact nor shifted"),
     "own estimator that is not there": (
         [*ARMS, "--estimators", "nowhere.py:soft"],
@@ -829,12 +839,21 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
     "comparison into a file": (["compare", "runs", "run", "--output", "r.yaml"], "r.yaml"),
     "convert of nothing": (["convert", "no"], "no: no such file or folder"),
     "convert of a foreign folder": (["convert", "foreign"], "not a run folder, it has no recipe"),
-    "convert of an ONNX file": (["convert", "run/model.onnx"], "run/model.onnx: not a text file"),
-    "convert of an integer model": (["convert", "run/integer.safetensors"], "not a text file"),
+    "convert of an ONNX file": (
+        ["convert", "run/model.onnx"],
+        "run/model.onnx: an ONNX file; give a run",
+    ),
+    "convert of an integer model": (
+        ["convert", "run/integer.safetensors"],
+        "run/integer.safetensors: an integer model or file of weights; give a run folder",
+    ),
     "export of nothing": (["export", "no"], "no: no such file or folder; give a run"),
     "export of a foreign folder": (["export", "foreign"], "not a run folder, it has no recipe"),
-    "export of a recipe": (["export", "r.yaml"], "r.yaml: a recipe; train or convert it first"),
-    "export of an ONNX file": (["export", "run/model.onnx"], "not an integer model"),
+    "export of a recipe": (["export", "r.yaml"], "r.yaml: a recipe; give a run folder or integer"),
+    "export of an ONNX file": (
+        ["export", "run/model.onnx"],
+        "run/model.onnx: an ONNX file; give a run",
+    ),
     "inspect of nothing": (["inspect", "no"], "no: no such file or folder"),
     "inspect of no ONNX file": (["inspect", "no.onnx"], "no.onnx: no such file or folder"),
     "inspect of no integer model": (
@@ -860,6 +879,66 @@ def test_a_wrong_command_says_what_would_be_right(
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").write_text("precious")
     assert why in refused(tmp_path, *argv)
+
+
+A_MODEL = "give a run folder, an integer model or ONNX file"
+OR_INTEGER = "give a run folder or integer model"
+ANYTHING = "give a recipe, run, comparison or model, or the word estimators"
+MAKE_IT = ": train or convert it first, and give that folder"
+GO_ON = "run: a run folder; qtool {0} takes a recipe, and goes on with this run by qtool {0} "
+GO_ON += "run/recipe.yaml --run-dir run --resume"
+
+# command -> words of its message
+OTHER_KINDS: dict[str, str] = {
+    "predict r.yaml a.png": f"r.yaml: a recipe; {A_MODEL}{MAKE_IT}",
+    "predict a.png a.png": f"a.png: an image; {A_MODEL}",
+    "bench r.yaml": f"r.yaml: a recipe; {A_MODEL}{MAKE_IT}",
+    "bench run/checkpoint.pt": "run/checkpoint.pt: a torch checkpoint or file of weights; "
+    f"{A_MODEL}, such as run",
+    "export r.yaml": f"r.yaml: a recipe; {OR_INTEGER}{MAKE_IT}",
+    "export other.onnx": f"other.onnx: an ONNX file; {OR_INTEGER}",
+    "export run/model.onnx": f"run/model.onnx: an ONNX file; {OR_INTEGER}, such as run",
+    "export w.pt": f"w.pt: a torch checkpoint or file of weights; {OR_INTEGER}",
+    "convert other.onnx": "other.onnx: an ONNX file; give a run folder or a recipe",
+    "convert w.pt": "w.pt: a torch checkpoint or file of weights; give a run folder or a recipe",
+    "train other.onnx": "other.onnx: an ONNX file; give the path of a recipe",
+    "train run": GO_ON.format("train"),
+    "run run": GO_ON.format("run"),
+    "check run": "run: a run folder; give the path of a recipe, such as run/recipe.yaml",
+    "sensitivity run": "run: a run folder; give the path of a recipe, such as run/recipe.yaml",
+    "sensitivity other.onnx": "other.onnx: an ONNX file; give the path of a recipe",
+    "compare estimators run": "run: a run folder; give the path of a recipe, such as run/recipe",
+    "compare estimators a.png": "a.png: an image; give the path of a recipe",
+    "inspect run/report.html": f"run/report.html: an HTML page; {ANYTHING}, such as run",
+    "inspect run/metrics.jsonl": f"run/metrics.jsonl: a file of JSON lines; {ANYTHING}, such as",
+    "inspect a.png": f"a.png: an image; {ANYTHING}",
+    "inspect other.onnx --output p.html": "other.onnx: an ONNX file; give a run or a comparison",
+}
+
+
+@pytest.mark.parametrize(("command", "why"), OTHER_KINDS.items(), ids=OTHER_KINDS.keys())
+def test_a_file_of_another_kind_is_told_as_what_it_is(
+    command: str, why: str, run_copy: Path, tmp_path: Path
+) -> None:
+    for name in ("a.png", "w.pt", "run/report.html"):
+        (tmp_path / name).write_bytes(b"\x89")
+    shutil.copy(run_copy / "model.onnx", tmp_path / "other.onnx")
+    assert refused(tmp_path, *command.split()).startswith(f"error: {why}")
+
+
+def test_the_stories_tell_a_file_of_another_kind_likewise(run_copy: Path) -> None:
+    onnx = run_copy / "model.onnx"
+    for story in (pipeline.train, pipeline.convert, pipeline.export, pipeline.sensitivity):
+        with pytest.raises(InputError, match=r"model\.onnx: an ONNX file; give "):
+            story(onnx)
+    with pytest.raises(InputError, match=r"run: a run folder; qtool train takes a recipe"):
+        pipeline.train(run_copy)
+
+
+def test_the_names_of_images_and_weights_are_those_that_are_read() -> None:
+    assert {kind_named(f"a{suffix}") for suffix in IMAGES} == {Kind.IMAGE}
+    kinds = {kind_named(f"a{suffix}") for suffix in WEIGHTS_FILES}
+    assert kinds == {Kind.WEIGHTS, Kind.SAFETENSORS}
 
 
 @pytest.mark.parametrize(

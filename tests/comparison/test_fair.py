@@ -328,8 +328,17 @@ def test_the_best_is_of_those_that_finished(tmp_path: Path, ends: Any, best: int
         ("learning_rate=1x,,2x", "--tune training.learning_rate: a value is missing"),
         ("learning_rate=1x,1x", "--tune training.learning_rate: a value stands there twice"),
         ("training.epoch=1,2", "and --tune epoch=1: 1 problem training.epoch: unknown key"),
+        (
+            "learning_rate=-1x,1x",
+            "--tune training.learning_rate: -1x is not a factor above 0, such",
+        ),
+        ("learning_rate=0.0x,1x", "--tune training.learning_rate: 0.0x is not a factor above 0"),
+        ("foo=1x", "--tune foo: unknown key; choose one of: seed, model"),
         ("model.name=2x", "--tune model.name: 2x multiplies a number, and identity has 'lenet5'"),
-        ("data.train_sample=2x", "and identity has nothing there"),
+        (
+            "data.train_sample=2x",
+            "--tune data.train_sample: unknown key; did you mean train_samples",
+        ),
         (
             "training.epochs=0.5x",
             "and --tune epochs=0.5x: 1 problem training.epochs: 0.5 is",

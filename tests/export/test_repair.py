@@ -277,6 +277,23 @@ def test_the_command_repairs_and_says_what_it_did(model: onnx.ModelProto, tmp_pa
     refused(tmp_path, "inspect", str(tmp_path), "--repair", str(made))
 
 
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ("out.bin", "out.bin: qtool writes ONNX files, whose names end in .onnx"),
+        ("m.onnx", "m.onnx: the file that is repaired; --repair names another .onnx file"),
+        ("./m.onnx", "m.onnx: the file that is repaired"),
+        ("folder", "folder: a folder; --repair names an .onnx file"),
+    ],
+)
+def test_a_repair_goes_into_another_onnx_file(
+    output: str, why: str, model: onnx.ModelProto, tmp_path: Path
+) -> None:
+    onnx.save(folded(model), str(tmp_path / "m.onnx"))
+    (tmp_path / "folder").mkdir()
+    assert why in refused(tmp_path, "inspect", "m.onnx", "--repair", output)
+
+
 def test_metadata_say_what_made_the_file_and_what_each_layer_is(
     model: onnx.ModelProto, integer: nn.Module
 ) -> None:

@@ -21,7 +21,9 @@ from qtool.comparison.execution.trials import ComparisonFolder, Outcome, Trial
 from qtool.console import say
 from qtool.errors import InputError
 from qtool.problems import brief, shown
+from qtool.recipe.early import early_problems
 from qtool.recipe.places import at
+from qtool.recipe.plain import with_values
 from qtool.reports.fairness import Candidate
 
 OPTION = "--tune"
@@ -30,6 +32,7 @@ USUAL_HOLDOUT = 0.1  # of the training images, where the recipe holds out none
 TUNING_SEED = 100_000  # after the recipe's own: no comparison has as many
 MOST_CANDIDATES = 1000  # of an arm
 FACTOR = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?x")
+NO_FACTOR = re.compile(r"-[0-9.]+([eE][-+]?[0-9]+)?x|0*\.?0+x")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=,+-]+")
 LONGEST = 80  # characters of a folder's name
 
@@ -76,6 +79,10 @@ def grid_of(texts: Sequence[str]) -> dict[str, list[object]]:
         if key in grid:
             raise InputError(f"{OPTION} {key}: stands there twice; give all values at once")
         grid[key] = values_of(values, f"{OPTION} {key}")
+        for value in grid[key]:
+            if isinstance(value, str) and NO_FACTOR.fullmatch(value):
+                why = f"{value} is not a factor above 0, such as 0.3x"
+                raise InputError(f"{OPTION} {key}: {why}")
         if len({repr(value) for value in grid[key]}) < len(grid[key]):
             raise InputError(f"{OPTION} {key}: a value stands there twice")
     count = 1
@@ -110,7 +117,7 @@ def choices_of(
     for combination in product(*grid.values()):
         said = dict(zip(grid, combination, strict=True))
         name = ",".join(f"{key.rpartition('.')[2]}={_written(v)}" for key, v in said.items())
-        changes = {key: _value(at(own, key), value, key, arm.name) for key, value in said.items()}
+        changes = {key: _value(own, value, key, arm.name) for key, value in said.items()}
         chosen = arm.changed(changes, f"{OPTION} for {arm.name}")
         judged = chosen.changed({"data.holdout": share}, OPTION)
         recipe = judged.recipe(seed, f" and {OPTION} {name}")
@@ -170,8 +177,17 @@ def _seed(arm: ComparedArm) -> int:
     return seed
 
 
-def _value(own: object, value: object, key: str, arm: str) -> object:
-    """Return what stands at a key of a candidate, where `own` stands in the arm's recipe."""
+def _unknown(data: Mapping[str, object], key: str) -> str:
+    """Return what is wrong with a key of a recipe that has no such key; "" where it may have it."""
+    found = early_problems(with_values(data, {key: None}, OPTION))
+    wrong = ("unknown key", "has no parameter")
+    told = [why for place, why in found if f"{key}.".startswith(f"{place}.")]
+    return next((why for why in told if any(word in why for word in wrong)), "")
+
+
+def _value(data: Mapping[str, object], value: object, key: str, arm: str) -> object:
+    """Return what stands at a key of a candidate, where `data` are the arm's recipe."""
+    own = at(data, key)
     factor = FACTOR.fullmatch(value) if isinstance(value, str) else None
     if factor is None:
         number = None if isinstance(value, dict) else number_of(value)
@@ -180,6 +196,8 @@ def _value(own: object, value: object, key: str, arm: str) -> object:
         return value
     number = number_of(own)
     if number is None or (number == 0 and is_schedule(own)):
+        if own is None and (why := _unknown(data, key)):
+            raise InputError(f"{OPTION} {key}: {why}")
         what = "nothing" if own is None else shown(own)
         raise InputError(
             f"{OPTION} {key}: {value} multiplies a number, and {arm} has {what} there; give values"

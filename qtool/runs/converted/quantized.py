@@ -26,7 +26,7 @@ from qtool.runs.built import build
 from qtool.runs.built.equipment import make_loss
 from qtool.runs.converted.integer import about, usage_of
 from qtool.runs.converted.untrained import untrained
-from qtool.runs.given import RUN_OR_RECIPE, refuse_missing, refuse_no_integer_file
+from qtool.runs.given import refuse_no_integer_file, refuse_no_source_of_conversion
 from qtool.runs.kept.begin import folder_for_untrained, keep_recipe, write_environment
 from qtool.runs.kept.folder import RunFolder
 from qtool.runs.run import Run
@@ -132,7 +132,7 @@ def quantized_from(
     Raises:
         InputError: If there is no such source, no such method, or nothing can be written there.
     """
-    refuse_missing(source, RUN_OR_RECIPE)
+    refuse_no_source_of_conversion(source)
     if best and not source.is_dir():
         raise InputError(f"{source}: --best takes a run folder, whose epochs were judged")
     if images is not None and source.is_dir():
