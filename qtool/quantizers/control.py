@@ -16,7 +16,13 @@ from qtool.world.passes import this_pass
 
 
 def set_progress(model: nn.Module, progress: float) -> None:
-    """Move every quantizer's schedules to `progress`, the share of training done (0..1)."""
+    """Move every quantizer's schedules to `progress`, the share of training done, 0 to 1.
+
+    Raises:
+        ValueError: If it is no such share.
+    """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress must be the share of training done, 0 to 1, not {progress!r}")
     for module in model.modules():
         if isinstance(module, QuantLayer | ActivationQuantizer):
             module.set_progress(progress)

@@ -185,6 +185,11 @@ def test_what_is_whole_is_left_as_it_is(model: onnx.ModelProto) -> None:
     assert said(made) == said(model)
 
 
+def test_a_folder_is_no_file_to_export_to(integer: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a folder; give the name of an .onnx file"):
+        export_onnx(integer, IMAGES[:2], tmp_path)
+
+
 def test_codes_that_are_padded_are_annotated_where_they_are_made(tmp_path: Path) -> None:
     """A shortcut that leaves out pixels and adds channels of zeros."""
 

@@ -388,3 +388,9 @@ def test_a_scale_that_is_held_is_not_brought_back() -> None:
     before = quantizer.scale.detach().clone()
     layer(weight(2, 3, 6, 6)).sum().backward()
     assert torch.equal(quantizer.scale.detach(), before)
+
+
+@pytest.mark.parametrize("progress", [-0.1, 2, float("nan")])
+def test_progress_is_a_share(progress: float) -> None:
+    with pytest.raises(ValueError, match="share of training done, 0 to 1, not"):
+        set_progress(nn.Linear(1, 1), progress)

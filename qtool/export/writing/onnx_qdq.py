@@ -29,6 +29,7 @@ from qtool.export.writing.saved import read_back, save_checked
 from qtool.export.writing.traced_model import traced_model
 from qtool.export.writing.weights import Stored, to_proto
 from qtool.export.writing.written_weights import Written, weight_codes, write_weights
+from qtool.files.whole import refuse_unless_writable
 from qtool.images.preprocess import Preprocess
 from qtool.images.usage import Usage
 from qtool.integer.converted import Converted, converted_state
@@ -82,8 +83,10 @@ def export_onnx(
         MissingRuntimeError: If the target's runtime is not installed, or too old.
         ModelError: If the target has no form for a layer's codes, or for one that could saturate.
         RecipeError: If there is no such target.
+        InputError: If the path is a folder, or nothing may be written there.
         ValueError: If the example holds no tensor, or `preprocess` is not what is described.
     """
+    refuse_unless_writable(Path(path), "give the name of an .onnx file")
     prepared = None if preprocess is None else Preprocess.model_validate(preprocess)
     usage = Usage(tuple(classes), prepared)
     described = write_onnx(
