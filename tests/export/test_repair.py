@@ -186,7 +186,7 @@ def test_what_is_whole_is_left_as_it_is(model: onnx.ModelProto) -> None:
 
 
 def test_a_folder_is_no_file_to_export_to(integer: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a folder; give the name of an .onnx file"):
+    with pytest.raises(InputError, match=r"a folder; give the name of an \.onnx file"):
         export_onnx(integer, IMAGES[:2], tmp_path)
 
 
