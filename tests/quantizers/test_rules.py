@@ -449,29 +449,6 @@ def test_an_override_of_a_layer_speaks_of_what_it_reads() -> None:
     assert "head" not in made.layers
 
 
-def ranges_of_image(*overrides: Mapping[str, object], **activations: object) -> list[str]:
-    """Return the ranges of the image and of the value that the second layer reads."""
-    net = Pass()
-    x = net.relu(net.conv(net.input(), "stem"))
-    made = placed(net, net.linear(x, "head"), overrides=overrides, **activations)
-    return [made.sites[name].settings.range.name for name in (":input0", ":relu0")]
-
-
-def test_the_range_of_an_image_is_found_where_others_learn() -> None:
-    assert ranges_of_image(range="learned") == ["mse", "learned"]
-    assert ranges_of_image(range="pact") == ["mse", "pact"]
-    assert ranges_of_image(range="ema_min_max") == ["ema_min_max", "ema_min_max"]
-    assert ranges_of_image(range="learned", grid="asymmetric") == ["min_max", "learned"]
-    widths: Mapping[str, object] = {"match": "stem", "activations": {"bits": 6}}
-    assert ranges_of_image(widths, range="learned") == ["mse", "learned"]
-
-
-def test_an_override_of_the_image_may_have_its_range_learned() -> None:
-    for match in ("stem", ":input0"):
-        said = {"match": match, "activations": {"range": "learned"}}
-        assert ranges_of_image(said, range="ema_min_max") == ["learned", "ema_min_max"]
-
-
 def two_readers(**activations: object) -> Placement:
     net = Pass()
     x = net.relu(net.conv(net.input(), "stem"))

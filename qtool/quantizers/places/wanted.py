@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from qtool.limits import READERS_DISAGREE
 from qtool.numerics.estimators import ESTIMATORS
-from qtool.numerics.ranges import EXTREMES, RECOMMENDED, TRAINED
+from qtool.numerics.ranges import RECOMMENDED, TRAINED
 from qtool.problems import Problem, did_you_mean, report, shown
 from qtool.quantizers.places.placement import Use
 from qtool.settings.quantization import Override, Quantization, of_sites, overridden
@@ -16,9 +16,6 @@ from qtool.settings.section import Choice, problems_of
 from qtool.settings.tensors import ActivationQuantization
 
 FINE = 8  # bits of images, and of what gates and norms read
-# ranges of images where others learn, without a zero point and with one: a scale that learned would
-# cost the gradient by every pixel, 11 % of a step of ResNet-18, and images stay as they are
-FOUND = ("mse", EXTREMES)
 
 
 @dataclass(frozen=True)
@@ -30,14 +27,12 @@ class LayerWants:
         inputs: how what it reads is quantized; None for float.
         where: where that stands: overrides.N or quantization.
         says_bits: whether an override gives its input bits of its own.
-        says_range: whether one gives it a range.
     """
 
     weights: bool
     inputs: ActivationQuantization | None
     where: str = "quantization"
     says_bits: bool = False
-    says_range: bool = False
 
     @property
     def is_integer(self) -> bool:
@@ -55,10 +50,9 @@ def wants_of(settings: Quantization, names: Iterable[str]) -> dict[str, LayerWan
     found: dict[str, LayerWants] = {}
     for name in names:
         weights, inputs, where = settings.for_layer(name)
-        said = _changes(settings.override_of(name))
+        says_bits = "bits" in _changes(settings.override_of(name))
         if weights is not None or inputs is not None:
-            wants = LayerWants(weights is not None, inputs, where, "bits" in said, "range" in said)
-            found[name] = wants
+            found[name] = LayerWants(weights is not None, inputs, where, says_bits)
     return found
 
 
@@ -161,7 +155,6 @@ class Wanted:
         wanted = {name: self._wanted_by(name, use) for name in readers}
         if not wanted or decided:
             usual = self._usual_of(use)
-            usual = _found(usual) if use == "image" else usual
             return ValueWants(next(iter(wanted.values()), usual), "quantization")
         first, settings = next(iter(wanted.items()))
         for other, differing in wanted.items():
@@ -175,12 +168,10 @@ class Wanted:
         assert wants.inputs is not None
         if use == "join":  # the layer rounds it again; it says only how fine it is to be
             return self._usual_of(use).model_copy(update={"bits": wants.inputs.join_bits})
-        # join_bits say nothing of this value
-        update: dict[str, object] = {"join_bits": self._usual_of(use).join_bits}
+        same = {"join_bits": self._usual_of(use).join_bits}  # says nothing of this value
         if use == "image" and not wants.says_bits:
-            update["bits"] = FINE
-        made = wants.inputs.model_copy(update=update)
-        return made if use != "image" or wants.says_range else _found(made)
+            same["bits"] = FINE
+        return wants.inputs.model_copy(update=same)
 
     def _usual_of(self, use: Use) -> ActivationQuantization:
         usual = self._usual
@@ -215,14 +206,6 @@ def _fitted(
         update["range"] = Choice(name=name)
         note = f"range {name}, since {wanted.range.name} is for values that are never below 0"
     return wanted.model_copy(update=update), note
-
-
-def _found(settings: ActivationQuantization) -> ActivationQuantization:
-    """Return settings of an image, whose range is found in the first values where others learn."""
-    if settings.of_range.learns is None:
-        return settings
-    name = FOUND[settings.grid == "asymmetric"]
-    return settings.model_copy(update={"range": Choice(name=name)})
 
 
 def _half_to_even(settings: ActivationQuantization) -> ActivationQuantization:
