@@ -56,7 +56,11 @@ def test_a_page_that_cannot_be_drawn_is_said_and_the_run_is_whole(
     ("source", "output", "why"),
     [
         ("run", "page.pdf", "not the name of a page; give one that ends in .html"),
-        ("r.yaml", "page.html", "no page is made of it, but of runs and comparisons"),
+        (
+            "r.yaml",
+            "page.html",
+            "train or convert it first, and give that folder",
+        ),
         ("nothing", "page.html", "no such file or folder; give a run or a comparison"),
     ],
 )
