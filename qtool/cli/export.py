@@ -15,7 +15,7 @@ from qtool.cli.options import (
     interruptible,
     present,
 )
-from qtool.cli.running import TARGETS, AnyTarget
+from qtool.cli.running import AnyTarget
 from qtool.cli.words import Ceil
 
 ALL_TARGETS = "all"
@@ -64,7 +64,7 @@ def export(
     Example: qtool export runs/digits --output digits.onnx
     """
     size = batch_size(batch)
-    look_at_export(source, output, target, [*TARGETS, ALL_TARGETS])
+    look_at_export(source, output)
     from qtool import pipeline
 
     if target == ALL_TARGETS:

@@ -74,19 +74,14 @@ def look_at_convert(
         look_at_recipe(source, assignments)
 
 
-def look_at_export(source: Path, output: Path | None, target: str, targets: Sequence[str]) -> None:
+def look_at_export(source: Path, output: Path | None) -> None:
     """Check what `qtool export` is given.
 
     Raises:
-        InputError: If there is no such source, or none of these targets, or `output` is of
-            another kind.
+        InputError: If there is no such source, or `output` is of another kind.
     """
-    from qtool.errors import InputError
-    from qtool.problems import unknown
     from qtool.runs.given import refuse_no_onnx_file, refuse_no_source_of_export
 
-    if target not in targets:
-        raise InputError(f"--target: {unknown('target', target, targets)}")
     refuse_no_source_of_export(source)
     if output is not None:
         refuse_no_onnx_file(output)

@@ -806,7 +806,6 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
     "--batch ²": (["export", "run", "--batch", "²"], "'²' is not a number of images"),
     "--batch 1.5": (["export", "run", "--batch", "1.5"], "'1.5' is not a number of images"),
     "--target nope": (["export", "run", "--target", "nope"], "unknown target 'nope'; choose"),
-    "--target tflite": (["export", "run", "--target", "tflite"], "qonnx, web, all"),
     "--ceil nope": (["export", "run", "--ceil", "nope"], "'nope' is neither exact nor shifted"),
     "own estimator that is not there": (
         [*ARMS, "--estimators", "nowhere.py:soft"],
