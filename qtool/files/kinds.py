@@ -50,6 +50,11 @@ _SUFFIXES: dict[Kind, tuple[str, ...]] = {
 _BY_SUFFIX = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
 
 
+def suffixes_of(*kinds: Kind) -> tuple[str, ...]:
+    """Return the ends of names, in lower case, by which files of these kinds are known."""
+    return tuple(suffix for kind in kinds for suffix in _SUFFIXES[kind])
+
+
 def kind_named(name: str) -> Kind:
     """Return what a file of such a name is; UNKNOWN where it does not tell."""
     return _BY_SUFFIX.get(Path(name).suffix.lower(), Kind.UNKNOWN)

@@ -9,8 +9,9 @@ from typing import Literal
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from qtool.errors import DataError
+from qtool.files.kinds import Kind, suffixes_of
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+SUFFIXES = set(suffixes_of(Kind.IMAGE))
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # of SUFFIXES, whatever a file is called
 MOST_PIXELS = 100_000_000
 ORIENTATION = 0x0112  # EXIF tag: 1 as it lies, 2 to 8 mirrored or turned

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from qtool.errors import InputError
-from qtool.files.kinds import FOLDERS, RECIPE, Kind, kind_of, other_kind
+from qtool.files.kinds import FOLDERS, RECIPE, Kind, kind_of, other_kind, suffixes_of
 from qtool.files.whole import refuse_unless_writable
 from qtool.known import known_names
 from qtool.problems import either
@@ -20,8 +20,8 @@ ANY_MODEL = "a run folder, an integer model or ONNX file"
 ANYTHING = "a recipe, run, comparison or model, or the word estimators"
 DRAWN = "a run or a comparison"
 OF_OTHERS = {
-    *(".onnx", ".ort", ".tflite", ".pt", ".pth", ".ckpt", ".h5", ".keras", ".pb", ".engine"),
-    *(".mlmodel", ".mlpackage", ".xml", ".yaml", ".yml", ".json"),
+    *(".pt", ".pth", ".ckpt"),
+    *suffixes_of(Kind.ONNX, Kind.OTHER_RUNTIME, Kind.RECIPE, Kind.JSON),
 }
 """Suffixes by which people know files that are no integer models."""
 

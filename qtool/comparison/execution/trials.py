@@ -21,6 +21,7 @@ from qtool.comparison.execution.kept_files import (
 )
 from qtool.console import say
 from qtool.errors import InputError, QtoolError, TrainingError
+from qtool.files.kinds import COMPARISON
 from qtool.files.whole import refuse_unless_makeable
 from qtool.recipe.recipe import Recipe
 from qtool.reports.comparisons import FailedTrial
@@ -64,7 +65,7 @@ class ComparisonFolder:
     @property
     def report(self) -> Path:
         """What the trials show."""
-        return self.path / "comparison.json"
+        return self.path / COMPARISON
 
     @property
     def page(self) -> Path:
