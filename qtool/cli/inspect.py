@@ -7,7 +7,6 @@ import typer
 
 from qtool.cli.first import look_at_anything, look_at_repair
 from qtool.cli.options import AsJson, RunCode, interruptible, present
-from qtool.files.kinds import COMPARISON
 
 
 @interruptible
@@ -48,6 +47,8 @@ def inspect(
         look_at_repair(source, repair)
     elif not of_estimators:
         look_at_anything(source, to_be_drawn=output is not None)
+    from qtool.files.kinds import COMPARISON
+
     written = source / COMPARISON if source.is_dir() else source
     if output is None and written.suffix == ".json" and written.is_file():
         from qtool.reports.results import read_finished
