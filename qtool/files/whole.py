@@ -29,7 +29,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     try:
         refuse_if_gone(path)
-        make_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with scratch_beside(path) as folder:
             temporary = folder / path.name
             with _no_room_said(path, folder):
