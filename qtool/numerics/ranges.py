@@ -31,6 +31,7 @@ from qtool.registry import Registry
 RANGES = Registry[Callable[..., Tensor]]("range").with_facts(RangeFacts)
 DEFAULT = "auto"  # where a recipe does not say
 TRAINED, UNTRAINED = "learned", "calibrated"  # what that is in training, and where there is none
+FOUND = "mse"  # of an image where the range is open: no scale that learns is worth its gradient
 # what a message recommends where another range does not fit
 RECOMMENDED = {
     "weights": ("absmax", "learned"),
@@ -217,9 +218,11 @@ def learned(rows: Tensor, grid: IntegerGrid, weights: Tensor | None = None) -> T
 
 @RANGES.add(learns="scale", zero_point=True, weighs=True)
 def auto(rows: Tensor, grid: IntegerGrid, weights: Tensor | None = None) -> Tensor:
-    """Be `learned` in training, and `calibrated` where nothing is trained.
+    """Be `learned` in training, but `mse` of an image; where nothing is trained, `calibrated`.
 
     s = 2 mean|x| / sqrt(high) in training
+
+    Of an image only with `place: every_value`, and not on the asymmetric grid.
     """
     return learned(rows, grid, weights)
 

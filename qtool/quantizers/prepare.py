@@ -107,7 +107,7 @@ def prepare(
     if settings.budget is not None:
         raise report("quantization", [("budget", UNCHOSEN)])
     inputs = None if example is None else Inputs.of(example)
-    settings = settings.with_range(TRAINED if trains else UNTRAINED)
+    given, settings = settings, settings.with_range(TRAINED if trains else UNTRAINED)
     entry.check_model(model, settings, inputs)
     if found := pattern_problems(model, settings):
         raise report("quantization", found)
@@ -138,7 +138,7 @@ def prepare(
         past = bypassed(seen)
     constant = set() if inputs is None else fed_constants(model, seen, inputs)
     sources = quantize_relus(model, settings, inputs, seen)
-    placing = place_quantizers(model, settings, seen)
+    placing = place_quantizers(model, settings, seen, given)
     sources |= placing.sources
     for name, module in list(model.named_modules()):
         if plain_type(module) and name in past:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from qtool.runs.built.teacher import digests_of, refuse_other_teacher
 from qtool.runs.epochs import fit, start_or_resume
 from qtool.runs.kept.answers import AnswerRecorder, keep_answers
 from qtool.runs.kept.begin import (
+    as_begun,
     keep_recipe,
     open_run,
     say_changed_data,
@@ -104,6 +105,7 @@ def train_run(
         finished = world.from_first(begun)  # by another process meanwhile
         if finished is not None:
             return finished
+        run = replace(run, recipe=world.from_first(partial(as_begun, run.recipe, run.folder)))
         try:
             looks = Looks(profile, records, explains, at_end, begins)
             return _train(run, looks, with_plan=with_plan)

@@ -156,6 +156,10 @@ class WeightQuantization(TensorQuantization):
 class ActivationQuantization(TensorQuantization):
     """How the inputs of layers are quantized: one scale for the tensor."""
 
+    range: RangeChoice = Choice(name=DEFAULT)
+    """Rule that sets the scale; auto is learned in training, but mse of an image with place:
+    every_value, and begins with mse's scale where nothing is trained."""
+
     bits: int = Field(ge=1, le=8)
     """Width of the integer grid; 1 bit is {0, 1} on unsigned, else {-1, +1}, times a scale."""
 

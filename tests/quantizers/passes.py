@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from qtool.graph.sites.call_sites import CallSite
 from qtool.graph.sites.value_graph import Operation, ValueGraph
 from qtool.graph.values import Value
+from qtool.numerics.ranges import TRAINED
 from qtool.quantizers.places.placement import Placement
 from qtool.quantizers.places.rules import place
 from qtool.quantizers.places.wanted import wants_of
@@ -104,6 +105,7 @@ def placed(
         "activations": {"bits": 4, "place": "every_value"} | activations,
         "overrides": list(overrides),
     }
-    settings = check(Quantization, section, "q")
-    layers = wants_of(settings, made.layers)
+    given = check(Quantization, section, "q")
+    settings = given.with_range(TRAINED)
+    layers = wants_of(settings, made.layers, given)
     return place(made.graph(*outputs), settings, layers, made.norms, channel_norms)

@@ -449,6 +449,40 @@ def test_an_override_of_a_layer_speaks_of_what_it_reads() -> None:
     assert "head" not in made.layers
 
 
+def ranges_of_image(
+    *overrides: Mapping[str, object], second: bool = False, **activations: object
+) -> list[str]:
+    """Return the ranges of the image, which one layer reads or two, and of a value after it."""
+    net = Pass()
+    image = net.input()
+    x = net.relu(net.conv(image, "stem"))
+    others = [net.conv(image, "other")] if second else []
+    made = placed(net, net.linear(x, "head"), *others, overrides=overrides, **activations)
+    return [made.sites[name].settings.range.name for name in (":input0", ":relu0")]
+
+
+def test_the_range_of_an_image_that_is_not_said_is_found() -> None:
+    assert ranges_of_image() == ["mse", "learned"]
+    assert ranges_of_image(range="auto") == ["mse", "learned"]
+    for match in ("stem", ":input0"):
+        widths: Mapping[str, object] = {"match": match, "activations": {"bits": 6}}
+        assert ranges_of_image(widths) == ["mse", "learned"]
+
+
+def test_the_range_of_an_image_that_is_said_is_kept() -> None:
+    assert ranges_of_image(range="learned") == ["learned", "learned"]
+    assert ranges_of_image(range="pact") == ["pact", "pact"]
+    for match, second in (("stem", False), (":input0", False), ("stem", True)):
+        said = {"match": match, "activations": {"range": "learned"}}
+        assert ranges_of_image(said, second=second) == ["learned", "learned"]
+    of_stem: Mapping[str, object] = {"match": "stem", "activations": {"range": "learned"}}
+    assert ranges_of_image(of_stem, range="ema_min_max") == ["learned", "ema_min_max"]
+
+
+def test_a_zero_point_that_learns_stays_with_the_range_of_an_image() -> None:
+    assert ranges_of_image(grid="asymmetric") == ["learned", "learned"]
+
+
 def two_readers(**activations: object) -> Placement:
     net = Pass()
     x = net.relu(net.conv(net.input(), "stem"))

@@ -6,6 +6,7 @@ A Python that starts anew loads torch for seconds; what these tests send signals
 import os
 import signal
 import sys
+import traceback
 from typing import NoReturn
 
 from qtool.cli import main
@@ -54,6 +55,8 @@ def _run(argv: tuple[str, ...], out: int, err: int) -> NoReturn:
         main()
     except SystemExit as ended:
         code = ended.code
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -8,6 +8,7 @@ import torch
 from qtool import pipeline
 from qtool.quantizers.fake_quantize import FakeQuantize
 from qtool.quantizers.prepare import prepare
+from qtool.recipe.file import load_recipe
 from qtool.recipe.recipe import Recipe
 from qtool.settings.section import check
 from tests.kit import float_net, metrics, recipe, write_recipe
@@ -35,6 +36,7 @@ def test_what_is_not_said_is_decided_by_whether_anything_trains(trains: bool, na
     assert found["conv2.weight_quantizer"] == name
     assert found["fc.weight_quantizer"] == "absmax"  # it is said
     others = {n: r for n, r in found.items() if "weight" not in n}
+    assert others.pop("sites.input0") == ("mse" if trains else name)
     assert set(others.values()) == {name, "min_max"}
 
 
@@ -54,6 +56,28 @@ def test_a_run_of_before_is_the_same_run() -> None:
     default, before = (check(Recipe, recipe(changes), "r") for changes in ({}, said))
     assert default.identity() == before.identity()
     assert default.identity(trains=False) != before.identity(trains=False)
+
+
+def test_a_run_of_before_goes_on_with_the_ranges_that_it_wrote_out(tmp_path: Path) -> None:
+    said = {"quantization.weights.range": "learned", "quantization.activations.range": "learned"}
+    place = {"quantization.activations.place": "every_value", "training.epochs": 1}
+    path = write_recipe(tmp_path, said | place)
+    longer = tmp_path / "longer"
+    longer.mkdir()
+    more = write_recipe(longer, {**place, "training.epochs": 2})
+    for folder, recipes in (("begun", (path, more)), ("other", (more,))):
+        for each in recipes:
+            run_dir = tmp_path / folder
+            pipeline.train(each, run_dir=run_dir, device="cpu", resume=run_dir.exists())
+    kept = load_recipe(tmp_path / "begun" / "recipe.yaml").quantization.activations
+    assert kept is not None
+    assert kept.range.name == "learned"
+    states = (
+        torch.load(tmp_path / folder / "checkpoint.pt", weights_only=True)["optimizer"]["state"]
+        for folder in ("begun", "other")
+    )
+    # weight, bias and scale of five layers, and of what each of them reads but for the image
+    assert [len(state) for state in states] == [20, 19]
 
 
 def test_a_blend_asks_for_a_range_by_default_too() -> None:

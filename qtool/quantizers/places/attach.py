@@ -48,7 +48,12 @@ class Placing:
             install(model, self.stands, self.ways)
 
 
-def place_quantizers(model: nn.Module, settings: Quantization, seen: list[Seen]) -> Placing:
+def place_quantizers(
+    model: nn.Module,
+    settings: Quantization,
+    seen: list[Seen],
+    given: Quantization | None = None,
+) -> Placing:
     """Decide where the quantizers of a float model stand, and make those; nothing is changed.
 
     What the model does in evaluation mode decides. Layers that only training calls are no part of
@@ -58,6 +63,7 @@ def place_quantizers(model: nn.Module, settings: Quantization, seen: list[Seen])
         model: float.
         settings: what is to be quantized.
         seen: what the model does in its modes, evaluation first.
+        given: the settings as the recipe says them, which may leave ranges open.
     """
     graphs = [one.values for one in seen if one.values is not None]
     if not graphs:
@@ -65,7 +71,7 @@ def place_quantizers(model: nn.Module, settings: Quantization, seen: list[Seen])
     told = seen[0].recording
     names = [name for name, module in model.named_modules() if plain_type(module)]
     past = bypassed(seen)
-    wants = wants_of(settings, [name for name in names if name not in past])
+    wants = wants_of(settings, [name for name in names if name not in past], given)
     foldable = set(told.batch_norms.values())
     placement = place(graphs[0], settings, wants, foldable, channel_norms(model, told))
     stands = make_stands(placement, device_of(model))

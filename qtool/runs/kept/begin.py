@@ -45,8 +45,7 @@ def open_run(recipe: Recipe, folder: RunFolder, *, resume: bool, longer: bool = 
         return
     if not folder.holds_run():
         raise InputError(f"{folder}: not empty, and not a run; choose another {folder.option}")
-    path = folder.recipe
-    kept = check(Recipe, read_recipe_file(path), str(path))  # its estimators stay unloaded
+    kept = _kept(folder)
     old, new = kept.identity(), recipe.identity()
     for place in WEIGHTS:
         before, now = at(old, place), at(new, place)
@@ -63,6 +62,21 @@ def open_run(recipe: Recipe, folder: RunFolder, *, resume: bool, longer: bool = 
             f"{folder}: holds this run already; add --resume to go on with it or to see its "
             f"summary, or choose another {folder.option}"
         )
+
+
+def as_begun(recipe: Recipe, folder: RunFolder) -> Recipe:
+    """Return the recipe of a run that a folder may hold already, with the ranges it began with.
+
+    A range that is not said is another than it was to earlier versions, which wrote it out.
+    """
+    if not folder.holds_run():
+        return recipe
+    return recipe.model_copy(update={"quantization": _kept(folder).quantization})
+
+
+def _kept(folder: RunFolder) -> Recipe:
+    """Return the recipe in a run's folder; its estimators stay unloaded."""
+    return check(Recipe, read_recipe_file(folder.recipe), str(folder.recipe))
 
 
 def _goes_on(old: dict[str, object], new: dict[str, object], folder: RunFolder) -> bool:
