@@ -94,7 +94,6 @@ def recipe_text(looked: Looked, chosen: Chosen, path: Path) -> str:
         ("    saturation: avoid", "exact on processors without VNNI, too"),
         ("  activations:", ""),
         ("    bits: 4", "1 to 8"),
-        ("    range: learned", ""),
         ("    estimator: clipped_relu", ""),
         ("  overrides:", "the first and the last layer"),
         (f"    - {{match: [{first}, {last}], weights: {{bits: 8}}, activations: {{bits: 8}}}}", ""),

@@ -38,21 +38,54 @@ class Residual(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class Padded(nn.Module):
+    """A shortcut with more channels, of zeros, as in the ResNets of small images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 8, 3, stride=2, padding=1)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits [B, 3]."""
+        x = nn.functional.silu(self.conv1(x))
+        x = self.conv2(x) + nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        return self.fc(torch.relu(x).mean((2, 3)))
+
+
+def export(network: nn.Module, path: Path, **activations: object) -> nn.Module:
+    """Export a network with 4 bits, and return its integer model."""
+    section = {"weights": {"bits": 4}, "activations": {"bits": 4, **activations}}
+    integer = qtool.convert(qtool.prepare(network, section, IMAGES).eval())
+    qtool.export_onnx(integer, IMAGES, path)
+    return integer
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
     torch.manual_seed(0)
-    section = {"weights": {"bits": 4}, "activations": {"bits": 4, "place": "every_value"}}
-    model = qtool.prepare(Residual(), section, IMAGES).eval()
-    integer = qtool.convert(model)
     path = tmp_path_factory.mktemp("bench") / "net.onnx"
-    qtool.export_onnx(integer, IMAGES, path)
-    return integer, path
+    return export(Residual(), path), path
 
 
 def test_the_float_form_of_a_file_is_the_network_with_nothing_rounded(
     exported: tuple[nn.Module, Path],
 ) -> None:
-    integer, path = exported
+    refuse_differing(*exported)
+
+
+@pytest.mark.parametrize("grid", ["auto", "asymmetric"])
+def test_zeros_around_codes_are_zeros_in_float(grid: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    integer = export(Padded(), tmp_path / "net.onnx", grid=grid)
+    nodes = onnx.load(str(tmp_path / "net.onnx")).graph.node
+    assert any(node.op_type == "Pad" and node.output[0].endswith("codes") for node in nodes)
+    refuse_differing(integer, tmp_path / "net.onnx")
+
+
+def refuse_differing(integer: nn.Module, path: Path) -> None:
+    """Refuse a file whose float form is not its integer model with nothing rounded."""
     runtime = OnnxRuntime()
     plain = unrounded(onnx.load(str(path)), runtime)
     (found,) = runtime.open(plain.SerializeToString()).run({"images": IMAGES.numpy()}).values()

@@ -7,7 +7,7 @@ the machine slows both; a ratio is the quantized step over the mean of its neigh
 figure is the median over rounds. Images are random and stay on the device. With `--way` the step
 is compiled or captured; where that is done to the whole model, it is done to the float one, too.
 With `--weights '{range: ppq}'`, given as often as wanted, each estimator is measured once more with
-these keys of quantization.weights.
+these keys of quantization.weights; `--range learned,auto` measures each with either range.
 """
 
 import argparse
@@ -139,9 +139,12 @@ def main() -> None:
     two_levels = given.bits == 1
     every = [n for n in ESTIMATORS.names() if two_levels or n not in SIGN_FAMILY]
     names = given.estimators.split(",") if given.estimators else every
-    prepared = {n: quantization(n, given.bits, given.range, given.place) for n in names}
+    first, *others = given.range.split(",")
+    prepared = {n: quantization(n, given.bits, first, given.place) for n in names}
+    for name, other in product(names, others):
+        prepared[f"{name} {other}"] = quantization(name, given.bits, other, given.place)
     for name, keys_of_weights in product(names, given.weights):
-        section = quantization(name, given.bits, given.range, given.place)
+        section = quantization(name, given.bits, first, given.place)
         section["weights"] |= yaml.safe_load(keys_of_weights)
         prepared[f"{name} {keys_of_weights}"] = section
     keys = {"precision": torch.bfloat16 if given.bfloat16 else torch.float32}

@@ -61,6 +61,8 @@ def unrounded(model: onnx.ModelProto, runtime: Runtime) -> onnx.ModelProto:
             nodes.append(_relu_or_identity(node, known))
         elif node.op_type == "DequantizeLinear" or _clips_bytes(node, known):
             nodes.append(_identity(node))
+        elif _pads_bytes(node, known):
+            nodes.append(_padding_with_zeros(node))
         else:
             nodes.append(node)
     weights = [numpy_helper.from_array(value, name) for name, value in values.items()]
@@ -92,6 +94,20 @@ def _clips_bytes(node: onnx.NodeProto, known: dict[str, Array]) -> bool:
         return False
     bounds = [known[name] for name in node.input[1:] if name in known]
     return bool(bounds) and all(bound.dtype in (np.uint8, np.int8) for bound in bounds)
+
+
+def _pads_bytes(node: onnx.NodeProto, known: dict[str, Array]) -> bool:
+    """Tell whether a node is a Pad with a code around, which is that of zero."""
+    around = known.get(node.input[2]) if node.op_type == "Pad" and len(node.input) > 2 else None
+    return around is not None and around.dtype in (np.uint8, np.int8)
+
+
+def _padding_with_zeros(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return a Pad of numbers: without a value of its own it pads with 0."""
+    made = onnx.NodeProto()
+    made.CopyFrom(node)
+    made.input[2] = ""
+    return made
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -225,9 +225,9 @@ def _fitted(
 def _found(settings: ActivationQuantization) -> ActivationQuantization:
     """Return settings of an image whose range is open: it is found in the first values.
 
-    A scale that learns would cost the gradient by every pixel, 11 % of a step of ResNet-18, and
-    what images are does not change. Where a zero point learns with it, that is a parameter which
-    states of before have, and it stays.
+    A scale that learns would cost the gradient by every pixel, 4 to 9 % of a step of ResNet-18,
+    and what images are does not change. A zero point that learns with it is a parameter which older
+    states have, and stays.
     """
     if settings.range.name != TRAINED or settings.grid == "asymmetric":
         return settings
