@@ -61,7 +61,7 @@ def recipe(
             "train_samples": 10_000,
         },
         "quantization": {
-            "weights": {"bits": asked.bits},
+            "weights": {"bits": asked.bits, "saturation": "avoid"},
             "activations": {"bits": 8},
             "budget": budget,
         },
