@@ -6,8 +6,8 @@ sites: numbered calls of functions in blocks, and what stands there; module_site
 modules, by calls, modules that count them. running_modules: which modules run. bypassed: whose
 weights are read past their layer; attention, by_function: models made to call such layers, which
 rewritten does again; own_norm: and norms that are a part of a module; calling: forwards that run
-under a mode. computed_weights: layers that compute theirs. inputs: the form of a model's inputs,
-which an example fixes. swap: parts in the place of others, and what is kept on a model. replayed: a
+under a mode. subclasses: what those of layers do. inputs: the form of a model's inputs, which an
+example fixes. swap: parts in the place of others, and what is kept on a model. replayed: a
 pass once more, from a module on. copies: copies of models that are hard to copy. exact: a state,
 loaded with the types and shapes it has.
 """

@@ -18,7 +18,12 @@ from qtool.limits import FLOAT_IN_STATE
 from qtool.quantizers.computed import ComputesWeight
 from qtool.quantizers.door.deployed import prepared_state
 from qtool.quantizers.door.modes import ROWS
-from qtool.quantizers.layers import plain_type, quant_layers, release_quant_layer
+from qtool.quantizers.layers import (
+    has_own_forward,
+    plain_type,
+    quant_layers,
+    release_quant_layer,
+)
 
 
 def layer_attentions(model: nn.Module, inputs: Inputs | None) -> bool:
@@ -94,8 +99,8 @@ def release_what_was_float(
     called = layers_called_so(model)
     for name, layer in quant_layers(model).items():
         own = layer.weight_quantizer is not None or layer.input_quantizer is not None
-        plain = isinstance(layer, nn.Conv2d | nn.Linear) and not isinstance(layer, ComputesWeight)
-        once_float = own and not plain
+        seen = isinstance(layer, ComputesWeight) or has_own_forward(layer)
+        once_float = own and (seen or not isinstance(layer, nn.Conv2d | nn.Linear))
         if name not in holders and (old or once_float or layer in called):
             release_quant_layer(layer)
             prepared_state(model).left_float[name] = FLOAT_IN_STATE.text()

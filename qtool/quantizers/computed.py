@@ -9,10 +9,10 @@ from typing import cast
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from qtool.graph.computed_weights import weight_computed_by
 from qtool.graph.sites.functions import LAYERS, argument, function_of
 from qtool.graph.sites.running import apart, run_leaf
 from qtool.graph.sites.swapped_classes import class_of
+from qtool.graph.subclasses import weight_computed_by
 from qtool.quantizers.layer import QuantLayer
 
 

@@ -112,14 +112,15 @@ QUANT_TYPES: dict[type[nn.Module], type[QuantLayer]] = {
 # methods of torch's layers that decide what they compute
 _COMPUTES = ("forward", "_conv_forward", "_output_padding", "__call__")
 
-_COMPUTED = "qtool_computes_weight"  # on a layer of a subclass, among its attributes
+# on a layer of a subclass, among its attributes
+_COMPUTED, _SAME = "qtool_computes_weight", "qtool_computes_the_same"
 
 
 def plain_type(layer: nn.Module) -> type[nn.Module] | None:
     """Return the kind of layer whose work a module does as it is, such as Conv2d; else None.
 
-    A subclass does where it takes the methods and the weight over as they are, or computes its
-    weight and is otherwise plain.
+    A subclass does where it takes the methods and the weight over as they are, or was seen to do
+    the same in a forward of its own, or to compute its weight and to be otherwise plain.
     """
     kind = type(layer)
     for plain in QUANT_TYPES:
@@ -127,13 +128,20 @@ def plain_type(layer: nn.Module) -> type[nn.Module] | None:
             if _COMPUTED in vars(layer):
                 return plain
             own = [n for n in _COMPUTES if getattr(kind, n, 0) is not getattr(plain, n, 0)]
+            if own == ["forward"] and _SAME in vars(layer):
+                own = []
             return None if own or "forward" in vars(layer) else plain
     return None
 
 
-def compute_weight(layer: nn.Module) -> None:
-    """Note of a layer of a subclass that it is plain, but for the weight that it computes."""
-    vars(layer)[_COMPUTED] = True
+def note_plain(layer: nn.Module, *, computes: bool) -> None:
+    """Note of a layer of a subclass that it is plain, perhaps but for a weight that it computes."""
+    vars(layer)[_COMPUTED if computes else _SAME] = True
+
+
+def has_own_forward(layer: nn.Module) -> bool:
+    """Tell whether a layer is of a subclass whose own forward was seen to do the same."""
+    return _SAME in vars(layer)
 
 
 @cache

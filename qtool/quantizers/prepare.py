@@ -121,8 +121,7 @@ def prepare(
     if layer_attentions(model, inputs):
         _check_new_layers(model, settings)
     computed = computed_weights(model, inputs)
-    if computed:
-        entry.check_layers(model, settings)
+    entry.check_layers(model, settings)
     at_values = settings.at_every_value
     if at_values and inputs is None:
         raise ValueError(

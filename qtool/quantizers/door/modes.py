@@ -11,15 +11,15 @@ from functools import partial
 from torch import nn
 
 from qtool.graph.bypassed import read_past_modules
-from qtool.graph.computed_weights import find_computed_weights
 from qtool.graph.copies import copy_of
 from qtool.graph.inputs import Inputs
 from qtool.graph.recorder import Watched, record_forward, without_traces
 from qtool.graph.recording import Recording
 from qtool.graph.sites.value_graph import ValueGraph
 from qtool.graph.sites.value_tape import record_values
+from qtool.graph.subclasses import look_at_subclasses
 from qtool.quantizers.activations import ActivationQuantizer
-from qtool.quantizers.layers import QUANT_TYPES, compute_weight, plain_type
+from qtool.quantizers.layers import QUANT_TYPES, note_plain, plain_type
 
 ROWS = 4  # of the example: enough for batch norms in training mode
 
@@ -111,7 +111,8 @@ def fed_constants(model: nn.Module, seen: list[Seen], inputs: Inputs) -> set[str
 def computed_weights(model: nn.Module, inputs: Inputs | None) -> dict[str, str]:
     """Return the layers of a subclass that compute with another weight than their own.
 
-    Those of them that are otherwise plain are noted to be so.
+    Those of them that are otherwise plain are noted to be so, and so are those that do just what
+    the plain layer does in a forward of their own.
 
     Returns:
         Layer -> the function that it gives that weight to; none without inputs of a pass.
@@ -127,9 +128,9 @@ def computed_weights(model: nn.Module, inputs: Inputs | None) -> dict[str, str]:
             return given.call(twin)
 
     passes = [partial(run, training=training) for training in (False, True)]
-    found, plain = find_computed_weights(twin, odd, passes)
+    found, plain = look_at_subclasses(twin, odd, passes)
     for name in plain:
-        compute_weight(model.get_submodule(name))
+        note_plain(model.get_submodule(name), computes=name in found)
     return found
 
 

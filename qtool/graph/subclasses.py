@@ -1,9 +1,9 @@
-"""Layers of a subclass that compute with another weight than their own: standardized, say.
+"""Layers of a subclass: those that do what the plain layer does, and those with another weight.
 
 What a subclass of torch's layers does is seen in passes of the model: a function of layers that it
-calls is given the parameter `weight`, or a tensor that was made of it. Where that tensor is made of
-parameters alone, and all else is what the plain layer does, the layer is one with a weight that is
-made anew in each pass.
+calls is given the parameter `weight`, or a tensor that was made of it, a standardized one, say.
+Where that tensor is made of parameters alone, and all else is what the plain layer does, the layer
+is one with a weight that is made anew in each pass.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -89,13 +89,15 @@ class _Weights(TorchFunctionMode):
         layers: names of those that are looked for.
         calls: of the layer that runs.
         found: layers that give a weight that is not theirs -> the function that they give it to.
-        others: those of them that do more, or less, than the plain layer with that weight.
+        plain: layers that did what the plain layer does with the weight that they gave.
+        others: layers that did more, or less, at any time.
     """
 
     model: nn.Module
     layers: Collection[str]
     calls: list[Given] = field(default_factory=list)
     found: dict[str, str] = field(default_factory=dict)
+    plain: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -133,8 +135,8 @@ class _Weights(TorchFunctionMode):
         for call in calls:
             if isinstance(call.args[1], Tensor) and call.args[1] is not module.weight:
                 self.found[name] = call.function
-        if len(calls) != 1 or not _is_plain(module, calls[0], args, output):
-            self.others.add(name)
+        plain = len(calls) == 1 and _is_plain(module, calls[0], args, output)
+        (self.plain if plain else self.others).add(name)
 
 
 def _is_plain(layer: nn.Module, call: Given, args: tuple[object, ...], output: object) -> bool:
@@ -161,7 +163,7 @@ def _are_same(given: object, own: object, default: int) -> bool:
     return (tuple(value) if isinstance(value, list) else value) == own
 
 
-def find_computed_weights(
+def look_at_subclasses(
     model: nn.Module, layers: Collection[str], passes: Iterable[Callable[[], object]]
 ) -> tuple[dict[str, str], set[str]]:
     """Return the layers that compute their weight in each pass -> the function it is given to.
@@ -172,7 +174,7 @@ def find_computed_weights(
         passes: each makes a pass of the model; one that fails tells nothing.
 
     Returns:
-        And those of them that are otherwise what the plain layer is.
+        And the layers, those among them or not, that are otherwise what the plain layer is.
     """
     weights = _Weights(model, layers)
     handles = [
@@ -187,4 +189,4 @@ def find_computed_weights(
     finally:
         for handle in handles:
             handle.remove()
-    return weights.found, weights.found.keys() - weights.others
+    return weights.found, weights.plain - weights.others
