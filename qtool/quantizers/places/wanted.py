@@ -225,7 +225,7 @@ def _fitted(
 def _found(settings: ActivationQuantization) -> ActivationQuantization:
     """Return settings of an image whose range is open: it is found in the first values.
 
-    A scale that learns would cost the gradient by every pixel, 4 to 9 % of a step of ResNet-18,
+    A scale that learns would cost the gradient by every pixel, about 4 % of a step of ResNet-18,
     and what images are does not change. A zero point that learns with it is a parameter which older
     states have, and stays.
     """
