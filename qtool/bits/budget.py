@@ -140,24 +140,33 @@ class Chooser:
             why = "overrides say the width of every layer, so that nothing is left to choose"
             raise report(self.source, [("quantization.budget", why)])
 
-    def priced(self, cost: CostOf, shared: Mapping[str, float] | None = None) -> Priced:
-        """Return what each group may have, at the price that `cost` says."""
+    def priced(self, cost: CostOf, *, measured: bool = True) -> Priced:
+        """Return what each group may have, at the price that `cost` says.
+
+        Args:
+            cost: of a layer at a width.
+            measured: by the errors that were measured; else all are 0, and nothing is measured.
+        """
         groups = groups_of(self.subject.model, list(self.settings))
         options = [
-            [self._option(group, bits, error, cost) for bits, error in self._errors(group).items()]
+            [
+                self._option(group, bits, error, cost)
+                for bits, error in self._errors(group, measured=measured).items()
+            ]
             for group in groups
         ]
-        return Priced(groups, options, shared or {})
+        return Priced(groups, options, {})
 
-    def _errors(self, group: Sequence[str]) -> dict[int, float]:
+    def _errors(self, group: Sequence[str], *, measured: bool) -> dict[int, float]:
         """Return width -> error of a group of layers; where one's is said, there is no other."""
         said = [name for name in group if name in self.subject.said]
-        if not said:
-            for number, names in enumerate(self.measured.groups):
-                if set(names) & set(group):
-                    alone = self.measured.alone
-                    return {bits: found.error for (n, bits), found in alone.items() if n == number}
-        return {self.subject.base[(said or group)[0]].bits: 0.0}
+        if said:
+            return {self.subject.base[said[0]].bits: 0.0}
+        if not measured:
+            return dict.fromkeys(self.settings[group[0]], 0.0)
+        number = next(k for k, names in enumerate(self.measured.groups) if set(names) & set(group))
+        alone = self.measured.alone
+        return {bits: found.error for (n, bits), found in alone.items() if n == number}
 
     def _option(self, group: Sequence[str], bits: int, error: float, cost: CostOf) -> Option:
         found = [cost(self.subject.cost.layers[name], self.at(name, bits)) for name in group]
@@ -174,10 +183,12 @@ class Chooser:
         Raises:
             RecipeError: If no choice is within it; says the least possible.
         """
-        priced, limit = self.priced(cost), budget.limit - rest
+        limit, possible = budget.limit - rest, self.priced(cost, measured=False)
+        if possible.within(limit) is None:
+            raise self.out_of_reach(budget, unit.format(possible.of(possible.least()) + rest))
+        priced = self.priced(cost)
         found = priced.within(limit)
-        if found is None:
-            raise self.out_of_reach(budget, unit.format(priced.of(priced.least()) + rest))
+        assert found is not None  # the same costs as before
         uniform = [
             (f"uniform {bits} bits", widths)
             for bits, widths in priced.uniform()

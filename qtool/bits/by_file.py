@@ -17,6 +17,7 @@ from qtool.reports.sensitivity import ChosenWidths
 from qtool.settings.budget import Budget
 from qtool.settings.tensors import WeightQuantization
 
+SAID = 0.01  # of a file: what is saved where a recipe says the widths, and no overrides do
 TRIES = 8  # files that are written for one choice
 TARGET = "onnxruntime"
 
@@ -68,14 +69,14 @@ class Files:
             self._weights[key] = layer.bytes_at(at)
         return self._weights[key]
 
-    def priced(self) -> Priced:
-        """Return what each group may have, at the bytes of its weights."""
+    def priced(self, *, measured: bool = True) -> Priced:
+        """Return what each group may have, at the bytes of its weights; see `Chooser.priced`."""
 
         def of(layer: LayerCost, at: WeightQuantization) -> tuple[float, str]:
             found = self.weight(layer, at)
             return found.all, found.form
 
-        priced = self.chooser.priced(of)
+        priced = self.chooser.priced(of, measured=measured)
         shared = {one.form: float(one.shared) for one in self._weights.values() if one.form}
         return Priced(priced.groups, priced.options, shared)
 
@@ -110,11 +111,12 @@ class Files:
 
 def _by_size(files: Files, budget: Budget) -> ChosenWidths:
     """Return the choice whose file has no more bytes than the limit."""
-    chooser, limit, priced = files.chooser, budget.limit, files.priced()
-    cheapest = priced.least()
+    chooser, limit = files.chooser, budget.limit
+    cheapest = files.priced(measured=False).least()
     smallest = files.bytes_of(cheapest)
     if smallest > limit:
         raise chooser.out_of_reach(budget, f"{smallest:,} bytes")
+    priced = files.priced()
     rest, widths = smallest - priced.of(cheapest), cheapest
     for _ in range(TRIES):
         tried = priced.within(limit - rest) or cheapest
@@ -126,7 +128,8 @@ def _by_size(files: Files, budget: Budget) -> ChosenWidths:
         rest = max(rest + 1, reached - priced.of(tried))
     candidates = [(BEST, widths)]
     for bits, uniform in priced.uniform():
-        if priced.of(uniform) <= limit - rest and files.bytes_of(uniform) <= limit:
+        near = priced.of(uniform) <= limit * (1 + SAID) - rest
+        if near and files.bytes_of(uniform) <= limit:
             candidates.append((f"uniform {bits} bits", uniform))
             break
     for by, each in candidates:

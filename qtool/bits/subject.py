@@ -163,10 +163,13 @@ class Subject:
         """Return overrides that say the widths of layers, of one width together.
 
         What an override of the recipe says of a layer beside its width goes along, as the first
-        that matches wins.
+        that matches wins. A width that the recipe says already is not said again: a file keeps its
+        recipe, and the same widths are to take the same bytes.
         """
         found: dict[tuple[str, int], tuple[Override | None, list[str]]] = {}
         for name, bits in widths.items():
+            if self.base[name].bits == bits:
+                continue
             where, own = self.recipe.quantization.override_of(name) or ("", None)
             found.setdefault((where, bits), (own, []))[1].append(name.translate(SPECIAL))
         made: list[dict[str, object]] = []

@@ -5,7 +5,12 @@
 ResNet-20 with the published CIFAR weights, 10,000 training images, activations of 8 bits: `uniform`
 has weights of so many bits in every layer; `chosen` gets 2 to 8 bits in each, by a size budget of
 just the bytes of the uniform file. Both are judged as integers by the images of DATA's x_test,
-without training and after so many epochs. What is done stays in FOLDER, and is not done again.
+without training and after so many epochs: by what they get right, by their loss, and by how far
+their logits y are from those of the float network, y*:
+
+    |y - y*|^2 / mean over images of |y* - mean over images of y*|^2
+
+What is done stays in FOLDER, and is not done again.
 
 WEIGHTS: resnet20-12fca82f.th. DATA: folder with a cifar10.npz whose x_test the network never saw.
 """
@@ -24,18 +29,21 @@ from torch.nn.functional import cross_entropy
 
 from qtool import pipeline
 from qtool.comparison.statistics.differences import Reached, differences_from_first
+from qtool.recipe.file import load_recipe
 from qtool.runs.access import OF_A_FILE
+from qtool.runs.built import build
 from qtool.runs.converted.integer import Integer
 
 PHASES, ARMS = ("untrained", "trained"), ("uniform", "chosen")
 
 
 class Judged(NamedTuple):
-    """Bytes of a file, which images its network gets right, and the loss of each."""
+    """Bytes of a file, and for each image: told right or not, loss, and error of the logits."""
 
     bytes: int
     right: NDArray[np.bool_]
     losses: NDArray[np.float32]
+    errors: NDArray[np.float32]
 
     @property
     def accuracy(self) -> float:
@@ -74,21 +82,28 @@ def recipe(
 
 
 @torch.no_grad()
-def judged(integer: Path, data: Path) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Return which validation images an integer model gets right, and the loss of each."""
+def judged(integer: Path, recipe: Path, data: Path) -> dict[str, NDArray[np.generic]]:
+    """Return what there is to say of each validation image, by its name in `Judged`."""
     given = Integer.open(integer, replace(OF_A_FILE, data_root=data))
-    answers = [(given.model(x), y) for x, y in given.data.validation.batches(0)]
-    right = torch.cat([logits.argmax(1) == y for logits, y in answers])
-    losses = torch.cat([cross_entropy(logits, y, reduction="none") for logits, y in answers])
-    return right.numpy(), losses.numpy()
+    network = build.make_network(load_recipe(recipe), given.data).model.eval()
+    batches = list(given.data.validation.batches(0))
+    labels = torch.cat([y for _, y in batches])
+    logits = torch.cat([given.model(x) for x, _ in batches])
+    expected = torch.cat([network(x) for x, _ in batches])
+    spread = (expected - expected.mean(0)).square().sum(1).mean()
+    return {
+        "right": (logits.argmax(1) == labels).numpy(),
+        "losses": cross_entropy(logits, labels, reduction="none").numpy(),
+        "errors": ((logits - expected).square().sum(1) / spread).numpy(),
+    }
 
 
 def measured(place: Path, given: dict[str, object], data: Path, *, trains: bool) -> Judged:
     """Make an arm's file, unless it is there; return its bytes, and what it gets right."""
-    kept = place / "bytes.txt"
+    kept, path = place / "bytes.txt", place / "r.yaml"
     if not kept.is_file():
         place.mkdir(parents=True, exist_ok=True)
-        path, run = place / "r.yaml", place / "run"
+        run = place / "run"
         path.write_text(yaml.safe_dump(given, sort_keys=False))
         if trains:
             pipeline.train(path, run_dir=run, resume=run.exists())
@@ -99,11 +114,10 @@ def measured(place: Path, given: dict[str, object], data: Path, *, trains: bool)
             pipeline.convert(path, output=integer)
         onnx = place / "model.onnx"
         pipeline.export(integer, output=onnx, unproven=True, data_root=data)
-        right, losses = judged(integer, data)
-        np.savez(place / "judged.npz", right=right, losses=losses)
+        np.savez(place / "judged.npz", allow_pickle=False, **judged(integer, path, data))
         kept.write_text(str(onnx.stat().st_size))
     with np.load(place / "judged.npz") as of_images:
-        return Judged(int(kept.read_text()), of_images["right"], of_images["losses"])
+        return Judged(int(kept.read_text()), **of_images)
 
 
 def main() -> None:
@@ -127,9 +141,8 @@ def main() -> None:
                 one = measured(place, given, asked.data, trains=trains)
                 budget = {"size": f"{one.bytes}B"}
                 found.setdefault((phase, arm), []).append(one)
-                words = (
-                    f"{one.bytes:,} bytes, {100 * one.accuracy:.2f} %, loss {one.losses.mean():.4f}"
-                )
+                means = f"loss {one.losses.mean():.4f}, error {one.errors.mean():.5f}"
+                words = f"{one.bytes:,} bytes, {100 * one.accuracy:.2f} %, {means}"
                 sys.stdout.write(f"seed {seed}, {phase}, {arm}: {words}\n")
                 sys.stdout.flush()
     for phase in PHASES:
@@ -139,10 +152,11 @@ def main() -> None:
         ]
         (gap,) = differences_from_first(arms)
         sys.stdout.write(f"{phase}: {gap.to_json()}\n")
-        pairs = zip(found[phase, "chosen"], found[phase, "uniform"], strict=True)
-        lost = np.mean([one.losses - other.losses for one, other in pairs], axis=0)
-        error = 1.96 * lost.std(ddof=1) / len(lost) ** 0.5
-        sys.stdout.write(f"{phase}: loss {lost.mean():+.4f} +- {error:.4f}, over images\n")
+        pairs = list(zip(found[phase, "chosen"], found[phase, "uniform"], strict=True))
+        for what in ("losses", "errors"):
+            more = np.mean([getattr(a, what) - getattr(b, what) for a, b in pairs], axis=0)
+            half = 1.96 * more.std(ddof=1) / len(more) ** 0.5
+            sys.stdout.write(f"{phase}: {what} {more.mean():+.5f} +- {half:.5f}, over images\n")
 
 
 if __name__ == "__main__":
