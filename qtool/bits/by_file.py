@@ -117,15 +117,7 @@ def _by_size(files: Files, budget: Budget) -> ChosenWidths:
     if smallest > limit:
         raise chooser.out_of_reach(budget, f"{smallest:,} bytes")
     priced = files.priced()
-    rest, widths = smallest - priced.of(cheapest), cheapest
-    for _ in range(TRIES):
-        tried = priced.within(limit - rest) or cheapest
-        reached = files.bytes_of(tried)
-        if reached <= limit:
-            widths = tried
-            break
-        chooser.note(budget, BEST, reached)
-        rest = max(rest + 1, reached - priced.of(tried))
+    rest, widths = smallest - priced.of(cheapest), _fitting(files, budget, priced, cheapest)
     candidates = [(BEST, widths)]
     for bits, uniform in priced.uniform():
         near = priced.of(uniform) <= limit * (1 + SAID) - rest
@@ -137,6 +129,29 @@ def _by_size(files: Files, budget: Budget) -> ChosenWidths:
     best = min((each for _, each in candidates), key=lambda each: chooser.judged(each).error)
     reached = files.bytes_of(best)
     return chooser.result(budget, best, reached, file_bytes=reached)
+
+
+def _fitting(files: Files, budget: Budget, priced: Priced, cheapest: Widths) -> Widths:
+    """Return the widths of the least error whose file is within a budget, as far as it was tried.
+
+    What a file has beside its weights depends on the widths, which its recipe says.
+    """
+    chooser, limit = files.chooser, budget.limit
+    rest, found = files.bytes_of(cheapest) - priced.of(cheapest), cheapest
+    for _ in range(TRIES):
+        tried = priced.within(limit - rest) or cheapest
+        if tried == found:
+            break
+        reached = files.bytes_of(tried)
+        beside = reached - priced.of(tried)
+        if reached <= limit:
+            found, rest = tried, min(rest, beside)  # and now as much more as that leaves
+        else:
+            chooser.note(budget, BEST, reached)
+            if found != cheapest:
+                break
+            rest = max(rest + 1, beside)
+    return found
 
 
 def _by_latency(files: Files, budget: Budget) -> ChosenWidths:
