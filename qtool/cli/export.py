@@ -15,10 +15,10 @@ from qtool.cli.options import (
     interruptible,
     present,
 )
-from qtool.cli.running import AnyTarget
+from qtool.cli.running import ALL_TARGETS, TARGETS, AnyTarget
 from qtool.cli.words import Ceil
-
-ALL_TARGETS = "all"
+from qtool.errors import InputError
+from qtool.problems import unknown
 
 
 @interruptible
@@ -64,6 +64,8 @@ def export(
     Example: qtool export runs/digits --output digits.onnx
     """
     size = batch_size(batch)
+    if target not in (*TARGETS, ALL_TARGETS):
+        raise InputError(unknown("target", target, [*TARGETS, ALL_TARGETS]))
     look_at_export(source, output)
     from qtool import pipeline
 

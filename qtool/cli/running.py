@@ -10,6 +10,7 @@ from qtool.known import known_names
 from qtool.problems import either
 
 TARGETS = known_names("targets")
+ALL_TARGETS = "all"
 
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, such as recipes/digits.yaml.")]
 RunDir = Annotated[
@@ -32,7 +33,7 @@ AnyTarget = Annotated[
     str,
     typer.Option(
         "--target",
-        help=f"What the file is for: {', '.join(TARGETS)}; or all: one file for each.",
-        autocompletion=one_of([*TARGETS, "all"]),
+        help=f"What the file is for: {', '.join(TARGETS)}; or {ALL_TARGETS}: one file for each.",
+        autocompletion=one_of([*TARGETS, ALL_TARGETS]),
     ),
 ]
