@@ -34,15 +34,16 @@ def one_table_of_operators() -> Iterator[None]:
 
     whole = functools.cache(ONNXRegistry.from_torchlib)
 
-    def table(opset_version: int) -> ONNXRegistry:
-        found = copy.copy(whole(opset_version))
+    def table(*opset: int, **named: int) -> ONNXRegistry:
+        found = copy.copy(whole(*opset, **named))
         found.functions = {name: list(made) for name, made in found.functions.items()}
         return found
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(table))
-        once = functools.cache(utils._materialize_cpp_cia_ops)
-        patch.setattr(utils, "_materialize_cpp_cia_ops", once)
+        if hasattr(utils, "_materialize_cpp_cia_ops"):
+            once = functools.cache(utils._materialize_cpp_cia_ops)
+            patch.setattr(utils, "_materialize_cpp_cia_ops", once)
         yield
 
 

@@ -117,8 +117,8 @@ def _by_size(files: Files, budget: Budget) -> ChosenWidths:
     if smallest > limit:
         raise chooser.out_of_reach(budget, f"{smallest:,} bytes")
     priced = files.priced()
-    rest, widths = smallest - priced.of(cheapest), _fitting(files, budget, priced, cheapest)
-    candidates = [(BEST, widths)]
+    rest = smallest - priced.of(cheapest)
+    candidates = [(BEST, _fitting(files, budget, priced, cheapest, rest))]
     for bits, uniform in priced.uniform():
         near = priced.of(uniform) <= limit * (1 + SAID) - rest
         if near and files.bytes_of(uniform) <= limit:
@@ -131,13 +131,13 @@ def _by_size(files: Files, budget: Budget) -> ChosenWidths:
     return chooser.result(budget, best, reached, file_bytes=reached)
 
 
-def _fitting(files: Files, budget: Budget, priced: Priced, cheapest: Widths) -> Widths:
+def _fitting(files: Files, budget: Budget, priced: Priced, cheapest: Widths, rest: float) -> Widths:
     """Return the widths of the least error whose file is within a budget, as far as it was tried.
 
-    What a file has beside its weights depends on the widths, which its recipe says.
+    What a file has beside its weights depends on the widths, which its recipe says; `rest` is what
+    the cheapest has.
     """
-    chooser, limit = files.chooser, budget.limit
-    rest, found = files.bytes_of(cheapest) - priced.of(cheapest), cheapest
+    chooser, limit, found = files.chooser, budget.limit, cheapest
     for _ in range(TRIES):
         tried = priced.within(limit - rest) or cheapest
         if tried == found:

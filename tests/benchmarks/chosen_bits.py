@@ -100,10 +100,10 @@ def judged(integer: Path, recipe: Path, data: Path) -> dict[str, NDArray[np.gene
 
 def measured(place: Path, given: dict[str, object], data: Path, *, trains: bool) -> Judged:
     """Make an arm's file, unless it is there; return its bytes, and what it gets right."""
-    kept, path = place / "bytes.txt", place / "r.yaml"
+    kept = place / "bytes.txt"
     if not kept.is_file():
         place.mkdir(parents=True, exist_ok=True)
-        run = place / "run"
+        path, run = place / "r.yaml", place / "run"
         path.write_text(yaml.safe_dump(given, sort_keys=False))
         if trains:
             pipeline.train(path, run_dir=run, resume=run.exists())

@@ -805,7 +805,11 @@ WRONG_COMMANDS: dict[str, tuple[list[str], str]] = {
     "--batch 0": (["export", "run", "--batch", "0"], "'0' is not a number of images"),
     "--batch ²": (["export", "run", "--batch", "²"], "'²' is not a number of images"),
     "--batch 1.5": (["export", "run", "--batch", "1.5"], "'1.5' is not a number of images"),
-    "--target nope": (["export", "run", "--target", "nope"], "portable, qonnx, web, all"),
+    "--target nope": (
+        ["export", "run", "--target", "nope"],
+        "unknown target 'nope'; choose one of: onnxruntime, int2, int4, int8, openvino, portable, "
+        "qonnx, web, all",
+    ),
     "--ceil nope": (["export", "run", "--ceil", "nope"], "'nope' is neither exact nor shifted"),
     "own estimator that is not there": (
         [*ARMS, "--estimators", "nowhere.py:soft"],
