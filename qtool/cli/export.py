@@ -15,7 +15,7 @@ from qtool.cli.options import (
     interruptible,
     present,
 )
-from qtool.cli.running import ALL_TARGETS, TARGETS, AnyTarget
+from qtool.cli.running import ALL_TARGETS, AnyTarget
 from qtool.cli.words import Ceil
 from qtool.errors import InputError
 from qtool.problems import unknown
@@ -64,8 +64,10 @@ def export(
     Example: qtool export runs/digits --output digits.onnx
     """
     size = batch_size(batch)
-    if target not in (*TARGETS, ALL_TARGETS):
-        raise InputError(unknown("target", target, [*TARGETS, ALL_TARGETS]))
+    from qtool.export.targets.target import TARGETS  # with those that a program has added
+
+    if target not in TARGETS and target != ALL_TARGETS:
+        raise InputError(unknown("target", target, [*TARGETS.names(), ALL_TARGETS]))
     look_at_export(source, output)
     from qtool import pipeline
 
