@@ -1,6 +1,7 @@
 """Bits that are chosen against the same bits everywhere, in a file of the same size.
 
     python tests/benchmarks/chosen_bits.py WEIGHTS DATA FOLDER [--bits 4] [--seeds 3] [--epochs 2]
+        [--phases untrained,trained]
 
 ResNet-20 with the published CIFAR weights, 10,000 training images, activations of 8 bits: `uniform`
 has weights of so many bits in every layer; `chosen` gets 2 to 8 bits in each, by a size budget of
@@ -129,11 +130,13 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--phases", default=",".join(PHASES))
     asked = parser.parse_args()
+    phases = [phase for phase in PHASES if phase in asked.phases.split(",")]
     torch.set_num_threads(1)
     found: dict[tuple[str, str], list[Judged]] = {}
     for seed in range(asked.seeds):
-        for phase in PHASES:
+        for phase in phases:
             budget: dict[str, str] | None = None
             for arm in ARMS:
                 place = asked.folder / f"{asked.bits}-bits" / f"seed-{seed}" / f"{phase}-{arm}"
@@ -145,7 +148,7 @@ def main() -> None:
                 words = f"{one.bytes:,} bytes, {100 * one.accuracy:.2f} %, {means}"
                 sys.stdout.write(f"seed {seed}, {phase}, {arm}: {words}\n")
                 sys.stdout.flush()
-    for phase in PHASES:
+    for phase in phases:
         arms = [
             Reached(arm, [one.accuracy for one in each], [one.right for one in each])
             for arm, each in ((arm, found[phase, arm]) for arm in ARMS)
