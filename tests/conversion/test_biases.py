@@ -9,6 +9,8 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import qtool
+from qtool.conversion.fold_batch_norm import foldable, shift_norm
+from qtool.graph.recording import Norm
 from qtool.integer.layers import integer_layers
 from tests.kit import float_net
 
@@ -116,3 +118,32 @@ def test_a_channel_without_gain_and_shift_stays_as_it_is():
     assert model.bn2.running_mean[3] == before[3]
     assert (model.bn2.running_mean != before).sum() == 7
     assert torch.isfinite(qtool.convert(model)(IMAGES)).all()
+
+
+class ByFormula(nn.Module):
+    """A batch norm of a user's own, in evaluation."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight, self.bias = (
+            nn.Parameter(torch.randn(32, generator=generator)) for _ in range(2)
+        )
+        self.register_buffer("mean", torch.randn(32, generator=generator))
+
+    def forward(self, x):
+        return (x - self.mean.reshape(32, 1, 1)) * self.weight.reshape(32, 1, 1) + (
+            self.bias.reshape(32, 1, 1)
+        )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_a_norm_of_ones_own_adds_moves_whatever_its_numbers_are(seed):
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(ByFormula(generator))
+    norm = Norm("0", "", shape=(2, 32, 4, 4), axis=-3)
+    was, by = foldable(model, norm), torch.randn(32, generator=generator).double()
+
+    shift_norm(model, norm, None, by)
+
+    now = foldable(model, norm)
+    torch.testing.assert_close(now.shift, was.shift + by, rtol=1e-6, atol=1e-6)
