@@ -17,6 +17,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from qtool.errors import ExportError
 from qtool.export.writing.names import named_inputs, named_outputs
+from qtool.export.writing.poolings import FUNCTIONS
 from qtool.export.writing.sizes import (
     FixedSizeError,
     OtherSize,
@@ -186,6 +187,7 @@ def _exported(model: nn.Module, call: Call, opset: int) -> ir.Model:
                 input_names=list(call.given),
                 output_names=call.outputs,
                 opset_version=opset,
+                custom_translation_table=FUNCTIONS,
                 verbose=False,
             )
     except Exception as error:
