@@ -1,10 +1,16 @@
 """What all result files share: how they are written, read back, and checked."""
 
+import ast
+import inspect
 import math
+import textwrap
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from qtool.errors import InputError
 from qtool.files.json_data import read_json
@@ -21,11 +27,23 @@ class Result(BaseModel):
         frozen=True,
         extra="allow",
         populate_by_name=True,
-        use_attribute_docstrings=True,
     )
 
     figures: ClassVar[tuple[str, ...]] = ()
     """What people look for first, and so what is named first where it is missing."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler, /
+    ) -> JsonSchemaValue:
+        """Describe the keys by their docstrings, read only here: pydantic would at each import."""
+        schema = handler(core_schema)
+        keys = handler.resolve_ref_schema(schema)["properties"]
+        for kind in reversed(cls.__mro__[: cls.__mro__.index(Result)]):
+            for name, said in _docstrings(kind).items():
+                if name in cls.model_fields:
+                    keys[cls.model_fields[name].serialization_alias or name]["description"] = said
+        return schema
 
     def to_json(self) -> Json:
         """Return plain data with the keys that were set, in the order of the file.
@@ -68,6 +86,21 @@ class Result(BaseModel):
                 raise InputError(f"{source}: damaged, it has no {', '.join(missing)}") from error
             place, item = found[0]
             raise InputError(f"{source}: damaged, {place}: {item['msg']}") from error
+
+
+def _docstrings(kind: type) -> dict[str, str]:
+    """Return what is said below each annotated name in the body of a class."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(tree, ast.ClassDef)
+    found: dict[str, str] = {}
+    for one, below in pairwise(tree.body):
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
+            match below:
+                case ast.Expr(ast.Constant(str(said))):
+                    found[one.target.id] = inspect.cleandoc(said)
+                case _:
+                    pass
+    return found
 
 
 def _finite(data: object) -> object:

@@ -126,6 +126,9 @@ class OnnxRuntime:
     def open(self, model: Path | bytes, *, threads: int = 0, plainly: bool = False) -> OnnxSession:
         """Open a file, or its bytes; plainly, with no optimization at all.
 
+        Where no number of threads is asked for, they sleep between runs, and not spin: something
+        else has work to do then.
+
         Raises:
             InputError: If the runtime cannot load it.
         """
@@ -133,6 +136,8 @@ class OnnxRuntime:
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
+        if not threads:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if plainly:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         return self._open(model, options)
