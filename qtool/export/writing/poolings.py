@@ -1,13 +1,10 @@
 """Adaptive average pooling of three dimensions, for which torch.onnx has no function."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import onnx_ir as ir
 import torch
 from onnxscript import opset18
-
-_OP: Any = opset18  # it is said to take tensors, and takes a graph's values
 
 
 def adaptive_avg_pool3d(self: ir.Value, output_size: Sequence[int]) -> ir.Value:
@@ -28,29 +25,30 @@ def adaptive_avg_pool3d(self: ir.Value, output_size: Sequence[int]) -> ir.Value:
     sizes = [size for size in self.shape if isinstance(size, int)][-len(axes) :]
     if all(size % windows == 0 for size, windows in zip(sizes, output_size, strict=True)):
         shape = [size // windows for size, windows in zip(sizes, output_size, strict=True)]
-        return _OP.AveragePool(self, kernel_shape=shape, strides=shape)
+        return _made("AveragePool", self, kernel_shape=shape, strides=shape)
     pooled = self
     for axis, size, windows in zip(axes, sizes, output_size, strict=True):
-        pooled = _OP.Concat(*_means(pooled, axis, size, windows), axis=axis)
+        pooled = _made("Concat", *_means(pooled, axis, size, windows), axis=axis)
     return pooled
 
 
 def _means(x: ir.Value, axis: int, size: int, windows: int) -> list[ir.Value]:
     """Return the mean over each window along an axis, which stays, with size 1."""
 
-    def along(end: int) -> ir.Value:
-        return _OP.Constant(value_ints=[end])
+    def number(value: int) -> ir.Value:
+        return _made("Constant", value_ints=[value])
 
-    return [
-        _OP.ReduceMean(
-            _OP.Slice(
-                x, along(n * size // windows), along(-(-(n + 1) * size // windows)), along(axis)
-            ),
-            along(axis),
-            keepdims=1,
-        )
-        for n in range(windows)
-    ]
+    found = []
+    for n in range(windows):
+        start, end = n * size // windows, -(-(n + 1) * size // windows)
+        window = _made("Slice", x, number(start), number(end), number(axis))
+        found.append(_made("ReduceMean", window, number(axis), keepdims=1))
+    return found
+
+
+def _made(operator: str, *inputs: ir.Value, **attributes: object) -> ir.Value:
+    """Write an operator into the graph; what onnxscript says of its types is of tensors."""
+    return getattr(opset18, operator)(*inputs, **attributes)
 
 
 FUNCTIONS: dict[Callable[..., object], Callable[..., object]] = {
