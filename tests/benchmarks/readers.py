@@ -6,7 +6,7 @@
         --python /tmp/ort119/bin/python --python /tmp/openvino/bin/python
 
 Each file is written here, and opened by every interpreter that is given, which needs numpy and one
-of the two runtimes and nothing else. The first row of a network is this interpreter's own. Counted
+of the runtimes and nothing else. The first row of a network is this interpreter's own. Counted
 are convolutions and linear layers in integer kernels, and all quantizable operators: for ONNX
 Runtime in the graph that it makes of the file, for OpenVINO in its runtime graph, by the precision
 that each layer runs in. What the same images times 1 + 1e-5 change in ONNX Runtime is the control:
@@ -63,9 +63,26 @@ for op in compiled.get_runtime_model().get_ops():
     rows.append(said)
 print(json.dumps({"reader": f"openvino {ov.__version__.split('-')[0]}", "layers": rows}))
 """
-PROBE = """
-import importlib.util as util
-print("openvino" if util.find_spec("openvino") else "onnxruntime")
+QONNX = """
+import json, sys
+from importlib.metadata import version
+import numpy as np
+from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.core.onnx_exec import execute_onnx
+from qonnx.transformation.infer_shapes import InferShapes
+file, images, outputs, graph = sys.argv[1:]
+model = ModelWrapper(file)
+del model.graph.value_info[:]  # it takes no value that is listed twice
+model = model.transform(InferShapes())
+given, made = model.graph.input[0].name, model.graph.output[0].name
+np.save(outputs, np.concatenate([execute_onnx(model, {given: x[None]})[made]
+                                 for x in np.load(images)]))
+print(json.dumps({"reader": f"qonnx {version('qonnx')}", "layers": []}))  # it has no kernels
+"""
+READERS = {"openvino": OPENVINO, "qonnx": QONNX, "onnxruntime": ONNX_RUNTIME}
+PROBE = f"""
+from importlib.util import find_spec
+print(next(name for name in {list(READERS)} if find_spec(name)))
 """
 
 
@@ -76,7 +93,7 @@ def read_by(python: str, file: Path, folder: Path) -> tuple[str, np.ndarray, str
         RuntimeError: If it cannot; says the last line of its errors.
     """
     library = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, check=True)
-    code = OPENVINO if library.stdout.strip() == "openvino" else ONNX_RUNTIME
+    code = READERS[library.stdout.strip()]
     paths = [str(folder / name) for name in ("images.npy", "outputs.npy", "graph.onnx")]
     ended = subprocess.run(
         [python, "-c", code, str(file), *paths], capture_output=True, text=True, check=False
