@@ -64,10 +64,9 @@ def test_a_file_holds_and_computes_what_the_integer_model_does(
     assert not converted_state(integer).not_folded
     up = made["layers"][1]
     assert (up["kind"], up["batch_norm"]) == (f"ConvTranspose{dimensions}d", "4")
+    # the file has one table, for layers this small pay for no other: it holds the largest code
     largest = max(int(layer.codes.abs().max()) for layer in integer_layers(integer).values())
-    bits = (
-        2 * largest
-    ).bit_length()  # of the file's only table: layers this small pay for no other
+    bits = (2 * largest).bit_length()
     assert up["packed_bytes"] == 8 * 8 * 2**dimensions // groups * bits // 8
     codes = {layer["name"]: layer["codes"] for layer in made["layers"]}
     assert check_codes(path, integer, codes, runtime) == sum(

@@ -21,13 +21,14 @@ def adaptive_avg_pool3d(self: ir.Value, output_size: Sequence[int]) -> ir.Value:
         [..., *output_size].
     """
     assert self.shape is not None
-    axes = range(len(self.shape) - len(output_size), len(self.shape))
-    sizes = [size for size in self.shape if isinstance(size, int)][-len(axes) :]
-    if all(size % windows == 0 for size, windows in zip(sizes, output_size, strict=True)):
-        shape = [size // windows for size, windows in zip(sizes, output_size, strict=True)]
+    first = len(self.shape) - len(output_size)
+    sizes = [size for size in self.shape[first:] if isinstance(size, int)]
+    pairs = list(zip(sizes, output_size, strict=True))
+    if all(size % windows == 0 for size, windows in pairs):
+        shape = [size // windows for size, windows in pairs]
         return _made("AveragePool", self, kernel_shape=shape, strides=shape)
     pooled = self
-    for axis, size, windows in zip(axes, sizes, output_size, strict=True):
+    for axis, (size, windows) in enumerate(pairs, first):
         pooled = _made("Concat", *_means(pooled, axis, size, windows), axis=axis)
     return pooled
 
