@@ -1,8 +1,10 @@
-"""QuantizeLinear and DequantizeLinear nodes of a traced graph, read."""
+"""QuantizeLinear and DequantizeLinear nodes of a traced graph, and what is around them, read."""
 
 import onnx_ir as ir
 
 from qtool.export.targets.target import Array
+
+BYTE = (0, 255)
 
 
 def dequantize_before(node: ir.Node) -> ir.Node | None:
@@ -46,6 +48,48 @@ def number_of(value: ir.Value | None) -> Array:
     assert value is not None
     assert value.const_value is not None
     return value.const_value.numpy()
+
+
+def number_or_none(value: ir.Value | None) -> Array | None:
+    """Return the numbers of a constant, None of what is computed."""
+    known = None if value is None else value.const_value
+    return None if known is None else known.numpy()
+
+
+def quantizer_of(node: ir.Node) -> tuple[ir.Node, tuple[int, int]]:
+    """Return the QuantizeLinear that makes a value's codes, and the smallest and largest code."""
+    limits, maker = BYTE, node.inputs[0].producer() if node.inputs[0] is not None else None
+    while maker is not None and maker.op_type != "QuantizeLinear":
+        if maker.op_type == "Clip":
+            low, high = (int(number_of(value)) for value in maker.inputs[1:])
+            limits = (low, high)
+        source = maker.inputs[0]
+        maker = None if source is None else source.producer()
+    assert maker is not None
+    return maker, limits
+
+
+def ceiled(given: ir.Value) -> tuple[ir.Value, float, float] | None:
+    """Return what is divided, rounded up and cut off, and its ends in steps, or None."""
+    clip = given.producer()
+    up = clip.inputs[0].producer() if clip is not None and clip.inputs[0] is not None else None
+    if clip is None or up is None or (clip.op_type, up.op_type) != ("Clip", "Ceil"):
+        return None
+    divide = up.inputs[0].producer() if up.inputs[0] is not None else None
+    if divide is None or divide.op_type != "Div" or divide.inputs[0] is None:
+        return None
+    low, high = (float(number_of(value)) for value in clip.inputs[1:])
+    return divide.inputs[0], low, high
+
+
+def without(given: ir.Value, number: float) -> ir.Value:
+    """Return what a number was added to."""
+    maker = given.producer()
+    if maker is None or maker.op_type != "Add":
+        return given
+    other, value = number_or_none(maker.inputs[1]), maker.inputs[0]
+    added = other is not None and not other.ndim and float(other) == number
+    return value if value is not None and added else given
 
 
 def replace_value(old: ir.Value, new: ir.Value) -> None:

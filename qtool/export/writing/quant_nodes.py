@@ -14,13 +14,19 @@ import onnx_ir as ir
 from qtool.export.targets.target import Array
 from qtool.export.writing.annotation import Annotation
 from qtool.export.writing.insert import insert_constant, insert_node
-from qtool.export.writing.pairs import number_of, replace_value
+from qtool.export.writing.pairs import (
+    ceiled,
+    number_of,
+    number_or_none,
+    quantizer_of,
+    replace_value,
+    without,
+)
 from qtool.export.writing.quant_width import ONE_BIT, Width, width_of
 from qtool.export.writing.weights import GATE, LAYER, REAL, Stored, part_of
 from qtool.integer.layers import LayerSpec
 
 DOMAIN, VERSION = "qonnx.custom_op.general", 1
-BYTE = (0, 255)
 FLOAT32_BYTES = 4
 RECTIFIERS = ("relu", "clip")  # functions that unsigned grids do by their ends, and FINN looks for
 SMALLEST = np.finfo(np.float32).tiny  # that is not denormal, which processors may take for 0
@@ -43,7 +49,7 @@ class QuantWriter:
         """
         grids = {part_of(spec.name, "codes"): spec for spec in layers}
         for node in list(self._graph):
-            if node.op_type == "DequantizeLinear" and _stored(node.inputs[0]) is not None:
+            if node.op_type == "DequantizeLinear" and number_or_none(node.inputs[0]) is not None:
                 self._constant(node, grids.get(str(node.inputs[0].name if node.inputs[0] else "")))
         for node in list(self._graph):
             if node.op_type == "DequantizeLinear":
@@ -82,7 +88,7 @@ class QuantWriter:
 
     def _values(self, node: ir.Node) -> None:
         """Let values be rounded by one Quant, from what they are made of."""
-        quantize, limits = _quantizer_of(node)
+        quantize, limits = quantizer_of(node)
         codes = node.inputs[0]
         assert codes is not None
         scale, zero = float(number_of(node.inputs[1])), int(number_of(node.inputs[2]))
@@ -92,13 +98,13 @@ class QuantWriter:
         owner = node.metadata_props.get(LAYER, "")
         name, step = str(codes.name), node.inputs[1]
         assert step is not None
-        if (up := _ceiled(given)) is not None and float(own_scale) == 1:
+        if (up := ceiled(given)) is not None and float(own_scale) == 1:
             given, *ends = up
             low, high = (int(end) for end in ends)
             new, width = self._rounded(given, step, (low, high), "CEIL", name, node)
         elif float(own_scale) != scale and not owner.endswith(GATE):
             new, width = (
-                self._sign(_without(given, float(own_scale) / 2), step, name, node),
+                self._sign(without(given, float(own_scale) / 2), step, name, node),
                 ONE_BIT,
             )
         else:
@@ -220,12 +226,6 @@ def to_quant(
     return [told.get(note.tensor, note) for note in annotations], {**stored, **real}
 
 
-def _stored(value: ir.Value | None) -> Array | None:
-    """Return the numbers of a constant, None of what is computed."""
-    known = None if value is None else value.const_value
-    return None if known is None else known.numpy()
-
-
 def _columns(node: ir.Node, scale: Array, ndim: int) -> Array:
     """Return scales shaped to broadcast over a weight; one where all are the same."""
     flat = scale.reshape(-1)
@@ -235,42 +235,6 @@ def _columns(node: ir.Node, scale: Array, ndim: int) -> Array:
     shape = [1] * ndim
     shape[1 if axis is None else axis.as_int()] = flat.size
     return flat.reshape(shape)
-
-
-def _quantizer_of(node: ir.Node) -> tuple[ir.Node, tuple[int, int]]:
-    """Return the QuantizeLinear that makes a value's codes, and the smallest and largest code."""
-    limits, maker = BYTE, node.inputs[0].producer() if node.inputs[0] is not None else None
-    while maker is not None and maker.op_type != "QuantizeLinear":
-        if maker.op_type == "Clip":
-            low, high = (int(number_of(value)) for value in maker.inputs[1:])
-            limits = (low, high)
-        source = maker.inputs[0]
-        maker = None if source is None else source.producer()
-    assert maker is not None
-    return maker, limits
-
-
-def _ceiled(given: ir.Value) -> tuple[ir.Value, float, float] | None:
-    """Return what is divided, rounded up and cut off, and its ends in steps, or None."""
-    clip = given.producer()
-    up = clip.inputs[0].producer() if clip is not None and clip.inputs[0] is not None else None
-    if clip is None or up is None or (clip.op_type, up.op_type) != ("Clip", "Ceil"):
-        return None
-    divide = up.inputs[0].producer() if up.inputs[0] is not None else None
-    if divide is None or divide.op_type != "Div" or divide.inputs[0] is None:
-        return None
-    low, high = (float(number_of(value)) for value in clip.inputs[1:])
-    return divide.inputs[0], low, high
-
-
-def _without(given: ir.Value, number: float) -> ir.Value:
-    """Return what a number was added to."""
-    maker = given.producer()
-    if maker is None or maker.op_type != "Add":
-        return given
-    other, value = _stored(maker.inputs[1]), maker.inputs[0]
-    added = other is not None and not other.ndim and float(other) == number
-    return value if value is not None and added else given
 
 
 def _is_rectified(owner: str) -> bool:
